@@ -1,0 +1,62 @@
+"""segkit: medical image segmentation experiments. The public Python API; nothing is imported before it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segkit.api import evaluate, predict, train
+    from segkit.config.door import compose
+    from segkit.data.labels import LabelMap
+    from segkit.data.manifest import Case, Manifest
+    from segkit.errors import SegkitError
+    from segkit.inference.predictor import load
+
+    __version__: str
+
+_HOMES = {
+    "load": "segkit.inference.predictor",
+    "train": "segkit.api",
+    "evaluate": "segkit.api",
+    "predict": "segkit.api",
+    "compose": "segkit.config.door",
+    "Case": "segkit.data.manifest",
+    "Manifest": "segkit.data.manifest",
+    "LabelMap": "segkit.data.labels",
+    "SegkitError": "segkit.errors",
+}
+
+__all__ = [
+    "Case",
+    "LabelMap",
+    "Manifest",
+    "SegkitError",
+    "__version__",
+    "compose",
+    "evaluate",
+    "load",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segkit' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("segkit")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"

@@ -1,0 +1,44 @@
+"""The commands as Python functions: the same overrides as on the command line, the same checks, results as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from segkit.config.door import compose
+
+if TYPE_CHECKING:
+    from segkit.run import Result
+
+
+def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.train("experiment=quickstart", "seed=1")`"""
+    cfg = compose("train", overrides, config_dirs)
+    from segkit import run
+
+    return run.train(cfg, overrides=list(overrides))  # type: ignore[arg-type]
+
+
+def evaluate(ckpt: str | Path, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`"""
+    cfg = compose("evaluate", [_given("ckpt", ckpt), *overrides], config_dirs)
+    from segkit import run
+
+    return run.evaluate(cfg)  # type: ignore[arg-type]
+
+
+def predict(ckpt: str | Path, input: str | Path, output: str | Path, *overrides: str) -> Any:
+    """Masks of the images in `input` (file, folder or glob) as files in `output`; `segkit.load` predicts in memory."""
+    given = [_given("ckpt", ckpt), _given("input", input), _given("output", output)]
+    cfg = compose("predict", [*given, *overrides])
+    from segkit import run
+
+    return run.predict(cfg)  # type: ignore[arg-type]
+
+
+def _given(key: str, value: str | Path) -> str:
+    """Quoted, so that no character of a path has a meaning in Hydra's grammar."""
+    return f"{key}={QuotedString(str(value), Quote.single).with_quotes()}"

@@ -1,0 +1,76 @@
+"""metrics.csv, one row an epoch, and a line a epoch on consoles that are no terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from segkit.files import write_text_atomic
+from segkit.progress import console
+
+
+class EpochTable(L.Callback):
+    """Means over the epoch. The rows are part of the checkpoint, so a resumed run rewrites what it repeats."""
+
+    def __init__(self, path: Path, announce: bool) -> None:
+        self.path, self.announce = path, announce
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._seconds = 0.0
+        self._since = time.monotonic()
+        self._validated = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
+        for name, value in outputs.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        self._count += 1
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and self._validated}
+        train = {f"train/{name}": float(total) / self._count for name, total in self._sums.items()}
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.rows.append({**place, "seconds": round(self._elapsed(), 2), "lr": lr, **train, **metrics})
+        self._sums, self._count, self._seconds, self._validated = {}, 0, 0.0, False
+        self._since = time.monotonic()
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._since
+
+    def _write(self, trainer: L.Trainer) -> None:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text_atomic(self.path, text.getvalue())
+        if self.announce:
+            row = self.rows[-1]
+            shown = [f"{k} {row[k]:.4f}" for k in row if k in ("train/loss", "val/loss", "val/dice")]
+            console.print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = {name: float(total) for name, total in self._sums.items()}
+        return {"rows": self.rows, "sums": sums, "count": self._count, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows, self._count, self._seconds = list(state["rows"]), state["count"], state["seconds"]
+        self._sums = {name: torch.tensor(total) for name, total in state["sums"].items()}

@@ -1,0 +1,197 @@
+"""The door: every mistake in a config is found here, before torch is imported, and all of them are told at once.
+
+Hydra composes, OmegaConf resolves, pydantic checks (`schema.py`), `targets.py` reads the signatures of what is named.
+Behind the door there are frozen models and plain dicts: a DictConfig never leaves this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra import initialize_config_dir, version
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
+
+from segkit.config import overrides as hydra_overrides
+from segkit.config import words
+from segkit.config.schema import COMMANDS
+from segkit.config.targets import check_target
+from segkit.errors import Problem, ProblemsFound
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+BEFORE = {
+    "train": "training starts",
+    "evaluate": "evaluation starts",
+    "predict": "prediction starts",
+    "audit": "the audit starts",
+    "phantom": "the phantom is written",
+}
+PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER"}
+# What segkit passes when it builds the target at a path, beside the keywords of the config.
+SUPPLIED = {
+    ("model",): ("in_channels", "out_channels"),
+    ("data", "source"): ("root",),
+    ("loss", "parts", "*"): ("mode",),
+    ("optimizer",): ("params",),
+}
+
+
+class UserFolders(SearchPathPlugin):
+    """Puts the user's config folders before our own, so that they add options and may replace ours."""
+
+    folders: ClassVar[tuple[Path, ...]] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("user", folder.as_uri())
+
+
+def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
+    """Have Hydra look into `config_dirs`, and into ./conf where the working directory has one."""
+    local = Path("conf").resolve()
+    named = [Path(folder).resolve() for folder in config_dirs]
+    missing = [Problem("--config-dir", f"{folder} is no folder") for folder in named if not folder.is_dir()]
+    if missing:
+        raise ProblemsFound(missing)
+    ours = [local] if local.is_dir() and local not in (CONF, *named) else []
+    UserFolders.folders = (*named, *ours)
+    Plugins.instance().register(UserFolders)
+
+
+def compose(command: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> BaseModel:
+    """The checked config of `command` with Hydra overrides, as on the command line. Raises `ProblemsFound`."""
+    with _hydra(config_dirs) as loader:
+        return _compose(command, list(overrides), loader)
+
+
+def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | str] = (), multirun: bool = False) -> None:
+    """Raise `ProblemsFound` with everything that is wrong. In a multirun, every swept value is tried by itself."""
+    problems: list[Problem] = []
+    with _hydra(config_dirs) as loader:
+        for job in hydra_overrides.one_at_a_time(overrides, loader) if multirun else [list(overrides)]:
+            try:
+                _compose(command, job, loader)
+            except ProblemsFound as found:
+                problems += found.problems
+    if problems:
+        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+
+
+def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -> BaseModel:
+    """The composed config as a checked model. `choices`: the options taken of each group; they name the experiment."""
+    problems: list[Problem] = []
+    container = _plain(cfg, (), problems)
+    if command == "train" and container.get("name") is None:
+        container["name"] = str(choices.get("experiment") or choices.get("data"))
+    if command == "evaluate" and not choices.get("data") and isinstance(container.get("data"), dict):
+        container["data"] = {key: value for key, value in container["data"].items() if value is not None}
+    return _model(command, container, problems)
+
+
+def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
+    """A plain mapping, such as a run's saved config.yaml, as a checked model."""
+    return _model(command, dict(container), [])
+
+
+def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tuple[str, list[str]]]:
+    """Config groups of a command: the option in use (or '') and all options. Hydra's own groups are left out."""
+    with _hydra(config_dirs) as loader:
+        chosen = hydra_overrides.choices(hydra_overrides.compose(command, []))
+        ours = [group for group in reversed(chosen) if not group.startswith("hydra/")]
+        return {group: (chosen[group] or "", hydra_overrides.options(group, loader)) for group in ours}
+
+
+@contextmanager
+def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
+    """Hydra with our search path. Its global state, which another Hydra application may be using, is put back."""
+    outer, base, job = GlobalHydra.instance().hydra, version.getbase(), copy(JobRuntime.instance().conf)
+    folders = UserFolders.folders
+    use_folders(config_dirs)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), job_name="segkit", version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+        version.VersionBase.instance().version_base = base
+        JobRuntime.instance().conf = job
+        UserFolders.folders = folders
+
+
+def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseModel:
+    cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
+    if cfg is None:
+        raise ProblemsFound(problems, BEFORE[command])
+    try:
+        model = to_model(command, cfg, hydra_overrides.choices(cfg))
+    except ProblemsFound as found:
+        problems += found.problems
+    if problems:
+        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+    return model
+
+
+def _plain(node: DictConfig | ListConfig, path: words.Path, problems: list[Problem]) -> Any:
+    """Resolved dicts and lists. What is missing or refers to nothing becomes None and one of `problems`."""
+    if isinstance(node, ListConfig):
+        return [_value(node, i, (*path, i), problems) for i in range(len(node))]
+    return {key: _value(node, key, (*path, str(key)), problems) for key in node if path or key != "hydra"}
+
+
+def _value(node: Any, key: Any, path: words.Path, problems: list[Problem]) -> Any:
+    where = ".".join(map(str, path))
+    if OmegaConf.is_missing(node, key):
+        problems.append(Problem(where, "is needed", f"add  {where}={PLACEHOLDERS.get(str(key), 'VALUE')}"))
+        return None
+    try:
+        value = node[key]
+    except OmegaConfBaseException:
+        raw = OmegaConf.to_container(node, resolve=False)
+        problems.append(Problem(where, f"{raw[key]} refers to nothing"))  # type: ignore[index]
+        return None
+    return _plain(value, path, problems) if OmegaConf.is_config(value) else value
+
+
+def _model(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
+    """`problems` are known ones; their keys are not complained about again."""
+    model, found = words.fit(COMMANDS[command], container)
+    known = {problem.where for problem in problems}
+    problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]
+    allow = container.get("allow_targets")
+    extras = [str(name) for name in allow] if isinstance(allow, list) else []
+    problems += _check_targets(container, (), extras)
+    if problems or model is None:
+        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+    return model
+
+
+def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
+    """Once for each key and value: `split.seed` is `seed` by interpolation, and the user can mend only one of them."""
+    told = {(p.where.rpartition(".")[2], p.what): p for p in reversed(problems)}
+    return [p for p in problems if told[p.where.rpartition(".")[2], p.what] is p]
+
+
+def _check_targets(node: Any, path: tuple[str, ...], allow: Sequence[str]) -> list[Problem]:
+    if not isinstance(node, dict):
+        return []
+    if isinstance(node.get("_target_"), str):
+        supplied = next((names for pattern, names in SUPPLIED.items() if _matches(path, pattern)), ())
+        return check_target(node, ".".join(path), allow, supplied)
+    return [problem for key, inner in node.items() for problem in _check_targets(inner, (*path, str(key)), allow)]
+
+
+def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return len(path) == len(pattern) and all(p in ("*", step) for step, p in zip(path, pattern, strict=True))

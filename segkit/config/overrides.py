@@ -1,0 +1,238 @@
+"""What a user types behind a command: sorted into what Hydra can apply and problems told in plain words.
+
+Hydra stops at the first mistake and speaks of its own machinery. So it is asked first, and only when it refuses, each
+override is looked at by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer, ValueType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from segkit.config.schema import COMMANDS
+from segkit.config.targets import keywords_of
+from segkit.config.words import section
+from segkit.errors import Problem, nearest
+
+REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError)
+
+
+def compose(command: str, overrides: Sequence[str]) -> DictConfig:
+    """With the `hydra` node. Needs an initialised Hydra (see door.py)."""
+    return hydra.compose(command, list(overrides), return_hydra_config=True)
+
+
+def compose_or_explain(command: str, overrides: Sequence[str], loader: ConfigLoader) -> tuple[DictConfig | None, list[Problem]]:
+    """The composed config without the overrides that are wrong, and what is wrong with them. None: nothing composes."""
+    try:
+        return compose(command, overrides), []
+    except REFUSALS as refusal:
+        try:
+            base = compose(command, [])
+        except REFUSALS as worse:
+            return None, [_explain(worse, command)]
+        parsed, problems = _parse(overrides, loader)
+        parsed, wrong = _check_groups(command, parsed, choices(base), loader)
+        parsed, unknown = _check_keys(command, parsed, base, choices(base))
+        cfg, refused = _apply_each(command, parsed, base)
+        problems += [*wrong, *unknown, *refused]
+        return cfg, problems or [_explain(refusal, command)]
+
+
+def choices(cfg: DictConfig) -> dict[str, str | None]:
+    """The option taken of each group, Hydra's own included."""
+    return {str(group): option for group, option in cfg.hydra.runtime.choices.items()}
+
+
+def options(group: str, loader: ConfigLoader) -> list[str]:
+    return [name for name in loader.get_group_options(group) if not name.startswith("_")]
+
+
+def one_at_a_time(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
+    """Jobs that together meet every swept value: the first of each, then one value changed at a time."""
+    alternatives = [_alternatives(override, loader) for override in overrides]
+    first = [values[0] for values in alternatives]
+    yield first
+    for i, values in enumerate(alternatives):
+        yield from ([*first[:i], value, *first[i + 1 :]] for value in values[1:])
+
+
+def _alternatives(text: str, loader: ConfigLoader) -> list[str]:
+    try:
+        (override,) = OverridesParser.create(loader).parse_overrides([text])
+    except HydraException:
+        return [text]
+    key = override.get_key_element()
+    if isinstance(override.value(), IntervalSweep):
+        return [f"{key}={override.value().start}", f"{key}={override.value().end}"]  # type: ignore[union-attr]
+    if not override.is_sweep_override():
+        return [text]
+    most = 2 if override.value_type == ValueType.RANGE_SWEEP else None  # numbers of a range are all alike
+    values = [f"{key}={value}" for value in islice(override.sweep_iterator(Transformer.str), most)]
+    return values or [text]
+
+
+def _parse(texts: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], list[Problem]]:
+    parsed, problems = [], []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            (override,) = OverridesParser.create(loader).parse_overrides([text])
+        except HydraException:
+            problems.append(Problem(key or text, "cannot be read" if equals else "has no value", _readable(key, value)))
+            continue
+        if override.is_sweep_override():
+            what = "holds several values: -m runs them one after the other, brackets make a list"
+            problems.append(Problem(key, what, f"write  -m {text}  or  {key}=[{value}]"))
+        else:
+            parsed.append(override)
+    return parsed, problems
+
+
+def _readable(key: str, value: str) -> str:
+    if "[" in key:
+        return "write  " + re.sub(r"\[(\w+)\]", r".\1", key) + f"={value}"
+    quoted = value.replace("'", "\\'")
+    return f"quote the value:  \"{key}='{quoted}'\"" if value else f"write  {key}=VALUE"
+
+
+def _check_groups(
+    command: str, parsed: Sequence[Override], groups: dict[str, str | None], loader: ConfigLoader
+) -> tuple[list[Override], list[Problem]]:
+    good, problems = [], []
+    for override in parsed:
+        group, value = override.key_or_group, override.value()
+        known = options(group, loader)
+        if override.is_delete() or isinstance(value, dict) or not known:
+            good.append(override)
+        elif group not in groups and not override.is_add():
+            problems.append(Problem(group, f"segkit {command} has no group {group}"))
+        elif value is None:
+            problems.append(Problem(group, "null is no choice", f"write  ~{group}  to leave it out"))
+        else:
+            wrong = [str(name) for name in (value if isinstance(value, list) else [value]) if not _exists(name, known)]
+            problems += [_no_choice(group, name, known) for name in wrong]
+            good += [] if wrong else [override]
+    return good, problems
+
+
+def _exists(name: object, known: Sequence[str]) -> bool:
+    return str(name) in known
+
+
+def _no_choice(group: str, name: str, known: Sequence[str]) -> Problem:
+    hint = nearest(name, known)
+    what = f"has no choice {name}" + (f"; {hint}" if hint else "")
+    return Problem(group, what, f"choose from  {', '.join(known)}")
+
+
+def _check_keys(
+    command: str, parsed: Sequence[Override], base: DictConfig, groups: dict[str, str | None]
+) -> tuple[list[Override], list[Problem]]:
+    """Keys must be there, unless a `+` adds them. Groups are composed first: they decide which keys there are."""
+    first = {*groups, "allow_targets"}
+    settled = [o for o in parsed if o.key_or_group in first or o.is_add() or o.is_force_add()]
+    cfg, _ = _apply_each(command, settled, base)
+    good, problems = [], []
+    for override in parsed:
+        problem = None if override in settled else _unknown_key(command, override, cfg, groups)
+        if problem:
+            problems.append(problem)
+        else:
+            good.append(override)
+    return good, problems
+
+
+def _unknown_key(command: str, override: Override, cfg: DictConfig, groups: dict[str, str | None]) -> Problem | None:
+    tree = plain = OmegaConf.to_container(cfg, resolve=False)
+    parts = [part for part in re.split(r"[.\[\]]+", override.key_or_group) if part]
+    for depth, part in enumerate(parts):
+        if isinstance(plain, list) or (isinstance(plain, str) and "${" in plain):
+            return None  # Hydra knows better
+        if not isinstance(plain, dict):
+            holds = "null" if plain is None else repr(plain)
+            return Problem(".".join(parts), f"{'.'.join(parts[:depth])} has no keys: it is {holds}")
+        keys = {str(key): key for key in plain}
+        if part not in keys:
+            return _missing(command, str(override.input_line), parts, depth, plain, tree, groups)  # type: ignore[arg-type]
+        plain = plain[keys[part]]
+    return None
+
+
+def _missing(
+    command: str,
+    text: str,
+    parts: list[str],
+    depth: int,
+    node: dict[str, Any],
+    tree: dict[str, Any],
+    groups: dict[str, str | None],
+) -> Problem:
+    """The key is not in `node`. Is it misspelt, elsewhere in the tree, or does it only need a `+`?"""
+    key, part, parents = ".".join(parts), parts[depth], parts[:depth]
+    names = [str(name) for name in node if name != "hydra"]
+    target = node.get("_target_")
+    if target is not None and depth == len(parts) - 1:
+        keywords = keywords_of(str(target), tree.get("allow_targets") or ())
+        if part in keywords:
+            return Problem(key, "is not in the config yet", f"add it with  +{text}")
+        names += keywords
+    if not parents:
+        names += [group for group in groups if not group.startswith("hydra/")]
+    close = nearest(part, names, "".join(f"{parent}." for parent in parents))
+    if close:
+        rest = "".join(f".{later}" for later in parts[depth + 1 :])
+        return Problem(key, f"no such key; {close[:-1]}{rest}?")
+    elsewhere = [path for path in _leaves(tree) if path.rpartition(".")[2] == parts[-1]]
+    if elsewhere:
+        return Problem(key, f"no such key; did you mean {' or '.join(elsewhere[:3])}?")
+    free = parents and target is None and section(COMMANDS[command], parents) is None and parents[0] != "hydra"
+    return Problem(key, "no such key", f"add it with  +{text}" if free else "")
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.") if key != "hydra" else ()
+        else:
+            yield f"{prefix}{key}"
+
+
+def _apply_each(command: str, parsed: Sequence[Override], base: DictConfig) -> tuple[DictConfig, list[Problem]]:
+    """All at once where Hydra agrees, else one after the other, leaving out what it refuses."""
+    try:
+        return compose(command, [str(o.input_line) for o in parsed]), []
+    except REFUSALS:
+        pass
+    cfg, problems = base, []
+    taken: list[str] = []
+    for override in parsed:
+        try:
+            cfg = compose(command, [*taken, str(override.input_line)])
+            taken.append(str(override.input_line))
+        except REFUSALS as refusal:
+            problems.append(_explain(refusal, override.key_or_group))
+    return cfg, problems
+
+
+def _explain(refusal: Exception, where: str) -> Problem:
+    if isinstance(refusal, MissingConfigException) and refusal.missing_cfg_file and refusal.options:
+        group, _, name = refusal.missing_cfg_file.rpartition("/")
+        return _no_choice(group, name, [option for option in refusal.options if not option.startswith("_")])
+    if isinstance(refusal, MarkedYAMLError) and refusal.problem_mark:
+        mark = refusal.problem_mark
+        return Problem(str(mark.name).strip(), f"line {mark.line + 1} is no YAML: {refusal.problem}")
+    cause = refusal.__cause__ or refusal
+    first_lines = [(str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") for error in (refusal, cause)]
+    return Problem(where, "; ".join(dict.fromkeys(first_lines)))

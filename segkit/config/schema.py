@@ -1,0 +1,233 @@
+"""What a config may say. Every command validates against one of these before anything heavy is imported.
+
+The models are strict and frozen, and refuse unknown keys; `door.py` turns their complaints into one list. A node with a
+`_target_` stays a plain dict: its keywords are checked against the signature of what it names (`targets.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(node.get("_target_"), str):
+        raise ValueError("needs a _target_: the dotted name of what to build")
+    return node
+
+
+Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Size = tuple[Positive, Positive]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Strict):
+    source: Target
+    root: str | None
+    labels: dict[str, str] | None
+    overlap: bool
+    exclude: list[str]
+    phantom_n: Positive
+    batch_size: Positive
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
+    cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)]
+
+
+class Split(Strict):
+    kind: Literal["auto", "given", "holdout", "kfold", "file"]
+    val_fraction: Fraction
+    test_fraction: Fraction
+    n_folds: Annotated[int, Field(ge=2)]
+    fold: Annotated[int, Field(ge=0)]
+    path: str | None
+    seed: int
+
+
+class Preprocess(Strict):
+    size: Size | None
+    fit: Literal["stretch", "pad", "crop"]
+    pad_mode: Literal["constant", "reflect"]
+    interpolation: Literal["area", "linear", "cubic"]
+    normalize: Literal["unit", "dataset", "image", "minmax", "imagenet"]
+
+
+class Augment(Strict):
+    transforms: dict[str, Target | None]
+
+
+class Loss(Strict):
+    parts: dict[str, Target | None]
+    weights: dict[str, float]
+
+
+class Metric(Strict):
+    monitor: str
+    mode: Literal["min", "max"]
+    cases: dict[str, Target | None]
+
+
+class Scheduler(Strict):
+    name: Literal["constant", "one_cycle", "cosine", "poly", "plateau"]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_fraction: Fraction
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)]
+    power: Annotated[float, Field(gt=0)]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Annotated[int, Field(ge=0)]
+
+
+class Trainer(Strict):
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: Literal["auto"] | Positive
+    num_nodes: Positive
+    strategy: str
+    precision: Literal["auto", "32", "bf16", "16"]
+    channels_last: bool
+    compile: Literal["auto"] | bool
+    deterministic: bool
+    threads: Literal["auto"] | Positive
+    max_epochs: Positive
+    max_minutes: Annotated[float, Field(gt=0)] | None
+    accumulate_grad_batches: Positive
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None
+    limit_train_batches: Positive | None
+    limit_val_batches: Positive | None
+    check_val_every_n_epoch: Positive
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+
+
+class Checkpoint(Strict):
+    every_minutes: Annotated[float, Field(gt=0)]
+
+
+class EarlyStopping(Strict):
+    patience: Positive | None
+    min_delta: Annotated[float, Field(ge=0)]
+
+
+class Pictures(Strict):
+    every_n_epochs: Positive
+    n_images: Positive
+
+
+class Callbacks(Strict):
+    checkpoint: Checkpoint
+    early_stopping: EarlyStopping
+    pictures: Pictures
+    extra: dict[str, Target | None]
+
+
+class Logger(Strict):
+    tensorboard: bool
+    log_every_n_steps: Positive
+
+
+class Inference(Strict):
+    batch_size: Positive
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Train(Strict):
+    """`segkit train`, and what a run folder keeps as config.yaml."""
+
+    name: str | None
+    run: str | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    output_dir: str
+    resume: str | None
+    init_from: str | None
+    allow_targets: list[str]
+    data: Data
+    split: Split
+    preprocess: Preprocess
+    augment: Augment
+    model: Target
+    loss: Loss
+    metric: Metric
+    optimizer: Target
+    scheduler: Scheduler
+    trainer: Trainer
+    callbacks: Callbacks
+    logger: Logger
+    inference: Inference
+
+
+class DataOverride(Strict):
+    """The data section where a checkpoint is the start: all of it, or just another root; the card has the rest."""
+
+    source: Target | None = None
+    root: str | None = None
+    labels: dict[str, str] | None = None
+    overlap: bool | None = None
+    exclude: list[str] | None = None
+    phantom_n: Positive | None = None
+    batch_size: Positive | None = None
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] | None = None
+    cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)] | None = None
+
+
+class Hardware(Strict):
+    """Where a checkpoint runs; None keeps what the training used."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["auto", "32", "bf16", "16"] | None
+    threads: Literal["auto"] | Positive
+
+
+class Evaluate(Strict):
+    """`segkit evaluate`"""
+
+    ckpt: str
+    subset: Literal["train", "val", "test", "all"]
+    output: str | None
+    allow_targets: list[str]
+    data: DataOverride
+    hardware: Hardware
+
+
+class Predict(Strict):
+    """`segkit predict`"""
+
+    ckpt: str
+    input: str
+    output: str
+    probabilities: bool
+    overlays: bool
+    overwrite: bool
+    allow_targets: list[str]
+    hardware: Hardware
+
+
+class Audit(Strict):
+    """`segkit audit`"""
+
+    output: str | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+    split: Split
+
+
+class Phantom(Strict):
+    """`segkit phantom`"""
+
+    output: str
+    n: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+
+
+COMMANDS: dict[str, type[Strict]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "audit": Audit,
+    "phantom": Phantom,
+}

@@ -1,0 +1,179 @@
+"""Is the data what it seems? Every fault of a data set, each with its file and the line to type, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.text import Text
+
+from segkit.config import schema
+from segkit.data.checks import audit
+from segkit.data.facts import CaseFacts, data_fingerprint, scan
+from segkit.data.manifest import Manifest
+from segkit.data.open import find, name_labels
+from segkit.data.splits import Split, check_split, make_split
+from segkit.errors import Problem, ProblemsFound, Severity
+from segkit.files import write_text_atomic
+from segkit.progress import console
+
+__all__ = ["CaseFacts", "Prepared", "audit", "command", "data_fingerprint", "prepare", "scan"]
+
+Facts = Mapping[str, CaseFacts]
+_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+_STYLE: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
+CACHE = Path("outputs") / ".cache"
+"""Facts and phantoms, as `segkit train` keeps them with its default `output_dir`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that is fit for training: labelled cases, their split, and what reading every file showed."""
+
+    manifest: Manifest
+    split: Split
+    facts: Facts
+    notes: tuple[Problem, ...]
+    """Warnings and notes: nothing that stops, but worth saying."""
+
+
+def prepare(data: schema.Data, split: schema.Split, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Prepared:
+    """Open, read, audit, split and check. Raises one ProblemsFound that lists all errors at once."""
+    looked = look(data, split, seed, allow, cache_dir)
+    errors = [problem for problem in looked.problems if problem.severity == "error"]
+    if errors or looked.split is None:
+        raise ProblemsFound(errors)
+    notes = tuple(problem for problem in looked.problems if problem.severity != "error")
+    return Prepared(looked.labelled, looked.split, looked.facts, notes)
+
+
+def examine(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
+    """The labelled cases of a data set that only has to be sound, not to be split."""
+    looked = look(data, None, seed, allow, cache_dir)
+    errors = [problem for problem in looked.problems if problem.severity == "error"]
+    if errors:
+        raise ProblemsFound(errors, before="evaluation starts")
+    return looked.labelled
+
+
+@dataclass(frozen=True)
+class Looked:
+    """All that can be told about a data set, sound or not."""
+
+    manifest: Manifest
+    labelled: Manifest
+    facts: Facts
+    split: Split | None
+    problems: tuple[Problem, ...]
+
+
+def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequence[str], cache_dir: Path) -> Looked:
+    """Goes on after every fault, so that all are found."""
+    found = find(data, seed, allow, cache_dir)
+    facts = scan(found.cases, found.facts_file(cache_dir))
+    labels, label_problems = name_labels(data, found, facts)
+    manifest = found.manifest(labels)
+    labelled = manifest.labelled()
+    problems = [*found.problems, *label_problems, *audit(manifest, facts)]
+    made: Split | None = None
+    if labelled.cases and split is not None:
+        try:
+            made = make_split(labelled, split)
+            problems += check_split(labelled, made, facts)
+        except ProblemsFound as refused:
+            problems += refused.problems
+    ordered = sorted(dict.fromkeys(problems), key=lambda problem: _ORDER[problem.severity])
+    return Looked(manifest, labelled, facts, made, tuple(ordered))
+
+
+# the command
+
+
+def command(cfg: schema.Audit) -> int:
+    """`segkit audit`: 1 where there are errors."""
+    looked = look(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
+    summary = summarize(looked)
+    _print(looked, summary)
+    if cfg.output is not None:
+        path = Path(cfg.output).expanduser() / "audit.json"
+        content = {**summary, "problems": [problem.as_dict() for problem in looked.problems]}
+        write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        console.print(f"written to {path}", markup=False)
+    return int(any(problem.severity == "error" for problem in looked.problems))
+
+
+def summarize(looked: Looked) -> dict[str, Any]:
+    """The data set in numbers, JSON-able. Class frequencies: share of all pixels, and of the masks that hold the class."""
+    manifest, facts = looked.manifest, looked.facts
+    sound = [facts[case.id] for case in manifest if not facts[case.id].errors]
+    spacing = [case.spacing_mm for case in manifest if case.spacing_mm]
+    split = looked.split
+    return {
+        "data": manifest.name,
+        "root": str(manifest.root),
+        "synthetic": manifest.is_phantom,
+        "cases": len(manifest),
+        "labelled": len(looked.labelled),
+        "groups": len({case.group_or_id for case in manifest}),
+        "sizes": {f"{r} x {c}": n for (r, c), n in Counter(f.shape for f in sound).most_common()},
+        "channels": sorted({f.channels for f in sound}),
+        "dtypes": sorted({f.dtype for f in sound}),
+        "spacing_mm": {"known": len(spacing), "min": min(map(min, spacing)), "max": max(map(max, spacing))} if spacing else None,
+        "labels": manifest.labels.as_dict(),
+        "classes": _class_shares(manifest, facts),
+        "split": {side: len(split.ids(side)) for side in ("train", "val", "test")} if split else None,
+        "fingerprint": data_fingerprint(facts),
+    }
+
+
+def _class_shares(manifest: Manifest, facts: Facts) -> dict[str, dict[str, float]]:
+    masked = [facts[case.id] for case in manifest if facts[case.id].masks]
+    pixels = sum(rows * columns for f in masked for rows, columns in [next(iter(f.masks.values())).shape])
+    counted = [f.class_pixels(manifest.labels) for f in masked]
+    return {
+        name: {
+            "pixel_share": sum(c[name] for c in counted) / max(1, pixels),
+            "mask_share": sum(c[name] > 0 for c in counted) / max(1, len(counted)),
+        }
+        for name in manifest.labels.classes
+    }
+
+
+def _print(looked: Looked, summary: Mapping[str, Any]) -> None:
+    console.print(f"[bold]{summary['data']}[/] in {escape(summary['root'])}{' (synthetic)' * looked.manifest.is_phantom}")
+    for label, text in _summary_lines(summary):
+        console.print(f"  {label:<9} {text}", markup=False)
+    width = min(max((len(problem.where) for problem in looked.problems), default=0), 44)
+    for problem in looked.problems:
+        console.print(Text.assemble((f"{problem.severity:<8} ", _STYLE[problem.severity]), f"{problem.where:<{width}}   {problem.what}"))
+        if problem.mend:
+            console.print(Text(f"{'':<9}{'':<{width}}   -> {problem.mend}"))
+    counts = Counter(problem.severity for problem in looked.problems)
+    console.print(", ".join(_n(counts[kind], kind) for kind in _ORDER))
+
+
+def _summary_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sizes = [f"{size} ({n})" for size, n in summary["sizes"].items()]
+    more = f" and {len(sizes) - 4} others" if len(sizes) > 4 else ""
+    lines = [
+        ("cases", f"{summary['cases']}, of these {summary['labelled']} labelled, in {summary['groups']} groups"),
+        ("sizes", ", ".join(sizes[:4]) + more + "   rows x columns"),
+        ("pixels", f"{'/'.join(summary['dtypes'])}, channels {', '.join(map(str, summary['channels']))}"),
+    ]
+    if summary["spacing_mm"]:
+        known = summary["spacing_mm"]
+        lines.append(("spacing", f"{known['min']:.3g} to {known['max']:.3g} mm (known for {known['known']})"))
+    for name, share in summary["classes"].items():
+        lines.append(("class", f"{name}: {share['pixel_share']:.1%} of the pixels, in {share['mask_share']:.0%} of the masks"))
+    if summary["split"]:
+        lines.append(("split", ", ".join(f"{n} {side}" for side, n in summary["split"].items() if n)))
+    return lines
+
+
+def _n(n: int, unit: str) -> str:
+    return f"{n} {unit}" if n == 1 else f"{n} {unit}s"

@@ -1,0 +1,85 @@
+"""One DataModule for every source: training and validation loaders over a prepared manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import lightning as L
+import numpy as np
+from segkit.data.audit import CaseFacts, Prepared
+from torch.utils.data import DataLoader
+
+from segkit.config.schema import Train
+from segkit.data.augment import Augmentation
+from segkit.data.dataset import Batch, CaseDataset, collate
+from segkit.data.loader import EpochSampler, TrainLoader
+from segkit.hardware import cache_budget, loader_workers, usable_cores
+
+
+class SegmentationData(L.LightningDataModule):
+    """Decoded images stay in memory where they fit; then loader workers share them."""
+
+    def __init__(self, prepared: Prepared, config: Train, device: str) -> None:
+        super().__init__()
+        self.prepared, self.config, self.device = prepared, config, device
+        self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
+        self.val = self._dataset(prepared.split.val, None)
+        self.cached = False
+
+    def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None) -> CaseDataset:
+        manifest = self.prepared.manifest
+        cases = [manifest.by_id[i] for i in ids]
+        return CaseDataset(cases, manifest.labels, self.config.preprocess, augmentation, self.config.seed)
+
+    def setup(self, stage: str) -> None:
+        if self.cached:
+            return
+        facts = self.prepared.facts
+        budget = cache_budget(self.config.data.cache_gb)
+        for dataset in (self.train, self.val):
+            needed = sum(decoded_bytes(facts[case.id], dataset) for case in dataset.cases)
+            if needed <= budget:
+                dataset.keep_in_memory(usable_cores())
+                budget -= needed
+                self.cached = True
+
+    def train_dataloader(self) -> TrainLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(self.train), self.config.data.batch_size, self.config.seed, rank, world)
+        n = loader_workers(self.config.data.num_workers, self.device, self.cached)
+        return TrainLoader(
+            self.train,
+            sampler,
+            num_workers=n,
+            collate_fn=collate,
+            persistent_workers=n > 0,
+            pin_memory=self.device == "cuda",
+            prefetch_factor=4 if n else None,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
+        size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
+        n = loader_workers(self.config.data.num_workers, self.device, self.cached)
+        return DataLoader(
+            self.val, batch_size=size, sampler=mine, num_workers=n, collate_fn=collate, persistent_workers=n > 0
+        )
+
+
+def decoded_bytes(facts: CaseFacts, dataset: CaseDataset) -> int:
+    """Memory of one decoded case: image, mask and, on the original grid, the truth."""
+    rows, cols = dataset.grid.size or facts.shape[:2]
+    planes = len(dataset.labels.classes) if dataset.labels.overlap else 1
+    image = facts.channels * (1 if facts.dtype == "uint8" else 4)
+    return int(rows * cols * (image + planes) + facts.shape[0] * facts.shape[1] * planes)
+
+
+def intensity(facts: Mapping[str, CaseFacts], ids: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Mean and SD by channel over all pixels of the cases `ids`, in unit scale."""
+    chosen = [facts[i] for i in ids]
+    n = sum(f.shape[0] * f.shape[1] for f in chosen)
+    mean = np.sum([f.sum for f in chosen], axis=0) / n
+    square = np.sum([f.sum_of_squares for f in chosen], axis=0) / n
+    sd = np.sqrt(np.maximum(square - mean**2, 0))
+    return [float(m) for m in mean], [float(s) for s in sd]

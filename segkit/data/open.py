@@ -1,0 +1,196 @@
+"""From the data section of a config to a manifest: the source is built, its cases are put in order, their labels named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from segkit.config import schema
+from segkit.config.targets import instantiate
+from segkit.data import phantom
+from segkit.data.facts import MOST_VALUES, CaseFacts, scan, values_seen
+from segkit.data.labels import BACKGROUND, LabelMap
+from segkit.data.manifest import Case, Manifest
+from segkit.data.pairing import natural
+from segkit.errors import Problem, ProblemsFound, SegkitError, nearest
+from segkit.progress import console
+
+Facts = Mapping[str, CaseFacts]
+_VALUE = re.compile(r"-?\d+|#[0-9a-f]{6}")
+PROPOSED = 20
+"""With more distinct values than this, a mask holds no labels but grey levels, and no label map is proposed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source found, before its files are read and its labels named."""
+
+    name: str
+    root: Path
+    cases: tuple[Case, ...]
+    default_labels: Mapping[Any, str] | None
+    is_phantom: bool
+    problems: tuple[Problem, ...]
+
+    def manifest(self, labels: LabelMap) -> Manifest:
+        return Manifest(self.name, self.root, self.cases, labels, self.is_phantom)
+
+    def facts_file(self, cache_dir: Path) -> Path:
+        place = hashlib.sha1(str(self.root).encode(), usedforsecurity=False).hexdigest()[:10]
+        return cache_dir / f"facts-{self.name}-{place}.json"
+
+
+def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
+    """All cases of a data set, unread unless their labels must be inferred. Raises ProblemsFound."""
+    found = find(data, seed, allow, cache_dir)
+    declared = data.labels is not None or found.default_labels is not None or data.overlap
+    facts = {} if declared else scan(found.cases, found.facts_file(cache_dir))
+    labels, problems = name_labels(data, found, facts)
+    errors = [p for p in (*found.problems, *problems) if p.severity == "error"]
+    if errors:
+        raise ProblemsFound(errors)
+    return found.manifest(labels)
+
+
+def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Found:
+    """Builds the source, or its phantom where `data.root` is not set, and lists its cases in natural order of their ids."""
+    is_phantom = data.root is None
+    root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
+    source = instantiate(data.source, allow=allow, root=root)
+    try:
+        listed = list(source.cases())
+    except OSError as error:
+        raise SegkitError(f"{root} cannot be listed: {error}") from error
+    problems: list[Problem] = list(source.problems)
+    cases = _excluding(_unique(sorted(listed, key=lambda case: natural(case.id)), problems), data.exclude, problems)
+    if not cases and not any(problem.severity == "error" for problem in problems):
+        left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
+        problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
+    name = type(source).__name__.lower()
+    return Found(name, root, tuple(cases), source.default_labels, is_phantom, tuple(problems))
+
+
+def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.id in seen:
+            problems.append(Problem(f"case {case.id}", "two cases have this id", "the source must give each its own"))
+        seen.setdefault(case.id, case)
+    return list(seen.values())
+
+
+def _excluding(cases: Sequence[Case], exclude: Sequence[str], problems: list[Problem]) -> list[Case]:
+    ids = {case.id for case in cases}
+    for id_ in exclude:
+        if id_ not in ids:
+            problems.append(Problem("data.exclude", f"{id_!r} is no case", nearest(id_, ids) or "remove it"))
+    return [case for case in cases if case.id not in set(exclude)]
+
+
+# the phantom
+
+
+def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Path:
+    """The folder of the synthetic data set, written on first use; several processes may ask for it at once."""
+    folder = (cache_dir / _phantom_name(data, seed)).absolute()
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            instantiate(data.source, allow=allow, root=temporary).write_phantom(temporary, data.phantom_n, seed)
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, and wrote the same
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    console.print(
+        f"[bold yellow]SYNTHETIC DATA[/]: data.root is not set, so this uses a phantom of {data.phantom_n} images\n"
+        f"  in {escape(str(folder))}\n"
+        "  its results say nothing about patients;   your own images:  data.root=FOLDER"
+    )
+    return folder
+
+
+def _phantom_name(data: schema.Data, seed: int) -> str:
+    name = str(data.source["_target_"]).rpartition(".")[2].lower()
+    keys = json.dumps({k: v for k, v in data.source.items() if k != "_target_"}, sort_keys=True, default=str)
+    layout = "" if keys == "{}" else "-" + hashlib.sha1(keys.encode(), usedforsecurity=False).hexdigest()[:6]
+    return f"phantom-{name}{layout}-n{data.phantom_n}-seed{seed}-v{phantom.VERSION}"
+
+
+# the labels
+
+
+def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    """`data.labels`, else the source's own, else what the planes' names or the masks' values say without doubt.
+
+    Where they do not, the map is a guess that comes with the problem to mend, so that the audit can go on.
+    """
+    given = data.labels if data.labels is not None else found.default_labels
+    if given is not None:
+        return _given_labels(given, data.overlap, facts)
+    if data.overlap:
+        return _plane_names(found.cases)
+    return _inferred(facts)
+
+
+def labels_line(names: Mapping[str, str]) -> str:
+    """What to type on the command line; colours are quoted, since # starts a comment."""
+    inner = ", ".join(f'"{value}": {name}' if value.startswith("#") else f"{value}: {name}" for value, name in names.items())
+    return f"data.labels='{{{inner}}}'"
+
+
+def _given_labels(given: Mapping[Any, str], overlap: bool, facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    wrong = [] if overlap else [str(raw) for raw in given if not _VALUE.fullmatch(str(raw))]
+    if wrong:
+        what = f"{wrong[0]!r} is no mask value: whole numbers and colours '#rrggbb' are"
+        mend = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
+        return _any_values(facts), [Problem("data.labels", what, mend)]
+    try:
+        return LabelMap.of(given, overlap), []
+    except SegkitError as error:
+        what, _, mend = str(error).partition(";   ")
+        return _any_values(facts), [Problem("data.labels", what, mend)]
+
+
+def _any_values(facts: Facts) -> LabelMap:
+    """Where the map is wrong: one that takes every value there is, so that the other checks can go on."""
+    values = values_seen(facts.values())
+    return LabelMap.of(dict.fromkeys(("1", *values), "foreground") | {_background(values): BACKGROUND})
+
+
+def _background(values: Iterable[str]) -> str:
+    return "#000000" if any(value.startswith("#") for value in values) else "0"
+
+
+def _plane_names(cases: Sequence[Case]) -> tuple[LabelMap, list[Problem]]:
+    planes = dict.fromkeys(plane for case in cases for plane in case.masks if plane)
+    if planes:
+        return LabelMap.of({plane: plane for plane in planes}, overlap=True), []
+    mend = "data.overlap=false" if any(case.masks for case in cases) else "add masks"
+    problem = Problem("data.overlap=true", "wants one mask for each structure, and no case has such", mend)
+    return LabelMap.of({"structure": "structure"}, overlap=True), [problem]
+
+
+def _inferred(facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    """0/1 and 0/255 need no map; also where a mask, or all of them, hold only one of the two."""
+    values = list(values_seen(facts.values()))
+    if set(values) <= {"0", "1"} or set(values) <= {"0", "255"}:
+        return LabelMap.of({"0": BACKGROUND, "255" if "255" in values else "1": "foreground"}), []
+    if len(values) > PROPOSED:
+        many = f"{'more than ' * (len(values) >= MOST_VALUES)}{len(values)}"
+        what = f"the masks hold {many} different values: grey levels or blurred edges, not labels"
+        return _any_values(facts), [Problem("masks", what, "save them as PNG with one value a class (no JPEG, no smoothing)")]
+    background = _background(values)
+    names = {value: BACKGROUND if value == background else "NAME" for value in dict.fromkeys([background, *values])}
+    what = f"the masks hold {', '.join(values)}, and nothing says what these are"
+    return _any_values(facts), [Problem("data.labels", what, f"add  {labels_line(names)}")]

@@ -1,0 +1,172 @@
+"""A table of cases: what to use where file names alone do not say which mask, patient or split an image has.
+
+    image,mask,group,split,spacing
+    scans/a.png,masks/a.png,patient1,train,0.2 0.3
+
+Columns: `image`; `mask`, or `mask_NAME` for each plane of overlapping structures (an empty cell: no such structure); and
+where known `id` (else the image's name without extension), `group`, `split` (train, val, test), `fold` (used by
+split=kfold), `spacing` (mm: one number, or rows and columns). Paths are relative to `root`.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import ClassVar
+
+from segkit.data import phantom
+from segkit.data.manifest import Case, Pixels
+from segkit.data.readers import ImageFile, MaskFile
+from segkit.errors import Problem, nearest
+
+_KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
+Row = dict[str, str]
+
+
+class Csv:
+    default_labels: ClassVar[dict[int | str, str] | None] = None
+
+    def __init__(self, root: Path, table: str = "cases.csv") -> None:
+        self.root = Path(root)
+        self.table = self.root / table
+        self.problems: list[Problem] = []
+
+    def cases(self) -> Iterator[Case]:
+        columns, rows = self._read()
+        if not self._columns_are_right(columns):
+            return
+        if not rows:
+            self._say(1, "names columns, but no case follows", "add a line for each image")
+        seen: dict[str, int] = {}
+        for line, row in rows:
+            case = self._case(line, row, columns)
+            if case is None:
+                continue
+            if case.id in seen:
+                mend = "make the column id unique" if "id" in columns else "remove one of them, or add a column id"
+                self._say(line, f"the id {case.id!r} is that of line {seen[case.id]} already", mend)
+                continue
+            seen[case.id] = line
+            yield case
+
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
+        """Under this source's own table name, so an instance is needed."""
+        lines = ["id,image,mask,group,spacing"]
+        for exam, k, drawing in phantom.exams(n, seed):
+            name = f"{exam:03d}_{k}"
+            phantom.write_png(root / "images" / f"{name}.png", drawing.image)
+            phantom.write_png(root / "masks" / f"{name}.png", drawing.mask)
+            lines.append(f"{name},images/{name}.png,masks/{name}.png,{exam:03d},{drawing.pixel_mm:.12g}")
+        table = root / self.table.relative_to(self.root)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_bytes(("\n".join(lines) + "\n").encode())
+
+    def _read(self) -> tuple[list[str], list[tuple[int, Row]]]:
+        """Column names (lower case) and rows with their line numbers; empty where there is no readable table."""
+        if not self.table.is_file():
+            there = sorted(path.name for path in self.root.glob("*.csv")) if self.root.is_dir() else []
+            found = f"there are: {', '.join(there)}" if there else "there is no other .csv either"
+            mend = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
+            self.problems.append(Problem(str(self.table), f"is missing; {found}", mend))
+            return [], []
+        lines = _text(self.table.read_bytes()).splitlines()
+        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = []
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
+        return header, rows
+
+    def _columns_are_right(self, columns: list[str]) -> bool:
+        if not columns:
+            if self.table.is_file():
+                self._say(1, "the table is empty", "its first line names the columns, e.g.  image,mask,group")
+            return False
+        masks = [name for name in columns if name == "mask" or name.startswith("mask_")]
+        if "image" not in columns:
+            hint = nearest("image", columns).replace("did you mean", "is it").rstrip("?")
+            mend = f"{hint}? then rename that column to image" if hint else "its first line names the columns, e.g.  image,mask"
+            self._say(1, f"has no column 'image'; its columns are {', '.join(columns)}", mend)
+        if "mask" in masks and len(masks) > 1:
+            self._say(1, f"has a column mask and also {', '.join(masks[1:])}", "keep mask, or one mask_NAME for each structure")
+        repeated = sorted({name for name in columns if columns.count(name) > 1})
+        if repeated:
+            self._say(1, f"names {', '.join(repeated)} twice", "keep one column of a name")
+        for name in (c for c in columns if c and c not in (*_KNOWN, *masks)):
+            hint = nearest(name, _KNOWN)
+            self.problems.append(Problem(self.table.name, f"column {name!r} is not used", hint, "warning" if hint else "note"))
+        return "image" in columns and not repeated and not ("mask" in masks and len(masks) > 1)
+
+    def _case(self, line: int, row: Row, columns: list[str]) -> Case | None:
+        if not row.get("image"):
+            self._say(line, "names no image", "fill the column image, or remove the line")
+            return None
+        image = self._file(line, row["image"])
+        masks = {name: self._file(line, row[name]) for name in columns if name.startswith("mask") and row.get(name)}
+        split, spacing = self._split(line, row.get("split", "")), self._spacing(line, row.get("spacing", ""))
+        if image is None or None in masks.values() or split is None or spacing is None:
+            return None
+        fold = row.get("fold", "")
+        return Case(
+            id=row.get("id") or Path(row["image"].replace("\\", "/")).with_suffix("").as_posix(),
+            image=ImageFile(image),
+            mask=_mask({name: path for name, path in masks.items() if path is not None}),
+            group=row.get("group", ""),
+            split=split,
+            spacing_mm=spacing,
+            facts={"fold": fold} if fold else {},
+        )
+
+    def _file(self, line: int, name: str) -> Path | None:
+        for path in (self.root / name, self.root / PureWindowsPath(name).as_posix()):
+            if path.is_file():
+                return path
+        self._say(line, f"names {name}, which is missing", "mend the path (relative to data.root), or remove the line")
+        return None
+
+    def _split(self, line: int, text: str) -> str | None:
+        if text.lower() not in _SPLITS:
+            self._say(line, f"split {text!r} is unknown", "use train, val or test")
+        return _SPLITS.get(text.lower())
+
+    def _spacing(self, line: int, text: str) -> tuple[float, ...] | None:
+        """One number stands for rows and columns."""
+        if not text:
+            return ()
+        decimal_comma = "," in text and "." not in text and len(re.findall(r"\d+,\d+", text)) == text.count(",")
+        words = (text.replace(",", ".") if decimal_comma else text).replace(",", " ").replace("x", " ").split()
+        try:
+            numbers = tuple(float(word) for word in words)
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 2) or not all(0 < number < 1e4 for number in numbers):
+            self._say(line, f"spacing {text!r} is no pixel size in mm", "e.g.  0.2  or  0.2 0.3  (rows, columns)")
+            return None
+        return numbers * 2 if len(numbers) == 1 else numbers
+
+    def _say(self, line: int, what: str, mend: str = "") -> None:
+        self.problems.append(Problem(f"{self.table.name} line {line}", what, mend))
+
+
+def _mask(files: dict[str, Path]) -> Pixels | dict[str, Pixels] | None:
+    if "mask" in files:
+        return MaskFile(files["mask"])
+    return {name.removeprefix("mask_"): MaskFile(path) for name, path in files.items()} or None
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _text(data: bytes) -> str:
+    """UTF-8 with or without byte-order mark, UTF-16 as spreadsheets write it, else Latin-1."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

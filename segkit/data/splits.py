@@ -1,0 +1,329 @@
+"""Which cases train, which validate, which test. Cases of one group always stay together.
+
+Random splits depend on the seed and on the group names only. They use the raw stream of PCG64, which numpy keeps the same
+for ever and everywhere (NEP 19), rather than its `permutation`, which it may improve.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.config import schema
+from segkit.data.facts import CaseFacts
+from segkit.data.manifest import Case, Manifest
+from segkit.data.pairing import natural
+from segkit.errors import Problem, ProblemsFound, nearest
+from segkit.files import write_text_atomic
+
+SIDES = ("train", "val", "test")
+_SPOKEN = {"train": "train", "val": "validation", "test": "test"}
+Groups = dict[str, list[str]]
+"""Case ids by group."""
+Sides = Mapping[str, Sequence[str]]
+"""Case ids by side."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids by side, in natural order; `manifest_hash` says for which state of the data it was made."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    kind: str = "file"
+    seed: int = 0
+    manifest_hash: str = ""
+
+    def ids(self, side: str) -> tuple[str, ...]:
+        return {"train": self.train, "val": self.val, "test": self.test}[side]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def to_json(self, path: Path) -> None:
+        write_text_atomic(path, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_json(cls, path: Path) -> Split:
+        return cls.from_dict(_read_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "split") -> Split:
+        """Also a hand-written one that holds just {"train": [ids], "val": [ids]}. `where` is named in the errors."""
+        sides = {side: data.get(side, []) for side in SIDES}
+        wrong = [side for side, ids in sides.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
+        if wrong or "train" not in data or "val" not in data:
+            mend = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
+            raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", mend)])
+        kind, hash_ = str(data.get("kind", "file")), str(data.get("manifest_hash", ""))
+        return cls.of(sides, kind, int(data.get("seed", 0)), hash_)
+
+    @classmethod
+    def of(cls, sides: Sides, kind: str, seed: int, manifest_hash: str) -> Split:
+        train, val, test = (tuple(sorted(sides[side], key=natural)) for side in SIDES)
+        return cls(train, val, test, kind, seed, manifest_hash)
+
+
+def make_split(manifest: Manifest, config: schema.Split) -> Split:
+    """The split that `config` asks for; raises ProblemsFound where there can be none."""
+    kind = _resolve(manifest, config.kind)
+    if kind == "file":
+        return _from_file(manifest, config)
+    groups = _groups(manifest)
+    make = {"given": _given, "holdout": _holdout, "kfold": _kfold}[kind]
+    sides = make(manifest, groups, config)
+    return Split.of(sides, kind, config.seed, manifest.hash)
+
+
+def check_split(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
+    """What would make the numbers wrong: leaks between the sides, sides or classes that are empty."""
+    return [
+        *_empty_sides(split),
+        *_groups_apart(manifest, split),
+        *_same_pixels(split, facts),
+        *_classes_absent(manifest, split, facts),
+    ]
+
+
+# making one
+
+
+def _resolve(manifest: Manifest, kind: str) -> str:
+    """auto: the data set's own split, else its own folds, else holdout."""
+    if kind != "auto":
+        return kind
+    if any(case.split for case in manifest):
+        return "given"
+    return "kfold" if manifest.cases and all("fold" in case.facts for case in manifest) else "holdout"
+
+
+def _groups(manifest: Manifest) -> Groups:
+    groups: Groups = {}
+    for case in manifest:
+        groups.setdefault(case.group_or_id, []).append(case.id)
+    return groups
+
+
+def _shuffled(groups: Groups, seed: int) -> list[str]:
+    names = sorted(groups)
+    keys = np.atleast_1d(np.random.PCG64(seed).random_raw(len(names)))
+    return [names[i] for i in np.argsort(keys, kind="stable")]
+
+
+def _given(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
+    without = [case.id for case in manifest if not case.split]
+    if without:
+        what = f"{len(without)} of {len(manifest)} cases have no split of their own, e.g. {without[0]}"
+        raise ProblemsFound([Problem("split.kind=given", what, "give every case one, or use  split=holdout")])
+    sides = {side: [case.id for case in manifest if case.split == side] for side in SIDES}
+    if not sides["train"] or not sides["val"]:
+        missing = _SPOKEN["train" if not sides["train"] else "val"]
+        counts = ", ".join(f"{len(ids)} {_SPOKEN[side]}" for side, ids in sides.items())
+        problem = Problem("split.kind=given", f"the data set names no {missing} case ({counts})", "use  split=holdout")
+        raise ProblemsFound([problem])
+    return sides
+
+
+def _holdout(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
+    order = _shuffled(groups, config.seed)
+    wanted = 2 + (config.test_fraction > 0)
+    if len(order) < wanted or config.val_fraction <= 0 or config.val_fraction + config.test_fraction >= 1:
+        raise ProblemsFound([_no_holdout(manifest, groups, config, wanted)])
+    test = _pick(groups, order, config.test_fraction * len(manifest), at_most=len(order) - 2) if wanted == 3 else []
+    order = [name for name in order if name not in set(test)]
+    val = _pick(groups, order, config.val_fraction * len(manifest), at_most=len(order) - 1)
+    train = [name for name in order if name not in set(val)]
+    return {"train": _members(groups, train), "val": _members(groups, val), "test": _members(groups, test)}
+
+
+def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, wanted: int) -> Problem:
+    if len(groups) < wanted:
+        unit = "case" if len(groups) == len(manifest) else "group"
+        what = f"{wanted} sides need {wanted} groups, there {_are(len(groups), unit)} ({len(manifest)} images)"
+        return Problem("split=holdout", what, "add data, or check how the source finds groups")
+    if config.val_fraction <= 0:
+        return Problem("split.val_fraction", "is 0: nothing is left to validate on", "split.val_fraction=0.2")
+    what = f"is {config.val_fraction}, test_fraction {config.test_fraction}: nothing is left to train on"
+    return Problem("split.val_fraction", what, "split.val_fraction=0.2")
+
+
+def _pick(groups: Groups, order: Sequence[str], wanted: float, at_most: int) -> list[str]:
+    """Groups with about `wanted` cases in total, as near as whole groups allow; at least one group, at most `at_most`.
+
+    Walking along the random order usually meets the number; where it does not, the sums that are reachable are found by
+    dynamic programming (bit i of `reachable[k]`: the first k groups can make i cases).
+    """
+    target = max(1, round(wanted))
+    picked: list[str] = []
+    total = 0
+    for name in order:
+        if total + len(groups[name]) <= target and len(picked) < at_most:
+            picked.append(name)
+            total += len(groups[name])
+    if total == target or at_most < 2:
+        return picked or [min(order, key=lambda name: (len(groups[name]), order.index(name)))]
+    nearest_sum = _nearest_sum(groups, order, target)
+    return nearest_sum if len(nearest_sum) <= at_most else picked
+
+
+def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]:
+    sizes = [len(groups[name]) for name in order]
+    everything = sum(sizes)
+    window = (1 << min(everything, 2 * target + max(sizes) + 1)) - 1  # never all groups: the other side needs one
+    reachable = [1]
+    for size in sizes:
+        reachable.append((reachable[-1] | reachable[-1] << size) & window)
+    sums = [i for i in range(1, window.bit_length()) if reachable[-1] >> i & 1]
+    left, picked = min(sums, key=lambda i: (abs(i - target), i)), []
+    for k in range(len(order), 0, -1):
+        if not reachable[k - 1] >> left & 1:
+            picked.append(order[k - 1])
+            left -= sizes[k - 1]
+    return picked
+
+
+def _kfold(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
+    folds = _own_folds(manifest) or _balanced_folds(groups, config)
+    if config.fold >= len(folds):
+        what = f"is {config.fold}, but there are {len(folds)} folds, counted from 0"
+        raise ProblemsFound([Problem("split.fold", what, f"split.fold={len(folds) - 1}")])
+    train = [id_ for k, ids in enumerate(folds) for id_ in ids if k != config.fold]
+    return {"train": train, "val": folds[config.fold], "test": []}
+
+
+def _own_folds(manifest: Manifest) -> list[list[str]]:
+    """The folds that the data set itself names, in natural order of their names; empty where it names none."""
+    if not manifest.cases or not all("fold" in case.facts for case in manifest):
+        return []
+    folds: Groups = {}
+    for case in manifest:
+        folds.setdefault(str(case.facts["fold"]), []).append(case.id)
+    return [folds[name] for name in sorted(folds, key=natural)] if len(folds) > 1 else []
+
+
+def _balanced_folds(groups: Groups, config: schema.Split) -> list[list[str]]:
+    """Largest groups first, each into the fold that has the fewest cases; in random order among equals."""
+    if len(groups) < config.n_folds:
+        what = f"{config.n_folds} folds need {config.n_folds} groups, there {_are(len(groups), 'group')}"
+        raise ProblemsFound([Problem("split.n_folds", what, f"split.n_folds={max(2, len(groups))}")])
+    folds: list[list[str]] = [[] for _ in range(config.n_folds)]
+    for name in sorted(_shuffled(groups, config.seed), key=lambda name: -len(groups[name])):
+        min(folds, key=len).extend(groups[name])
+    return folds
+
+
+def _from_file(manifest: Manifest, config: schema.Split) -> Split:
+    if config.path is None:
+        raise ProblemsFound([Problem("split.path", "is not set", "split.path=FILE, such as split.json of a run folder")])
+    path = Path(config.path).expanduser()
+    split = Split.from_json(path)
+    problems = [*_stale(manifest, split, path), *_wrong_ids(manifest, split, path)]
+    if problems:
+        raise ProblemsFound(problems)
+    return replace(split, kind="file", manifest_hash=manifest.hash)
+
+
+def _stale(manifest: Manifest, split: Split, path: Path) -> list[Problem]:
+    if split.manifest_hash in ("", manifest.hash):
+        return []
+    what = f"was made for another state of the data ({split.manifest_hash}, now {manifest.hash}): files came, went or changed"
+    return [Problem(str(path), what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right")]
+
+
+def _wrong_ids(manifest: Manifest, split: Split, path: Path) -> list[Problem]:
+    side_of: dict[str, str] = {}
+    problems = []
+    for side in SIDES:
+        for id_ in split.ids(side):
+            if id_ not in manifest.by_id:
+                problems.append(Problem(str(path), f"{id_!r} in {side} is no case", nearest(id_, manifest.by_id) or "remove it"))
+            elif id_ in side_of:
+                where = f"twice in {side}" if side_of[id_] == side else f"in {side_of[id_]} and in {side}"
+                problems.append(Problem(str(path), f"{id_!r} stands {where}", "keep one"))
+            side_of.setdefault(id_, side)
+    missing = [case.id for case in manifest if case.id not in side_of]
+    if missing:
+        what = f"{len(missing)} of {len(manifest)} cases are on no side, e.g. {', '.join(map(repr, missing[:3]))}"
+        problems.append(Problem(str(path), what, "add them, or leave them out with data.exclude"))
+    return problems
+
+
+# checking one
+
+
+def exclude_line(ids: Sequence[str]) -> str:
+    """What to type to leave cases out; quoted, since 012 would lose its zero."""
+    quoted = ",".join(f'"{id_}"' for id_ in ids)
+    return f"data.exclude='[{quoted}]'"
+
+
+def _empty_sides(split: Split) -> list[Problem]:
+    return [Problem("split", f"no case is in {_SPOKEN[side]}", "use  split=holdout") for side in ("train", "val") if not split.ids(side)]
+
+
+def _sides_of(split: Split) -> dict[str, str]:
+    return {id_: side for side in SIDES for id_ in split.ids(side)}
+
+
+def _groups_apart(manifest: Manifest, split: Split) -> list[Problem]:
+    side_of, problems = _sides_of(split), []
+    by_group: dict[str, dict[str, Case]] = {}
+    for case in manifest:
+        if case.group and case.id in side_of:
+            by_group.setdefault(case.group, {}).setdefault(side_of[case.id], case)
+    for group, sides in by_group.items():
+        if len(sides) > 1:
+            where = " and ".join(f"{_SPOKEN[side]} ({sides[side].id})" for side in SIDES if side in sides)
+            problems.append(Problem(f"group {group}", f"in {where}", "use  split=holdout  (it keeps groups whole)"))
+    return problems
+
+
+def _same_pixels(split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
+    """Byte-identical images on both sides."""
+    by_content: dict[str, list[str]] = {}
+    side_of, problems = _sides_of(split), []
+    for id_ in side_of:
+        if id_ in facts and facts[id_].sha1:
+            by_content.setdefault(facts[id_].sha1, []).append(id_)
+    for ids in by_content.values():
+        if len({side_of[id_] for id_ in ids}) > 1:
+            where = " and ".join(f"{_SPOKEN[side_of[id_]]} ({id_})" for id_ in ids)
+            problems.append(Problem(f"image {ids[0]}", f"the same pixels are in {where}", exclude_line(ids[1:])))
+    return problems
+
+
+def _classes_absent(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
+    problems = []
+    for side in SIDES:
+        counted = [facts[id_].class_pixels(manifest.labels) for id_ in split.ids(side) if id_ in facts]
+        for name in manifest.labels.classes if counted else ():
+            if not any(count[name] for count in counted):
+                what = f"no {_SPOKEN[side]} case has it"
+                problems.append(Problem(f"class {name}", what, "try another split.seed", "warning"))
+    return problems
+
+
+def _members(groups: Groups, names: Sequence[str]) -> list[str]:
+    return [id_ for name in names for id_ in groups[name]]
+
+
+def _are(n: int, unit: str) -> str:
+    return f"is 1 {unit}" if n == 1 else f"are {n} {unit}s"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProblemsFound([Problem("split.path", f"{path} is missing", "name an existing split file")]) from None
+    except (OSError, ValueError) as error:
+        raise ProblemsFound([Problem("split.path", f"{path} cannot be read ({error})", "it must be JSON")]) from error
+    if not isinstance(data, dict):
+        raise ProblemsFound([Problem("split.path", f"{path} holds no JSON object", 'write {"train": [...], "val": [...]}')])
+    return data

@@ -1,0 +1,75 @@
+"""The case table of a checkpoint: one code path for the end of a training and for `segkit evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.config.targets import instantiate
+from segkit.data.labels import LabelMap
+from segkit.data.manifest import Case, encoded_mask
+from segkit.errors import SegkitError
+from segkit.inference.decide import planes
+from segkit.inference.predictor import Predictor
+from segkit.metrics import CaseMetric
+from segkit.metrics.summary import Summary
+from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.progress import track
+from segkit.report.samples import Panel, samples
+
+N_WORST, N_OTHER = 4, 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    table: CaseTable
+    summary: Summary
+    panels: tuple[Panel, ...]
+
+
+def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, CaseMetric]:
+    return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
+
+
+def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, subset: str) -> Evaluation:
+    """Predict and judge every labelled case on its original grid; keep the worst and a few others as pictures."""
+    cases = [case for case in cases if case.masks]
+    if not cases:
+        raise SegkitError(f"no labelled case in subset {subset};   choose another  subset=train|val|test|all")
+    metrics = build_metrics(predictor.config.metric.cases, predictor.config.allow_targets)
+    rows: list[Row] = []
+    for case, mask in track(predict_cases(predictor, cases), f"evaluating {subset}", len(cases)):
+        rows += evaluate_case(mask, encoded_mask(case, labels), labels, case, metrics, subset)
+    table = CaseTable.of(rows, metrics)
+    return Evaluation(table, table.summary(predictor.config.seed), tuple(pictures(predictor, cases, labels, table)))
+
+
+def predict_cases(predictor: Predictor, cases: Sequence[Case]) -> Any:
+    predictions = predictor.predict_all(case.image for case in cases)
+    return zip(cases, (prediction.mask for prediction in predictions), strict=True)
+
+
+def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:
+    """The worst cases by the first metric, then others evenly from the rest."""
+    column = table.columns[0]
+    by_case = table.by_case(column)
+    known = sorted((case for case in cases if by_case[case.id] == by_case[case.id]), key=lambda case: by_case[case.id])
+    worst, rest = known[:N_WORST], known[N_WORST:]
+    others = rest[:: max(1, -(-len(rest) // N_OTHER))]
+    chosen = [*worst, *others]
+    panels = []
+    for case, prediction in zip(chosen, predictor.predict_all(case.image for case in chosen), strict=True):
+        truth = planes(encoded_mask(case, labels), labels)
+        caption = f"{case.id}   {column} {by_case[case.id]:.3f}"
+        panels.append(
+            Panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else "")
+        )
+    return panels
+
+
+def write(evaluation: Evaluation, labels: LabelMap, folder: Path, title: str) -> None:
+    """cases.csv and samples.png."""
+    evaluation.table.to_csv(folder / "cases.csv")
+    samples(evaluation.panels, labels, folder / "samples.png", title)

@@ -1,0 +1,110 @@
+"""What this machine has, and what follows: device, precision, threads, loader workers, compilation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from segkit.errors import SegkitError
+
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Precision = Literal["32", "bf16", "16"]
+
+# From so much training on, the compiled network has paid back its compilation (a minute or so; gains: see bench_train.py).
+COMPILE_PAYS_FLOP = {"cpu": 1e15, "cuda": 1e16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The choices for one process, as they are printed and kept with the run."""
+
+    device: str  # cpu | cuda | mps
+    name: str
+    precision: Precision
+    threads: int
+
+    @classmethod
+    def choose(cls, accelerator: Accelerator, precision: str | None, threads: str | int) -> Hardware:
+        device = choose_device(accelerator)
+        n = usable_cores() if threads == "auto" else int(threads)
+        return cls(device, device_name(device), choose_precision(device, precision or "auto"), n)
+
+    def apply_threads(self) -> None:
+        torch.set_num_threads(self.threads)
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
+
+    def __str__(self) -> str:
+        return f"{self.name}, precision {self.precision}, {self.threads} threads"
+
+
+def choose_device(accelerator: Accelerator) -> str:
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if accelerator == "gpu" and not has_cuda:
+        raise SegkitError("trainer.accelerator=gpu, but torch sees no GPU;   use  trainer=cpu,  or see  segkit doctor")
+    if accelerator == "mps" and not has_mps:
+        raise SegkitError("trainer.accelerator=mps, but this is no Apple GPU;   use  trainer=cpu")
+    if accelerator in ("gpu", "auto") and has_cuda:
+        return "cuda"
+    return "mps" if accelerator in ("mps", "auto") and has_mps else "cpu"
+
+
+def choose_precision(device: str, asked: str) -> Precision:
+    """bf16 where the hardware multiplies it natively, else fp16 on a GPU, else 32 bit."""
+    if asked != "auto":
+        if asked == "16" and device == "cpu":
+            raise SegkitError("trainer.precision=16 needs a GPU;   use  trainer.precision=auto")
+        return asked  # type: ignore[return-value]
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "16"
+    return "bf16" if device == "cpu" and {"avx512_bf16", "amx_bf16"} & cpu_features() else "32"
+
+
+def cpu_features() -> set[str]:
+    """Names as in /proc/cpuinfo; empty where they cannot be read (then nothing special is used)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return set()
+    flags = (line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features")))
+    return set(next(flags, "").partition(":")[2].split())
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else {"cpu": "processor", "mps": "Apple GPU"}[device]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: the affinity mask, and the quota of its container (cgroup 2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        limit, _, period = quota.read_text().strip().partition(" ")
+        if limit != "max":
+            cores = min(cores, max(1, round(int(limit) / int(period))))
+    return cores
+
+
+def loader_workers(asked: str | int, device: str, cached: bool) -> int:
+    """On a processor the training itself wants all cores, so one worker decodes ahead, and none where all is in memory."""
+    if asked != "auto":
+        return int(asked)
+    if device == "cpu":
+        return 0 if cached or usable_cores() < 2 else 1
+    return min(8, max(1, usable_cores() - 1))
+
+
+def cache_budget(asked: str | float) -> int:
+    """Bytes for decoded training images."""
+    return psutil.virtual_memory().available // 4 if asked == "auto" else int(float(asked) * 1e9)
+
+
+def compile_pays(device: str, flop_per_image: float, images: int) -> bool:
+    """Whether training on so many images (forward and backward: three times the forward FLOP) outlasts the compilation."""
+    return 3 * flop_per_image * images > COMPILE_PAYS_FLOP.get(device, float("inf"))

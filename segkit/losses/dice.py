@@ -1,0 +1,15 @@
+"""Soft Dice (Milletari et al., V-Net, 2016), from segmentation-models-pytorch."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from segkit.data.labels import IGNORE, Mode
+
+
+def dice_loss(mode: Mode, smooth: float = 0.0, log_loss: bool = False) -> nn.Module:
+    """1 - Dice, summed over the batch and averaged over the classes present in it."""
+    from segmentation_models_pytorch.losses import DiceLoss
+
+    loss: nn.Module = DiceLoss(mode, log_loss=log_loss, from_logits=True, smooth=smooth, ignore_index=IGNORE)
+    return loss

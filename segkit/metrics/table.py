@@ -1,0 +1,152 @@
+"""The case table, `cases.csv`: one row a case and class. Every reported number is made from it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.manifest import Case
+from segkit.data.pairing import Natural, natural
+from segkit.errors import SegkitError
+from segkit.files import write_text_atomic
+from segkit.metrics import NAN, Array, CaseMetric, Statistic
+from segkit.metrics.summary import OVERALL, Summary, summarise
+
+KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
+SUBSETS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of one case. `values` holds the metric columns; NaN is missing."""
+
+    case: str
+    group: str
+    subset: str
+    class_name: str
+    n_truth_px: int
+    n_pred_px: int
+    values: Mapping[str, float]
+
+
+def evaluate_case(
+    pred: Array, truth: Array, labels: LabelMap, case: Case, metrics: Mapping[str, CaseMetric], subset: str = ""
+) -> list[Row]:
+    """One row for each class, in the order of the label map.
+
+    `pred` and `truth` are on the original grid: class indices (H, W) of an exclusive map, or planes (K, H, W) of 0, 1
+    of an overlapping one. What is 255 in truth counts in neither.
+    """
+    if pred.shape != truth.shape:
+        raise SegkitError(f"{case.id}: prediction {pred.shape} and truth {truth.shape} are not on the same grid")
+    rows = []
+    for k, name in enumerate(labels.classes):
+        p, t = (masks[k] == 1 if labels.overlap else masks == k + 1 for masks in (pred, truth))
+        p = p & ((truth[k] if labels.overlap else truth) != IGNORE)
+        values = {column: value for metric in metrics.values() for column, value in metric(p, t, case).items()}
+        rows.append(Row(case.id, case.group_or_id, subset, name, int(t.sum()), int(p.sum()), values))
+    return rows
+
+
+@dataclass(frozen=True)
+class CaseTable:
+    """Rows in natural order of subset and case (the order of classes is kept), and what to tell of their columns."""
+
+    rows: tuple[Row, ...]
+    statistics: tuple[Statistic, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], metrics: Mapping[str, CaseMetric]) -> CaseTable:
+        statistics = tuple(statistic for metric in metrics.values() for statistic in metric.statistics)
+        return cls(tuple(sorted(rows, key=position)), statistics)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column for row in self.rows for column in row.values))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.class_name for row in self.rows))
+
+    def subset(self, name: str) -> CaseTable:
+        return CaseTable(tuple(row for row in self.rows if row.subset == name), self.statistics)
+
+    def by_case(self, column: str) -> dict[str, float]:
+        """The mean over the classes of each case, NaN where no class has a value. Keys in the order of the rows."""
+        values: dict[str, list[float]] = {}
+        for row in self.rows:
+            values.setdefault(row.case, []).append(row.values.get(column, NAN))
+        return {case: mean_of_known(of_case) for case, of_case in values.items()}
+
+    def summary(self, seed: int = 0) -> Summary:
+        """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes."""
+        lines = []
+        for name in dict.fromkeys(row.subset for row in self.rows):
+            part = self.subset(name)
+            for class_name in (OVERALL, *part.classes):
+                for statistic in self.statistics:
+                    values, groups = part.collect(statistic, class_name)
+                    lines.append(summarise(values, groups, statistic, class_name, name, seed))
+        return Summary(tuple(lines))
+
+    def collect(self, statistic: Statistic, class_name: str) -> tuple[Array, list[str]]:
+        """Values of one class (or the mean over classes of each case) with the group of each."""
+        rows = [row for row in self.rows if class_name in (OVERALL, row.class_name)]
+        groups = {row.case: row.group for row in rows}
+        values: dict[str, list[float]] = {case: [] for case in groups}
+        column = statistic.of(np.array([row.values.get(statistic.column, NAN) for row in rows], float))
+        for row, value in zip(rows, column, strict=True):
+            values[row.case].append(float(value))
+        return np.array([mean_of_known(of_case) for of_case in values.values()]), list(groups.values())
+
+    def to_csv(self, path: Path) -> None:
+        """Floats are written so that they read back to the last bit; a missing value is an empty field."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*KEYS, *self.columns])
+        for row in self.rows:
+            values = [row.values.get(column, NAN) for column in self.columns]
+            keys = (row.case, row.group, row.subset, row.class_name, row.n_truth_px, row.n_pred_px)
+            writer.writerow([*keys, *("" if v != v else repr(float(v)) for v in values)])
+        write_text_atomic(path, text.getvalue())
+
+    @classmethod
+    def from_csv(cls, path: Path, metrics: Mapping[str, CaseMetric] | None = None) -> CaseTable:
+        """The table as written. Without metrics the statistics are plain means of the columns, under no known rule."""
+        if not path.is_file():
+            raise SegkitError(f"{path}: no such case table;   segkit evaluate writes it")
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = list(reader.fieldnames or [])[len(KEYS) :]
+            if tuple(reader.fieldnames or ())[: len(KEYS)] != KEYS:
+                raise SegkitError(f"{path}: not a case table; its first columns must be {', '.join(KEYS)}")
+            rows = tuple(read_row(row, columns, f"{path}, line {reader.line_num}") for row in reader)
+        if metrics is None:
+            return cls(rows, tuple(Statistic(column, column) for column in columns))
+        return cls.of(rows, metrics)
+
+
+def read_row(row: Mapping[str, str], columns: Sequence[str], where: str) -> Row:
+    try:
+        values = {column: float(row[column]) if row[column] else NAN for column in columns}
+        keys = (row["case"], row["group"], row["subset"], row["class"])
+        return Row(*keys, int(row["n_truth_px"]), int(row["n_pred_px"]), values)
+    except ValueError as error:
+        raise SegkitError(f"{where}: {error}") from error
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else NAN
+
+
+def position(row: Row) -> tuple[int, str, Natural]:
+    """Train before val before test; case 2 before case 10."""
+    place = SUBSETS.index(row.subset) if row.subset in SUBSETS else len(SUBSETS)
+    return place, row.subset, natural(row.case)

@@ -1,0 +1,40 @@
+"""Progress of anything that takes longer than two seconds: a rich bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+console = Console(stderr=False, highlight=False, soft_wrap=True)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items`, showing how far it is. Nothing is shown for what ends within two seconds."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    return _bar(items, description, total) if sys.stdout.isatty() else _lines(items, description, total)
+
+
+def _bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    due = time.monotonic() + 2.0
+    for done, item in enumerate(items):
+        if time.monotonic() >= due:
+            console.print(f"{description} {done}/{total if total is not None else '?'}")
+            due = time.monotonic() + SECONDS_BETWEEN_LINES
+        yield item

@@ -1,0 +1,256 @@
+"""The recipes behind the commands: config -> data -> task -> trainer -> result."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
+
+from segkit import checkpoint, evaluation
+from segkit.checkpoint import Card, build_model
+from segkit.config.schema import Evaluate, Predict, Train
+from segkit.config.targets import instantiate
+from segkit.data.datamodule import SegmentationData, intensity
+from segkit.data.labels import LabelMap
+from segkit.data.loader import naming_killed_workers
+from segkit.data.manifest import Case, Manifest
+from segkit.errors import SegkitError
+from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
+from segkit.hardware import Hardware
+from segkit.inference import predictor
+from segkit.inference.batch import Wanted, predict_files
+from segkit.losses import WeightedLoss
+from segkit.metrics.summary import OVERALL, Summary
+from segkit.processes import is_child, replay_as
+from segkit.progress import console
+from segkit.report.curves import curves
+from segkit.rundir import Interrupted, RunFolder, versions
+from segkit.task import SegmentationTask
+from segkit.trainer import build_trainer, prepare_network
+
+CACHE = ".cache"
+"""Folder below output_dir for phantoms and audits; may be deleted at any time."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command hands back to Python."""
+
+    folder: Path
+    summary: Summary
+    ckpt: Path
+
+
+def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
+    """Train one experiment and leave a complete run folder."""
+    resumed = RunFolder.to_resume(cfg, overrides)
+    cfg = resumed.config() if resumed else cfg
+    hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
+    hardware.apply_threads()
+    prepared = prepare_data(cfg, resumed)
+    card = make_card(cfg, prepared, hardware)
+    task = build_task(cfg, card)
+    run = resumed or RunFolder.create(cfg, overrides, run_dir)
+    data = SegmentationData(prepared, cfg, hardware.device)
+    if is_child():
+        fit(run, cfg, hardware, task, data)
+        return Result(run.path, Summary(()), run.best)
+    announce(run, prepared, hardware)
+    with run.recording():
+        record_start(run, prepared, card)
+        fit(run, cfg, hardware, task, data)
+        return finish(run, cfg, hardware, prepared)
+
+
+def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
+    """The audited manifest and its split; a resumed run keeps the split it was started with."""
+    split = cfg.split
+    if resumed and (resumed.path / "split.json").exists():
+        split = split.model_copy(update={"kind": "file", "path": str(resumed.path / "split.json")})
+    return prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE)
+
+
+def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
+    mean, sd = intensity(prepared.facts, prepared.split.train)
+    manifest = prepared.manifest
+    return Card(
+        config=cfg.model_dump(mode="json"),
+        labels=manifest.labels.as_dict(),
+        channels=len(mean),
+        mean=mean,
+        sd=sd,
+        split=asdict(prepared.split),
+        data_root=str(manifest.root.resolve()),
+        data_fingerprint=data_fingerprint(prepared.facts),
+        is_phantom=manifest.is_phantom,
+        precision=hardware.precision,
+        versions=versions(),
+    )
+
+
+def build_task(cfg: Train, card: Card) -> SegmentationTask:
+    """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`."""
+    for seed_all in (random.seed, np.random.seed, torch.manual_seed):
+        seed_all(cfg.seed)
+    mode = card.label_map().mode
+    model = build_model(card, cfg.allow_targets)
+    if cfg.init_from:
+        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from))
+        console.print(
+            f"weights from {cfg.init_from}" + (f"; made anew, for their shape: {', '.join(fresh)}" if fresh else "")
+        )
+    nodes = {name: node for name, node in cfg.loss.parts.items() if node is not None}
+    parts = {name: instantiate(node, allow=cfg.allow_targets, mode=mode) for name, node in nodes.items()}
+    metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
+    return SegmentationTask(model, WeightedLoss(parts, cfg.loss.weights, mode), metrics, cfg, card)
+
+
+def announce(run: RunFolder, prepared: Prepared, hardware: Hardware) -> None:
+    """What was chosen, before it starts."""
+    split = prepared.split
+    console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
+    console.print(
+        f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}"
+    )
+    console.print(f"hardware   {hardware}")
+    for note in prepared.notes:
+        console.print(f"note       {note.where}: {note.what}")
+
+
+def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
+    if not run.resumed or not (run.path / "split.json").exists():
+        prepared.split.to_json(run.path / "split.json")
+    manifest = prepared.manifest
+    facts = {"fingerprint": card.data_fingerprint, "manifest": manifest.hash, "root": card.data_root}
+    run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
+
+
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, data: SegmentationData) -> None:
+    """Train to the end, or stop with a checkpoint and say how to go on."""
+    n_train = len(data.train)
+    compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    console.print(f"network    {parameters:,} parameters{', compiled' if compiled else ''}")
+    step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
+    trainer = build_trainer(cfg, run, hardware, step)
+    if trainer.world_size > 1 and not is_child():
+        replay_as(run.path)
+    try:
+        with naming_killed_workers(data.train, data.val):
+            trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
+    except (Interrupted, SystemExit, KeyboardInterrupt):
+        draw_curves(run, cfg)
+        console.print(f"stopped; go on with   segkit train resume={run.path}")
+        raise Interrupted from None
+
+
+def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared) -> Result:
+    """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
+    best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+    cases = [prepared.manifest.by_id[i] for i in prepared.split.val]
+    judged = evaluate_cases(best, cases, prepared.manifest.labels, "val")
+    write_results(run.path, judged, best.card, prepared.manifest.labels)
+    draw_curves(run, cfg)
+    record_hparams(run, cfg, judged.summary)
+    return Result(run.path, judged.summary, run.best)
+
+
+def write_results(folder: Path, judged: Evaluation, card: Card, labels: LabelMap) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{card.config['name']}{' (synthetic phantom data)' if card.is_phantom else ''}"
+    evaluation.write(judged, labels, folder, title)
+    RunFolder(folder).write_json("summary.json", {"is_phantom": card.is_phantom, "results": judged.summary.as_dict()})
+    judged.summary.print(console, title)
+    console.print(f"per case   {folder / 'cases.csv'}\npictures   {folder / 'samples.png'}")
+
+
+def draw_curves(run: RunFolder, cfg: Train) -> None:
+    if (run.path / "metrics.csv").exists():
+        curves(run.path / "metrics.csv", run.path / "curves.png", cfg.metric.monitor, cfg.metric.mode)
+
+
+def record_hparams(run: RunFolder, cfg: Train, summary: Summary) -> None:
+    """TensorBoard's HPARAMS tab stays empty unless hyper-parameters are written together with final metrics."""
+    if not cfg.logger.tensorboard:
+        return
+    metrics = {f"final/{line.statistic}": line.mean for line in summary.lines if line.class_name == OVERALL}
+    logger = TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False)
+    logger.log_hyperparams(hparams(cfg), metrics)
+    logger.finalize("success")
+
+
+def hparams(cfg: Train) -> dict[str, str | int | float | bool]:
+    """The scalars that people compare runs by: `model.widths`, `optimizer.lr`, `data.batch_size` and so on."""
+    sections = ("model", "optimizer", "scheduler", "preprocess", "loss")
+    tree = cfg.model_dump(mode="json")
+    chosen = {name: tree[name] for name in sections} | {"seed": cfg.seed, "data": {"batch_size": cfg.data.batch_size}}
+    return dict(leaves(chosen))
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def evaluate(cfg: Evaluate) -> Result:
+    """The per-case table of a checkpoint on a subset of its own data, or on another data set (then on all its cases)."""
+    ckpt = checkpoint.find(cfg.ckpt)
+    where = cfg.hardware
+    best = predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
+    given = cfg.data.model_dump(exclude_unset=True)
+    data = best.config.data.model_copy(update=given)
+    if given.get("root", data.root) is None and not best.card.is_phantom:
+        data = data.model_copy(update={"root": best.card.data_root})
+    manifest = examine(data, best.config.seed, cfg.allow_targets, cache_dir=Path(best.config.output_dir) / CACHE)
+    check_classes(manifest.labels, best.labels)
+    subset = "all" if "source" in given else cfg.subset
+    judged = evaluate_cases(best, choose_cases(manifest, best.card, subset), manifest.labels, subset)
+    folder = Path(cfg.output) if cfg.output else ckpt.parent.parent / "evaluation" / subset
+    write_results(folder, judged, best.card, manifest.labels)
+    return Result(folder, judged.summary, ckpt)
+
+
+def choose_cases(manifest: Manifest, card: Card, subset: str) -> list[Case]:
+    """The cases of a subset of the split that the checkpoint was trained with; they must still be there."""
+    if subset == "all":
+        return list(manifest)
+    ids: list[str] = card.split[subset]
+    missing = [i for i in ids if i not in manifest.by_id]
+    if missing:
+        raise SegkitError(
+            f"{len(missing)} of {len(ids)} {subset} cases of this checkpoint are not in {manifest.root} (such as {missing[0]});\n"
+            "  say where the images are with  data.root=FOLDER,  or judge all cases of another data set with  subset=all"
+        )
+    return [manifest.by_id[i] for i in ids]
+
+
+def check_classes(data: LabelMap, trained: LabelMap) -> None:
+    if (data.classes, data.overlap) != (trained.classes, trained.overlap):
+        theirs, ours = ", ".join(data.classes), ", ".join(trained.classes)
+        raise SegkitError(f"the data has classes {theirs}, the checkpoint {ours};   name them alike with  data.labels")
+
+
+def predict(cfg: Predict) -> int:
+    """Masks for new images. Exit code 1 where an image could not be done."""
+    where = cfg.hardware
+    best = predictor.load(cfg.ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
+    if best.card.is_phantom:
+        console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
+    done = predict_files(best, cfg.input, Path(cfg.output), Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
+    skipped = f", {done.skipped} there already" if done.skipped else ""
+    console.print(f"{done.written} masks written to {cfg.output}{skipped}")
+    if done.problems:
+        console.print(f"{len(done.problems)} images could not be done:")
+        for problem in done.problems:
+            console.print(f"  {problem.where}   {problem.what}")
+    return 1 if done.problems else 0

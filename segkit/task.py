@@ -1,0 +1,151 @@
+"""The LightningModule: what one step does, whatever the network, the loss and the metric are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from segkit.checkpoint import CARD, Card
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate
+from segkit.data import geometry
+from segkit.data.dataset import Batch, CaseDataset
+from segkit.inference.decide import decide, restore
+from segkit.losses import WeightedLoss
+from segkit.metrics import CaseMetric
+from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.models.wrapper import SegmentationModel, activate
+from segkit.optim import build_scheduler
+
+Array = npt.NDArray[Any]
+
+
+class SegmentationTask(L.LightningModule):
+    """Trains `model` against `loss`; validates on the original grid, case by case."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        loss: WeightedLoss,
+        metrics: Mapping[str, CaseMetric],
+        config: Train,
+        card: Card,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.metrics, self.config, self.card = metrics, config, card
+        self.labels = card.label_map()
+        self.rows: list[Row] = []
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout is a function of (seed, step, rank), so a resumed run draws what the uninterrupted one drew."""
+        key = (self.config.seed, self.global_step, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        parts = self.loss(self.model.logits(batch.image), batch.mask)
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return parts  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """A plateau schedule is stepped by hand: Lightning would step it after the checkpoint is written, so that a
+        resumed run would miss one step."""
+        cfg = self.config
+        optimizer = instantiate(
+            cfg.optimizer, allow=cfg.allow_targets, params=self.model.parameters(), **fused(cfg.optimizer, self.card.precision)
+        )
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
+        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self.plateau = scheduler
+            if self.plateau_state is not None:
+                scheduler.load_state_dict(self.plateau_state)
+            return optimizer  # type: ignore[no-any-return]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    # --- validation -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.rows = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:
+        """Index -> mask on the original grid."""
+        logits = self.model.logits(batch.image)
+        parts = self.loss(logits, batch.mask)
+        self.log_dict(
+            {f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True
+        )
+        probs = activate(logits, self.model.mode).cpu().numpy()
+        return {index: self.judge(index, one) for index, one in zip(batch.indices, probs, strict=True)}
+
+    def judge(self, index: int, probs: Array) -> Array:
+        """The mask of one validation case, from probabilities (C, h, w) on the network's grid; its rows join the table."""
+        dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
+        case, truth = dataset.cases[index], dataset.truth(index)
+        steps = geometry.plan(self.config.preprocess, (truth.shape[-2], truth.shape[-1]))
+        mask = decide(restore(probs, steps, self.labels), self.labels, self.config.inference.threshold)
+        self.rows += evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
+        return mask
+
+    def on_validation_epoch_end(self) -> None:
+        """The means over all cases, the same on every process."""
+        rows = gather(self.rows)
+        summary = CaseTable.of(rows, self.metrics).summary()
+        for line in summary.lines:
+            if line.class_name == "overall":
+                self.log(f"val/{line.statistic}", line.mean)
+            elif len(self.labels.classes) > 1:
+                self.log(f"val/{line.statistic}/{line.class_name}", line.mean)
+        if self.plateau is not None:
+            self.plateau.step(float(self.trainer.callback_metrics[f"val/{self.config.metric.monitor}"]))
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CARD] = self.card.as_dict()
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")
+
+
+def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
+    """torch's own Adam and SGD do a step in one pass over the weights; other optimizers do not know the word.
+
+    Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
+    """
+    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "Adagrad")}
+    own_choice = {"fused", "foreach"} & set(optimizer)
+    return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
+
+
+def gather(rows: list[Row]) -> list[Row]:
+    """The rows of all processes, so that each counts every case once."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    everyone: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(everyone, rows)
+    return [row for part in everyone for row in part]

@@ -1,0 +1,126 @@
+"""Lightning's Trainer, made from the config and this machine."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from segkit.callbacks.epochs import EpochTable
+from segkit.callbacks.interruption import Interruption
+from segkit.callbacks.pictures import Pictures
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate
+from segkit.hardware import Hardware, compile_pays
+from segkit.models.wrapper import SegmentationModel
+from segkit.progress import console
+from segkit.rundir import RunFolder
+
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+NOISE = (
+    ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
+    ".*smaller than the logging interval.*",  # every epoch is logged as well
+    ".*is not registered in a schema.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside lightning, from torch 2.9 on
+    ".*lr_scheduler.step\\(\\)` before `optimizer.step\\(\\).*",  # fp16's first steps are skipped by the loss scaler
+)
+
+
+def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: int) -> L.Trainer:
+    """`global_step` is where a resumed run goes on: what TensorBoard holds beyond it is dropped."""
+    quiet()
+    limits = {
+        "limit_train_batches": cfg.trainer.limit_train_batches,
+        "limit_val_batches": cfg.trainer.limit_val_batches,
+    }
+    return L.Trainer(
+        accelerator=ACCELERATORS[hardware.device],
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=cfg.trainer.strategy,
+        precision=PRECISIONS[hardware.precision],
+        max_epochs=cfg.trainer.max_epochs,
+        max_time={"minutes": cfg.trainer.max_minutes} if cfg.trainer.max_minutes else None,  # type: ignore[dict-item]
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
+        **{key: value for key, value in limits.items() if value is not None},
+        # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
+        deterministic="warn" if cfg.trainer.deterministic else False,
+        profiler=cfg.trainer.profiler,
+        callbacks=build_callbacks(cfg, run),
+        logger=build_logger(cfg, run, global_step),
+        log_every_n_steps=cfg.logger.log_every_n_steps,
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,  # the audit has read every file, and the first validation comes soon enough
+        use_distributed_sampler=False,  # EpochSampler deals the cases out itself, without repeats
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        enable_progress_bar=console.is_terminal,
+        default_root_dir=run.path,
+    )
+
+
+def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
+    own, monitor = cfg.callbacks, cfg.metric.monitor
+    checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes)
+    callbacks: list[L.Callback] = [
+        EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
+        Pictures(own.pictures.every_n_epochs, own.pictures.n_images),
+        checkpoints,
+        Interruption(checkpoints),
+    ]
+    if own.early_stopping.patience is not None:
+        patience, delta = own.early_stopping.patience, own.early_stopping.min_delta
+        callbacks.append(EarlyStopping(f"val/{monitor}", delta, patience, mode=cfg.metric.mode))
+    if console.is_terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    extra = (node for node in own.extra.values() if node is not None)
+    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra)]
+
+
+def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:
+    if not cfg.logger.tensorboard:
+        return False
+    purge = global_step + 1 if global_step else None
+    return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+
+
+def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int) -> bool:
+    """Memory order and compilation, in place: state-dict keys stay as they are. Returns whether it is compiled."""
+    if cfg.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wanted = cfg.trainer.compile
+    if wanted == "auto":
+        size = cfg.preprocess.size  # images of many sizes would be compiled again and again
+        images = cfg.trainer.max_epochs * n_train
+        wanted = size is not None and compile_pays(hardware.device, flop_per_image(model, channels, size), images)
+    if wanted:
+        model.network.compile()
+    return wanted
+
+
+def flop_per_image(model: SegmentationModel, channels: int, size: tuple[int, int]) -> float:
+    """Floating-point operations of one forward pass, counted without computing anything."""
+    ghost = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ghost.logits(torch.empty(1, channels, *size, device="meta"))
+    return float(counter.get_total_flops())
+
+
+def quiet() -> None:
+    """Leave out what a user cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,49 @@
+"""Every file in conf/ composes with a command that knows its group, and everything it names is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segkit.config import door
+from segkit.config.schema import COMMANDS
+from segkit.config.signatures import signature
+
+FILES = sorted(door.CONF.rglob("*.yaml"))
+NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
+OPTIONS = [f for f in FILES if f.parent != door.CONF and not f.name.startswith("_")]
+
+
+def targets(node: object) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_needs_nothing_but_what_it_asks_for(command: str) -> None:
+    door.compose(command, NEEDED.get(command, []))
+    assert (door.CONF / f"{command}.yaml").is_file()
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_an_option_composes(file: Path) -> None:
+    group = file.parent.relative_to(door.CONF).as_posix()
+    users = [command for command in COMMANDS if group in door.groups(command)]
+    assert users, f"no command has the group {group}"
+    for command in users:
+        door.compose(command, [*NEEDED.get(command, []), f"{group}={file.stem}"])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(door.CONF).as_posix())
+def test_what_is_named_is_there(file: Path) -> None:
+    for target in targets(yaml.safe_load(file.read_text())):
+        signature(target)  # raises where there is no such name, or its source cannot be read
+
+
+def test_presets_tell_how_to_run_them() -> None:
+    for file in (door.CONF / "experiment").glob("*.yaml"):
+        assert f"segkit train experiment={file.stem}" in file.read_text()

@@ -1,0 +1,189 @@
+"""What a `_target_` may name, how its keywords are checked from source alone, and that hostile nodes build nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.config.targets import check_target, instantiate, keywords_of
+from segkit.errors import SegkitError
+
+OWN = '''
+from __future__ import annotations
+import os
+import typing as t
+from dataclasses import dataclass, field
+from os import system
+from typing import Literal, NamedTuple, Optional, Sequence
+
+from .deep import Aliased as Renamed, Base
+from .deep import *
+
+Size = tuple[int, int]
+
+def function(a: int, /, b: Size, *, c: "Optional[float]" = None, d=0.5, e: Unknown = 3, f: Literal["x", "y"] = "x"): return b
+
+class Net(Base):
+    """Inherits its __init__."""
+
+class Open:
+    def __init__(self, width: int, **kwargs): self.kwargs = kwargs
+
+@dataclass
+class Parent:
+    root: str
+    names: Sequence[str] = ()
+
+@dataclass
+class Child(Parent):
+    depth: int | None = None
+    hidden: int = field(default=1, init=False)
+    constant: t.ClassVar[int] = 3
+
+class Pair(NamedTuple):
+    left: float
+    right: float = 1.0
+
+class Picky:
+    def __init__(self, width: int):
+        if width > 3: raise ValueError("width may be 3 at most")
+
+class Holder:
+    def __init__(self, inner=None, many=(), by_name=None): self.inner, self.many, self.by_name = inner, many, by_name
+    def method(self): ...
+
+value = 3
+'''
+DEEP = """
+class Base:
+    def __init__(self, in_channels: int, out_channels: int, width: int = 8): self.width = width
+class Aliased:
+    def __init__(self, flag: bool): ...
+class Starred:
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "target_nets").mkdir()
+    (folder / "target_nets" / "__init__.py").write_text(OWN)
+    (folder / "target_nets" / "deep.py").write_text(DEEP)
+    sys.path.append(str(folder))
+    yield ["target_nets"]
+    sys.path.remove(str(folder))
+
+
+def complaints(node: dict[str, Any], allow: list[str] | None = None, supplied: tuple[str, ...] = ()) -> dict[str, str]:
+    return {p.where: f"{p.what} {p.mend}".strip() for p in check_target(node, "model", allow or [], supplied)}
+
+
+def test_signatures_are_read_without_importing(own: list[str]) -> None:
+    assert keywords_of("target_nets.function", own) == ["b", "c", "d", "e", "f"]
+    assert keywords_of("target_nets.Net", own) == ["in_channels", "out_channels", "width"]
+    assert keywords_of("target_nets.Renamed", own) == ["flag"]
+    assert keywords_of("target_nets.Starred", own) == []
+    assert keywords_of("target_nets.Child", own) == ["root", "names", "depth"]
+    assert keywords_of("target_nets.Pair", own) == ["left", "right"]
+    assert "target_nets" not in sys.modules
+
+
+def test_values_must_fit_annotations_and_defaults(own: list[str]) -> None:
+    node = {"_target_": "target_nets.function", "b": [1, "x"], "c": "x", "d": "x", "e": "x", "f": "z"}
+    assert complaints(node, own) == {
+        "model.b.1": "needs a whole number, got 'x'",
+        "model.c": "needs a number, got 'x'",
+        "model.d": "needs a number, got 'x'",
+        "model.f": "must be one of x, y; got 'z'",
+    }
+    assert not complaints({"_target_": "target_nets.function", "b": [1, 2], "c": None, "d": 1, "e": [], "f": "y"}, own)
+
+
+def test_names_and_requirements(own: list[str]) -> None:
+    assert complaints({"_target_": "target_nets.Net", "widht": 3}, own, ("in_channels",)) == {
+        "model.widht": "Net takes no widht; did you mean model.width?",
+        "model.out_channels": "is needed by Net add  +model.out_channels=VALUE",
+    }
+    assert complaints({"_target_": "target_nets.Picky"}, own, ("width", "mode")) == {
+        "model": "target_nets.Picky must take mode: segkit passes it"
+    }
+    assert not complaints({"_target_": "target_nets.Open", "width": 3, "anything": 4}, own, ("mode",))
+    assert "did you mean target_nets.Net?" in complaints({"_target_": "target_nets.Nett"}, own)["model"]
+    assert "there is no package nowhere" in complaints({"_target_": "nowhere.Net"}, ["nowhere"])["model"]
+    assert "_args_" in next(iter(complaints({"_target_": "target_nets.Starred", "_args_": [1]}, own)))
+
+
+def test_nested_targets_are_checked(own: list[str]) -> None:
+    inner = {"_target_": "target_nets.Picky", "width": "x"}
+    node = {"_target_": "target_nets.Holder", "inner": inner, "many": [inner], "by_name": {"a": {"_target_": "os.system"}}}
+    assert set(complaints(node, own)) == {"model.inner.width", "model.many.0.width", "model.by_name.a"}
+
+
+def test_library_signatures() -> None:
+    """The libraries that presets name: torch, albumentations, lightning, segmentation-models-pytorch."""
+    flip = {"_target_": "albumentations.HorizontalFlip", "p": "x"}
+    assert complaints(flip) == {"model.p": "needs a number, got 'x'"}
+    stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitr": "loss"}
+    assert set(complaints(stop)) == {"model.monitr", "model.monitor"}
+    assert "HorizontalFlip?" in complaints({"_target_": "albumentations.HorizontalFlipp"})["model"]
+    dice = {"_target_": "segmentation_models_pytorch.losses.DiceLoss", "smoth": 1.0}
+    assert complaints(dice, supplied=("mode",)) == {"model.smoth": "DiceLoss takes no smoth; did you mean model.smooth?"}
+    adam = {"_target_": "torch.optim.Adam", "lr": "x", "betas": [0.9, 0.99], "amsgrad": True}
+    assert complaints(adam, supplied=("params",)) == {"model.lr": "needs a number, got 'x'"}
+
+
+def test_building(own: list[str]) -> None:
+    inner = {"_target_": "target_nets.Net", "width": 4, "in_channels": 1, "out_channels": 1}
+    holder = instantiate({"_target_": "target_nets.Holder", "many": [inner, 3]}, allow=own, inner=1)
+    assert holder.inner == 1
+    assert holder.many[0].width == 4
+    assert holder.many[1] == 3
+    assert instantiate({"_target_": "target_nets.Net", "width": 5}, allow=own, in_channels=1, out_channels=2).width == 5
+
+
+def test_complaints_of_a_constructor_name_it(own: list[str]) -> None:
+    with pytest.raises(SegkitError, match=r"target_nets\.Picky: width may be 3 at most"):
+        instantiate({"_target_": "target_nets.Picky", "width": 4}, allow=own)
+    with pytest.raises(SegkitError, match=r"target_nets\.Picky: .*widht"):
+        instantiate({"_target_": "target_nets.Picky", "widht": 4}, allow=own)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "segkit.data.sources.Path",
+        "segkit.data.readers.os.system",
+        "segkit.config.targets.instantiate",
+        "segkit.cli.main",
+        "segkit.models",
+        "segkitx.models.Net",
+        "torch.nn",
+        "torch.nn.modules.module.torch.hub.load",
+        "torch.nn.Module.__init__.__globals__",
+        "torch.load",
+        "torch.nn.functional.conv2d",
+        "target_nets.system",
+        "target_nets.os.system",
+        "target_nets.value",
+        "target_nets.Holder.method",
+        "target_nets",
+        "",
+        "None",
+        "../evil.Net",
+    ],
+)
+def test_hostile_nodes_build_nothing(own: list[str], target: str, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    for node in ({"_target_": target, "command": f"touch {witness}"}, {"_target_": target}):
+        with pytest.raises(SegkitError):
+            instantiate(node, allow=own)
+        with pytest.raises(SegkitError):
+            instantiate({"_target_": "target_nets.Holder", "many": [{"deeper": node}]}, allow=own)
+    assert not witness.exists()

@@ -1,0 +1,102 @@
+"""What the network is fed: a function of (seed, epoch, index), whatever reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from segkit.data.augment import Augmentation
+from segkit.data.dataset import CaseDataset, Sample, collate
+from segkit.data.intensity import unit_scale
+from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.manifest import Case
+from segkit.data.readers import ImageFile, MaskFile
+from tests.data.test_geometry import Grid
+
+LABELS = LabelMap.of({0: "background", 255: "head"})
+TRANSFORMS = {
+    "flip": {"_target_": "albumentations.HorizontalFlip", "p": 0.5},
+    "affine": {"_target_": "albumentations.Affine", "rotate": [-20, 20], "p": 0.8},
+    "noise": {"_target_": "albumentations.GaussNoise", "p": 0.5},
+}
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(8):
+        image, mask = tmp_path / f"{i}.png", tmp_path / f"{i}_mask.png"
+        cv2.imwrite(str(image), rng.integers(0, 255, (37, 53), np.uint8))
+        cv2.imwrite(str(mask), (rng.random((37, 53)) > 0.5).astype(np.uint8) * 255)
+        made.append(Case(str(i), ImageFile(image), MaskFile(mask)))
+    return made
+
+
+def dataset(cases: list[Case], seed: int = 0, size: tuple[int, int] | None = (32, 48)) -> CaseDataset:
+    return CaseDataset(cases, LABELS, Grid(size), Augmentation(TRANSFORMS), seed)
+
+
+def stream(data: CaseDataset, epoch: int, workers: int) -> list[Sample]:
+    keys = [(epoch, index) for index in range(len(data))]
+    loader: Any = DataLoader(data, batch_size=None, sampler=keys, num_workers=workers)  # type: ignore[arg-type]
+    return list(loader)
+
+
+def same(a: list[Sample], b: list[Sample]) -> bool:
+    return all(torch.equal(x.image, y.image) and torch.equal(x.mask, y.mask) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_do_not_change_the_images(cases: list[Case], workers: int) -> None:
+    assert same(stream(dataset(cases), 3, 0), stream(dataset(cases), 3, workers))
+
+
+def test_every_epoch_and_every_seed_has_its_own_stream(cases: list[Case]) -> None:
+    first = stream(dataset(cases), 0, 0)
+    assert not same(first, stream(dataset(cases), 1, 0))
+    assert not same(first, stream(dataset(cases, seed=1), 0, 0))
+    assert same(first, stream(dataset(cases), 0, 0))
+
+
+def test_memory_and_disk_give_the_same(cases: list[Case]) -> None:
+    cached = dataset(cases)
+    cached.keep_in_memory(2)
+    assert same(stream(cached, 0, 2), stream(dataset(cases), 0, 0))
+
+
+def test_mask_moves_with_its_image(tmp_path: Path) -> None:
+    """The image is its own mask, so they must still agree after augmentation."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 20:50] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    file = tmp_path / "a.png"
+    moves = {"affine": {**TRANSFORMS["affine"], "p": 1.0}}
+    data = CaseDataset([Case("a", ImageFile(file), MaskFile(file))], LABELS, Grid(None), Augmentation(moves), 0)
+    for epoch in range(5):
+        sample = data[(epoch, 0)]
+        agree = ((sample.image[0] > 127) == (sample.mask == 1)).float().mean()
+        assert agree > 0.97
+
+
+def test_unequal_images_share_a_batch_and_the_padding_is_ignored() -> None:
+    samples = [Sample(torch.ones(1, h, w, dtype=torch.uint8), torch.ones(h, w, dtype=torch.uint8), i) for i, (h, w) in enumerate([(3, 5), (4, 2)])]
+    batch = collate(samples)
+    assert batch.image.shape == (2, 1, 4, 5)
+    assert batch.mask[0, 3].eq(IGNORE).all()
+    assert batch.mask[1, :, 2:].eq(IGNORE).all()
+    assert batch.image[1, 0, :, 2:].eq(0).all()
+
+
+def test_unit_scale() -> None:
+    assert unit_scale(np.full((2, 2, 1), 200, np.uint8)).dtype == np.uint8
+    assert unit_scale(np.full((2, 2, 1), 65535, np.uint16)).max() == 1.0
+    stretched = unit_scale(np.array([[[-1000.0], [3000.0]]], np.float32))
+    assert (stretched.min(), stretched.max()) == (0.0, 1.0)
+    assert not np.isnan(unit_scale(np.array([[[np.nan], [3.0]]], np.float32))).any()
