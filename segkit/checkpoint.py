@@ -98,12 +98,12 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+        if "global" in str(error).lower():  # torch names the class or function that it was asked to call
             raise SegkitError(
                 f"{path} holds Python objects besides tensors and plain data, which could run code; it is refused.\n"
                 "  Ask its author for a plain state dict (torch.save(model.state_dict(), FILE))"
             ) from error
-        raise SegkitError(f"{path} is no checkpoint that can be read: {first_line(error)}") from error
+        raise SegkitError(f"{path} is damaged or no checkpoint") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise SegkitError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
@@ -150,9 +150,7 @@ def init_weights(model: SegmentationModel, path: Path) -> list[str]:
     fitting = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
     fresh = [key for key in ours if key.startswith("network.") and key not in fitting]
     if 2 * len(fitting) < len(ours) - 2:
-        raise SegkitError(
-            f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?"
-        )
+        raise SegkitError(f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?")
     model.load_state_dict(fitting, strict=False)
     return fresh
 

@@ -63,9 +63,7 @@ def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, tabl
     for case, prediction in zip(chosen, predictor.predict_all(case.image for case in chosen), strict=True):
         truth = planes(encoded_mask(case, labels), labels)
         caption = f"{case.id}   {column} {by_case[case.id]:.3f}"
-        panels.append(
-            Panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else "")
-        )
+        panels.append(Panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else ""))
     return panels
 
 

@@ -10,9 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from segkit.config.schema import Scheduler
 
 
-def build_scheduler(
-    optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str
-) -> LRScheduler | ReduceLROnPlateau:
+def build_scheduler(optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str) -> LRScheduler | ReduceLROnPlateau:
     """Stepped after every optimizer step; `plateau` after every validation."""
     if cfg.name == "plateau":
         how = "max" if mode == "max" else "min"
@@ -32,5 +30,5 @@ def rate(cfg: Scheduler, step: int, n_steps: int, warmup: int) -> float:
     if cfg.name == "constant":
         return 1.0
     if cfg.name == "poly":
-        return (1 - done) ** cfg.power
+        return float((1 - done) ** cfg.power)
     return float(cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 
 from segkit import checkpoint, evaluation
 from segkit.checkpoint import Card, build_model
 from segkit.config.schema import Evaluate, Predict, Train
 from segkit.config.targets import instantiate
+from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 from segkit.data.datamodule import SegmentationData, intensity
 from segkit.data.labels import LabelMap
 from segkit.data.loader import naming_killed_workers
@@ -103,9 +103,7 @@ def build_task(cfg: Train, card: Card) -> SegmentationTask:
     model = build_model(card, cfg.allow_targets)
     if cfg.init_from:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from))
-        console.print(
-            f"weights from {cfg.init_from}" + (f"; made anew, for their shape: {', '.join(fresh)}" if fresh else "")
-        )
+        console.print(f"weights from {cfg.init_from}" + (f"; made anew, for their shape: {', '.join(fresh)}" if fresh else ""))
     nodes = {name: node for name, node in cfg.loss.parts.items() if node is not None}
     parts = {name: instantiate(node, allow=cfg.allow_targets, mode=mode) for name, node in nodes.items()}
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
@@ -116,9 +114,7 @@ def announce(run: RunFolder, prepared: Prepared, hardware: Hardware) -> None:
     """What was chosen, before it starts."""
     split = prepared.split
     console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
-    console.print(
-        f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}"
-    )
+    console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
     console.print(f"hardware   {hardware}")
     for note in prepared.notes:
         console.print(f"note       {note.where}: {note.what}")
@@ -139,7 +135,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     parameters = sum(p.numel() for p in task.model.parameters())
     console.print(f"network    {parameters:,} parameters{', compiled' if compiled else ''}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
-    trainer = build_trainer(cfg, run, hardware, step)
+    trainer = build_trainer(cfg, run, hardware, step, n_train)
     if trainer.world_size > 1 and not is_child():
         replay_as(run.path)
     try:

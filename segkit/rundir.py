@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from segkit.processes import is_child
 
 PLACE_KEYS = ("resume", "run", "output_dir")
 """Keys that say where a run lives, not what it is."""
+SILENCE_SECONDS = 1800
+"""last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
 PACKAGES = (
     "segkit",
     "torch",
@@ -122,18 +125,20 @@ class RunFolder:
         return config
 
     def is_unfinished(self) -> bool:
-        state = self.status.get("state")
+        state = self.status.get("state", "failed")  # killed before its first word
         return state in ("interrupted", "failed") or (state == "running" and not self.is_alive())
 
     def is_alive(self) -> bool:
-        """Whether the recorded process still runs; on another host that cannot be seen, and counts as alive."""
+        """Whether the recorded process still runs; one on another host does if it wrote lately."""
         status = self.status
         if status["host"] != socket.gethostname():
-            return True
+            newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json"))
+            return time.time() - newest < SILENCE_SECONDS
         try:
-            return abs(psutil.Process(status["pid"]).create_time() - status["process_started"]) < 1
+            started: float = psutil.Process(status["pid"]).create_time()
         except psutil.NoSuchProcess:
             return False
+        return abs(started - status["process_started"]) < 1
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -175,9 +180,7 @@ def reserve(parent: Path, name: str | None) -> Path:
         except FileExistsError:
             continue
         return parent / str(candidate)
-    raise SegkitError(
-        f"{parent / str(name)} exists;   choose another  run=NAME,  or go on with  resume={parent / str(name)}"
-    )
+    raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or go on with  resume={parent / str(name)}")
 
 
 def config_hash(cfg: Train) -> str:

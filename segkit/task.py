@@ -90,13 +90,11 @@ class SegmentationTask(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.rows = []
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
         """Index -> mask on the original grid."""
         logits = self.model.logits(batch.image)
         parts = self.loss(logits, batch.mask)
-        self.log_dict(
-            {f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True
-        )
+        self.log_dict({f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True)
         probs = activate(logits, self.model.mode).cpu().numpy()
         return {index: self.judge(index, one) for index, one in zip(batch.indices, probs, strict=True)}
 

@@ -29,16 +29,16 @@ PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-m
 
 NOISE = (
     ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
-    ".*smaller than the logging interval.*",  # every epoch is logged as well
     ".*is not registered in a schema.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside lightning, from torch 2.9 on
     ".*lr_scheduler.step\\(\\)` before `optimizer.step\\(\\).*",  # fp16's first steps are skipped by the loss scaler
 )
 
 
-def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: int) -> L.Trainer:
+def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: int, n_train: int) -> L.Trainer:
     """`global_step` is where a resumed run goes on: what TensorBoard holds beyond it is dropped."""
     quiet()
+    n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // cfg.data.batch_size))
     limits = {
         "limit_train_batches": cfg.trainer.limit_train_batches,
         "limit_val_batches": cfg.trainer.limit_val_batches,
@@ -60,7 +60,7 @@ def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: i
         profiler=cfg.trainer.profiler,
         callbacks=build_callbacks(cfg, run),
         logger=build_logger(cfg, run, global_step),
-        log_every_n_steps=cfg.logger.log_every_n_steps,
+        log_every_n_steps=min(cfg.logger.log_every_n_steps, n_batches),  # at least one point an epoch
         plugins=[AtomicCheckpointIO()],
         num_sanity_val_steps=0,  # the audit has read every file, and the first validation comes soon enough
         use_distributed_sampler=False,  # EpochSampler deals the cases out itself, without repeats

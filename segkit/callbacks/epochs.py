@@ -63,9 +63,7 @@ class EpochTable(L.Callback):
         if self.announce:
             row = self.rows[-1]
             shown = [f"{k} {row[k]:.4f}" for k in row if k in ("train/loss", "val/loss", "val/dice")]
-            console.print(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}"
-            )
+            console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}")
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: float(total) for name, total in self._sums.items()}

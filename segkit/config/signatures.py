@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Signature:
     parameters: Mapping[str, Parameter]
     open: bool = False
     """Takes further keywords (**kwargs)."""
+    is_function: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def resolve(expression: ast.AST, module: Module) -> Found:
 def _signature_of(found: Found) -> Signature:
     match found.node:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
-            return _of_function(found.node, found.module)
+            return replace(_of_function(found.node, found.module), is_function=True)
         case ast.ClassDef():
             return _of_class(found.node, found.module) or Signature({})
         case ast.Name() | ast.Attribute():

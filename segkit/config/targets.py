@@ -2,6 +2,7 @@
 
 Configs come from strangers, and so do checkpoints, whose cards rebuild networks through `instantiate`. So a name must lie
 in an allowed package, and what it names must be a class or function defined in one: no way around through an imported `os`.
+Of other people's packages only classes: among their functions are some that download or import what they are told.
 """
 
 from __future__ import annotations
@@ -37,7 +38,15 @@ ALLOWED = (
 
 
 def is_allowed(name: str, allow: Sequence[str] = ()) -> bool:
-    return name.startswith(ALLOWED) or any(name == extra or name.startswith(f"{extra}.") for extra in allow)
+    return name.startswith(ALLOWED) or _is_own(name, allow)
+
+
+def _is_own(name: str, allow: Sequence[str]) -> bool:
+    return any(name == extra or name.startswith(f"{extra}.") for extra in allow)
+
+
+def _may_be_function(target: str, allow: Sequence[str]) -> bool:
+    return target.startswith("segkit.") or _is_own(target, allow)
 
 
 def keywords_of(target: str, allow: Sequence[str] = ()) -> list[str]:
@@ -61,7 +70,10 @@ def check_target(node: Mapping[str, Any], path: str, allow: Sequence[str] = (), 
     if not is_allowed(target, allow):
         return [*problems, Problem(path, f"{target} is outside the allowed packages", _way_in(target, allow))]
     try:
-        return [*problems, *_check_call(_signature(target, allow), target, values, path, supplied)]
+        found = _signature(target, allow)
+        if found.is_function and not _may_be_function(target, allow):
+            return [*problems, Problem(path, f"{target} is a function; only classes of that package may be named")]
+        return [*problems, *_check_call(found, target, values, path, supplied)]
     except Absent as absent:
         return [*problems, Problem(path, _absent(target, absent))]
     except Unreadable:
@@ -176,16 +188,18 @@ def _built(value: Any, allow: Sequence[str]) -> Any:
 
 def _import(target: str, allow: Sequence[str]) -> Callable[..., Any]:
     module_name, _, name = target.rpartition(".")
-    if not is_allowed(target, allow) or not all(part.isidentifier() for part in target.split(".")) or not module_name:
+    if not is_allowed(target, allow) or not all(map(str.isidentifier, target.split("."))) or not module_name:
         raise SegkitError(f"{target} is outside the allowed packages;   {_way_in(target, allow)}")
     if allow:
         _see_working_directory()
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        found: Any = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise SegkitError(f"{target} cannot be imported: {error}") from error
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
-        raise SegkitError(f"{target} is neither a class nor a function")
+    function = inspect.isfunction(found) and _may_be_function(target, allow)
+    if not (function or inspect.isclass(found)):
+        raise SegkitError(f"{target} is no class" + (" or function" if _may_be_function(target, allow) else ""))
     if not is_allowed(f"{found.__module__}.{found.__name__}", allow):
         raise SegkitError(f"{target} is defined in {found.__module__}, outside the allowed packages")
-    return found
+    build: Callable[..., Any] = found
+    return build

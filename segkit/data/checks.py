@@ -19,12 +19,11 @@ Facts = Mapping[str, CaseFacts]
 def audit(manifest: Manifest, facts: Facts) -> list[Problem]:
     """What is wrong with the files themselves; the split is checked by `check_split`."""
     sound = [case for case in manifest if not facts[case.id].errors]
+    planes = _planes(manifest)
     return [
         *_unreadable(manifest, facts),
-        *_planes(manifest),
         *_sizes(manifest, sound, facts),
-        *_unknown_values(manifest, sound, facts),
-        *_empty_classes(manifest, sound, facts),
+        *(planes or [*_unknown_values(manifest, sound, facts), *_empty_classes(manifest, sound, facts)]),
         *_kinds(manifest, sound, facts),
         *_single_valued(manifest, sound, facts),
         *_twins(sound, facts),

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import lightning as L
 import numpy as np
-from segkit.data.audit import CaseFacts, Prepared
 from torch.utils.data import DataLoader
 
 from segkit.config.schema import Train
+from segkit.data.audit import CaseFacts, Prepared
 from segkit.data.augment import Augmentation
-from segkit.data.dataset import Batch, CaseDataset, collate
+from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.loader import EpochSampler, TrainLoader
 from segkit.hardware import cache_budget, loader_workers, usable_cores
 
@@ -57,14 +57,12 @@ class SegmentationData(L.LightningDataModule):
             prefetch_factor=4 if n else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Sample]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
         size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
         n = loader_workers(self.config.data.num_workers, self.device, self.cached)
-        return DataLoader(
-            self.val, batch_size=size, sampler=mine, num_workers=n, collate_fn=collate, persistent_workers=n > 0
-        )
+        return DataLoader(self.val, batch_size=size, sampler=mine, num_workers=n, collate_fn=collate, persistent_workers=n > 0)
 
 
 def decoded_bytes(facts: CaseFacts, dataset: CaseDataset) -> int:

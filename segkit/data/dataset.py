@@ -66,7 +66,7 @@ class CaseDataset(Dataset[Sample]):
         self._decoded: list[tuple[Array, Array]] = []
         self._truths: list[Array] = []
         # Which index each loader worker is reading, in shared memory: names the file if the worker is killed.
-        self.reading = torch.full((MAX_WORKERS,), -1, dtype=torch.int64).share_memory_()
+        self.reading = torch.full((MAX_WORKERS,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.cases)

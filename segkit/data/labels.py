@@ -40,9 +40,7 @@ class LabelMap:
     def of(cls, values: Mapping[Any, str], overlap: bool = False) -> LabelMap:
         label_map = cls(tuple((str(raw), str(name)) for raw, name in values.items()), overlap)
         if not label_map.classes:
-            raise SegkitError(
-                f"data.labels = {dict(values)} names no structure;   add  data.labels='{{0: background, 1: NAME}}'"
-            )
+            raise SegkitError(f"data.labels = {dict(values)} names no structure;   add  data.labels='{{0: background, 1: NAME}}'")
         if "overall" in label_map.classes:
             raise SegkitError("data.labels names a class 'overall', which is what tables call the mean of all;   choose another name")
         negative = [] if overlap else [raw for raw, _ in label_map.values if raw.startswith("-")]

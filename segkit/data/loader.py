@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from segkit.data.dataset import Batch, CaseDataset
+from segkit.data.dataset import Batch, CaseDataset, Sample
 from segkit.errors import SegkitError
 
 
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
 
-class TrainLoader(DataLoader[Batch]):
+class TrainLoader(DataLoader[Sample]):
     """A DataLoader whose position is part of the checkpoint (Lightning saves and restores `state_dict`)."""
 
     def __init__(self, dataset: CaseDataset, sampler: EpochSampler, **options: Any) -> None:

@@ -139,20 +139,22 @@ def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap
     if given is not None:
         return _given_labels(given, data.overlap, facts)
     if data.overlap:
-        return _plane_names(found.cases)
+        return _plane_names(found.cases, facts)
     return _inferred(facts)
 
 
 def labels_line(names: Mapping[str, str]) -> str:
-    """What to type on the command line; colours are quoted, since # starts a comment."""
-    inner = ", ".join(f'"{value}": {name}' if value.startswith("#") else f"{value}: {name}" for value, name in names.items())
+    """What to type on the command line, whose grammar knows no #: colours are written 0xrrggbb there."""
+    inner = ", ".join(f"{value.replace('#', '0x')}: {name}" for value, name in names.items())
     return f"data.labels='{{{inner}}}'"
 
 
 def _given_labels(given: Mapping[Any, str], overlap: bool, facts: Facts) -> tuple[LabelMap, list[Problem]]:
-    wrong = [] if overlap else [str(raw) for raw in given if not _VALUE.fullmatch(str(raw))]
+    if not overlap:
+        given = {str(raw).lower().replace("0x", "#"): name for raw, name in given.items()}
+    wrong = [] if overlap else [raw for raw in given if not _VALUE.fullmatch(raw)]
     if wrong:
-        what = f"{wrong[0]!r} is no mask value: whole numbers and colours '#rrggbb' are"
+        what = f"{wrong[0]!r} is no mask value: whole numbers and colours 0xrrggbb are"
         mend = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
         return _any_values(facts), [Problem("data.labels", what, mend)]
     try:
@@ -172,13 +174,12 @@ def _background(values: Iterable[str]) -> str:
     return "#000000" if any(value.startswith("#") for value in values) else "0"
 
 
-def _plane_names(cases: Sequence[Case]) -> tuple[LabelMap, list[Problem]]:
+def _plane_names(cases: Sequence[Case], facts: Facts) -> tuple[LabelMap, list[Problem]]:
     planes = dict.fromkeys(plane for case in cases for plane in case.masks if plane)
     if planes:
         return LabelMap.of({plane: plane for plane in planes}, overlap=True), []
-    mend = "data.overlap=false" if any(case.masks for case in cases) else "add masks"
-    problem = Problem("data.overlap=true", "wants one mask for each structure, and no case has such", mend)
-    return LabelMap.of({"structure": "structure"}, overlap=True), [problem]
+    what = "is true: that wants one mask for each structure, and no case has such"
+    return _any_values(facts), [Problem("data.overlap", what, "data.overlap=false")]
 
 
 def _inferred(facts: Facts) -> tuple[LabelMap, list[Problem]]:

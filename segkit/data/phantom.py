@@ -112,7 +112,7 @@ def draw(seed: int, i: int) -> Drawing:
     ys, xs = np.mgrid[:rows, :columns].astype(np.float32)
     head = _head(random, rows, columns)
     echo = _tissue(random, rows, columns)
-    _add_distractors(random, echo, xs, ys, head)
+    _add_distractors(random, echo, xs, ys)
     _add_head(random, echo, xs, ys, head)
     image = _scanned(random, echo, _sector(random, xs, ys))
     return Drawing(image, head, pixel_mm=float(random.uniform(0.25, 0.6)))
@@ -137,8 +137,8 @@ def _tissue(random: Random, rows: int, columns: int) -> Floats:
     return np.asarray(np.exp(0.45 * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)), np.float32)
 
 
-def _add_distractors(random: Random, echo: Floats, xs: Floats, ys: Floats, head: Head) -> None:
-    """Bright arcs of other curvature (uterus, limbs) and blobs (placenta, bowel), anywhere but inside the head."""
+def _add_distractors(random: Random, echo: Floats, xs: Floats, ys: Floats) -> None:
+    """Bright arcs of other curvature (uterus, limbs) and blobs (placenta, bowel), anywhere: the head is drawn over them."""
     rows, columns = echo.shape
     for _ in range(random.integers(3, 6)):
         a, flat = random.uniform(0.10, 0.5) * rows, random.uniform(0.4, 1.0)

@@ -166,10 +166,11 @@ def _pick(groups: Groups, order: Sequence[str], wanted: float, at_most: int) -> 
         if total + len(groups[name]) <= target and len(picked) < at_most:
             picked.append(name)
             total += len(groups[name])
-    if total == target or at_most < 2:
-        return picked or [min(order, key=lambda name: (len(groups[name]), order.index(name)))]
-    nearest_sum = _nearest_sum(groups, order, target)
-    return nearest_sum if len(nearest_sum) <= at_most else picked
+    if total == target:
+        return picked
+    single = [min(order, key=lambda name: abs(len(groups[name]) - target))]
+    reached = [names for names in (_nearest_sum(groups, order, target), picked, single) if 0 < len(names) <= at_most]
+    return min(reached, key=lambda names: abs(len(_members(groups, names)) - target))
 
 
 def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]:
@@ -299,14 +300,18 @@ def _same_pixels(split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
 
 
 def _classes_absent(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
-    problems = []
-    for side in SIDES:
-        counted = [facts[id_].class_pixels(manifest.labels) for id_ in split.ids(side) if id_ in facts]
-        for name in manifest.labels.classes if counted else ():
-            if not any(count[name] for count in counted):
-                what = f"no {_SPOKEN[side]} case has it"
-                problems.append(Problem(f"class {name}", what, "try another split.seed", "warning"))
-    return problems
+    """Classes that one side lacks; what no case has at all, the audit tells."""
+    present = {
+        side: {name for id_ in split.ids(side) if id_ in facts for name, n in facts[id_].class_pixels(manifest.labels).items() if n}
+        for side in SIDES
+        if split.ids(side)
+    }
+    return [
+        Problem(f"class {name}", f"no {_SPOKEN[side]} case has it", "try another split.seed", "warning")
+        for side, names in present.items()
+        for name in manifest.labels.classes
+        if name not in names and any(name in others for others in present.values())
+    ]
 
 
 def _members(groups: Groups, names: Sequence[str]) -> list[str]:

@@ -26,13 +26,13 @@ def restore(probs: Array, steps: Sequence[Step], labels: LabelMap) -> Array:
 def decide(probs: Array, labels: LabelMap, threshold: float) -> Array:
     """Class indices (H, W) uint8 of exclusive maps (the likeliest; from `threshold` on if there is one class), else planes (K, H, W)."""
     if labels.mode == "multiclass":
-        return probs.argmax(axis=0).astype(np.uint8)
-    above = (probs >= threshold).astype(np.uint8)
+        likeliest: Array = probs.argmax(axis=0).astype(np.uint8)
+        return likeliest
+    above: Array = (probs >= threshold).astype(np.uint8)
     return above if labels.overlap else above[0]
 
 
 def planes(mask: Array, labels: LabelMap) -> Array:
     """One bool plane a class (K, H, W), of a decision or a truth; ignored pixels are in none."""
-    if labels.overlap:
-        return mask == 1
-    return np.stack([mask == k + 1 for k in range(len(labels.classes))])
+    of_class = [mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes))]
+    return np.stack(of_class)

@@ -126,9 +126,7 @@ def ahead(function: Any, items: Iterable[T]) -> Iterator[Any]:
             yield result
 
 
-def batches(
-    ready: Iterable[tuple[Array, Array, tuple[Step, ...]]], size: int
-) -> Iterator[list[tuple[Array, Array, tuple[Step, ...]]]]:
+def batches(ready: Iterable[tuple[Array, Array, tuple[Step, ...]]], size: int) -> Iterator[list[tuple[Array, Array, tuple[Step, ...]]]]:
     """Consecutive images whose network grids have one shape and dtype, at most `size` together."""
     group: list[tuple[Array, Array, tuple[Step, ...]]] = []
     for item in ready:

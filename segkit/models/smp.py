@@ -31,9 +31,7 @@ def smp_network(
     if encoder_name not in known and not encoder_name.startswith("tu-"):
         raise SegkitError(f"model.encoder_name = {encoder_name}: no such encoder; {nearest(encoder_name, known)}")
     try:
-        network: nn.Module = smp.create_model(
-            arch, encoder_name, encoder_weights, in_channels=in_channels, classes=out_channels, **options
-        )
+        network: nn.Module = smp.create_model(arch, encoder_name, encoder_weights, in_channels=in_channels, classes=out_channels, **options)
     except (OSError, RuntimeError) as error:
         if encoder_weights is None:
             raise

@@ -169,6 +169,8 @@ def test_complaints_of_a_constructor_name_it(own: list[str]) -> None:
         "torch.nn.Module.__init__.__globals__",
         "torch.load",
         "torch.nn.functional.conv2d",
+        "torch.nn.attention._fa3._fa3_import_module",
+        "segmentation_models_pytorch.datasets.oxford_pet.download_url",
         "target_nets.system",
         "target_nets.os.system",
         "target_nets.value",

@@ -230,7 +230,9 @@ def test_other_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 5, 5), np.uint8), photometric="minisblack")
     tifffile.imwrite(tmp_path / "soft.tif", np.full((5, 5), 0.5, np.float32))
-    tifffile.imwrite(tmp_path / "five.tif", RANDOM.integers(0, 9, (5, 5, 5), dtype=np.uint8), photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(
+        tmp_path / "five.tif", RANDOM.integers(0, 9, (5, 5, 5), dtype=np.uint8), photometric="minisblack", planarconfig="contig"
+    )
     for name, reason in {
         "gone.png": "is missing",
         "empty.png": "zero bytes",

@@ -23,6 +23,5 @@ class Source(Protocol):
 
     def cases(self) -> Iterator[Case]: ...
 
-    @classmethod
-    def write_phantom(cls, root: Path, n: int, seed: int) -> None:
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write a synthetic data set of `n` images in this layout; byte-identical for equal `n` and `seed`."""

@@ -16,7 +16,7 @@ from segkit.errors import Problem
 
 # What people call these folders, for the suggestion where one is missing.
 _SYNONYMS = {
-    "images": ("images", "image", "imgs", "img", "pictures", "scans", "train", "data", "input"),
+    "images": ("images", "image", "imgs", "img", "pictures", "scans", "input"),
     "masks": ("masks", "mask", "labels", "label", "annotations", "targets", "target", "segmentations", "gt", "truth"),
 }
 
@@ -112,20 +112,31 @@ class Folder:
             mend = "data.source.mask_suffix=_mask, or another folder as data.source.masks"
             self._say("data.source", "images and masks share a folder, and no suffix tells them apart", mend)
             return False
-        wanted = {"images": self.images, "masks": self.masks}
-        missing = {key: path for key, path in wanted.items() if path is not None and not path.is_dir()}
+        wanted = {key: path for key, path in (("images", self.images), ("masks", self.masks)) if path is not None}
+        missing = {key: path for key, path in wanted.items() if not path.is_dir()}
+        names = [path.relative_to(self.root) for path in wanted.values()]
+        inner = [child for child in self._subfolders(1) if all((child / name).is_dir() for name in names)]
+        if missing and inner:
+            self._say(str(self.root), f"holds no {' and '.join(missing)}, but its folder {inner[0].name} does", f"data.root={inner[0]}")
+            return False
         for key, path in missing.items():
             self._report_missing_folder(key, path)
         return not missing
 
+    def _subfolders(self, depth: int) -> list[Path]:
+        patterns = ["/".join("*" * (level + 1)) for level in range(depth)]
+        return [path for pattern in patterns for path in sorted(self.root.glob(pattern)) if path.is_dir()]
+
     # what to say
 
     def _report_missing_folder(self, key: str, path: Path) -> None:
-        there = sorted(child.name for child in self.root.iterdir() if child.is_dir())
-        near = get_close_matches(path.name, there, n=1) or [name for name in there if name.lower() in _SYNONYMS[key]]
-        inner = [name for name in there if (self.root / name / path.relative_to(self.root)).is_dir()]
-        mend = f"data.source.{key}={near[0]}" if near else f"data.root={self.root / inner[0]}" if inner else f"data.source.{key}=..."
-        if key == "masks" and not near and not inner:
+        folders = self._subfolders(2)
+        by_name = {folder.name: folder.relative_to(self.root).as_posix() for folder in reversed(folders)}
+        close = [*get_close_matches(path.name, by_name, n=1), *(name for name in by_name if name.lower() in _SYNONYMS[key])]
+        near = [by_name[name] for name in close]
+        there = [folder.relative_to(self.root).as_posix() for folder in folders[:12]] + ["..."] * (len(folders) > 12)
+        mend = f"data.source.{key}={near[0]}" if near else f"data.source.{key}=..."
+        if key == "masks" and not near:
             mend += "  (null for images without masks)"
         found = f"there are: {', '.join(there)}" if there else "there are no folders at all"
         self._say(str(path), f"no such folder; in {self.root} {found}", mend)

@@ -113,8 +113,7 @@ class HC18:
         for key in (k for k in outlines.one if k not in images):
             self.problems.append(Problem(self._shown(outlines.one[key]), f"has no image {key}.png", "add it, or move it away"))
 
-    @classmethod
-    def write_phantom(cls, root: Path, n: int, seed: int) -> None:
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
         rows = []
         for exam, k, drawing in phantom.exams(n, seed):
             stem = f"{exam:03d}_{k if k > 1 else ''}HC"
@@ -156,6 +155,8 @@ class HC18:
         with found[0].open(newline="", encoding="utf-8-sig") as file:
             rows = [{_plain(name): value for name, value in row.items() if name} for row in csv.DictReader(file)]
         try:
+            if not rows:
+                raise ValueError("no rows")
             return {row["filename"].strip(): (float(row["pixelsize(mm)"]), float(row["headcircumference(mm)"])) for row in rows}
         except (KeyError, ValueError, AttributeError) as error:
             what = f"cannot be understood ({type(error).__name__}: {error})"

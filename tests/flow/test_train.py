@@ -1,0 +1,169 @@
+"""One experiment from end to end: the run folder, evaluation, prediction, and the same from Python."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+import segkit
+from tests.conftest import SMALL, Cli, run_segkit
+
+
+def scores(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_folder_is_complete(trained: Path) -> None:
+    files = {path.name for path in trained.iterdir()}
+    wanted = {"config.yaml", "overrides.yaml", "split.json", "provenance.json", "status.json", "checkpoints", "tensorboard"}
+    assert files >= wanted | {"metrics.csv", "cases.csv", "curves.png", "samples.png", "summary.json"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert json.loads((trained / "status.json").read_text())["state"] == "finished"
+    assert len(scores(trained / "metrics.csv")) == 3
+    assert set(yaml.safe_load((trained / "overrides.yaml").read_text())) == {*SMALL, "run=first"}
+    provenance = json.loads((trained / "provenance.json").read_text())
+    assert provenance["data"]["is_phantom"]
+    assert len(provenance["data"]["fingerprint"]) == 64
+    assert provenance["sessions"][0]["packages"]["torch"]
+
+
+def test_tensorboard_has_scalars_pictures_and_hparams(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = [EventAccumulator(str(path)).Reload() for path in (trained / "tensorboard").glob("events*")]
+    tags = {tag for e in events for tag in e.Tags()["scalars"]}
+    assert {"train/loss", "val/loss", "val/dice", "lr", "final/dice"} <= tags
+    assert any("validation" in e.Tags()["images"] for e in events)
+    assert any("_hparams_/session_start_info" in e.summary_metadata for e in events)
+
+
+def test_the_same_command_gives_the_same_result(trained: Path, tmp_path: Path) -> None:
+    done = run_segkit(tmp_path, "train", *SMALL, "run=again")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs/small/again/cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
+
+
+def test_evaluate_repeats_the_numbers_of_the_training(trained: Path) -> None:
+    done = run_segkit(trained.parents[2], "evaluate", f"ckpt={trained}")
+    assert done.returncode == 0, done.stderr
+    assert (trained / "evaluation" / "val" / "cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
+
+
+def test_predict_returns_masks_on_the_original_grid_that_score_the_same(trained: Path, tmp_path: Path) -> None:
+    """From the files alone: the Dice of the written masks is the Dice of the table."""
+    (root,) = (trained.parents[1] / ".cache").glob("phantom-*/")
+    done = run_segkit(tmp_path, "predict", f"ckpt={trained}/checkpoints/best.ckpt", f"input={root}/images", "output=masks", "overlays=true")
+    assert done.returncode == 0, done.stderr
+    for row in scores(trained / "cases.csv"):
+        truth = cv2.imread(str(root / "masks" / f"{row['case']}.png"), 0)
+        mask = cv2.imread(str(tmp_path / "masks" / f"{row['case']}.png"), 0)
+        assert truth is not None
+        assert mask is not None
+        assert mask.shape == truth.shape
+        assert set(np.unique(mask)) <= {0, 255}
+        dice = 2 * ((mask > 0) & (truth > 0)).sum() / max(1, (mask > 0).sum() + (truth > 0).sum())
+        assert dice == pytest.approx(float(row["dice"]), abs=0.005)
+    assert (tmp_path / "masks" / "areas.csv").exists()
+    again = run_segkit(tmp_path, "predict", f"ckpt={trained}", f"input={root}/images", "output=masks")
+    assert "0 masks written" in again.stdout
+
+
+def test_predict_goes_on_after_a_bad_file_and_lists_it(trained: Path, tmp_path: Path) -> None:
+    good = np.zeros((37, 53), np.uint8)
+    cv2.imwrite(str(tmp_path / "good.png"), good)
+    cv2.imwrite(str(tmp_path / "colour.png"), np.dstack([good, good + 1, good + 2]))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nxxxx")
+    done = run_segkit(tmp_path, "predict", f"ckpt={trained}", f"input={tmp_path}", "output=out")
+    assert done.returncode == 1
+    assert "broken.png" in done.stdout
+    assert "1-channel images" in done.stdout
+    written = cv2.imread(str(tmp_path / "out" / "good.png"), 0)
+    assert written is not None
+    assert written.shape == (37, 53)
+
+
+def test_python_gives_what_the_command_line_gives(trained: Path) -> None:
+    predictor = segkit.load(trained / "checkpoints" / "best.ckpt", accelerator="cpu")
+    image = np.random.default_rng(0).integers(0, 255, (100, 150), np.uint8)
+    prediction = predictor.predict(image)
+    assert prediction.mask.shape == (100, 150)
+    assert prediction.probs.shape == (1, 100, 150)
+    assert ((prediction.probs[0] >= 0.5) == (prediction.mask == 1)).all()
+    with pytest.raises(segkit.SegkitError, match="1-channel images"):
+        predictor.predict(np.zeros((10, 10, 3), np.uint8))
+
+
+def test_train_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = segkit.train(*SMALL, "debug=fast", "run=python")
+    assert result.ckpt.exists()
+    assert result.summary.line("dice").n == 3
+
+
+def test_an_image_of_6000_x_6000_comes_back_at_its_size(trained: Path) -> None:
+    predictor = segkit.load(trained, accelerator="cpu")
+    assert predictor.predict(np.zeros((6000, 6000), np.uint8)).mask.shape == (6000, 6000)
+
+
+def test_init_from_starts_with_the_weights_of_another_run(trained: Path, segkit_in: Cli) -> None:
+    done = segkit_in("train", *SMALL, "debug=fast", f"init_from={trained}")
+    assert done.returncode == 0, done.stderr
+    assert "weights from" in done.stdout
+
+
+def test_multirun_gives_a_folder_to_each_job(segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("train", "-m", *SMALL, "debug=fast", "seed=0,1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("outputs/multirun/*/*/cases.csv"))) == 2
+
+
+def test_early_stopping_stops(segkit_in: Cli, tmp_path: Path) -> None:
+    options = ("trainer.max_epochs=40", "optimizer.lr=1e-9", "callbacks.early_stopping.patience=2", "run=early")
+    done = segkit_in("train", *SMALL, *options)
+    assert done.returncode == 0, done.stderr
+    assert len(scores(tmp_path / "outputs/small/early/metrics.csv")) < 10
+
+
+def test_a_folder_with_three_classes_and_its_own_network_needs_no_change_in_segkit(tmp_path: Path) -> None:
+    """A data set from a folder of images, and a network from the user's own module."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    for i in range(1, 13):
+        mask = np.zeros((40, 56), np.uint8)
+        mask[5:20, 5:20] = 7
+        mask[22:38, 30:50] = 9
+        cv2.imwrite(str(tmp_path / "set/images" / f"{i}.png"), mask * 20 + rng.integers(0, 30, mask.shape, np.uint8))
+        cv2.imwrite(str(tmp_path / "set/masks" / f"{i}.png"), mask)
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n\n\nclass Tiny(nn.Module):\n"
+        "    def __init__(self, in_channels: int, out_channels: int, width: int = 8) -> None:\n"
+        "        super().__init__()\n"
+        "        self.stride = 1\n"
+        "        self.layers = nn.Sequential(nn.Conv2d(in_channels, width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, out_channels, 1))\n\n"
+        "    def forward(self, x):\n        return self.layers(x)\n"
+    )
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/tiny.yaml").write_text("_target_: mynets.Tiny\nwidth: 12\n")
+    labels = "data.labels={0: background, 7: square, 9: block}"
+    args = ("data=folder", f"data.root={tmp_path}/set", labels, "model=tiny", "allow_targets=[mynets]", "preprocess=native", "run=own")
+    done = run_segkit(tmp_path, "train", *args, "trainer.max_epochs=80", "optimizer.lr=2e-2", "data.batch_size=2", "augment=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "outputs/folder/own"
+    assert {row["class"] for row in scores(run / "cases.csv")} == {"square", "block"}
+    assert np.mean([float(row["dice"]) for row in scores(run / "cases.csv")]) > 0.8
+    refused = run_segkit(tmp_path, "predict", f"ckpt={run}", f"input={tmp_path}/set/images/1.png", "output=out")
+    assert refused.returncode == 2
+    assert "allow_targets=[mynets]" in refused.stderr
+    done = run_segkit(tmp_path, "predict", f"ckpt={run}", f"input={tmp_path}/set/images/1.png", "output=out", "allow_targets=[mynets]")
+    assert done.returncode == 0, done.stderr
+    mask = cv2.imread(str(tmp_path / "out/1.png"), 0)
+    assert mask is not None
+    assert set(np.unique(mask)) == {0, 7, 9}
