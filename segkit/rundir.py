@@ -138,7 +138,7 @@ class RunFolder:
             started: float = psutil.Process(status["pid"]).create_time()
         except psutil.NoSuchProcess:
             return False
-        return abs(started - status["process_started"]) < 1
+        return abs(started - float(status["process_started"])) < 1
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

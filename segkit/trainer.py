@@ -39,10 +39,6 @@ def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: i
     """`global_step` is where a resumed run goes on: what TensorBoard holds beyond it is dropped."""
     quiet()
     n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // cfg.data.batch_size))
-    limits = {
-        "limit_train_batches": cfg.trainer.limit_train_batches,
-        "limit_val_batches": cfg.trainer.limit_val_batches,
-    }
     return L.Trainer(
         accelerator=ACCELERATORS[hardware.device],
         devices=cfg.trainer.devices,
@@ -54,7 +50,8 @@ def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: i
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
-        **{key: value for key, value in limits.items() if value is not None},
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        limit_val_batches=cfg.trainer.limit_val_batches,
         # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
         deterministic="warn" if cfg.trainer.deterministic else False,
         profiler=cfg.trainer.profiler,
@@ -99,7 +96,7 @@ def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLog
 def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int) -> bool:
     """Memory order and compilation, in place: state-dict keys stay as they are. Returns whether it is compiled."""
     if cfg.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     wanted = cfg.trainer.compile
     if wanted == "auto":
         size = cfg.preprocess.size  # images of many sizes would be compiled again and again

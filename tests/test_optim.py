@@ -13,8 +13,9 @@ from segkit.optim import build_scheduler, rate
 
 
 def cfg(name: str, **more: Any) -> Scheduler:
-    defaults: dict[str, Any] = dict(warmup_epochs=0.0, warmup_fraction=0.25, min_lr_ratio=0.001, power=0.9, factor=0.5, patience=1)
-    return Scheduler(name=name, **{**defaults, **more})  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"warmup_epochs": 0.0, "warmup_fraction": 0.25, "min_lr_ratio": 0.001, "power": 0.9}
+    plateau: dict[str, Any] = {"factor": 0.5, "patience": 1}
+    return Scheduler(name=name, **{**shape, **plateau, **more})  # type: ignore[arg-type]
 
 
 def test_poly_is_nnunets() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -25,6 +26,8 @@ class SegmentationData(L.LightningDataModule):
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
         self.val = self._dataset(prepared.split.val, None)
         self.cached = False
+        self._loader: TrainLoader | None = None
+        self._position: dict[str, int] = {}
 
     def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None) -> CaseDataset:
         manifest = self.prepared.manifest
@@ -47,7 +50,7 @@ class SegmentationData(L.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(self.train), self.config.data.batch_size, self.config.seed, rank, world)
         n = loader_workers(self.config.data.num_workers, self.device, self.cached)
-        return TrainLoader(
+        self._loader = TrainLoader(
             self.train,
             sampler,
             num_workers=n,
@@ -56,6 +59,16 @@ class SegmentationData(L.LightningDataModule):
             pin_memory=self.device == "cuda",
             prefetch_factor=4 if n else None,
         )
+        self._loader.load_state_dict(self._position)
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the epoch the training is. Lightning restores a loader's own state only if the loader was not made
+        yet, but asking for the number of planned steps has made it; so the position is kept here as well."""
+        return self._loader.state_dict() if self._loader else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._position = dict(state)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,9 +142,10 @@ class Summary:
             table.add_column("rule", no_wrap=True)
         for line in shown:
             names = (*((line.subset,) if several else ()), escape(line.class_name), escape(line.statistic))
-            middle = (number(line.median), number(line.sd)) if spread else ()
+            shown_as = unit(line.statistic)
+            middle = (shown_as(line.median), shown_as(line.sd)) if spread else ()
             counts = (str(line.n), str(line.missing), *((line.rule,) if rules else ()))
-            table.add_row(*names, number(line.mean), interval(line), *middle, *counts)
+            table.add_row(*names, shown_as(line.mean), interval(line), *middle, *counts)
         return table
 
     def rules(self) -> dict[str, list[str]]:
@@ -167,10 +168,12 @@ def none_for_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def number(value: float) -> str:
-    """Four decimals for scores, two for what is larger; a dash for what is not defined."""
-    return "-" if not math.isfinite(value) else f"{value:.4f}" if abs(value) < 1.5 else f"{value:.2f}"
+def unit(statistic: str) -> Callable[[float], str]:
+    """How a statistic is written: millimetres with two decimals, scores with four; a dash for what is not defined."""
+    digits = 2 if statistic.endswith("_mm") else 4
+    return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def interval(line: Line) -> str:
-    return f"[{number(line.low)}, {number(line.high)}]" if math.isfinite(line.low) else "-"
+    shown_as = unit(line.statistic)
+    return f"[{shown_as(line.low)}, {shown_as(line.high)}]" if math.isfinite(line.low) else "-"

@@ -86,9 +86,8 @@ def test_mask_moves_with_its_image(tmp_path: Path) -> None:
 
 
 def test_unequal_images_share_a_batch_and_the_padding_is_ignored() -> None:
-    samples = [
-        Sample(torch.ones(1, h, w, dtype=torch.uint8), torch.ones(h, w, dtype=torch.uint8), i) for i, (h, w) in enumerate([(3, 5), (4, 2)])
-    ]
+    ones = [torch.ones(1, h, w, dtype=torch.uint8) for h, w in [(3, 5), (4, 2)]]
+    samples = [Sample(image, image[0], i) for i, image in enumerate(ones)]
     batch = collate(samples)
     assert batch.image.shape == (2, 1, 4, 5)
     assert batch.mask[0, 3].eq(IGNORE).all()

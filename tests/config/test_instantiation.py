@@ -1,0 +1,71 @@
+"""What every YAML of a group stands for is really built from it, by the code that a training uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from segkit import run
+from segkit.callbacks.checkpoints import Checkpoints
+from segkit.checkpoint import Card
+from segkit.config import door
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate
+from segkit.data.augment import Augmentation
+from segkit.data.labels import LabelMap
+from segkit.data.splits import Split, make_split
+from segkit.data.sources.phantom import Phantom
+from segkit.errors import SegkitError
+from segkit.hardware import Hardware
+from segkit.rundir import RunFolder
+from segkit.task import SegmentationTask
+from segkit.trainer import build_callbacks, build_trainer
+
+OPTIONS = [
+    f"{file.parent.name}={file.stem}"
+    for file in sorted(door.CONF.glob("*/*.yaml"))
+    if not file.name.startswith("_") and file.parent.name not in ("hardware", "hydra")
+]
+
+
+def card_of(cfg: Train) -> Card:
+    labels = LabelMap.of({0: "background", 1: "a", 2: "b"}).as_dict()
+    split = {"train": ["1"], "val": ["2"], "test": []}
+    return Card(
+        cfg.model_dump(mode="json"), labels, 1, [0.5], [0.2], split, "", "", False, "32", {}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
+    small = [] if option.startswith(("model", "experiment")) else ["model.widths=[8,16]"]
+    cfg = door.compose("train", [option, *small, f"output_dir={tmp_path}"])
+    assert isinstance(cfg, Train)
+    task = run.build_task(cfg, card_of(cfg))
+    assert isinstance(task, SegmentationTask)
+    Augmentation(cfg.augment.transforms)
+    assert any(isinstance(callback, Checkpoints) for callback in build_callbacks(cfg, RunFolder(tmp_path)))
+    instantiate(cfg.data.source, root=tmp_path)
+    needs_gpu = cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available()
+    if needs_gpu:
+        with pytest.raises(SegkitError, match="torch sees no GPU"):
+            Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
+        return
+    hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
+    assert isinstance(build_trainer(cfg, RunFolder(tmp_path), hardware, 0, 10), L.Trainer)
+
+
+@pytest.mark.parametrize("kind", ["holdout", "kfold"])
+def test_splits_divide_a_real_manifest(kind: str, tmp_path: Path) -> None:
+    from segkit.data.manifest import Manifest
+
+    cfg = door.compose("train", [f"split={kind}"])
+    assert isinstance(cfg, Train)
+    Phantom(root=tmp_path).write_phantom(tmp_path, 10, 0)
+    cases = tuple(Phantom(root=tmp_path).cases())
+    split = make_split(Manifest("phantom", tmp_path, cases, LabelMap.of({0: "background", 255: "head"})), cfg.split)
+    assert isinstance(split, Split)
+    assert sorted([*split.train, *split.val]) == sorted(case.id for case in cases)

@@ -1,0 +1,137 @@
+"""A run that is killed or stopped anywhere, and resumed, equals the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL, Cli, run_segkit
+
+LONG = (*SMALL, "data.phantom_n=40", "trainer.max_epochs=6", "callbacks.checkpoint.every_minutes=0.003", "model.dropout=0.2")
+"""Checkpoints about every second step, so that kills meet them being written; dropout, so that random streams matter."""
+
+
+def start(cwd: Path, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "segkit", "train", *args]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return weights
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = final_weights(one), final_weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (one / "cases.csv").read_bytes() == (other / "cases.csv").read_bytes()
+    epochs = [(run / "metrics.csv").read_text().splitlines() for run in (one, other)]
+    without_time = [[[v for i, v in enumerate(line.split(",")) if i != 2] for line in lines] for lines in epochs]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("whole")
+    done = run_segkit(cwd, "train", *LONG, "run=r")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cwd / "outputs/small/r"
+
+
+def test_killed_five_times_at_random_moments(uninterrupted: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of epochs, validations and checkpoint writes, then `resume=auto`: bit-identical on CPU."""
+    rng, run = random.Random(7), tmp_path / "outputs/small/r"
+    kills = 0
+    for _ in range(5):
+        process = start(tmp_path, *LONG, "run=r", "resume=auto")
+        wait_for(run / "status.json")
+        before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns if (run / "checkpoints" / "last.ckpt").exists() else 0
+        while process.poll() is None and _written(run) <= before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 5, "the run ended before it was killed five times: make it longer"
+    done = run_segkit(tmp_path, "train", *LONG, "run=r", "resume=auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming" in done.stdout
+    assert_same_run(run, uninterrupted)
+
+
+def _written(run: Path) -> int:
+    last = run / "checkpoints" / "last.ckpt"
+    return last.stat().st_mtime_ns if last.exists() else 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(sign: signal.Signals, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "outputs/small/r"
+    process = start(tmp_path, *LONG, "run=r")
+    wait_for(run / "metrics.csv")
+    process.send_signal(sign)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert f"segkit train resume={Path('outputs/small/r')}" in out
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    assert (run / "curves.png").exists()
+    done = run_segkit(tmp_path, "train", "resume=outputs/small/r")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_run(run, uninterrupted)
+
+
+def test_what_cannot_be_resumed_says_why(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
+    assert "is finished" in segkit_in("train", f"resume={trained}").stderr
+    assert "no run folder" in segkit_in("train", f"resume={tmp_path}").stderr
+    assert "leave out trainer.max_epochs=9" in segkit_in("train", f"resume={trained}", "trainer.max_epochs=9").stderr
+
+
+def test_a_taken_name_is_never_overwritten(trained: Path) -> None:
+    done = run_segkit(trained.parents[2], "train", *SMALL, "run=first")
+    assert done.returncode == 2
+    assert "choose another  run=NAME" in done.stderr
+
+
+def test_a_failed_run_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "badnet.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, in_channels: int, out_channels: int) -> None:\n"
+        "        super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(1))\n\n"
+        "    def forward(self, x):\n        raise ZeroDivisionError('as planned')\n"
+    )
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/bad.yaml").write_text("_target_: badnet.Net\n")
+    small = [o for o in SMALL if not o.startswith("model.")]
+    done = run_segkit(tmp_path, "train", *small, "model=bad", "allow_targets=[badnet]", "run=r")
+    status = json.loads((tmp_path / "outputs/small/r/status.json").read_text())
+    assert done.returncode == 1
+    assert status["state"] == "failed"
+    assert "as planned" in status["traceback"]
+
+
+def test_two_processes_on_one_machine_give_the_table_of_one(trained: Path, tmp_path: Path) -> None:
+    """DDP over gloo: every case is judged once, and the children join the run instead of starting their own."""
+    done = run_segkit(
+        tmp_path, "train", *SMALL, "trainer.devices=2", "trainer.strategy=ddp", "trainer.threads=1", "run=two",
+        env={"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in (tmp_path / "outputs/small").iterdir()] == ["two"]
+    ids = [line.split(",")[0] for line in (tmp_path / "outputs/small/two/cases.csv").read_text().splitlines()]
+    assert ids == [line.split(",")[0] for line in (trained / "cases.csv").read_text().splitlines()]
+    assert len((tmp_path / "outputs/small/two/metrics.csv").read_text().splitlines()) == 4
