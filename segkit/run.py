@@ -53,7 +53,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     resumed = RunFolder.to_resume(cfg, overrides)
     cfg = resumed.config() if resumed else cfg
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    hardware.apply_threads()
+    hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
     card = make_card(cfg, prepared, hardware)
     task = build_task(cfg, card)

@@ -111,7 +111,7 @@ def load(
     hardware = Hardware.choose(accelerator, precision, threads)
     if precision is None and card.precision == "32":
         hardware = replace(hardware, precision="32")
-    hardware.apply_threads()
+    torch.set_num_threads(hardware.threads)
     return Predictor(model, card, hardware, allow)
 
 

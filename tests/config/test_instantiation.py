@@ -16,8 +16,8 @@ from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data.augment import Augmentation
 from segkit.data.labels import LabelMap
-from segkit.data.splits import Split, make_split
 from segkit.data.sources.phantom import Phantom
+from segkit.data.splits import Split, make_split
 from segkit.errors import SegkitError
 from segkit.hardware import Hardware
 from segkit.rundir import RunFolder
