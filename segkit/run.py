@@ -194,6 +194,8 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            yield prefix.rstrip("."), value.rpartition(".")[2]
         else:
             yield f"{prefix}{key}", value if isinstance(value, str | int | float | bool) else str(value)
 

@@ -77,7 +77,8 @@ def _unknown_values(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> 
         if unknown:
             grey = len(unknown) > PROPOSED  # every such mask has values of its own
             by_unknown.setdefault(() if grey else tuple(sorted(unknown, key=value_order)), []).append(case)
-    seen = values_seen(facts[case.id] for unknown, held_by in by_unknown.items() if unknown for case in held_by)
+    grey_ids = {case.id for case in by_unknown.get((), [])}
+    seen = values_seen(facts[case.id] for case in cases if case.id not in grey_ids)
     return [
         _other_values(manifest, held_by, facts, _accepting(labels, seen)) if unknown else _grey_levels(manifest, held_by, facts)
         for unknown, held_by in by_unknown.items()

@@ -1,0 +1,48 @@
+"""What README tells a reader to type is what segkit takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from segkit.config import door
+from segkit.config.schema import COMMANDS
+from tests.conftest import REPOSITORY
+
+TEXT = (REPOSITORY / "README.md").read_text()
+LINES = [line.split("    #")[0].strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+SEGKIT = [line for line in LINES if line.startswith("segkit ")]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SEGKIT) > 10
+    assert len(TEXT.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("line", SEGKIT)
+def test_a_command_of_the_readme_passes_the_door(line: str, tmp_path: Path) -> None:
+    _, command, *words = shlex.split(line)
+    assert command in COMMANDS
+    multirun = "-m" in words
+    door.check(command, [word for word in words if word != "-m"], multirun=multirun)
+
+
+@pytest.mark.parametrize("script", re.findall(r"bash (scripts/\w+\.sh)", TEXT))
+def test_scripts_named_in_the_readme_exist(script: str) -> None:
+    assert (REPOSITORY / script).is_file()
+
+
+@pytest.mark.parametrize("preset", re.findall(r"\| `(\w+)` \|.*segkit train experiment=", TEXT))
+def test_presets_of_the_table_exist(preset: str) -> None:
+    assert (door.CONF / "experiment" / f"{preset}.yaml").is_file()
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| `(\w+)` \| ([a-z0-9_ ]+) \| ", TEXT, re.M))
+def test_the_table_of_groups_lists_the_options_that_exist(row: tuple[str, str]) -> None:
+    group, options = row
+    if (door.CONF / group).is_dir():
+        found = {file.stem for file in (door.CONF / group).glob("*.yaml") if not file.name.startswith("_")}
+        assert set(options.split()) == found
