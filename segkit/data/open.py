@@ -63,7 +63,6 @@ def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, ca
 
 def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Found:
     """Builds the source, or its phantom where `data.root` is not set, and lists its cases in natural order of their ids."""
-    is_phantom = data.root is None
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
     source = instantiate(data.source, allow=allow, root=root)
     try:
@@ -76,7 +75,7 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
     name = type(source).__name__.lower()
-    return Found(name, root, tuple(cases), source.default_labels, is_phantom, tuple(problems))
+    return Found(name, root, tuple(cases), source.default_labels, (root / phantom.MARK).exists(), tuple(problems))
 
 
 def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
@@ -105,7 +104,7 @@ def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path
     if not folder.is_dir():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
-            instantiate(data.source, allow=allow, root=temporary).write_phantom(temporary, data.phantom_n, seed)
+            phantom.write(instantiate(data.source, allow=allow, root=temporary), temporary, data.phantom_n, seed)
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster, and wrote the same

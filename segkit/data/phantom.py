@@ -26,12 +26,13 @@ from segkit.progress import console, track
 
 if TYPE_CHECKING:
     from segkit.config.schema import Phantom as PhantomConfig
+    from segkit.data.sources import Source
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a drawing changes: it is part of the name of cached phantoms."""
 ROWS, COLUMNS = 192, 288
 LARGEST = 1.39  # times ROWS x COLUMNS
@@ -205,13 +206,23 @@ def _scanned(random: Random, echo: Floats, sector: Floats) -> Array:
     return np.asarray(np.clip(np.round(grey), 0, 255), np.uint8)
 
 
+MARK = "SYNTHETIC.txt"
+"""Lies in every phantom, so that results made of it say so wherever it has been copied to."""
+
+
+def write(source: Source, root: Path, n: int, seed: int) -> None:
+    """A marked phantom in the layout of `source`."""
+    source.write_phantom(root, n, seed)
+    (root / MARK).write_text(f"{n} synthetic images drawn by segkit, seed {seed}. Not patients.\n")
+
+
 def command(cfg: PhantomConfig) -> int:
     """`segkit phantom`: write a synthetic data set in the layout of `cfg.data.source`."""
     output = Path(cfg.output).expanduser().absolute()
     fresh = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     source = instantiate(cfg.data.source, allow=cfg.allow_targets, root=fresh)
     try:
-        source.write_phantom(fresh, cfg.n, cfg.seed)
+        write(source, fresh, cfg.n, cfg.seed)
         said = _put(fresh, output)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
