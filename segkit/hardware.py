@@ -43,6 +43,7 @@ class Hardware:
     def prepare_process(self) -> None:
         """Threads and memory of this process."""
         torch.set_num_threads(self.threads)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only hides bugs of others, and costs time at every allocation
         if self.device == "cpu":
             keep_freed_memory()
 

@@ -94,7 +94,7 @@ class SegmentationTask(L.LightningModule):
         """Index -> mask on the original grid."""
         logits = self.model.logits(batch.image)
         parts = self.loss(logits, batch.mask)
-        self.log_dict({f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True)
+        self.log_dict({f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True, sync_dist=True)
         probs = activate(logits, self.model.mode).cpu().numpy()
         return {index: self.judge(index, one) for index, one in zip(batch.indices, probs, strict=True)}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,23 +82,24 @@ def test_a_missing_file_and_an_empty_run_folder(tmp_path: Path) -> None:
         checkpoint.find(tmp_path)
 
 
+FILL_THE_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from segkit import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+checkpoint.save({"state_dict": {"w": torch.zeros(100_000)}}, Path(sys.argv[1]))
+"""
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    """The file-size limit of the process stands for the disk: writes fail in the same way, in the middle."""
+    """The file-size limit of a process stands for the disk: writes fail in the same way, in the middle."""
     path = tmp_path / "last.ckpt"
     checkpoint.save({"state_dict": {"w": torch.zeros(10)}}, path)
     before = path.read_bytes()
-    pid = os.fork()
-    if pid == 0:
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        try:
-            checkpoint.save({"state_dict": {"w": torch.zeros(100_000)}}, path)
-        except SegkitError as error:
-            os._exit(0 if "disk full" in str(error) and "intact" in str(error) else 2)
-        os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    done = subprocess.run([sys.executable, "-c", FILL_THE_DISK, str(path)], capture_output=True, text=True)
+    assert "SegkitError: disk full while writing" in done.stderr
+    assert "the previous file is intact" in done.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

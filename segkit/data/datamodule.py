@@ -14,6 +14,7 @@ from segkit.data.audit import CaseFacts, Prepared
 from segkit.data.augment import Augmentation
 from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.loader import EpochSampler, TrainLoader
+from segkit.errors import SegkitError
 from segkit.hardware import cache_budget, loader_workers, usable_cores
 
 
@@ -72,6 +73,8 @@ class SegmentationData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(self.val) < world:
+            raise SegkitError(f"{len(self.val)} validation cases for {world} processes;   use fewer  trainer.devices")
         mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
         size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
         n = loader_workers(self.config.data.num_workers, self.device, self.cached)
