@@ -31,6 +31,7 @@ from segkit.metrics.summary import OVERALL, Summary
 from segkit.processes import is_child, replay_as
 from segkit.progress import console
 from segkit.report.curves import curves
+from segkit.report.samples import samples
 from segkit.rundir import Interrupted, RunFolder, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
@@ -141,10 +142,21 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     try:
         with naming_killed_workers(data.train, data.val):
             trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
-    except (Interrupted, SystemExit, KeyboardInterrupt):
-        draw_curves(run, cfg)
-        console.print(f"stopped; go on with   segkit train resume={run.path}")
+    except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
+        if not is_child():
+            leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
+            console.print(f"stopped; go on with   segkit train resume={run.path}")
         raise Interrupted from None
+
+
+def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
+    """Of an unfinished run: its curves, and a few validation images as the latest checkpoint sees them."""
+    draw_curves(run, cfg)
+    if with_samples and run.last.exists():
+        latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+        few = data.val.cases[: cfg.callbacks.pictures.n_images]
+        panels = evaluate_cases(latest, few, data.val.labels, "val").panels
+        samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
 
 
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.loader import EpochSampler, TrainLoader
 from segkit.errors import SegkitError
 from segkit.hardware import cache_budget, loader_workers, usable_cores
+from segkit.progress import console
 
 
 class SegmentationData(L.LightningDataModule):
@@ -26,7 +28,6 @@ class SegmentationData(L.LightningDataModule):
         self.prepared, self.config, self.device = prepared, config, device
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
         self.val = self._dataset(prepared.split.val, None)
-        self.cached = False
         self._loader: TrainLoader | None = None
         self._position: dict[str, int] = {}
 
@@ -36,32 +37,39 @@ class SegmentationData(L.LightningDataModule):
         return CaseDataset(cases, manifest.labels, self.config.preprocess, augmentation, self.config.seed)
 
     def setup(self, stage: str) -> None:
-        if self.cached:
-            return
-        facts = self.prepared.facts
-        budget = cache_budget(self.config.data.cache_gb)
+        budget = cache_budget(self.config.data.cache_gb) // (self.trainer.world_size if self.trainer else 1)
         for dataset in (self.train, self.val):
-            needed = sum(decoded_bytes(facts[case.id], dataset) for case in dataset.cases)
+            needed = sum(decoded_bytes(self.prepared.facts[case.id], dataset) for case in dataset.cases)
             if needed <= budget:
                 dataset.keep_in_memory(usable_cores())
                 budget -= needed
-                self.cached = True
+        if self.trainer is None or self.trainer.is_global_zero:
+            kept = "decoded once and kept in memory" if self.train.in_memory else "streamed from disk"
+            console.print(f"loading    training images {kept}, {self._workers(self.train)['num_workers']} loader workers")
 
     def train_dataloader(self) -> TrainLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(len(self.train), self.config.data.batch_size, self.config.seed, rank, world)
-        n = loader_workers(self.config.data.num_workers, self.device, self.cached)
-        self._loader = TrainLoader(
-            self.train,
-            sampler,
-            num_workers=n,
-            collate_fn=collate,
-            persistent_workers=n > 0,
-            pin_memory=self.device == "cuda",
-            prefetch_factor=4 if n else None,
-        )
+        sampler = EpochSampler(len(self.train), self.config.data.batch_size, self.config.seed, *self._place)
+        self._loader = TrainLoader(self.train, sampler, pin_memory=self.device == "cuda", **self._workers(self.train))
         self._loader.load_state_dict(self._position)
         return self._loader
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        rank, world = self._place
+        if len(self.val) < world:
+            raise SegkitError(f"{len(self.val)} validation cases for {world} processes;   use fewer  trainer.devices")
+        mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
+        size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
+        return DataLoader(self.val, batch_size=size, sampler=mine, **self._workers(self.val))
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Number of this process, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _workers(self, dataset: CaseDataset) -> dict[str, Any]:
+        n = loader_workers(self.config.data.num_workers, self.device, dataset.in_memory)
+        alive = {"persistent_workers": True, "prefetch_factor": 4} if n else {}
+        return {"num_workers": n, "collate_fn": collate, "worker_init_fn": leave_ctrl_c_to_the_main_process, **alive}
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the epoch the training is. Lightning restores a loader's own state only if the loader was not made
@@ -71,14 +79,10 @@ class SegmentationData(L.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._position = dict(state)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if len(self.val) < world:
-            raise SegkitError(f"{len(self.val)} validation cases for {world} processes;   use fewer  trainer.devices")
-        mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
-        size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
-        n = loader_workers(self.config.data.num_workers, self.device, self.cached)
-        return DataLoader(self.val, batch_size=size, sampler=mine, num_workers=n, collate_fn=collate, persistent_workers=n > 0)
+
+def leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """A terminal sends it to all; the main process still wants the batch, and ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def decoded_bytes(facts: CaseFacts, dataset: CaseDataset) -> int:

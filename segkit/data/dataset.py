@@ -82,6 +82,10 @@ class CaseDataset(Dataset[Sample]):
         pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
         return Sample(torch.from_numpy(pixels), torch.from_numpy(np.ascontiguousarray(mask)), index)
 
+    @property
+    def in_memory(self) -> bool:
+        return bool(self._decoded)
+
     def decode(self, index: int) -> tuple[Array, Array]:
         """Image (h, w, C) in unit scale and mask on the network's grid, before augmentation."""
         case = self.cases[index]

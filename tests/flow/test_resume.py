@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -21,7 +22,7 @@ LONG = (*SMALL, "data.phantom_n=40", "trainer.max_epochs=6", "callbacks.checkpoi
 
 def start(cwd: Path, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "segkit", "train", *args]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -79,17 +80,21 @@ def _written(run: Path) -> int:
     return last.stat().st_mtime_ns if last.exists() else 0
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(sign: signal.Signals, uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sign", "loading"), [(signal.SIGINT, ("data.num_workers=1", "data.cache_gb=0.0")), (signal.SIGTERM, ())])
+def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(
+    sign: signal.Signals, loading: tuple[str, ...], uninterrupted: Path, tmp_path: Path
+) -> None:
+    """As a terminal does it: the signal reaches the loader workers, too."""
     run = tmp_path / "outputs/small/r"
-    process = start(tmp_path, *LONG, "run=r")
+    process = start(tmp_path, *LONG, *loading, "run=r")
     wait_for(run / "metrics.csv")
-    process.send_signal(sign)
+    os.killpg(process.pid, sign)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
     assert f"segkit train resume={Path('outputs/small/r')}" in out
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     assert (run / "curves.png").exists()
+    assert (run / "samples.png").exists()
     done = run_segkit(tmp_path, "train", "resume=outputs/small/r")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_run(run, uninterrupted)
