@@ -56,7 +56,7 @@ def seconds_of_segkit(folder: Path, steps: int) -> list[float]:
     hardware.prepare_process()
     prepared = run.prepare_data(cfg, None)
     task = run.build_task(cfg, run.make_card(cfg, prepared, hardware))
-    data = SegmentationData(prepared, cfg, hardware.device)
+    data = SegmentationData(prepared, cfg, hardware.device, task.card.top)
     trainer.prepare_network(task.model, cfg, hardware, 1, len(data.train))
     lightning = trainer.build_trainer(cfg, RunFolder(folder), hardware, 0, len(data.train))
     clock = Clock()

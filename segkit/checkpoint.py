@@ -36,6 +36,7 @@ class Card:
     config: dict[str, Any]
     labels: dict[str, Any]
     channels: int
+    top: int
     mean: list[float]
     sd: list[float]
     split: dict[str, Any]
@@ -61,10 +62,14 @@ class Card:
         return asdict(self)
 
 
-def build_model(card: Card, allow: Sequence[str] = ()) -> SegmentationModel:
-    """The network that the card describes, with fresh weights."""
+def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False) -> SegmentationModel:
+    """The network that the card describes, with fresh weights; with pre-trained ones only where a training starts.
+
+    A checkpoint brings its own weights, so opening one must not ask the network for those its encoder once began with.
+    """
     config, labels = card.train_config(allow), card.label_map()
-    network = instantiate(config.model, allow=allow, in_channels=card.channels, out_channels=labels.n_outputs)
+    node = {key: None if key == "encoder_weights" and not pretrained else value for key, value in config.model.items()}
+    network = instantiate(node, allow=allow, in_channels=card.channels, out_channels=labels.n_outputs)
     if not isinstance(network, nn.Module):
         raise SegkitError(f"model._target_ = {config.model['_target_']} makes no torch.nn.Module")
     normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd)
@@ -120,7 +125,10 @@ def read_card(path: Path, content: Mapping[str, Any]) -> Card:
     card = dict(content[CARD])
     if card.get("format") != 1:
         raise SegkitError(f"{path} has card format {card.get('format')}; this segkit reads format 1: update segkit")
-    return Card(**card)
+    try:
+        return Card(**card)
+    except TypeError as error:
+        raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
 
 
 def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Card]:
@@ -129,7 +137,10 @@ def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[Segmentatio
     content = read(path)
     card = read_card(path, content)
     model = build_model(card, allow)
-    model.load_state_dict(model_weights(content))
+    try:
+        model.load_state_dict(model_weights(content))
+    except (RuntimeError, KeyError) as error:
+        raise SegkitError(f"{path}: its weights are not those of the network in its card: {first_line(error)}") from error
     return model.eval(), card
 
 

@@ -33,15 +33,18 @@ def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence
     return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
 
 
-def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, subset: str) -> Evaluation:
-    """Predict and judge every labelled case on its original grid; keep the worst and a few others as pictures."""
+def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, sides: Mapping[str, str]) -> Evaluation:
+    """Predict and judge every labelled case on its original grid; keep the worst and a few others as pictures.
+
+    `sides`: case id -> subset; the subsets are never mixed into one mean.
+    """
     cases = [case for case in cases if case.masks]
     if not cases:
-        raise SegkitError(f"no labelled case in subset {subset};   choose another  subset=train|val|test|all")
+        raise SegkitError("this subset has no labelled case;   choose another  subset=train|val|test|all")
     metrics = build_metrics(predictor.config.metric.cases, predictor.config.allow_targets)
     rows: list[Row] = []
-    for case, mask in track(predict_cases(predictor, cases), f"evaluating {subset}", len(cases)):
-        rows += evaluate_case(mask, encoded_mask(case, labels), labels, case, metrics, subset)
+    for case, mask in track(predict_cases(predictor, cases), "evaluating", len(cases)):
+        rows += evaluate_case(mask, encoded_mask(case, labels), labels, case, metrics, sides[case.id])
     table = CaseTable.of(rows, metrics)
     return Evaluation(table, table.summary(predictor.config.seed), tuple(pictures(predictor, cases, labels, table)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,25 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit import checkpoint, evaluation
 from segkit.checkpoint import Card, build_model
-from segkit.config.schema import Evaluate, Predict, Train
+from segkit.config.schema import Data, Evaluate, Predict, Train
 from segkit.config.targets import instantiate
 from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 from segkit.data.datamodule import SegmentationData, intensity
 from segkit.data.labels import LabelMap
 from segkit.data.loader import naming_killed_workers
 from segkit.data.manifest import Case, Manifest
-from segkit.errors import SegkitError
+from segkit.errors import SegkitError, nearest
 from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
 from segkit.hardware import Hardware
 from segkit.inference import predictor
 from segkit.inference.batch import Wanted, predict_files
 from segkit.losses import WeightedLoss
 from segkit.metrics.summary import OVERALL, Summary
-from segkit.processes import is_child, replay_as
+from segkit.processes import children_join, is_child
 from segkit.progress import console
 from segkit.report.curves import curves
 from segkit.report.samples import samples
-from segkit.rundir import Interrupted, RunFolder, versions
+from segkit.rundir import Interrupted, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
 
@@ -51,15 +52,20 @@ class Result:
 
 def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
     """Train one experiment and leave a complete run folder."""
+    if done := RunFolder.finished(cfg):
+        console.print(f"{done.path} is finished already;   segkit evaluate ckpt={done.path}")
+        return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
+    cfg = with_absolute_root(cfg)
     resumed = RunFolder.to_resume(cfg, overrides)
-    cfg = resumed.config() if resumed else cfg
+    cfg = resumed.config(cfg.allow_targets) if resumed else cfg
+    check_sense(cfg)
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
     card = make_card(cfg, prepared, hardware)
-    task = build_task(cfg, card)
+    task = build_task(cfg, card, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
-    data = SegmentationData(prepared, cfg, hardware.device)
+    data = SegmentationData(prepared, cfg, hardware.device, card.top)
     if is_child():
         fit(run, cfg, hardware, task, data)
         return Result(run.path, Summary(()), run.best)
@@ -68,6 +74,21 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
         record_start(run, prepared, card)
         fit(run, cfg, hardware, task, data)
         return finish(run, cfg, hardware, prepared)
+
+
+def with_absolute_root(cfg: Train) -> Train:
+    """So that the run can be resumed and its checkpoints judged from any folder."""
+    root = cfg.data.root and str(Path(cfg.data.root).expanduser().absolute())
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": root})})
+
+
+def check_sense(cfg: Train) -> None:
+    """What each key allows by itself and all together do not."""
+    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
+        raise SegkitError(
+            f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
+            "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
+        )
 
 
 def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
@@ -79,14 +100,15 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
 
 
 def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
-    mean, sd = intensity(prepared.facts, prepared.split.train)
+    seen = intensity(prepared.facts, prepared.split.train)
     manifest = prepared.manifest
     return Card(
         config=cfg.model_dump(mode="json"),
         labels=manifest.labels.as_dict(),
-        channels=len(mean),
-        mean=mean,
-        sd=sd,
+        channels=len(seen.mean),
+        top=seen.top,
+        mean=seen.mean,
+        sd=seen.sd,
         split=asdict(prepared.split),
         data_root=str(manifest.root.resolve()),
         data_fingerprint=data_fingerprint(prepared.facts),
@@ -96,18 +118,22 @@ def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
     )
 
 
-def build_task(cfg: Train, card: Card) -> SegmentationTask:
-    """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`."""
+def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationTask:
+    """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
     mode = card.label_map().mode
-    model = build_model(card, cfg.allow_targets)
-    if cfg.init_from:
+    model = build_model(card, cfg.allow_targets, pretrained=starts_anew and cfg.init_from is None)
+    if cfg.init_from and starts_anew:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from))
         console.print(f"weights from {cfg.init_from}" + (f"; made anew, for their shape: {', '.join(fresh)}" if fresh else ""))
     nodes = {name: node for name, node in cfg.loss.parts.items() if node is not None}
     parts = {name: instantiate(node, allow=cfg.allow_targets, mode=mode) for name, node in nodes.items()}
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
+    measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
+    if cfg.metric.monitor.split("/")[0] not in measured:
+        hint = nearest(cfg.metric.monitor, measured) or f"there is {', '.join(measured)}"
+        raise SegkitError(f"metric.monitor = {cfg.metric.monitor} is not measured;   {hint}")
     return SegmentationTask(model, WeightedLoss(parts, cfg.loss.weights, mode), metrics, cfg, card)
 
 
@@ -137,15 +163,15 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     console.print(f"network    {parameters:,} parameters{', compiled' if compiled else ''}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
     trainer = build_trainer(cfg, run, hardware, step, n_train)
-    if trainer.world_size > 1 and not is_child():
-        replay_as(run.path)
     try:
-        with naming_killed_workers(data.train, data.val):
+        with children_join(run.path, cfg.allow_targets), naming_killed_workers(data.train, data.val):
             trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
-            leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
-            console.print(f"stopped; go on with   segkit train resume={run.path}")
+            permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""
+            console.print(f"stopped; go on with   segkit train resume={run.path}{permission}")
+            with suppress(Exception):  # the checkpoint is what counts, and is written
+                leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
 
 
@@ -155,7 +181,7 @@ def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: Segment
     if with_samples and run.last.exists():
         latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
         few = data.val.cases[: cfg.callbacks.pictures.n_images]
-        panels = evaluate_cases(latest, few, data.val.labels, "val").panels
+        panels = evaluate_cases(latest, few, data.val.labels, {case.id: "val" for case in few}).panels
         samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
 
 
@@ -163,18 +189,18 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared) -
     """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     cases = [prepared.manifest.by_id[i] for i in prepared.split.val]
-    judged = evaluate_cases(best, cases, prepared.manifest.labels, "val")
-    write_results(run.path, judged, best.card, prepared.manifest.labels)
+    judged = evaluate_cases(best, cases, prepared.manifest.labels, dict.fromkeys(prepared.split.val, "val"))
+    write_results(run.path, judged, best.card.config["name"], prepared.manifest)
     draw_curves(run, cfg)
     record_hparams(run, cfg, judged.summary)
     return Result(run.path, judged.summary, run.best)
 
 
-def write_results(folder: Path, judged: Evaluation, card: Card, labels: LabelMap) -> None:
+def write_results(folder: Path, judged: Evaluation, name: str, manifest: Manifest) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    title = f"{card.config['name']}{' (synthetic phantom data)' if card.is_phantom else ''}"
-    evaluation.write(judged, labels, folder, title)
-    RunFolder(folder).write_json("summary.json", {"is_phantom": card.is_phantom, "results": judged.summary.as_dict()})
+    title = f"{name}{' (synthetic phantom data)' if manifest.is_phantom else ''}"
+    evaluation.write(judged, manifest.labels, folder, title)
+    RunFolder(folder).write_json("summary.json", {"is_phantom": manifest.is_phantom, "results": judged.summary.as_dict()})
     judged.summary.print(console, title)
     console.print(f"per case   {folder / 'cases.csv'}\npictures   {folder / 'samples.png'}")
 
@@ -218,30 +244,44 @@ def evaluate(cfg: Evaluate) -> Result:
     where = cfg.hardware
     best = predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
     given = cfg.data.model_dump(exclude_unset=True)
-    data = best.config.data.model_copy(update=given)
-    if given.get("root", data.root) is None and not best.card.is_phantom:
-        data = data.model_copy(update={"root": best.card.data_root})
-    manifest = examine(data, best.config.seed, cfg.allow_targets, cache_dir=Path(best.config.output_dir) / CACHE)
+    is_other = "source" in given
+    if is_other and cfg.subset not in ("val", "all"):
+        raise SegkitError(f"subset={cfg.subset} is a part of the checkpoint's own data; of other data all cases are judged")
+    # The cache is this machine's, never a place that a checkpoint names.
+    manifest = examine(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, cache_dir=Path("outputs") / CACHE)
     check_classes(manifest.labels, best.labels)
-    subset = "all" if "source" in given else cfg.subset
-    judged = evaluate_cases(best, choose_cases(manifest, best.card, subset), manifest.labels, subset)
-    folder = Path(cfg.output) if cfg.output else ckpt.parent.parent / "evaluation" / subset
-    write_results(folder, judged, best.card, manifest.labels)
+    cases, sides = choose_cases(manifest, best.card, "other" if is_other else cfg.subset)
+    judged = evaluate_cases(best, cases, manifest.labels, sides)
+    part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
+    folder = Path(cfg.output) if cfg.output else ckpt.parent.parent / "evaluation" / part
+    write_results(folder, judged, best.card.config["name"], manifest)
     return Result(folder, judged.summary, ckpt)
 
 
-def choose_cases(manifest: Manifest, card: Card, subset: str) -> list[Case]:
-    """The cases of a subset of the split that the checkpoint was trained with; they must still be there."""
+def data_of(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
+    """The data section of the training with what is given instead; labels mean what they meant in training."""
+    if "source" in given:
+        labels = given.get("labels") or (card.labels["values"] if bool(given.get("overlap")) == card.labels["overlap"] else None)
+        return trained.model_copy(update={**given, "labels": labels})
+    root = None if trained.root is None else card.data_root
+    return trained.model_copy(update={"root": root, "labels": card.labels["values"], **given})
+
+
+def choose_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case], dict[str, str]]:
+    """The cases of a subset of the split that the checkpoint was trained with, and the side that each was on."""
+    if subset == "other":
+        return list(manifest), {case.id: manifest.name for case in manifest}
+    sides = {id_: side for side in ("train", "val", "test") for id_ in card.split[side]}
     if subset == "all":
-        return list(manifest)
+        return list(manifest), {case.id: sides.get(case.id, "unseen") for case in manifest}
     ids: list[str] = card.split[subset]
     missing = [i for i in ids if i not in manifest.by_id]
     if missing:
         raise SegkitError(
             f"{len(missing)} of {len(ids)} {subset} cases of this checkpoint are not in {manifest.root} (such as {missing[0]});\n"
-            "  say where the images are with  data.root=FOLDER,  or judge all cases of another data set with  subset=all"
+            "  say where the images are with  data.root=FOLDER,  or judge all cases of another data set with  data=NAME data.root=FOLDER"
         )
-    return [manifest.by_id[i] for i in ids]
+    return [manifest.by_id[i] for i in ids], sides
 
 
 def check_classes(data: LabelMap, trained: LabelMap) -> None:

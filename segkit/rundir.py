@@ -26,7 +26,7 @@ from segkit.config import door
 from segkit.config.schema import Train
 from segkit.errors import SegkitError
 from segkit.files import remove_leftovers, write_text_atomic
-from segkit.processes import is_child
+from segkit.processes import is_child, job_name
 
 PLACE_KEYS = ("resume", "run", "output_dir")
 """Keys that say where a run lives, not what it is."""
@@ -76,7 +76,10 @@ class RunFolder:
     @classmethod
     def create(cls, cfg: Train, overrides: Sequence[str], run_dir: Path | None = None) -> RunFolder:
         """A new folder outputs/<experiment>/<run>/ with config and provenance; a taken name is an error, never overwritten."""
-        path = run_dir or reserve(Path(cfg.output_dir) / str(cfg.name), cfg.run)
+        parent, name = Path(cfg.output_dir) / str(cfg.name), cfg.run or job_name()
+        if is_child():
+            return cls(run_dir or parent / str(name))
+        path = run_dir or reserve(parent, name)
         run = cls(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_text_atomic(path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
@@ -91,18 +94,24 @@ class RunFolder:
         if cfg.resume != "auto":
             return cls.named(Path(cfg.resume), overrides)
         wanted = config_hash(cfg)
-        for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob("*/config.yaml"), reverse=True):
+        for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob(f"{cfg.run or '*'}/config.yaml"), reverse=True):
             run = cls(path.parent, resumed=True)
-            if run.is_unfinished() and config_hash(run.config()) == wanted:
+            if run.is_unfinished() and run.hash(cfg.allow_targets) == wanted:
                 remove_leftovers(run.path / "checkpoints")
                 return run
         return None
 
     @classmethod
+    def finished(cls, cfg: Train) -> RunFolder | None:
+        """The run that `run=NAME resume=auto` asks for, if there is nothing left to do: a job may be queued again and again."""
+        run = cls(Path(cfg.output_dir) / str(cfg.name) / str(cfg.run))
+        return run if cfg.resume == "auto" and cfg.run and run.status.get("state") == "finished" else None
+
+    @classmethod
     def named(cls, path: Path, overrides: Sequence[str]) -> RunFolder:
         if not (path / "config.yaml").is_file():
             raise SegkitError(f"resume={path}: no run folder (it has no config.yaml);   resume=auto looks for one")
-        others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in ("resume", "output_dir")]
+        others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in ("resume", "output_dir", "allow_targets")]
         if others:
             raise SegkitError(
                 f"resume={path} goes on with the run's own config; leave out {' '.join(others)},\n"
@@ -119,10 +128,19 @@ class RunFolder:
         remove_leftovers(path / "checkpoints")
         return run
 
-    def config(self) -> Train:
-        config = door.validate("train", yaml.safe_load((self.path / "config.yaml").read_text()))
+    def config(self, allow: Sequence[str]) -> Train:
+        """As saved, but for `allow`: what code may be named is decided by who resumes a run, not by a file that came with it."""
+        saved = {**yaml.safe_load((self.path / "config.yaml").read_text()), "allow_targets": list(allow)}
+        config = door.validate("train", saved)
         assert isinstance(config, Train)
         return config
+
+    def hash(self, allow: Sequence[str]) -> str | None:
+        """Of its config; None where another version of segkit wrote it."""
+        try:
+            return config_hash(self.config(allow))
+        except SegkitError:
+            return None
 
     def is_unfinished(self) -> bool:
         state = self.status.get("state", "failed")  # killed before its first word
@@ -135,7 +153,10 @@ class RunFolder:
             newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json"))
             return time.time() - newest < SILENCE_SECONDS
         try:
-            started: float = psutil.Process(status["pid"]).create_time()
+            process = psutil.Process(status["pid"])
+            started: float = process.create_time()
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
         except psutil.NoSuchProcess:
             return False
         return abs(started - float(status["process_started"])) < 1

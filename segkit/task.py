@@ -19,6 +19,7 @@ from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data import geometry
 from segkit.data.dataset import Batch, CaseDataset
+from segkit.errors import SegkitError
 from segkit.inference.decide import decide, restore
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
@@ -51,8 +52,8 @@ class SegmentationTask(L.LightningModule):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout is a function of (seed, step, rank), so a resumed run draws what the uninterrupted one drew."""
-        key = (self.config.seed, self.global_step, self.global_rank)
+        """Dropout is a function of (seed, epoch, batch, rank), so a resumed run draws what the uninterrupted one drew."""
+        key = (self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -135,7 +136,9 @@ def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
 
     Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
     """
-    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "Adagrad")}
+    if precision == "16" and optimizer.get("fused"):
+        raise SegkitError("optimizer.fused=true cannot clip gradients under fp16;   leave it out, or use  trainer.precision=32")
+    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
     own_choice = {"fused", "foreach"} & set(optimizer)
     return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from segkit.callbacks.early_stopping import StopEarly
 from segkit.callbacks.epochs import EpochTable
 from segkit.callbacks.interruption import Interruption
 from segkit.callbacks.pictures import Pictures
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
-from segkit.hardware import Hardware, compile_pays
+from segkit.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
 from segkit.models.wrapper import SegmentationModel
 from segkit.progress import console
 from segkit.rundir import RunFolder
@@ -79,7 +80,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     ]
     if own.early_stopping.patience is not None:
         patience, delta = own.early_stopping.patience, own.early_stopping.min_delta
-        callbacks.append(EarlyStopping(f"val/{monitor}", delta, patience, mode=cfg.metric.mode))
+        callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode, check_finite=False))
     if console.is_terminal:
         callbacks.append(RichProgressBar(leave=False))
     extra = (node for node in own.extra.values() if node is not None)
@@ -101,17 +102,24 @@ def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, ch
     if wanted == "auto":
         size = cfg.preprocess.size  # images of many sizes would be compiled again and again
         images = cfg.trainer.max_epochs * n_train
-        wanted = size is not None and compile_pays(hardware.device, flop_per_image(model, channels, size), images)
+        fixed = size is not None and hardware.device in COMPILE_PAYS_FLOP
+        wanted = fixed and compile_pays(hardware.device, flop_per_image(model, channels, size or (0, 0)), images)
     if wanted:
         model.network.compile()
     return wanted
 
 
 def flop_per_image(model: SegmentationModel, channels: int, size: tuple[int, int]) -> float:
-    """Floating-point operations of one forward pass, counted without computing anything."""
+    """Floating-point operations of one forward pass, counted without computing anything.
+
+    0 for a network that looks at values on its way, which cannot be counted so (and hardly compiled).
+    """
     ghost = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost.logits(torch.empty(1, channels, *size, device="meta"))
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            ghost.logits(torch.empty(1, channels, *size, device="meta"))
+    except Exception:  # whatever a stranger's network raises without values
+        return 0.0
     return float(counter.get_total_flops())
 
 

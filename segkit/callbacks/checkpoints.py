@@ -68,9 +68,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return  # the end of the epoch is near, and saves
-        if on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
+        if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
             self.save_last(trainer)
 
     def save_last(self, trainer: L.Trainer) -> None:
@@ -82,6 +80,12 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+
+
+def can_save(trainer: L.Trainer) -> bool:
+    """Not between optimizer steps, whose gathered gradients a checkpoint does not hold; nor at the end of an epoch, which saves."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return not progress.is_last_batch and progress.current.ready % trainer.accumulate_grad_batches == 0
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -33,7 +33,9 @@ class EpochTable(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         for name, value in outputs.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+            # Lightning hands the loss back divided by the number of batches whose gradients are gathered
+            whole = value.detach() * (trainer.accumulate_grad_batches if name == "loss" else 1)
+            self._sums[name] = self._sums.get(name, torch.zeros_like(whole)) + whole
         self._count += 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
 import lightning as L
 
-from segkit.callbacks.checkpoints import Checkpoints, on_any_process
+from segkit.callbacks.checkpoints import Checkpoints, can_save, on_any_process
 from segkit.progress import console
 from segkit.rundir import Interrupted
 
@@ -22,6 +23,8 @@ class Interruption(L.Callback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hands signals to the main thread alone
         for sign in (signal.SIGINT, signal.SIGTERM):
             self._previous[sign] = signal.signal(sign, self._ask)
 
@@ -31,9 +34,7 @@ class Interruption(L.Callback):
         console.print("stopping after this batch, to write a checkpoint; Ctrl-C once more to stop at once")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return
-        if on_any_process(trainer, self.asked):
+        if can_save(trainer) and on_any_process(trainer, self.asked):
             self.checkpoints.save_last(trainer)
             raise Interrupted
 

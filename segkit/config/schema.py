@@ -35,6 +35,7 @@ class Data(Strict):
     exclude: list[str]
     phantom_n: Positive
     batch_size: Positive
+    shuffle: bool
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)]
 
@@ -86,7 +87,7 @@ class Trainer(Strict):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Literal["auto"] | Positive
     num_nodes: Positive
-    strategy: str
+    strategy: Literal["auto", "ddp"]
     precision: Literal["auto", "32", "bf16", "16"]
     channels_last: bool
     compile: Literal["auto"] | bool
@@ -168,6 +169,7 @@ class DataOverride(Strict):
     exclude: list[str] | None = None
     phantom_n: Positive | None = None
     batch_size: Positive | None = None
+    shuffle: bool | None = None
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] | None = None
     cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)] | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from segkit.config.schema import Train
 from segkit.data.audit import CaseFacts, Prepared
 from segkit.data.augment import Augmentation
 from segkit.data.dataset import CaseDataset, Sample, collate
+from segkit.data.intensity import SIXTEEN_BIT
 from segkit.data.loader import EpochSampler, TrainLoader
 from segkit.errors import SegkitError
 from segkit.hardware import cache_budget, loader_workers, usable_cores
@@ -23,9 +25,9 @@ from segkit.progress import console
 class SegmentationData(L.LightningDataModule):
     """Decoded images stay in memory where they fit; then loader workers share them."""
 
-    def __init__(self, prepared: Prepared, config: Train, device: str) -> None:
+    def __init__(self, prepared: Prepared, config: Train, device: str, top: int) -> None:
         super().__init__()
-        self.prepared, self.config, self.device = prepared, config, device
+        self.prepared, self.config, self.device, self.top = prepared, config, device, top
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
         self.val = self._dataset(prepared.split.val, None)
         self._loader: TrainLoader | None = None
@@ -34,7 +36,7 @@ class SegmentationData(L.LightningDataModule):
     def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None) -> CaseDataset:
         manifest = self.prepared.manifest
         cases = [manifest.by_id[i] for i in ids]
-        return CaseDataset(cases, manifest.labels, self.config.preprocess, augmentation, self.config.seed)
+        return CaseDataset(cases, manifest.labels, self.config.preprocess, augmentation, self.config.seed, self.top)
 
     def setup(self, stage: str) -> None:
         budget = cache_budget(self.config.data.cache_gb) // (self.trainer.world_size if self.trainer else 1)
@@ -48,7 +50,11 @@ class SegmentationData(L.LightningDataModule):
             console.print(f"loading    training images {kept}, {self._workers(self.train)['num_workers']} loader workers")
 
     def train_dataloader(self) -> TrainLoader:
-        sampler = EpochSampler(len(self.train), self.config.data.batch_size, self.config.seed, *self._place)
+        rank, world = self._place
+        if len(self.train) < world:
+            raise SegkitError(f"{len(self.train)} training cases for {world} processes;   use fewer  trainer.devices")
+        data = self.config.data
+        sampler = EpochSampler(len(self.train), data.batch_size, self.config.seed, rank, world, data.shuffle)
         self._loader = TrainLoader(self.train, sampler, pin_memory=self.device == "cuda", **self._workers(self.train))
         self._loader.load_state_dict(self._position)
         return self._loader
@@ -93,11 +99,21 @@ def decoded_bytes(facts: CaseFacts, dataset: CaseDataset) -> int:
     return int(rows * cols * (image + planes) + facts.shape[0] * facts.shape[1] * planes)
 
 
-def intensity(facts: Mapping[str, CaseFacts], ids: Sequence[str]) -> tuple[list[float], list[float]]:
-    """Mean and SD by channel over all pixels of the cases `ids`, in unit scale."""
+@dataclass(frozen=True)
+class Intensity:
+    """Of the training images: largest value of their bit depth, mean and SD by channel in the scale that it sets."""
+
+    top: int
+    mean: list[float]
+    sd: list[float]
+
+
+def intensity(facts: Mapping[str, CaseFacts], ids: Sequence[str]) -> Intensity:
     chosen = [facts[i] for i in ids]
     n = sum(f.shape[0] * f.shape[1] for f in chosen)
     mean = np.sum([f.sum for f in chosen], axis=0) / n
     square = np.sum([f.sum_of_squares for f in chosen], axis=0) / n
     sd = np.sqrt(np.maximum(square - mean**2, 0))
-    return [float(m) for m in mean], [float(s) for s in sd]
+    largest = max(round(SIXTEEN_BIT * max(f.maximum)) for f in chosen)
+    top = max(255, 2 ** largest.bit_length() - 1) if chosen[0].dtype == "uint16" else SIXTEEN_BIT
+    return Intensity(top, [float(m) * SIXTEEN_BIT / top for m in mean], [float(s) * SIXTEEN_BIT / top for s in sd])

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from segkit.data import geometry
 from segkit.data.augment import Augmentation
 from segkit.data.geometry import Grid
-from segkit.data.intensity import unit_scale
+from segkit.data.intensity import SIXTEEN_BIT, unit_scale
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.manifest import Case, encoded_mask
 from segkit.progress import track
@@ -42,7 +42,8 @@ class Batch:
     indices: tuple[int, ...]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """Lightning moves batches by calling this."""
+        """Lightning moves batches by calling this (and says `non_blocking` only for plain tensors)."""
+        non_blocking = non_blocking or device.type == "cuda"
         image, mask = (t.to(device, non_blocking=non_blocking) for t in (self.image, self.mask))
         return Batch(image, mask, self.indices)
 
@@ -60,9 +61,10 @@ class CaseDataset(Dataset[Sample]):
         grid: Grid,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        top: int = SIXTEEN_BIT,
     ) -> None:
         self.cases, self.labels, self.grid = tuple(cases), labels, grid
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.top = augmentation, seed, top
         self._decoded: list[tuple[Array, Array]] = []
         self._truths: list[Array] = []
         # Which index each loader worker is reading, in shared memory: names the file if the worker is killed.
@@ -75,7 +77,7 @@ class CaseDataset(Dataset[Sample]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if (worker := get_worker_info()) is not None:
             cv2.setNumThreads(0)  # one thread a worker: more would fight for the same cores
-            self.reading[worker.id] = index
+            self.reading[worker.id % MAX_WORKERS] = index
         image, mask = self._decoded[index] if self._decoded else self.decode(index)
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, (self.seed, epoch, index))
@@ -91,7 +93,7 @@ class CaseDataset(Dataset[Sample]):
         case = self.cases[index]
         image = case.image.read()
         steps = geometry.plan(self.grid, (image.shape[0], image.shape[1]))
-        image = unit_scale(geometry.apply(steps, image))
+        image = unit_scale(geometry.apply(steps, image), self.top)
         if not case.masks:
             return image, np.full(image.shape[:2], IGNORE, np.uint8)
         return image, geometry.apply_mask(steps, encoded_mask(case, self.labels))

@@ -16,12 +16,13 @@ from segkit.errors import SegkitError
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index): a permutation that depends on (seed, epoch) alone, dealt out to `world_size` processes.
 
+    `shuffle=False` keeps the first epoch's order.
     A last, smaller batch is dropped, unless it is the only one: batch norm cannot learn from a single image.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.epoch = 0
         self.skip = 0
         """Batches at the start of the epoch that were trained before the run was interrupted."""
@@ -30,7 +31,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return max(1, self.n // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(self.n)
+        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch if self.shuffle else 0])).permutation(self.n)
         mine = [int(i) for i in order[self.rank :: self.world_size]]
         for batch in range(self.skip, len(self)):
             indices = mine[batch * self.batch_size : (batch + 1) * self.batch_size]

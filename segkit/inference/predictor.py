@@ -77,7 +77,7 @@ class Predictor:
                 f"(rows, columns, {self.card.channels})"
             )
         steps = geometry.plan(self.config.preprocess, (pixels.shape[0], pixels.shape[1]))
-        on_grid = unit_scale(geometry.apply(steps, pixels)).transpose(2, 0, 1)
+        on_grid = unit_scale(geometry.apply(steps, pixels), self.card.top).transpose(2, 0, 1)
         return pixels, on_grid, steps
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ from segkit.data.labels import IGNORE, Mode
 
 
 def dice_loss(mode: Mode, smooth: float = 0.0, log_loss: bool = False) -> nn.Module:
-    """1 - Dice, summed over the batch and averaged over the classes present in it."""
+    """1 - Dice of the whole batch, averaged over all classes; a class that is absent from the batch counts as 0."""
     from segmentation_models_pytorch.losses import DiceLoss
 
     loss: nn.Module = DiceLoss(mode, log_loss=log_loss, from_logits=True, smooth=smooth, ignore_index=IGNORE)

@@ -27,6 +27,8 @@ def smp_network(
     """
     import segmentation_models_pytorch as smp
 
+    if any(place in encoder_name for place in (":", "/")):
+        raise SegkitError(f"model.encoder_name = {encoder_name}: a name of the list or tu-NAME, no address to load from")
     known = smp.encoders.get_encoder_names()
     if encoder_name not in known and not encoder_name.startswith("tu-"):
         raise SegkitError(f"model.encoder_name = {encoder_name}: no such encoder; {nearest(encoder_name, known)}")

@@ -35,7 +35,7 @@ def card_of(cfg: Train) -> Card:
     labels = LabelMap.of({0: "background", 1: "a", 2: "b"}).as_dict()
     split = {"train": ["1"], "val": ["2"], "test": []}
     return Card(
-        cfg.model_dump(mode="json"), labels, 1, [0.5], [0.2], split, "", "", False, "32", {}
+        cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}
     )  # fmt: skip
 
 
