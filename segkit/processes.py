@@ -42,7 +42,8 @@ def job_name() -> str | None:
 def children_join(run: Path, allow: Sequence[str]) -> Iterator[None]:
     """Inside, children that Lightning starts join the run in `run`. Afterwards this process is as it was."""
     argv, environment = sys.argv, dict(os.environ)
-    sys.argv = [str(Path(segkit.__file__).with_name("__main__.py")), "train", f"resume={run.resolve()}", f"allow_targets=[{','.join(allow)}]"]
+    entry = Path(segkit.__file__).with_name("__main__.py")
+    sys.argv = [str(entry), "train", f"resume={run.resolve()}", f"allow_targets=[{','.join(allow)}]"]
     try:
         yield
     finally:

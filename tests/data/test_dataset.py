@@ -12,7 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.augment import Augmentation
+from segkit.data.datamodule import intensity
 from segkit.data.dataset import CaseDataset, Sample, collate
+from segkit.data.facts import facts_of
 from segkit.data.intensity import unit_scale
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.manifest import Case
@@ -93,6 +95,21 @@ def test_unequal_images_share_a_batch_and_the_padding_is_ignored() -> None:
     assert batch.mask[0, 3].eq(IGNORE).all()
     assert batch.mask[1, :, 2:].eq(IGNORE).all()
     assert batch.image[1, 0, :, 2:].eq(0).all()
+
+
+def test_12_bits_in_16_fill_the_scale_that_augmentation_works_on(tmp_path: Path) -> None:
+    """Divided by 65535 such images live in 0..0.06, and a change of brightness by 0.15 would drown them."""
+    rng = np.random.default_rng(0)
+    file, mask = tmp_path / "a.png", tmp_path / "m.png"
+    cv2.imwrite(str(file), rng.integers(200, 4095, (32, 32)).astype(np.uint16))
+    cv2.imwrite(str(mask), np.zeros((32, 32), np.uint8))
+    case = Case("a", ImageFile(file), MaskFile(mask))
+    seen = intensity({"a": facts_of(case)}, ["a"])
+    assert seen.top == 4095
+    assert 0.4 < seen.mean[0] < 0.6
+    brighter = {"b": {"_target_": "albumentations.RandomBrightnessContrast", "brightness_limit": 0.15, "p": 1.0}}
+    data = CaseDataset([case], LABELS, Grid(None), Augmentation(brighter), 0, seen.top)
+    assert all(data[(epoch, 0)].image.std() > 0.1 for epoch in range(10))
 
 
 def test_unit_scale() -> None:

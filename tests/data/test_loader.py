@@ -53,6 +53,13 @@ def test_each_epoch_is_another_permutation_of_all_cases() -> None:
     assert first != order(sampler)
 
 
+def test_overfitting_sees_the_same_batches_again_and_again() -> None:
+    sampler = EpochSampler(12, 4, seed=0, shuffle=False)
+    first = order(sampler)
+    sampler.set_epoch(3)
+    assert order(sampler) == first
+
+
 def test_a_small_last_batch_is_dropped_but_not_the_only_one() -> None:
     assert [len(b) for b in EpochSampler(10, 4, 0)] == [4, 4]
     assert [len(b) for b in EpochSampler(3, 4, 0)] == [3]

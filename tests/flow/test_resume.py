@@ -100,6 +100,34 @@ def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(
     assert_same_run(run, uninterrupted)
 
 
+def test_gathered_gradients_and_a_plateau_schedule_survive_a_stop(tmp_path: Path) -> None:
+    """Checkpoints are written between optimizer steps' gatherings, never inside one, and the plateau's memory is in them."""
+    options = (
+        *LONG,
+        "trainer.accumulate_grad_batches=2",
+        "scheduler=plateau",
+        "scheduler.patience=0",
+        "callbacks.checkpoint.every_minutes=0.0001",
+    )
+    done = run_segkit(tmp_path, "train", *options, "run=whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "outputs/small/r"
+    process = start(tmp_path, *options, "run=r")
+    wait_for(run / "metrics.csv")
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert not (run / "cases.csv").exists(), "too late to kill"
+    assert run_segkit(tmp_path, "train", "resume=outputs/small/r").returncode == 0
+    assert_same_run(run, tmp_path / "outputs/small/whole")
+
+
+def test_a_queued_job_that_is_finished_has_nothing_to_do(trained: Path) -> None:
+    done = run_segkit(trained.parents[2], "train", *SMALL, "run=first", "resume=auto")
+    assert done.returncode == 0
+    assert "finished already" in done.stdout
+
+
 def test_what_cannot_be_resumed_says_why(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     assert "is finished" in segkit_in("train", f"resume={trained}").stderr
     assert "no run folder" in segkit_in("train", f"resume={tmp_path}").stderr

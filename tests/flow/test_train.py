@@ -56,6 +56,36 @@ def test_evaluate_repeats_the_numbers_of_the_training(trained: Path) -> None:
     assert (trained / "evaluation" / "val" / "cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
 
 
+def test_evaluate_finds_the_data_from_another_folder_and_keeps_data_sets_apart(tmp_path: Path) -> None:
+    made = run_segkit(tmp_path, "phantom", "data=phantom", "output=a", "n=12")
+    assert made.returncode == 0, made.stderr
+    assert run_segkit(tmp_path, "phantom", "data=phantom", "output=b", "n=6", "seed=5").returncode == 0
+    done = run_segkit(tmp_path, "train", *SMALL, "data.root=a", "debug=fast", "run=r")
+    assert done.returncode == 0, done.stdout + done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run_segkit(elsewhere, "evaluate", "ckpt=../outputs/small/r")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "synthetic" in done.stdout
+    run = tmp_path / "outputs/small/r"
+    assert (run / "evaluation/val/cases.csv").read_bytes() == (run / "cases.csv").read_bytes()
+    done = run_segkit(elsewhere, "evaluate", "ckpt=../outputs/small/r", "data=folder", "data.root=../b")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (other,) = (run / "evaluation").glob("folder-*")
+    assert len({row["case"] for row in scores(other / "cases.csv")}) == 6
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert "moved" not in run_segkit(tmp_path, "evaluate", "ckpt=outputs/small/r").stdout
+    done = run_segkit(tmp_path, "evaluate", "ckpt=outputs/small/r", "data.root=moved", "subset=all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["subset"] for row in scores(run / "evaluation/all/cases.csv")} == {"train", "val"}
+
+
+def test_a_monitor_that_is_not_measured_is_refused_before_training(segkit_in: Cli) -> None:
+    done = segkit_in("train", *SMALL, "metric.monitor=dcie")
+    assert done.returncode == 2
+    assert "did you mean dice?" in done.stderr
+
+
 def test_predict_returns_masks_on_the_original_grid_that_score_the_same(trained: Path, tmp_path: Path) -> None:
     """From the files alone: the Dice of the written masks is the Dice of the table."""
     (root,) = (trained.parents[1] / ".cache").glob("phantom-*/")

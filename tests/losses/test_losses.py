@@ -58,6 +58,14 @@ def test_the_sum_is_weighted() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_cross_entropy_does_not_shrink_with_the_ignored_share(mode: Mode) -> None:
+    logits, mask = example(mode)
+    padded = torch.nn.functional.pad(mask, (0, 0, 0, 24), value=IGNORE)
+    alone = make(mode)(logits, mask)["loss_ce"].item()
+    assert make(mode)(torch.nn.functional.pad(logits, (0, 0, 0, 24)), padded)["loss_ce"].item() == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_ignored_pixels_have_no_gradient(mode: Mode) -> None:
     logits, mask = example(mode)
     mask[..., :4, :] = IGNORE
