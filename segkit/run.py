@@ -160,7 +160,8 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     n_train = len(data.train)
     compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train)
     parameters = sum(p.numel() for p in task.model.parameters())
-    console.print(f"network    {parameters:,} parameters{', compiled' if compiled else ''}")
+    layout = "channels last" if cfg.trainer.channels_last else "channels first"
+    console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
     trainer = build_trainer(cfg, run, hardware, step, n_train)
     try:
