@@ -70,10 +70,10 @@ def _unknown_values(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> 
     labels = manifest.labels
     if labels.overlap:
         return _unknown_planes(labels, cases)
-    named = {raw for raw, _ in labels.values}
+    named = {labels.as_key(raw) for raw, _ in labels.values}
     by_unknown: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
-        unknown = {value for mask in facts[case.id].masks.values() for value in mask.values} - named
+        unknown = {value for mask in facts[case.id].masks.values() for value in mask.values if labels.as_key(value) not in named}
         if unknown:
             grey = len(unknown) > PROPOSED  # every such mask has values of its own
             by_unknown.setdefault(() if grey else tuple(sorted(unknown, key=value_order)), []).append(case)

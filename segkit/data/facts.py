@@ -66,12 +66,12 @@ class CaseFacts:
         counts = dict.fromkeys(labels.classes, 0)
         for raw, name in labels.values:
             if name in counts:
-                counts[name] += self._pixels(raw, labels.overlap)
+                counts[name] += self._pixels(raw, labels)
         return counts
 
-    def _pixels(self, raw: str, overlap: bool) -> int:
-        if not overlap:
-            return sum(mask.values.get(raw, 0) for mask in self.masks.values())
+    def _pixels(self, raw: str, labels: LabelMap) -> int:
+        if not labels.overlap:
+            return sum(n for mask in self.masks.values() for value, n in mask.values.items() if labels.as_key(value) == labels.as_key(raw))
         return sum(n for value, n in self.masks[raw].values.items() if value != "0") if raw in self.masks else 0
 
     @property

@@ -77,13 +77,23 @@ class LabelMap:
             return 0 if name == BACKGROUND else IGNORE
         return self.classes.index(name) + 1
 
+    @property
+    def in_colours(self) -> bool:
+        return any(key.startswith("#") for key, _ in self.values)
+
+    def as_key(self, value: str) -> str:
+        """How this map would name a raw value: among colours, the grey of an all-black mask is black."""
+        return value if value.startswith("#") or not self.in_colours else "#" + f"{min(int(value), 255):02x}" * 3
+
     def encode(self, raw: Array) -> tuple[Array, tuple[str, ...]]:
         """Class indices (uint8, the raw array's spatial shape) of an exclusive mask, and the raw values that have no name.
 
         `raw` is integer (H, W), or RGB (H, W, 3) whose colours are matched as `#rrggbb`.
         """
-        flat = pack_rgb(raw) if raw.ndim >= 3 and raw.shape[-1] in (3, 4) else raw
-        wanted = {int(key[1:], 16) if key.startswith("#") else int(key): self.index(name) for key, name in self.values}
+        coloured = raw.ndim >= 3 and raw.shape[-1] in (3, 4)
+        flat = pack_rgb(raw) if coloured else raw.astype(np.uint32) * 0x010101 if self.in_colours else raw
+        keys = {self.as_key(key): self.index(name) for key, name in self.values}
+        wanted = {int(key.lstrip("#"), 16 if self.in_colours else 10): index for key, index in keys.items()}
         classes = np.full(flat.shape, IGNORE, np.uint8)
         unknown = []
         for value in unique_values(flat):
@@ -95,8 +105,8 @@ class LabelMap:
 
     def decode(self, classes: Array) -> Array:
         """Raw values (the first one of each class) of class indices: what a written mask holds. Colours give (H, W, 3)."""
-        table = {self.index(name): key for key, name in reversed(self.values)}
-        if any(key.startswith("#") for key in table.values()):
+        table = {self.index(name): self.as_key(key) for key, name in reversed(self.values)}
+        if self.in_colours:
             palette = np.zeros((256, 3), np.uint8)
             for index, key in table.items():
                 palette[index] = [int(key[i : i + 2], 16) for i in (1, 3, 5)]

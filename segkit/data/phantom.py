@@ -206,12 +206,20 @@ def _scanned(random: Random, echo: Floats, sector: Floats) -> Array:
     return np.asarray(np.clip(np.round(grey), 0, 255), np.uint8)
 
 
+def refuse_outside(root: Path, name: str | None) -> None:
+    """Writing below `root` must stay below it."""
+    if name is not None and not (root / name).resolve().is_relative_to(root.resolve()):
+        raise SegkitError(f"data.source names {name}, which lies outside {root}: a phantom is written below its own folder only")
+
+
 MARK = "SYNTHETIC.txt"
 """Lies in every phantom, so that results made of it say so wherever it has been copied to."""
 
 
 def write(source: Source, root: Path, n: int, seed: int) -> None:
     """A marked phantom in the layout of `source`."""
+    for name in ("images_name", "masks_name", "table_name"):  # names come from configs, and from the cards of strangers
+        refuse_outside(root, getattr(source, name, None))
     source.write_phantom(root, n, seed)
     (root / MARK).write_text(f"{n} synthetic images drawn by segkit, seed {seed}. Not patients.\n")
 

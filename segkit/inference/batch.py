@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkit.checkpoint import first_line
 from segkit.data.pairing import image_files, natural
 from segkit.data.readers import IMAGE_SUFFIXES
 from segkit.errors import Problem, SegkitError
@@ -43,24 +45,26 @@ class Done:
 
 def predict_files(predictor: Predictor, source: str, output: Path, wanted: Wanted) -> Done:
     """Masks for a file, folder (with its subfolders) or glob, below `output` under the same relative names, as PNG."""
-    images, root = find_images(source)
+    images, root = find_images(source, output)
     targets = name_targets(images, root, output)
     todo = [i for i in images if wanted.overwrite or not is_written(targets[i], predictor.labels)]
     measured: list[Area] = []
     problems: list[Problem] = []
-    for image in track(todo, "predicting", len(todo)):
-        try:
-            measured += predict_one(predictor, image, targets[image], wanted)
-        except (SegkitError, OSError, ValueError, MemoryError) as error:
-            if isinstance(error, OSError) and is_full(error, output):
-                raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
-            problems.append(Problem(str(image), str(error).removeprefix(f"{image} ").splitlines()[0]))
-    if measured:
-        write_areas(output / "areas.csv", measured)
+    try:
+        for image in track(todo, "predicting", len(todo)):
+            try:
+                measured += predict_one(predictor, image, targets[image], output, wanted)
+            except (SegkitError, OSError, ValueError, MemoryError) as error:
+                if isinstance(error, OSError) and is_full(error, output):
+                    raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
+                problems.append(Problem(str(image), first_line(error).removeprefix(f"{image} ")))
+    finally:  # also of a run that is stopped: its masks will be skipped next time
+        if measured:
+            write_areas(output / "areas.csv", measured)
     return Done(len(todo) - len(problems), len(images) - len(todo), tuple(problems))
 
 
-def predict_one(predictor: Predictor, image: Path, target: Path, wanted: Wanted) -> list[Area]:
+def predict_one(predictor: Predictor, image: Path, target: Path, output: Path, wanted: Wanted) -> list[Area]:
     """The mask comes last: where it exists, all else does."""
     prediction, labels = predictor.predict(image), predictor.labels
     if wanted.probabilities:
@@ -70,19 +74,20 @@ def predict_one(predictor: Predictor, image: Path, target: Path, wanted: Wanted)
         overlay = target.with_name(f"{target.stem}_overlay.png")
         write_overlay(overlay, prediction.image, planes(prediction.mask, labels), labels.colours)
     write_mask_png(target, prediction.mask, labels)
-    return areas(target.stem, prediction.mask, labels)
+    return areas(target.relative_to(output).with_suffix("").as_posix(), prediction.mask, labels)
 
 
-def find_images(source: str) -> tuple[list[Path], Path]:
-    """Images in natural order, and the folder that their names are relative to."""
+def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
+    """Images in natural order, but not what an earlier prediction left in `output`; and the folder their names are relative to."""
     path = Path(source).expanduser()
     if path.is_file():
         return [path], path.parent
     if path.is_dir():
-        found, root = list(image_files(path)), path
+        found, root = list(image_files(path, below=[output])), path
     else:
         matches = sorted(glob.glob(str(path), recursive=True), key=natural)  # noqa: PTH207 (an absolute pattern)
-        found, root = [Path(match) for match in matches if Path(match).is_file()], fixed_part(path)
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        found, root = [file for file in files if not file.resolve().is_relative_to(output.resolve())], fixed_part(path)
     if not found:
         what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
         raise SegkitError(f"input={source}: {what} ({' '.join(sorted(IMAGE_SUFFIXES))})")
@@ -102,9 +107,11 @@ def fixed_part(pattern: Path) -> Path:
 def name_targets(images: Sequence[Path], root: Path, output: Path) -> dict[Path, Path]:
     """Where each mask goes. Two images that would share a name keep their suffix in it."""
     plain = {image: output / image.relative_to(root).with_suffix(".png") for image in images}
-    taken = list(plain.values())
+    taken = Counter(plain.values())
     full = {image: output / image.relative_to(root).with_name(f"{image.name}.png") for image in images}
-    targets = {image: plain[image] if taken.count(plain[image]) == 1 else full[image] for image in images}
+    targets = {image: plain[image] if taken[plain[image]] == 1 else full[image] for image in images}
+    if len(set(targets.values())) < len(images):
+        raise SegkitError(f"input holds images whose masks would share a name in {output};   predict them one folder at a time")
     clash = [image for image, target in targets.items() if target.resolve() == image.resolve()]
     if clash:
         raise SegkitError(f"output={output} would overwrite the input {clash[0]};   choose another output folder")

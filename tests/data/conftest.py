@@ -28,6 +28,7 @@ def data() -> Callable[..., schema.Data]:
             "overlap": False,
             "exclude": [],
             "phantom_n": 6,
+            "shuffle": True,
             "batch_size": 2,
             "num_workers": 0,
             "cache_gb": "auto",

@@ -92,3 +92,13 @@ def test_maps_that_make_no_sense_are_refused() -> None:
 def test_distinct_values() -> None:
     assert unique_values(np.array([[3, 0], [3, 255]], np.uint8)) == [0, 3, 255]
     assert unique_values(np.array([-5, 70000, -5])) == [-5, 70000]
+
+
+def test_an_all_black_mask_is_background_in_a_colour_map() -> None:
+    """Readers give it back as grey, since its three channels are equal."""
+    labels = LabelMap.of({"#000000": "background", "#ff0000": "head"})
+    classes, unknown = labels.encode(np.zeros((3, 4), np.uint8))
+    assert not unknown
+    assert (classes == 0).all()
+    mixed = LabelMap.of({"0": "background", "#ff0000": "head"})
+    assert mixed.decode(np.array([[0, 1]], np.uint8)).tolist() == [[[0, 0, 0], [255, 0, 0]]]

@@ -13,6 +13,8 @@ import pytest
 from segkit.config import schema
 from segkit.data import phantom
 from segkit.data.audit import look, prepare
+from segkit.data.sources.csv import Csv
+from segkit.data.sources.folder import Folder
 from segkit.errors import SegkitError
 
 
@@ -133,3 +135,10 @@ def test_twenty_images_in_ten_seconds(data: Callable[..., schema.Data], tmp_path
     start = time.process_time()
     command(data("phantom", None), tmp_path / "out", n=20)
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("source", [Folder(Path("x"), images="../../out"), Csv(Path("x"), table="/tmp/precious.csv")])
+def test_a_phantom_is_never_written_beside_its_folder(source: Folder | Csv, tmp_path: Path) -> None:
+    """The names may come from a stranger's checkpoint."""
+    with pytest.raises(SegkitError, match="lies outside"):
+        phantom.write(source, tmp_path / "phantom", 1, 0)

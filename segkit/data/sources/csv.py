@@ -31,7 +31,7 @@ class Csv:
 
     def __init__(self, root: Path, table: str = "cases.csv") -> None:
         self.root = Path(root)
-        self.table = self.root / table
+        self.table_name, self.table = table, self.root / table
         self.problems: list[Problem] = []
 
     def cases(self) -> Iterator[Case]:
@@ -60,7 +60,7 @@ class Csv:
             phantom.write_png(root / "images" / f"{name}.png", drawing.image)
             phantom.write_png(root / "masks" / f"{name}.png", drawing.mask)
             lines.append(f"{name},images/{name}.png,masks/{name}.png,{exam:03d},{drawing.pixel_mm:.12g}")
-        table = root / self.table.relative_to(self.root)
+        table = root / self.table_name
         table.parent.mkdir(parents=True, exist_ok=True)
         table.write_bytes(("\n".join(lines) + "\n").encode())
 
