@@ -84,6 +84,13 @@ def with_absolute_root(cfg: Train) -> Train:
 
 def check_sense(cfg: Train) -> None:
     """What each key allows by itself and all together do not."""
+    monitor, trainer = cfg.metric.monitor, cfg.trainer
+    if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
+        raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
+    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor):
+        raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
+    if trainer.check_val_every_n_epoch > trainer.max_epochs:
+        raise SegkitError("trainer.check_val_every_n_epoch exceeds trainer.max_epochs, so nothing would be validated")
     if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
         raise SegkitError(
             f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
