@@ -22,9 +22,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from segkit.config import overrides as hydra_overrides
-from segkit.config import words
+from segkit.config import schema, words
 from segkit.config.schema import COMMANDS
 from segkit.config.targets import check_target
 from segkit.errors import Problem, ProblemsFound
@@ -104,6 +105,42 @@ def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -
 def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
     """A plain mapping, such as a run's saved config.yaml, as a checked model."""
     return _model(command, dict(container), [])
+
+
+def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
+    """A training config as a run folder or a checkpoint keeps it, maybe of an older or newer segkit.
+
+    Keys that came later get the shipped defaults, keys that went are dropped. `allow` comes from whoever opens the file,
+    never from the file itself: it decides what code may be named.
+    """
+    defaults = compose("train").model_dump(mode="json") if _lacks(saved, schema.Train) else {}
+    config = validate("train", {**_complete(saved, defaults, schema.Train), "allow_targets": list(allow)})
+    assert isinstance(config, schema.Train)
+    return config
+
+
+def _section(field: FieldInfo) -> type[schema.Strict] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, schema.Strict) else None
+
+
+def _lacks(saved: Mapping[str, Any], model: type[schema.Strict]) -> bool:
+    """Whether a key of the schema is missing at any depth."""
+    nested = ((saved.get(name), _section(field)) for name, field in model.model_fields.items())
+    return set(model.model_fields) > set(saved) & set(model.model_fields) or any(
+        _lacks(value, section) for value, section in nested if section and isinstance(value, Mapping)
+    )
+
+
+def _complete(saved: Mapping[str, Any], defaults: Mapping[str, Any], model: type[schema.Strict]) -> dict[str, Any]:
+    """`saved` with exactly the keys of the schema; what it lacks from `defaults`."""
+    out: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        value = saved.get(name, defaults.get(name))
+        if (section := _section(field)) and isinstance(value, Mapping):
+            value = _complete(value, defaults.get(name) or {}, section)
+        out[name] = value
+    return out
 
 
 def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tuple[str, list[str]]]:
