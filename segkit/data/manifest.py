@@ -19,7 +19,7 @@ Subset = Literal["train", "val", "test"]
 
 
 class Pixels(Protocol):
-    """A recipe that yields an array: a file, an outline to fill, later an RLE or a stack of neighbours.
+    """A recipe that yields an array: a file, an outline to fill, a run-length code, a stack of neighbouring slices.
 
     Implementations are frozen dataclasses: small, comparable, and they travel to loader workers by pickle.
     """
@@ -29,12 +29,24 @@ class Pixels(Protocol):
         """The files that `read` opens."""
 
     def read(self) -> Array:
-        """Image: (H, W, C) in its own dtype. Mask: (H, W) integers, or (H, W, 3) colours. Raises `ReadError`."""
+        """Image: (H, W, C) in its own dtype; a volume (D, H, W, C). Mask: integers (H, W) or (D, H, W), or colours
+        (H, W, 3). Raises `ReadError`."""
+
+
+class Volumetric(Pixels, Protocol):
+    """The `Pixels` of a volume, which can say its size without being read whole."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows, columns, from the header. Raises `ReadError`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image with what is known about it. `mask` is None for unlabelled images, a dict of planes where classes overlap."""
+    """One image with what is known about it. `mask` is None for unlabelled images, a dict of planes where classes overlap.
+
+    A source yields slices (`dims` 2) or whole volumes (`dims` 3), as the files come; `views.py` makes the one from the other.
+    """
 
     id: str
     image: Pixels
@@ -44,9 +56,15 @@ class Case:
     split: str = ""
     """The side that the data set itself prescribes (train, val, test), or empty."""
     spacing_mm: tuple[float, ...] = ()
-    """Pixel size by axis (rows, columns), in millimetres; empty where unknown."""
+    """Pixel size by axis, in millimetres: (rows, columns), or (slices, rows, columns) where that is known; empty where unknown."""
     facts: Mapping[str, float | str] = field(default_factory=dict)
     """Reference values that a metric may use, such as the head circumference in mm."""
+    volume: str = ""
+    """Of a slice: the volume it belongs to. Empty: an image by itself."""
+    position: int = 0
+    """Of a slice: its number within the volume. Numbers may be missing where slices are."""
+    dims: Literal[2, 3] = 2
+    """3: image and masks are whole volumes; the image is then `Volumetric`."""
 
     @property
     def masks(self) -> dict[str, Pixels]:

@@ -13,6 +13,7 @@ import pytest
 from segkit.config import schema
 from segkit.data import phantom
 from segkit.data.audit import look, prepare
+from segkit.data.phantoms import fetal_head
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder
 from segkit.errors import SegkitError
@@ -29,7 +30,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_threshold_does_not_find_the_head() -> None:
     found = []
     for i in range(20):
-        drawing = phantom.draw(0, i)
+        drawing = fetal_head.draw(0, i)
         level, _ = cv2.threshold(drawing.image, 0, 255, cv2.THRESH_OTSU)
         head = drawing.mask > 0
         found.append(max(dice(drawing.image > level, head), dice(drawing.image <= level, head)))
@@ -38,7 +39,7 @@ def test_a_threshold_does_not_find_the_head() -> None:
 
 
 def test_the_heads_are_whole_varied_and_of_plausible_size() -> None:
-    drawings = [phantom.draw(1, i) for i in range(20)]
+    drawings = [fetal_head.draw(1, i) for i in range(20)]
     for drawing in drawings:
         rows, columns = drawing.image.shape
         assert 192 <= rows <= 270
@@ -53,8 +54,8 @@ def test_the_heads_are_whole_varied_and_of_plausible_size() -> None:
 
 
 def test_the_circumference_is_that_of_the_ellipse() -> None:
-    head = phantom.Head(0, 0, 60, 45, 0)
-    assert phantom.Drawing(np.zeros((2, 2), np.uint8), head, 1.0).circumference_mm == pytest.approx(331.55, abs=0.01)
+    head = fetal_head.Head(0, 0, 60, 45, 0)
+    assert fetal_head.Drawing(np.zeros((2, 2), np.uint8), head, 1.0).circumference_mm == pytest.approx(331.55, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["phantom", "folder", "csv", "hc18"])
@@ -92,7 +93,7 @@ def test_filled_outlines_equal_the_filled_heads(
         assert case.facts["hc_mm"] > 50  # type: ignore[operator]
         assert len(looked.manifest) == 6, i
     first = looked.manifest.cases[0]
-    assert dice(first.masks[""].read() > 0, phantom.draw(0, 0).mask > 0) > 0.995
+    assert dice(first.masks[""].read() > 0, fetal_head.draw(0, 0).mask > 0) > 0.995
 
 
 def test_the_phantom_is_written_once_and_said_loudly(

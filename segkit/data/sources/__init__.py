@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from segkit.data.manifest import Case
 from segkit.errors import Problem
@@ -18,8 +18,14 @@ class Source(Protocol):
     """
 
     problems: list[Problem]
-    default_labels: ClassVar[dict[int | str, str] | None]
-    """Used where `data.labels` is not set. None: unknown, so the audit looks at the values (0/1 and 0/255 need no map)."""
+
+    @property
+    def default_labels(self) -> Mapping[int | str, str] | None:
+        """Used where `data.labels` is not set; asked for after `cases`, so a layout may find it in its own files.
+
+        Raw mask value -> class name; where structures have a mask each, name of the mask -> class name. None: unknown, so
+        the audit looks at the values (0/1 and 0/255 need no map).
+        """
 
     def cases(self) -> Iterator[Case]: ...
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from segkit.data import phantom
 from segkit.data.manifest import Case, Pixels
+from segkit.data.phantoms import fetal_head
 from segkit.data.readers import ImageFile, MaskFile
 from segkit.errors import Problem, nearest
 
@@ -55,7 +56,7 @@ class Csv:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own table name, so an instance is needed."""
         lines = ["id,image,mask,group,spacing"]
-        for exam, k, drawing in phantom.exams(n, seed):
+        for exam, k, drawing in fetal_head.exams(n, seed):
             name = f"{exam:03d}_{k}"
             phantom.write_png(root / "images" / f"{name}.png", drawing.image)
             phantom.write_png(root / "masks" / f"{name}.png", drawing.mask)

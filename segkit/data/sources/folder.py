@@ -11,6 +11,7 @@ from typing import ClassVar
 from segkit.data import phantom
 from segkit.data.manifest import Case, relative
 from segkit.data.pairing import Keyed, image_files
+from segkit.data.phantoms import fetal_head
 from segkit.data.readers import KINDS, ImageFile, MaskFile
 from segkit.errors import Problem
 
@@ -68,7 +69,7 @@ class Folder:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own folder names and suffixes, so an instance is needed."""
         masks = self.masks_name if self.masks_name is not None else "masks"
-        for name, drawing in phantom.drawings(n, seed):
+        for name, drawing in fetal_head.drawings(n, seed):
             phantom.write_png(root / self.images_name / f"{name}{self.image_suffix}.png", drawing.image)
             phantom.write_png(root / masks / f"{name}{self.mask_suffix}.png", drawing.mask)
 

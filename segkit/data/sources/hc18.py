@@ -24,6 +24,7 @@ import numpy.typing as npt
 from segkit.data import phantom
 from segkit.data.manifest import Case, relative
 from segkit.data.pairing import Keyed, image_files
+from segkit.data.phantoms import fetal_head
 from segkit.data.readers import ImageFile, ReadError, read_mask
 from segkit.errors import Problem
 
@@ -115,7 +116,7 @@ class HC18:
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         rows = []
-        for exam, k, drawing in phantom.exams(n, seed):
+        for exam, k, drawing in fetal_head.exams(n, seed):
             stem = f"{exam:03d}_{k if k > 1 else ''}HC"
             phantom.write_png(root / FOLDER / f"{stem}.png", drawing.image)
             phantom.write_png(root / FOLDER / f"{stem}{SUFFIX}.png", drawing.outline)
