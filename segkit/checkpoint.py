@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segkit.config import door
 from segkit.config.schema import Train
-from segkit.config.targets import instantiate
+from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import LabelMap
 from segkit.errors import SegkitError
 from segkit.files import atomic_path
@@ -48,6 +48,8 @@ class Card:
     score: dict[str, float] = field(default_factory=dict)
     """The monitored metric on the validation cases when this checkpoint was written, and the epoch."""
     format: int = 1
+    dims: int = 2
+    """2 for images, 3 for volumes."""
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
         return door.restore(self.config, allow)
@@ -66,10 +68,15 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False)
     """
     config, labels = card.train_config(allow), card.label_map()
     node = {key: None if key == "encoder_weights" and not pretrained else value for key, value in config.model.items()}
-    network = instantiate(node, allow=allow, in_channels=card.channels, out_channels=labels.n_outputs)
+    supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
+    if "dims" in keywords_of(str(node["_target_"]), allow):
+        supplied["dims"] = card.dims
+    elif card.dims == 3:
+        raise SegkitError(f"model._target_ = {node['_target_']} has no dims: it is for images;   use  model=unet  or  data.dims=2")
+    network = instantiate(node, allow=allow, **supplied)
     if not isinstance(network, nn.Module):
         raise SegkitError(f"model._target_ = {config.model['_target_']} makes no torch.nn.Module")
-    normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd)
+    normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
     return SegmentationModel(network, normalizer, labels.mode)
 
 

@@ -17,7 +17,7 @@ from segkit.metrics import CaseMetric
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.progress import track
-from segkit.report.samples import Panel, samples
+from segkit.report.samples import Panel, panel, samples
 
 N_WORST, N_OTHER = 4, 8
 
@@ -50,7 +50,7 @@ def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap
 
 
 def predict_cases(predictor: Predictor, cases: Sequence[Case]) -> Any:
-    predictions = predictor.predict_all(case.image for case in cases)
+    predictions = predictor.predict_all(cases)
     return zip(cases, (prediction.mask for prediction in predictions), strict=True)
 
 
@@ -63,10 +63,10 @@ def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, tabl
     others = rest[:: max(1, -(-len(rest) // N_OTHER))]
     chosen = [*worst, *others]
     panels = []
-    for case, prediction in zip(chosen, predictor.predict_all(case.image for case in chosen), strict=True):
+    for case, prediction in zip(chosen, predictor.predict_all(chosen), strict=True):
         truth = planes(encoded_mask(case, labels), labels)
         caption = f"{case.id}   {column} {by_case[case.id]:.3f}"
-        panels.append(Panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else ""))
+        panels.append(panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else ""))
     return panels
 
 

@@ -107,11 +107,12 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
 
 
 def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
-    seen = intensity(prepared.facts, prepared.split.train)
+    seen = intensity(cfg, prepared)
     manifest = prepared.manifest
     return Card(
         config=cfg.model_dump(mode="json"),
         labels=manifest.labels.as_dict(),
+        dims=manifest.dims,
         channels=len(seen.mean),
         top=seen.top,
         mean=seen.mean,
@@ -165,7 +166,7 @@ def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
 def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, data: SegmentationData) -> None:
     """Train to the end, or stop with a checkpoint and say how to go on."""
     n_train = len(data.train)
-    compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train)
+    compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train, task.card.dims)
     parameters = sum(p.numel() for p in task.model.parameters())
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")

@@ -17,10 +17,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from segkit.checkpoint import CARD, Card
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
-from segkit.data import geometry
 from segkit.data.dataset import Batch, CaseDataset
+from segkit.data.geometry import Step
 from segkit.errors import SegkitError
 from segkit.inference.decide import decide, restore
+from segkit.inference.predictor import window_of
+from segkit.inference.sliding import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.table import CaseTable, Row, evaluate_case
@@ -44,7 +46,7 @@ class SegmentationTask(L.LightningModule):
         super().__init__()
         self.model, self.loss = model, loss
         self.metrics, self.config, self.card = metrics, config, card
-        self.labels = card.label_map()
+        self.labels, self.window = card.label_map(), window_of(config)
         self.rows: list[Row] = []
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
@@ -93,17 +95,16 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
         """Index -> mask on the original grid."""
-        logits = self.model.logits(batch.image)
+        logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
         parts = self.loss(logits, batch.mask)
         self.log_dict({f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True, sync_dist=True)
         probs = activate(logits, self.model.mode).cpu().numpy()
-        return {index: self.judge(index, one) for index, one in zip(batch.indices, probs, strict=True)}
+        return {index: self.judge(index, one, steps) for index, one, steps in zip(batch.indices, probs, batch.steps, strict=True)}
 
-    def judge(self, index: int, probs: Array) -> Array:
-        """The mask of one validation case, from probabilities (C, h, w) on the network's grid; its rows join the table."""
+    def judge(self, index: int, probs: Array, steps: tuple[Step, ...]) -> Array:
+        """The mask of one validation case, from probabilities (C, *s) on the network's grid; its rows join the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
         case, truth = dataset.cases[index], dataset.truth(index)
-        steps = geometry.plan(self.config.preprocess, (truth.shape[-2], truth.shape[-1]))
         mask = decide(restore(probs, steps, self.labels), self.labels, self.config.inference.threshold)
         self.rows += evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
         return mask

@@ -21,6 +21,7 @@ from segkit.callbacks.pictures import Pictures
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
+from segkit.inference.predictor import memory_order
 from segkit.models.wrapper import SegmentationModel
 from segkit.progress import console
 from segkit.rundir import RunFolder
@@ -94,22 +95,21 @@ def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLog
     return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
 
 
-def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int) -> bool:
+def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int = 2) -> bool:
     """Memory order and compilation, in place: state-dict keys stay as they are. Returns whether it is compiled."""
-    if cfg.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)
+    memory_order(model, cfg.trainer.channels_last, dims)
     wanted = cfg.trainer.compile
     if wanted == "auto":
-        size = cfg.preprocess.size  # images of many sizes would be compiled again and again
+        size = cfg.sampling.patch or cfg.preprocess.size  # images of many sizes would be compiled again and again
         images = cfg.trainer.max_epochs * n_train
         fixed = size is not None and hardware.device in COMPILE_PAYS_FLOP
-        wanted = fixed and compile_pays(hardware.device, flop_per_image(model, channels, size or (0, 0)), images)
+        wanted = fixed and compile_pays(hardware.device, flop_per_image(model, channels, size or ()), images)
     if wanted:
         model.network.compile()
     return wanted
 
 
-def flop_per_image(model: SegmentationModel, channels: int, size: tuple[int, int]) -> float:
+def flop_per_image(model: SegmentationModel, channels: int, size: tuple[int, ...]) -> float:
     """Floating-point operations of one forward pass, counted without computing anything.
 
     0 for a network that looks at values on its way, which cannot be counted so (and hardly compiled).

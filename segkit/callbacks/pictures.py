@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit.data.dataset import CaseDataset
 from segkit.inference.decide import planes
-from segkit.report.samples import Panel, sample_grid
+from segkit.report.samples import Panel, panel, sample_grid
 
 
 class Pictures(L.Callback):
@@ -29,7 +29,7 @@ class Pictures(L.Callback):
             if index < self.n_images:
                 case = dataset.cases[index]
                 truth = planes(dataset.truth(index), labels)
-                self._panels[index] = Panel(case.image.read(), planes(mask, labels), truth, case.id)
+                self._panels[index] = panel(case.image.read(), planes(mask, labels), truth, case.id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         panels = [self._panels[i] for i in sorted(self._panels)]

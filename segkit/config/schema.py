@@ -20,7 +20,9 @@ def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
 Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Size = tuple[Positive, Positive]
+NotNegative = Annotated[float, Field(ge=0)]
+Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
 
 
 class Strict(BaseModel):
@@ -31,13 +33,16 @@ class Data(Strict):
     source: Target
     root: str | None
     labels: dict[str, str] | None
-    overlap: bool
+    overlap: bool | None
     exclude: list[str]
+    dims: Literal[2, 3]
+    neighbours: Annotated[list[int], Field(min_length=1)]
     phantom_n: Positive
     batch_size: Positive
     shuffle: bool
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
-    cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)]
+    cache_gb: Literal["auto"] | NotNegative
+    disk_cache_gb: NotNegative
 
 
 class Split(Strict):
@@ -51,11 +56,28 @@ class Split(Strict):
 
 
 class Preprocess(Strict):
+    crop_foreground: Fraction | None
+    spacing_mm: Spacing | None
     size: Size | None
-    fit: Literal["stretch", "pad", "crop"]
-    pad_mode: Literal["constant", "reflect"]
+    fit: Literal["stretch", "pad", "crop", "keep"]
+    pad_to: Literal["square"] | Positive | None
+    pad_mode: Literal["constant", "reflect", "symmetric", "edge"]
     interpolation: Literal["area", "linear", "cubic"]
-    normalize: Literal["unit", "dataset", "image", "minmax", "imagenet"]
+    mask_interpolation: Literal["nearest", "soft"]
+    scale: Literal["auto", "max", "minmax", "percentiles", "window", "none"]
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]]
+    window: tuple[float, float] | None
+    scope: Literal["volume", "image"]
+    per_channel: bool
+    normalize: Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"]
+
+
+class Sampling(Strict):
+    patch: Size | None
+    patches_per_image: Positive
+    foreground: Annotated[float, Field(ge=0, le=1)]
+    class_weights: dict[str, NotNegative]
+    weights: Literal["uniform", "foreground"]
 
 
 class Augment(Strict):
@@ -131,6 +153,8 @@ class Logger(Strict):
 
 class Inference(Strict):
     batch_size: Positive
+    window: Literal["auto"] | Size | None
+    overlap: Annotated[float, Field(ge=0, le=0.9)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -147,6 +171,7 @@ class Train(Strict):
     data: Data
     split: Split
     preprocess: Preprocess
+    sampling: Sampling
     augment: Augment
     model: Target
     loss: Loss
@@ -167,11 +192,14 @@ class DataOverride(Strict):
     labels: dict[str, str] | None = None
     overlap: bool | None = None
     exclude: list[str] | None = None
+    dims: Literal[2, 3] | None = None
+    neighbours: list[int] | None = None
     phantom_n: Positive | None = None
     batch_size: Positive | None = None
     shuffle: bool | None = None
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] | None = None
-    cache_gb: Literal["auto"] | Annotated[float, Field(ge=0)] | None = None
+    cache_gb: Literal["auto"] | NotNegative | None = None
+    disk_cache_gb: NotNegative | None = None
 
 
 class Hardware(Strict):

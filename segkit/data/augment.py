@@ -3,6 +3,8 @@
 Left alone, albumentations' workers all draw the same random stream and repeat it every epoch, whatever Lightning seeds.
 Setting the seed from (seed, epoch, index) before each sample (about 80 us) makes the result independent of workers,
 processes, order and crashes.
+
+Volumes go through the same transforms: a 2-D one does the same to every slice, so that slices stay in place.
 """
 
 from __future__ import annotations
@@ -29,12 +31,18 @@ class Augmentation:
     def __init__(self, transforms: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str] = ()) -> None:
         self._compose = A.Compose([instantiate(node, allow=allow) for node in transforms.values() if node is not None])
 
-    def __call__(self, image: Array, mask: Array, key: tuple[int, int, int]) -> tuple[Array, Array]:
-        """Image (H, W, C) uint8 or float32 in 0..1, mask (H, W) or planes (K, H, W); `key` is (seed, epoch, index)."""
+    def __call__(self, image: Array, mask: Array, key: tuple[int, ...]) -> tuple[Array, Array]:
+        """Image (*S, C) uint8 or float32, mask (*S) or planes (K, *S); `key` is (seed, epoch, index).
+
+        What was in 0..1 stays there.
+        """
         self._compose.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        planes = mask.transpose(1, 2, 0) if mask.ndim == 3 else mask
-        out = self._compose(image=image, mask=np.ascontiguousarray(planes))
-        image, mask = out["image"], out["mask"]
-        if image.dtype != np.uint8:
+        has_planes = mask.ndim == image.ndim
+        planes = np.ascontiguousarray(np.moveaxis(mask, 0, -1) if has_planes else mask)
+        in_unit = image.dtype != np.uint8 and float(image.min()) >= 0 and float(image.max()) <= 1
+        names = ("volume", "mask3d") if image.ndim == 4 else ("image", "mask")
+        out = self._compose(**dict(zip(names, (image, planes), strict=True)))
+        image, mask = (out[name] for name in names)
+        if in_unit:
             image = np.clip(image, 0.0, 1.0)
-        return image, mask.transpose(2, 0, 1) if mask.ndim == 3 else mask
+        return image, np.moveaxis(mask, -1, 0) if has_planes else mask

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader
 
 from segkit.config.schema import Train
 from segkit.data.audit import CaseFacts, Prepared
 from segkit.data.augment import Augmentation
+from segkit.data.cache import ArrayCache
 from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.intensity import SIXTEEN_BIT
+from segkit.data.labels import LabelMap
 from segkit.data.loader import EpochSampler, TrainLoader
+from segkit.data.patches import Patches
 from segkit.errors import SegkitError
 from segkit.hardware import cache_budget, loader_workers, usable_cores
-from segkit.progress import console
+from segkit.progress import console, track
+
+Array = npt.NDArray[Any]
 
 
 class SegmentationData(L.LightningDataModule):
@@ -29,14 +37,17 @@ class SegmentationData(L.LightningDataModule):
         super().__init__()
         self.prepared, self.config, self.device, self.top = prepared, config, device, top
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
-        self.val = self._dataset(prepared.split.val, None)
+        self.val = self._dataset(prepared.split.val)
         self._loader: TrainLoader | None = None
         self._position: dict[str, int] = {}
 
-    def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None) -> CaseDataset:
-        manifest = self.prepared.manifest
+    def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None = None) -> CaseDataset:
+        """With augmentation: of the training, so in patches where these are wanted."""
+        manifest, config = self.prepared.manifest, self.config
         cases = [manifest.by_id[i] for i in ids]
-        return CaseDataset(cases, manifest.labels, self.config.preprocess, augmentation, self.config.seed, self.top)
+        patches, per_case = patches_of(config) if augmentation else (None, 1)
+        cache = array_cache(config, manifest.labels, self.top)
+        return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, self.top, patches, per_case, cache)
 
     def setup(self, stage: str) -> None:
         budget = cache_budget(self.config.data.cache_gb) // (self.trainer.world_size if self.trainer else 1)
@@ -54,7 +65,8 @@ class SegmentationData(L.LightningDataModule):
         if len(self.train) < world:
             raise SegkitError(f"{len(self.train)} training cases for {world} processes;   use fewer  trainer.devices")
         data = self.config.data
-        sampler = EpochSampler(len(self.train), data.batch_size, self.config.seed, rank, world, data.shuffle)
+        weights = self._weights() if self.config.sampling.weights == "foreground" else None
+        sampler = EpochSampler(len(self.train), data.batch_size, self.config.seed, rank, world, data.shuffle, weights)
         self._loader = TrainLoader(self.train, sampler, pin_memory=self.device == "cuda", **self._workers(self.train))
         self._loader.load_state_dict(self._position)
         return self._loader
@@ -64,8 +76,16 @@ class SegmentationData(L.LightningDataModule):
         if len(self.val) < world:
             raise SegkitError(f"{len(self.val)} validation cases for {world} processes;   use fewer  trainer.devices")
         mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
-        size = self.config.inference.batch_size if self.config.preprocess.size is not None else 1
+        size = self.config.inference.batch_size if same_size(self.config) else 1
         return DataLoader(self.val, batch_size=size, sampler=mine, **self._workers(self.val))
+
+    def _weights(self) -> Array:
+        """How often each training sample is drawn, by its foreground s: (s + 0.1 mean s) / (1.1 sum s) (Buda et al., 2019)."""
+        facts, labels = self.prepared.facts, self.prepared.manifest.labels
+        foreground = np.array([sum(facts[case.id].class_pixels(labels).values()) for case in self.train.cases], float)
+        if not foreground.sum():
+            raise SegkitError("sampling.weights=foreground, but no training image shows a structure;   add  sampling.weights=uniform")
+        return np.tile((foreground + 0.1 * foreground.mean()) / (1.1 * foreground.sum()), self.train.per_case)
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -91,29 +111,78 @@ def leave_ctrl_c_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def patches_of(config: Train) -> tuple[Patches | None, int]:
+    """How patches are cut, and how many of each image in an epoch."""
+    wanted = config.sampling
+    if wanted.patch is None:
+        return None, wanted.patches_per_image
+    return Patches(wanted.patch, wanted.foreground, wanted.class_weights), wanted.patches_per_image
+
+
+def same_size(config: Train) -> bool:
+    """Whether all images have one size on the network's grid."""
+    return config.preprocess.size is not None and config.preprocess.pad_to is None
+
+
+def array_cache(config: Train, labels: LabelMap, top: int) -> ArrayCache | None:
+    if not config.data.disk_cache_gb:
+        return None
+    made_by = repr((config.preprocess, labels, top, config.data.dims, config.data.neighbours))
+    folder = Path(config.output_dir).absolute() / ".cache" / "arrays"
+    return ArrayCache(folder, int(config.data.disk_cache_gb * 1e9), config.preprocess, made_by)
+
+
 def decoded_bytes(facts: CaseFacts, dataset: CaseDataset) -> int:
     """Memory of one decoded case: image, mask and, on the original grid, the truth."""
-    rows, cols = dataset.grid.size or facts.shape[:2]
+    here, there = math.prod(facts.shape), math.prod(dataset.config.size or facts.shape)
     planes = len(dataset.labels.classes) if dataset.labels.overlap else 1
-    image = facts.channels * (1 if facts.dtype == "uint8" else 4)
-    return int(rows * cols * (image + planes) + facts.shape[0] * facts.shape[1] * planes)
+    stays = facts.dtype == "uint8" and dataset.config.scale == "auto"
+    return int(there * (facts.channels * (1 if stays else 4) + planes) + here * planes)
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """Of the training images: largest value of their bit depth, mean and SD by channel in the scale that it sets."""
+    """Of the training images: largest value of their bit depth, mean and SD by channel in unit scale."""
 
     top: int
     mean: list[float]
     sd: list[float]
 
 
-def intensity(facts: Mapping[str, CaseFacts], ids: Sequence[str]) -> Intensity:
-    chosen = [facts[i] for i in ids]
-    n = sum(f.shape[0] * f.shape[1] for f in chosen)
-    mean = np.sum([f.sum for f in chosen], axis=0) / n
-    square = np.sum([f.sum_of_squares for f in chosen], axis=0) / n
-    sd = np.sqrt(np.maximum(square - mean**2, 0))
-    largest = max(round(SIXTEEN_BIT * max(f.maximum)) for f in chosen)
-    top = max(255, 2 ** largest.bit_length() - 1) if chosen[0].dtype == "uint16" else SIXTEEN_BIT
-    return Intensity(top, [float(m) * SIXTEEN_BIT / top for m in mean], [float(s) * SIXTEEN_BIT / top for s in sd])
+MEASURED = 64
+"""Images that tell mean and SD where these depend on the preprocessing; evenly taken from the training cases."""
+
+
+def intensity(config: Train, prepared: Prepared) -> Intensity:
+    """From the audit's sums where images keep their bit depth; else from images brought to the network's grid."""
+    facts = [prepared.facts[i] for i in prepared.split.train]
+    top = top_of(facts)
+    if config.preprocess.scale == "auto" and facts[0].dtype in ("uint8", "uint16"):
+        n = sum(math.prod(f.shape) for f in facts)
+        mean = np.sum([f.sum for f in facts], axis=0) / n * SIXTEEN_BIT / top
+        square = np.sum([f.sum_of_squares for f in facts], axis=0) / n * (SIXTEEN_BIT / top) ** 2
+    elif config.preprocess.normalize == "dataset":
+        mean, square = measured(config, prepared, top)
+    else:
+        mean, square = np.zeros(facts[0].channels), np.ones(facts[0].channels)
+    return Intensity(top, mean.tolist(), np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+
+
+def top_of(facts: Sequence[CaseFacts]) -> int:
+    if facts[0].dtype != "uint16":
+        return SIXTEEN_BIT
+    largest = max(round(SIXTEEN_BIT * max(f.maximum)) for f in facts)
+    return max(255, int(2 ** largest.bit_length()) - 1)
+
+
+def measured(config: Train, prepared: Prepared, top: int) -> tuple[Array, Array]:
+    """Mean and mean square by channel over up to MEASURED training images on the network's grid."""
+    ids = prepared.split.train
+    chosen = [prepared.manifest.by_id[i] for i in ids[:: max(1, -(-len(ids) // MEASURED))]]
+    dataset = CaseDataset(chosen, prepared.manifest.labels, config.preprocess, top=top)
+    sums, squares, n = 0.0, 0.0, 0
+    for i in track(range(len(chosen)), "measuring intensities", len(chosen)):
+        image = dataset.decode(i).image
+        flat = image.reshape(-1, image.shape[-1]).astype(np.float64)
+        sums, squares, n = sums + flat.sum(axis=0), squares + (flat**2).sum(axis=0), n + len(flat)
+    return np.asarray(sums / n), np.asarray(squares / n)

@@ -7,22 +7,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from segkit.data.dataset import Batch, CaseDataset, Sample
 from segkit.errors import SegkitError
 
+Array = npt.NDArray[Any]
+
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index): a permutation that depends on (seed, epoch) alone, dealt out to `world_size` processes.
 
-    `shuffle=False` keeps the first epoch's order.
+    `shuffle=False` keeps the first epoch's order. With `weights` (n,) indices are drawn with replacement, as often as they say.
     A last, smaller batch is dropped, unless it is the only one: batch norm cannot learn from a single image.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True) -> None:
+    def __init__(
+        self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True, weights: Array | None = None
+    ) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.weights = weights
         self.epoch = 0
         self.skip = 0
         """Batches at the start of the epoch that were trained before the run was interrupted."""
@@ -31,11 +37,17 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return max(1, self.n // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch if self.shuffle else 0])).permutation(self.n)
+        order = self._order(np.random.Generator(np.random.PCG64([self.seed, self.epoch if self.shuffle else 0])))
         mine = [int(i) for i in order[self.rank :: self.world_size]]
         for batch in range(self.skip, len(self)):
             indices = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(self.epoch, index) for index in indices]
+
+    def _order(self, random: np.random.Generator) -> Array:
+        if self.weights is None:
+            return random.permutation(self.n)
+        steps = np.cumsum(self.weights) / np.sum(self.weights)
+        return np.minimum(np.searchsorted(steps, random.random(self.n), side="right"), self.n - 1)
 
     @property
     def sampler(self) -> EpochSampler:

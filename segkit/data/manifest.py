@@ -65,6 +65,8 @@ class Case:
     """Of a slice: its number within the volume. Numbers may be missing where slices are."""
     dims: Literal[2, 3] = 2
     """3: image and masks are whole volumes; the image is then `Volumetric`."""
+    whole: Pixels | None = None
+    """Of a slice: its whole volume, over which intensities are looked at. `views.py` fills it in."""
 
     @property
     def masks(self) -> dict[str, Pixels]:
@@ -75,6 +77,11 @@ class Case:
     @property
     def paths(self) -> tuple[Path, ...]:
         return (*self.image.paths, *(path for mask in self.masks.values() for path in mask.paths))
+
+    @property
+    def pixel_mm(self) -> tuple[float, ...]:
+        """Pixel size by axis of this image or volume; empty where unknown."""
+        return self.spacing_mm[-self.dims :] if len(self.spacing_mm) >= self.dims else ()
 
     @property
     def group_or_id(self) -> str:
@@ -110,6 +117,11 @@ class Manifest:
             digest.update("\t".join([case.id, case.group, case.split, *files]).encode() + b"\n")
         return digest.hexdigest()[:16]
 
+    @property
+    def dims(self) -> int:
+        """2 for images and slices, 3 for volumes."""
+        return self.cases[0].dims if self.cases else 2
+
     def labelled(self) -> Manifest:
         return Manifest(self.name, self.root, tuple(c for c in self.cases if c.masks), self.labels, self.is_phantom)
 
@@ -123,7 +135,7 @@ def size_of(path: Path) -> int:
 
 
 def encoded_mask(case: Case, labels: LabelMap) -> Array:
-    """The truth of a case: class indices (H, W) uint8, or planes (K, H, W) uint8 of 0, 1 (255 = ignore) where classes overlap.
+    """The truth of a case: class indices (*S) uint8, or planes (K, *S) uint8 of 0, 1 (255 = ignore) where classes overlap.
 
     Values that the label map does not name become `ignore`: the audit has refused them before this is called.
     """

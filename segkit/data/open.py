@@ -21,6 +21,7 @@ from segkit.data.facts import MOST_VALUES, CaseFacts, scan, values_seen
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.manifest import Case, Manifest
 from segkit.data.pairing import natural
+from segkit.data.views import view
 from segkit.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.progress import console
 
@@ -52,7 +53,7 @@ class Found:
 def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
     """All cases of a data set, unread unless their labels must be inferred. Raises ProblemsFound."""
     found = find(data, seed, allow, cache_dir)
-    declared = data.labels is not None or found.default_labels is not None or data.overlap
+    declared = data.labels is not None or found.default_labels is not None or bool(data.overlap)
     facts = {} if declared else scan(found.cases, found.facts_file(cache_dir))
     labels, problems = name_labels(data, found, facts)
     errors = [p for p in (*found.problems, *problems) if p.severity == "error"]
@@ -70,7 +71,8 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     except OSError as error:
         raise SegkitError(f"{root} cannot be listed: {error}") from error
     problems: list[Problem] = list(source.problems)
-    cases = _excluding(_unique(sorted(listed, key=lambda case: natural(case.id)), problems), data.exclude, problems)
+    kept = _excluding(_unique(sorted(listed, key=lambda case: natural(case.id)), problems), data.exclude, problems)
+    cases = sorted(view(kept, data.dims, data.neighbours, problems), key=lambda case: natural(case.id))
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
@@ -88,11 +90,12 @@ def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
 
 
 def _excluding(cases: Sequence[Case], exclude: Sequence[str], problems: list[Problem]) -> list[Case]:
-    ids = {case.id for case in cases}
+    """Cases and whole volumes by their names."""
+    ids = {case.id for case in cases} | {case.volume for case in cases if case.volume}
     for id_ in exclude:
         if id_ not in ids:
             problems.append(Problem("data.exclude", f"{id_!r} is no case", nearest(id_, ids) or "remove it"))
-    return [case for case in cases if case.id not in set(exclude)]
+    return [case for case in cases if case.id not in set(exclude) and case.volume not in set(exclude)]
 
 
 # the phantom
@@ -135,9 +138,10 @@ def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap
     Where they do not, the map is a guess that comes with the problem to mend, so that the audit can go on.
     """
     given = data.labels if data.labels is not None else found.default_labels
+    overlap = any("" not in case.masks for case in found.cases if case.masks) if data.overlap is None else data.overlap
     if given is not None:
-        return _given_labels(given, data.overlap, facts)
-    if data.overlap:
+        return _given_labels(given, overlap, facts)
+    if overlap:
         return _plane_names(found.cases, facts)
     return _inferred(facts)
 

@@ -14,21 +14,23 @@ import numpy.typing as npt
 import torch
 
 from segkit.checkpoint import Card, load_model
-from segkit.data import geometry
+from segkit.config.schema import Train
 from segkit.data.geometry import Step
-from segkit.data.intensity import unit_scale
-from segkit.data.manifest import Pixels
-from segkit.data.readers import read_image
+from segkit.data.intensity import Intensity
+from segkit.data.manifest import Case
+from segkit.data.preprocess import to_grid
+from segkit.data.readers import ImageFile
 from segkit.errors import SegkitError
 from segkit.hardware import Accelerator, Hardware
 from segkit.inference.decide import decide, restore
+from segkit.inference.sliding import sliding
 from segkit.models.wrapper import SegmentationModel
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 R = TypeVar("R")
-Image = str | Path | Array | Pixels
-"""A file, an array (H, W) or (H, W, C), or the recipe of a manifest's case."""
+Image = str | Path | Array | Case
+"""A file, an array (H, W) or (H, W, C) (a volume: (D, H, W) or (D, H, W, C)), or a case of a manifest."""
 READ_AHEAD = 4
 
 
@@ -36,23 +38,48 @@ READ_AHEAD = 4
 class Prediction:
     """On the grid of the input image."""
 
-    mask: Array  # (H, W) uint8 class indices, or (K, H, W) planes where classes overlap
-    probs: Array  # (C, H, W) float32
-    image: Array  # (H, W, C) as read
+    mask: Array  # (*S) uint8 class indices, or (K, *S) planes where classes overlap; S is (H, W) or (D, H, W)
+    probs: Array  # (C, *S) float32
+    image: Array  # (*S, C) as read
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image on its way to the network."""
+
+    image: Array  # (*S, C) as read
+    pixels: Array  # (C, *s) on the network's grid
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """The `Pixels` of an array that is there already."""
+
+    array: Array
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return ()
+
+    def read(self) -> Array:
+        return self.array
 
 
 class Predictor:
     """What `segkit.load` returns.
 
-    `predict` takes a path or an array (H, W) or (H, W, C) in the dtype that the training images had on disk.
+    `predict` takes a file, or an array (H, W) or (H, W, C), of a volume (D, H, W) or (D, H, W, C), in the dtype that the
+    training images had on disk. Arrays have no pixel size and belong to no volume: where the training looked at these,
+    give a `Case`.
     """
 
     def __init__(self, model: SegmentationModel, card: Card, hardware: Hardware, allow: Sequence[str] = ()) -> None:
         self.card, self.hardware = card, hardware
         self.config = card.train_config(allow)
         self.labels = card.label_map()
-        layout = torch.channels_last if self.config.trainer.channels_last else torch.contiguous_format
-        self.model = model.eval().to(hardware.device, memory_format=layout)  # type: ignore[call-overload]
+        self.intensity = Intensity(self.config.preprocess, card.top)
+        self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)
 
     def predict(self, image: Image) -> Prediction:
         (prediction,) = self.predict_all([image])
@@ -62,41 +89,51 @@ class Predictor:
         """Lazily, in order, reading ahead; images of equal size on the network's grid share a batch."""
         ready = ahead(self._prepare, images)
         for group in batches(ready, self.config.inference.batch_size):
-            stack = np.stack([pixels for _, pixels, _ in group])
-            for (image, _, steps), probs in zip(group, self._probabilities(stack), strict=True):
-                on_grid = restore(probs, steps, self.labels)
-                yield Prediction(decide(on_grid, self.labels, self.config.inference.threshold), on_grid, image)
+            stack = np.stack([one.pixels for one in group])
+            for one, probs in zip(group, self._probabilities(stack), strict=True):
+                on_grid = restore(probs, one.steps, self.labels)
+                yield Prediction(decide(on_grid, self.labels, self.config.inference.threshold), on_grid, one.image)
 
-    def _prepare(self, image: Image) -> tuple[Array, Array, tuple[Step, ...]]:
-        """The image as read (H, W, C), on the network's grid (C, h, w), and the way between."""
-        where, pixels = pixels_of(image)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        if pixels.ndim != 3 or pixels.shape[2] != self.card.channels:
-            raise SegkitError(
-                f"{where} has shape {pixels.shape}, but this checkpoint was trained on {self.card.channels}-channel images "
-                f"(rows, columns, {self.card.channels})"
-            )
-        steps = geometry.plan(self.config.preprocess, (pixels.shape[0], pixels.shape[1]))
-        on_grid = unit_scale(geometry.apply(steps, pixels), self.card.top).transpose(2, 0, 1)
-        return pixels, on_grid, steps
+    def _prepare(self, image: Image) -> Ready:
+        case = as_case(image)
+        raw, dims = case.image.read(), self.card.dims
+        raw = raw[..., None] if raw.ndim == dims else raw
+        if raw.ndim != dims + 1 or raw.shape[-1] != self.card.channels:
+            axes = "rows, columns" if dims == 2 else "slices, rows, columns"
+            kind = f"{self.card.channels}-channel {'images' if dims == 2 else 'volumes'}"
+            where = case.image.paths[0] if case.image.paths else "the image"
+            raise SegkitError(f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.card.channels})")
+        pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
+        return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps)
 
     @torch.inference_mode()
     def _probabilities(self, stack: Array) -> Array:
-        """(B, C, h, w) -> (B, n_outputs, h, w) float32."""
+        """(B, C, *s) -> (B, n_outputs, *s) float32."""
         device, dtype = self.hardware.device, self.hardware.autocast_dtype
         images = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
         with torch.autocast(device, dtype=dtype or torch.float32, enabled=dtype is not None):
-            probs: Array = self.model(images).cpu().numpy()
+            probs: Array = sliding(self.model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
         return probs
 
 
-def pixels_of(image: Image) -> tuple[str, Array]:
-    """What to call it in an error, and its array."""
+def as_case(image: Image) -> Case:
+    if isinstance(image, Case):
+        return image
     if isinstance(image, np.ndarray):
-        return "the image", image
-    if isinstance(image, str | Path):
-        return str(image), read_image(Path(image))
-    return str(image.paths[0]), image.read()
+        return Case("image", InMemory(image))
+    path = Path(image)
+    return Case(path.stem, ImageFile(path))
+
+
+def window_of(config: Train) -> tuple[int, ...] | None:
+    """Of the sliding window; None: whole images."""
+    return config.sampling.patch if config.inference.window == "auto" else config.inference.window
+
+
+def memory_order(model: SegmentationModel, channels_last: bool, dims: int) -> SegmentationModel:
+    """In the order that convolutions like, for images or volumes."""
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    return model.to(memory_format=last) if channels_last else model
 
 
 def load(
@@ -126,11 +163,11 @@ def ahead(function: Any, items: Iterable[T]) -> Iterator[Any]:
             yield result
 
 
-def batches(ready: Iterable[tuple[Array, Array, tuple[Step, ...]]], size: int) -> Iterator[list[tuple[Array, Array, tuple[Step, ...]]]]:
+def batches(ready: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
     """Consecutive images whose network grids have one shape and dtype, at most `size` together."""
-    group: list[tuple[Array, Array, tuple[Step, ...]]] = []
+    group: list[Ready] = []
     for item in ready:
-        alike = not group or (group[0][1].shape, group[0][1].dtype) == (item[1].shape, item[1].dtype)
+        alike = not group or (group[0].pixels.shape, group[0].pixels.dtype) == (item.pixels.shape, item.pixels.dtype)
         if group and (len(group) == size or not alike):
             yield group
             group = []

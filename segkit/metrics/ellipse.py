@@ -93,9 +93,9 @@ class HeadCircumference:
         return Statistic("hc_mae_mm", "hc_error_mm", rule, absolute=True), Statistic("hc_bias_mm", "hc_error_mm", rule)
 
     def __call__(self, pred: Array, truth: Array, case: Case) -> dict[str, float]:
-        predicted = self.measure(pred, case.spacing_mm)
+        predicted = self.measure(pred, case.pixel_mm)
         measured = case.facts.get("hc_mm")
-        reference = self.measure(truth, case.spacing_mm) if measured is None else float(measured)
+        reference = self.measure(truth, case.pixel_mm) if measured is None else float(measured)
         return {"hc_pred_mm": predicted, "hc_ref_mm": reference, "hc_error_mm": predicted - reference}
 
     def measure(self, mask: Array, spacing_mm: tuple[float, ...]) -> float:

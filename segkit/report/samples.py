@@ -43,6 +43,15 @@ class Panel:
     mark: str = ""
 
 
+def panel(image: Array, pred: Array, truth: Array | None = None, caption: str = "", mark: str = "") -> Panel:
+    """Of an image, or of the slice of a volume (D, H, W, C) in which truth and prediction are largest."""
+    if image.ndim < 4:
+        return Panel(image, pred, truth, caption, mark)
+    masks = pred if truth is None else np.concatenate([pred, truth])
+    z = int(masks.sum(axis=(0, 2, 3)).argmax()) if masks.any() else len(image) // 2
+    return Panel(image[z], pred[:, z], None if truth is None else truth[:, z], f"{caption}   slice {z}", mark)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the panels lie, in pixels from the upper left."""

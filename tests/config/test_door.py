@@ -69,7 +69,7 @@ def test_all_mistakes_are_told_together() -> None:
         ("augment.transforms.new={_target_: x}", "augment.transforms.new", "add it with  +augment.transforms.new="),
         ("data.labels.x=3", "data.labels.x", "data.labels has no keys: it is null"),
         ("preprocess.size=[0,256]", "preprocess.size.0", "needs more than 0, got 0"),
-        ("preprocess.size=[256]", "preprocess.size", "needs a list of 2, got [256]"),
+        ("preprocess.size=[256]", "preprocess.size", "needs a list of at least 2, got [256]"),
         ("data.num_workers=-1", "data.num_workers", "needs auto or at least 0, got -1"),
         ("trainer.compile=maybe", "trainer.compile", "needs auto or true or false, got 'maybe'"),
         ("trainer.max_epochs=1.5", "trainer.max_epochs", "needs a whole number, got 1.5"),

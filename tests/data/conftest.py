@@ -25,13 +25,16 @@ def data() -> Callable[..., schema.Data]:
             "source": {"_target_": f"segkit.data.sources.{SOURCES[name]}", **(source or {})},
             "root": None if root is None else str(root),
             "labels": None,
-            "overlap": False,
+            "overlap": None,
             "exclude": [],
+            "dims": 2,
+            "neighbours": [0],
             "phantom_n": 6,
             "shuffle": True,
             "batch_size": 2,
             "num_workers": 0,
             "cache_gb": "auto",
+            "disk_cache_gb": 0.0,
         }
         return schema.Data(**{**keys, **changes})
 

@@ -14,10 +14,22 @@ from segkit.data.labels import IGNORE
 
 @dataclass(frozen=True)
 class Grid:
-    size: tuple[int, int] | None
-    fit: Literal["stretch", "pad", "crop"] = "stretch"
-    pad_mode: Literal["constant", "reflect"] = "constant"
+    """The keys of `preprocess`."""
+
+    size: tuple[int, ...] | None
+    fit: Literal["stretch", "pad", "crop", "keep"] = "stretch"
+    pad_mode: Literal["constant", "reflect", "symmetric", "edge"] = "constant"
     interpolation: Literal["area", "linear", "cubic"] = "area"
+    crop_foreground: float | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    pad_to: Literal["square"] | int | None = None
+    mask_interpolation: Literal["nearest", "soft"] = "nearest"
+    scale: Literal["auto", "max", "minmax", "percentiles", "window", "none"] = "auto"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    window: tuple[float, float] | None = None
+    scope: Literal["volume", "image"] = "volume"
+    per_channel: bool = True
+    normalize: str = "dataset"
 
 
 def disc(shape: tuple[int, int]) -> np.ndarray[Any, Any]:

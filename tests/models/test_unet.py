@@ -22,7 +22,7 @@ def test_parameter_count_of_the_classic_network() -> None:
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32, 64)])
 def test_output_has_the_input_size_and_gradients_reach_every_weight(norm: str, widths: tuple[int, ...]) -> None:
     network = UNet(2, 3, widths, norm)  # type: ignore[arg-type]
-    size = 4 * network.stride
+    size = 4 * network.stride[0]
     out = network(torch.rand(2, 2, size, 2 * size))
     assert out.shape == (2, 3, size, 2 * size)
     out.square().mean().backward()
