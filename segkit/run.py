@@ -22,11 +22,13 @@ from segkit.data.datamodule import SegmentationData, intensity
 from segkit.data.labels import LabelMap
 from segkit.data.loader import naming_killed_workers
 from segkit.data.manifest import Case, Manifest
-from segkit.errors import SegkitError, nearest
+from segkit.data.open import find
+from segkit.errors import ProblemsFound, SegkitError, nearest
 from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
 from segkit.hardware import Hardware
+from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
-from segkit.inference.batch import Wanted, predict_files
+from segkit.inference.batch import Wanted, predict_jobs
 from segkit.losses import WeightedLoss
 from segkit.metrics.summary import OVERALL, Summary
 from segkit.processes import children_join, is_child
@@ -299,13 +301,27 @@ def check_classes(data: LabelMap, trained: LabelMap) -> None:
         raise SegkitError(f"the data has classes {theirs}, the checkpoint {ours};   name them alike with  data.labels")
 
 
+def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...]:
+    """Of a data set in a layout that a source reads, labelled or not."""
+    given = cfg.data.model_dump(exclude_unset=True)
+    if not given:
+        raise SegkitError("nothing to predict;   add  input=FILE_OR_FOLDER,  or a data set in the training's layout:  data.root=FOLDER")
+    found = find(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, Path("outputs") / CACHE)
+    errors = [problem for problem in found.problems if problem.severity == "error"]
+    if errors:
+        raise ProblemsFound(errors, before="prediction starts")
+    return found.cases
+
+
 def predict(cfg: Predict) -> int:
     """Masks for new images. Exit code 1 where an image could not be done."""
     where = cfg.hardware
     best = predictor.load(cfg.ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
     if best.card.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
-    done = predict_files(best, cfg.input, Path(cfg.output), Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
+    output = Path(cfg.output)
+    wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
+    done = predict_jobs(best, wanted, output, Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
     skipped = f", {done.skipped} there already" if done.skipped else ""
     console.print(f"{done.written} masks written to {cfg.output}{skipped}")
     if done.problems:

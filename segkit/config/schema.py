@@ -225,7 +225,8 @@ class Predict(Strict):
     """`segkit predict`"""
 
     ckpt: str
-    input: str
+    input: str | None
+    data: DataOverride
     output: str
     probabilities: bool
     overlays: bool

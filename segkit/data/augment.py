@@ -40,7 +40,7 @@ class Augmentation:
         has_planes = mask.ndim == image.ndim
         planes = np.ascontiguousarray(np.moveaxis(mask, 0, -1) if has_planes else mask)
         in_unit = image.dtype != np.uint8 and float(image.min()) >= 0 and float(image.max()) <= 1
-        names = ("volume", "mask3d") if image.ndim == 4 else ("image", "mask")
+        names = ("images", "masks") if image.ndim == 4 else ("image", "mask")
         out = self._compose(**dict(zip(names, (image, planes), strict=True)))
         image, mask = (out[name] for name in names)
         if in_unit:

@@ -1,30 +1,28 @@
-"""`segkit predict`: many files, one after the other, going on after a bad one."""
+"""`segkit predict`: many images, one after the other, going on after a bad one."""
 
 from __future__ import annotations
 
-import glob
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from segkit.checkpoint import first_line
-from segkit.data.pairing import image_files, natural
-from segkit.data.readers import IMAGE_SUFFIXES
+from segkit.data.manifest import Case
+from segkit.data.stacks import Volume
 from segkit.errors import Problem, SegkitError
 from segkit.files import is_full
 from segkit.inference.decide import planes
+from segkit.inference.jobs import Job, cases_of
 from segkit.inference.predictor import Predictor
-from segkit.inference.writers import (
-    Area,
-    areas,
-    is_written,
-    write_areas,
-    write_mask_png,
-    write_overlay,
-    write_probabilities,
-)
+from segkit.inference.writers import Size, is_written, sizes, write_mask, write_overlay, write_probabilities, write_sizes
 from segkit.progress import track
+from segkit.report.samples import panel
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -43,76 +41,82 @@ class Done:
     problems: tuple[Problem, ...]
 
 
-def predict_files(predictor: Predictor, source: str, output: Path, wanted: Wanted) -> Done:
-    """Masks for a file, folder (with its subfolders) or glob, below `output` under the same relative names, as PNG."""
-    images, root = find_images(source, output)
-    targets = name_targets(images, root, output)
-    todo = [i for i in images if wanted.overwrite or not is_written(targets[i], predictor.labels)]
-    measured: list[Area] = []
+def predict_jobs(predictor: Predictor, jobs: Sequence[Job], output: Path, wanted: Wanted) -> Done:
+    """Masks of all jobs below `output`; what is there already is skipped."""
+    todo = [job for job in jobs if wanted.overwrite or not all(is_written(part, predictor.labels) for part in files_of(job, output))]
+    measured: list[Size] = []
     problems: list[Problem] = []
     try:
-        for image in track(todo, "predicting", len(todo)):
+        for job in track(todo, "predicting", len(todo)):
             try:
-                measured += predict_one(predictor, image, targets[image], output, wanted)
+                measured += predict_one(predictor, job, output, wanted)
             except (SegkitError, OSError, ValueError, MemoryError) as error:
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
-                problems.append(Problem(str(image), first_line(error).removeprefix(f"{image} ")))
+                problems.append(Problem(str(job.source), first_line(error).removeprefix(f"{job.source} ").removeprefix(f"{job.source}: ")))
     finally:  # also of a run that is stopped: its masks will be skipped next time
         if measured:
-            write_areas(output / "areas.csv", measured)
-    return Done(len(todo) - len(problems), len(images) - len(todo), tuple(problems))
+            write_sizes(output / "sizes.csv", measured)
+    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems))
 
 
-def predict_one(predictor: Predictor, image: Path, target: Path, output: Path, wanted: Wanted) -> list[Area]:
+def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted) -> list[Size]:
     """The mask comes last: where it exists, all else does."""
-    prediction, labels = predictor.predict(image), predictor.labels
-    if wanted.probabilities:
+    labels, source = predictor.labels, predictor.config.data.source
+    orient = source.get("orient", "LPS")
+    cases = cases_of(job, predictor.card.dims, predictor.config.data.neighbours, orient)
+    mask, probs, image = predict_whole(predictor, cases, is_stack(job, cases), wanted.probabilities, wanted.overlays)
+    if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
-        write_probabilities(target.with_name(f"{target.stem}_probabilities.npz"), prediction.probs, names)
-    if wanted.overlays:
-        overlay = target.with_name(f"{target.stem}_overlay.png")
-        write_overlay(overlay, prediction.image, planes(prediction.mask, labels), labels.colours)
-    write_mask_png(target, prediction.mask, labels)
-    return areas(target.relative_to(output).with_suffix("").as_posix(), prediction.mask, labels)
+        write_probabilities(output / f"{job.name}_probabilities.npz", probs, names)
+    if image is not None:
+        shown = panel(image, planes(mask, labels))
+        write_overlay(output / f"{job.name}_overlay.png", shown.image, shown.pred, labels.colours)
+    for part, of_part in zip(files_of(job, output), masks_of(job, mask, labels.overlap), strict=True):
+        write_mask(part, of_part, labels, job.like, orient)
+    spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
+    return sizes(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 
 
-def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
-    """Images in natural order, but not what an earlier prediction left in `output`; and the folder their names are relative to."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path], path.parent
-    if path.is_dir():
-        found, root = list(image_files(path, below=[output])), path
-    else:
-        matches = sorted(glob.glob(str(path), recursive=True), key=natural)  # noqa: PTH207 (an absolute pattern)
-        files = [Path(match) for match in matches if Path(match).is_file()]
-        found, root = [file for file in files if not file.resolve().is_relative_to(output.resolve())], fixed_part(path)
-    if not found:
-        what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
-        raise SegkitError(f"input={source}: {what} ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return found, root
+Whole = tuple[Array, Array | None, Array | None]
+"""Mask, probabilities and image."""
 
 
-def fixed_part(pattern: Path) -> Path:
-    """The folders of a glob before its first wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if any(sign in part for sign in "*?["):
-            break
-        parts.append(part)
-    return Path(*parts) if parts else Path()
+def predict_whole(predictor: Predictor, cases: Sequence[Case], stack: bool, probabilities: bool, image: bool) -> Whole:
+    """Mask, probabilities and image of one job; of slices put together to their volume. What is not wanted is not kept."""
+    if not stack:
+        only = predictor.predict(cases[0])
+        return only.mask, only.probs if probabilities else None, only.image if image else None
+    masks, probs, images = [], [], []
+    for one in predictor.predict_all(cases):
+        masks.append(one.mask)
+        if probabilities:
+            probs.append(one.probs)
+        if image:
+            images.append(one.image)
+    slices = masks[0].ndim - 2  # the axis before rows and columns
+    return np.stack(masks, axis=slices), np.stack(probs, axis=1) if probs else None, np.stack(images) if images else None
 
 
-def name_targets(images: Sequence[Path], root: Path, output: Path) -> dict[Path, Path]:
-    """Where each mask goes. Two images that would share a name keep their suffix in it."""
-    plain = {image: output / image.relative_to(root).with_suffix(".png") for image in images}
-    taken = Counter(plain.values())
-    full = {image: output / image.relative_to(root).with_name(f"{image.name}.png") for image in images}
-    targets = {image: plain[image] if taken[plain[image]] == 1 else full[image] for image in images}
-    if len(set(targets.values())) < len(images):
-        raise SegkitError(f"input holds images whose masks would share a name in {output};   predict them one folder at a time")
-    clash = [image for image, target in targets.items() if target.resolve() == image.resolve()]
-    if clash:
-        raise SegkitError(f"output={output} would overwrite the input {clash[0]};   choose another output folder")
-    return targets
+def is_stack(job: Job, cases: Sequence[Case]) -> bool:
+    """Whether masks of slices become one file of a volume."""
+    return job.like is not None and cases[0].dims == 2 and bool(cases[0].volume)
+
+
+def files_of(job: Job, output: Path) -> list[Path]:
+    """One; but a volume whose slices came as pictures becomes a picture each."""
+    pictures = slice_pictures(job)
+    return [output / job.name / f"{path.stem}_{z:03d}.png" for z, path in enumerate(pictures)] if pictures else [job.target(output)]
+
+
+def masks_of(job: Job, mask: Array, overlap: bool) -> list[Array]:
+    if not slice_pictures(job):
+        return [mask]
+    return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
+
+
+def slice_pictures(job: Job) -> list[Path]:
+    if job.like is not None or not job.cases or job.cases[0].dims == 2:
+        return []
+    image = job.cases[0].image
+    return [one.paths[0] for one in image.slices] if isinstance(image, Volume) else []

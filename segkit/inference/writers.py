@@ -1,4 +1,4 @@
-"""What prediction leaves on disk: masks on the original grid, probabilities, overlays and a table of areas.
+"""What prediction leaves on disk: masks on the original grid, probabilities, overlays and a table of sizes.
 
 Every file appears whole or not at all, so a file that exists is a case that is done.
 """
@@ -17,18 +17,20 @@ import cv2
 import numpy as np
 
 from segkit.data.labels import Array, LabelMap
+from segkit.data.volumes import stem, write_like
 from segkit.drawing import PREDICTION, outline
 from segkit.errors import SegkitError
 from segkit.files import atomic_path, write_bytes_atomic, write_text_atomic
 
-AREA_HEADER = ("case", "class", "area_px", "area_mm2")
+SIZE_HEADER = ("case", "class", "n_px", "area_mm2", "volume_mm3")
 
 
 def mask_paths(path: Path, labels: LabelMap) -> list[Path]:
     """The files that the mask `path` becomes: itself, or one `NAME_<class>.png` a class where classes overlap."""
     if not labels.overlap:
         return [path]
-    paths = [path.with_name(f"{path.stem}_{file_name(name)}{path.suffix}") for name in labels.classes]
+    suffix = path.name[len(stem(path)) :]
+    paths = [path.with_name(f"{stem(path)}_{file_name(name)}{suffix}") for name in labels.classes]
     if len(set(paths)) < len(paths):
         raise SegkitError(f"classes {', '.join(labels.classes)} give equal file names;   rename one in data.labels")
     return paths
@@ -39,16 +41,20 @@ def is_written(path: Path, labels: LabelMap) -> bool:
     return all(part.is_file() for part in mask_paths(path, labels))
 
 
-def write_mask_png(path: Path, mask: Array, labels: LabelMap) -> list[Path]:
+def write_mask(path: Path, mask: Array, labels: LabelMap, like: Path | None = None, orient: str | None = "LPS") -> list[Path]:
     """Write what the network said in the values that the training masks had, so that it can serve as a mask again.
 
-    `mask` is class indices (H, W) of an exclusive map: one grey PNG of 8 or 16 bit, or RGB where the map holds colours;
-    or planes (K, H, W) of an overlapping one: a PNG of 0 and 255 for each class.
+    `mask` is class indices (*S) of an exclusive map, or planes (K, *S) of an overlapping one, which become a file of 0 and
+    255 for each class. With `like`, a volume file that was read in orientation `orient`, in its format and on its grid; else
+    one PNG: grey of 8 or 16 bit, or RGB where the map holds colours.
     """
     paths = mask_paths(path, labels)
     images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
     for part, image in zip(paths, images, strict=True):
-        write_png(part, image)
+        if like is None:
+            write_png(part, image)
+        else:
+            write_like(part, image, like, orient)
     return paths
 
 
@@ -63,7 +69,7 @@ def write_png(path: Path, image: Array) -> None:
 
 
 def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> None:
-    """NPZ with `probs` (C, H, W), float16, and `classes`, the names of its C channels."""
+    """NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels."""
     if len(classes) != len(probs):
         raise ValueError(f"{len(probs)} channels, {len(classes)} names")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -76,43 +82,46 @@ def write_overlay(path: Path, image: Array, planes: Array, colours: Sequence[tup
 
 
 @dataclass(frozen=True)
-class Area:
-    """Size of one class in one image; `area_mm2` is NaN where the pixel size is not known."""
+class Size:
+    """Of one class in one image or volume: pixels (voxels), and mm2 or mm3 where the pixel size is known, else NaN."""
 
     case: str
     class_name: str
-    area_px: int
+    n_px: int
     area_mm2: float
+    volume_mm3: float
 
 
-def areas(case_id: str, mask: Array, labels: LabelMap, spacing_mm: tuple[float, ...] = ()) -> list[Area]:
-    """One for each class of a predicted mask: class indices (H, W), or planes (K, H, W) where classes overlap."""
-    pixel_mm2 = math.prod(spacing_mm) if spacing_mm else math.nan
+def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ...] = ()) -> list[Size]:
+    """One for each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap."""
+    one = math.prod(pixel_mm) if pixel_mm else math.nan
+    is_volume = mask.ndim - labels.overlap == 3
     planes = (mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes)))
     counts = [int(np.count_nonzero(plane)) for plane in planes]
-    return [Area(case_id, name, n, n * pixel_mm2) for name, n in zip(labels.classes, counts, strict=True)]
+    area, volume = (math.nan, one) if is_volume else (one, math.nan)
+    return [Size(case_id, name, n, n * area, n * volume) for name, n in zip(labels.classes, counts, strict=True)]
 
 
-def write_areas(path: Path, new: Iterable[Area]) -> None:
+def write_sizes(path: Path, new: Iterable[Size]) -> None:
     """Write the table; lines of an older one stay for the cases that were not predicted again."""
     new = list(new)
-    cases = {area.case for area in new}
-    old = [area for area in read_areas(path) if area.case not in cases] if path.is_file() else []
+    cases = {size.case for size in new}
+    old = [size for size in read_sizes(path) if size.case not in cases] if path.is_file() else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(AREA_HEADER)
-    for area in [*old, *new]:
-        *keys, mm2 = astuple(area)
-        writer.writerow([*keys, "" if math.isnan(mm2) else repr(float(mm2))])
+    writer.writerow(SIZE_HEADER)
+    for size in [*old, *new]:
+        *keys, mm2, mm3 = astuple(size)
+        writer.writerow([*keys, *("" if math.isnan(mm) else repr(float(mm)) for mm in (mm2, mm3))])
     write_text_atomic(path, text.getvalue())
 
 
-def read_areas(path: Path) -> list[Area]:
+def read_sizes(path: Path) -> list[Size]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        if tuple(next(reader, ())) != AREA_HEADER:
-            raise SegkitError(f"{path}: not a table of areas;   move it away, or choose another output")
-        return [Area(case, name, int(px), float(mm2) if mm2 else math.nan) for case, name, px, mm2 in reader]
+        if tuple(next(reader, ())) != SIZE_HEADER:
+            raise SegkitError(f"{path}: not a table of sizes;   move it away, or choose another output")
+        return [Size(case, name, int(px), *(float(mm) if mm else math.nan for mm in (mm2, mm3))) for case, name, px, mm2, mm3 in reader]
 
 
 def file_name(class_name: str) -> str:

@@ -18,6 +18,7 @@ from segkit.data.facts import facts_of
 from segkit.data.intensity import unit_scale
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.manifest import Case
+from segkit.data.patches import Patches
 from segkit.data.readers import ImageFile, MaskFile
 from tests.data.test_geometry import Grid
 
@@ -117,3 +118,37 @@ def test_unit_scale() -> None:
     stretched = unit_scale(np.array([[[-1000.0], [3000.0]]], np.float32))
     assert (stretched.min(), stretched.max()) == (0.0, 1.0)
     assert not np.isnan(unit_scale(np.array([[[np.nan], [3.0]]], np.float32))).any()
+
+
+def test_the_slices_of_a_volume_are_augmented_alike() -> None:
+    """Equal slices stay equal under shifts, turns and brightness, and the mask goes with them."""
+    plane = np.zeros((40, 50), np.uint8)
+    plane[10:25, 15:40] = 200
+    volume = np.repeat(plane[None, ..., None], 6, axis=0)
+    moves = {name: {**TRANSFORMS[name], "p": 1.0} for name in ("flip", "affine")}
+    augmentation = Augmentation({**moves, "b": {"_target_": "albumentations.RandomBrightnessContrast", "p": 1.0}})
+    image, mask = augmentation(volume, (volume[..., 0] > 0).astype(np.uint8), (0, 1, 2))
+    assert image.shape == volume.shape
+    assert (image == image[:1]).all()
+    assert ((image[..., 0] > 60) == (mask > 0)).mean() > 0.97
+    assert not (image == volume).all()
+    planes = np.stack([mask, mask])
+    assert augmentation(volume, planes, (0, 1, 2))[1].shape == planes.shape
+
+
+def test_images_that_are_no_unit_scale_are_not_clipped_by_augmentation(cases: list[Case]) -> None:
+    image = np.linspace(-3, 5, 40 * 50, dtype=np.float32).reshape(40, 50, 1)
+    out, _ = Augmentation({"flip": TRANSFORMS["flip"]})(image, np.zeros((40, 50), np.uint8), (0, 0, 0))
+    assert (out.min(), out.max()) == (-3, 5)
+
+
+def test_patches_are_a_function_of_seed_epoch_and_index_too(cases: list[Case]) -> None:
+    def patched() -> CaseDataset:
+        return CaseDataset(cases, LABELS, Grid(None), Augmentation(TRANSFORMS), 0, patches=Patches((16, 24), 0.5, {}), per_case=3)
+
+    assert len(patched()) == 24
+    first, again = stream(patched(), 1, 0), stream(patched(), 1, 2)
+    assert same(first, again)
+    assert first[0].image.shape == (1, 16, 24)
+    assert [sample.index for sample in first[:10]] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
+    assert not torch.equal(first[0].image, first[8].image)

@@ -95,3 +95,13 @@ def test_a_killed_worker_names_the_file() -> None:
     loader = TrainLoader(dataset, EpochSampler(4, 1, 0), num_workers=1, collate_fn=collate)
     with pytest.raises(SegkitError, match=r"2\.png[\s\S]*data\.num_workers=0"), naming_killed_workers(dataset):
         list(loader)
+
+
+def test_weights_rule_how_often_an_image_comes() -> None:
+    sampler = EpochSampler(1000, 10, seed=0, weights=np.array([0.0] * 500 + [1.0] * 400 + [4.0] * 100))
+    drawn = np.array([index for batch in sampler for _, index in batch])
+    assert (drawn >= 500).all()
+    assert 0.42 < (drawn >= 900).mean() < 0.58
+    assert [index for batch in sampler for _, index in batch] == drawn.tolist()
+    sampler.set_epoch(1)
+    assert [index for batch in sampler for _, index in batch] != drawn.tolist()

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 
 from segkit.data.readers import ImageFile, MaskFile, ReadError, image_size, read_image, read_mask
+from segkit.data.tiff import TiffPage, TiffPageMask, tiff_pages
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (37, 53), dtype=np.uint8)
@@ -31,6 +32,13 @@ def palette_image() -> Image.Image:
     image = Image.fromarray(INDEX).convert("L")
     image = Image.frombytes("P", image.size, image.tobytes())
     image.putpalette(PALETTE.reshape(-1).tolist())
+    return image
+
+
+def black_and_white(first: int) -> Image.Image:
+    """A bit a pixel, in a palette whose index 0 is black (0) or white (255)."""
+    image = Image.frombytes("P", (53, 37), (BIT if first == 0 else ~BIT).astype(np.uint8).tobytes())
+    image.putpalette([first] * 3 + [255 - first] * 3)
     return image
 
 
@@ -90,6 +98,10 @@ IMAGES = {
     "palette bmp": ("a.bmp", lambda path: palette_image().save(path), PALETTE[INDEX]),
     "palette gif": ("a.gif", lambda path: palette_image().save(path, optimize=False), PALETTE[INDEX]),
     "palette tiff": ("a.tif", lambda path: palette_image().save(path), PALETTE[INDEX]),
+    "palette png, white first": ("a.png", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
+    "palette gif, white first": ("a.gif", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
+    "32 bit tiff": ("a.tif", tiff(GREY16.astype(np.uint32)), GREY16.astype(np.float32)),
+    "half float tiff": ("a.tif", tiff((GREY / 8).astype(np.float16)), (GREY / 8).astype(np.float32)),
 }
 
 
@@ -130,6 +142,13 @@ MASKS = {
     "grey saved as rgb": ("m.png", pillow(np.dstack([INDEX] * 3)), INDEX),
     "grey saved as rgba": ("m.png", pillow(with_alpha(np.dstack([INDEX] * 3))), INDEX),
     "colours": ("m.png", pillow(PALETTE[INDEX]), PALETTE[INDEX]),
+    "palette png, white first": ("m.png", lambda path: black_and_white(255).save(path), (~BIT).astype(np.uint8)),
+    "grey gif of two values": ("m.gif", pillow(BIT.astype(np.uint8) * 255), BIT.astype(np.uint8) * 255),
+    "black and white gif": ("m.gif", lambda path: black_and_white(0).save(path), BIT.astype(np.uint8) * 255),
+    "white and black gif": ("m.gif", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
+    "gif all white": ("m.gif", pillow(np.full((37, 53), 255, np.uint8)), np.full((37, 53), 255, np.uint8)),
+    "int32 tiff": ("m.tif", tiff(GREY16.astype(np.int32)), GREY16.astype(np.int32)),
+    "double tiff of whole numbers": ("m.tif", tiff(INDEX.astype(np.float64)), INDEX.astype(np.int32)),
 }
 
 
@@ -238,13 +257,54 @@ def test_other_faults_are_named(tmp_path: Path) -> None:
         "empty.png": "zero bytes",
         "text.png": "not an image",
         "folder.png": "cannot be opened",
-        "stack.tif": "3 pages",
+        "stack.tif": "3 pages; one is wanted: .* data=folder or data=csv",
         "soft.tif": "fractions",
         "five.tif": "5",
     }.items():
         with pytest.raises(ReadError, match=reason) as caught:
             read_mask(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+
+
+def pages(path: Path) -> Path:
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(GREY, contiguous=False)
+        writer.write(RGB16, photometric="rgb", contiguous=False)
+        writer.write(INDEX[:20], contiguous=False, compression="zlib")
+        writer.write(255 - GREY, photometric="miniswhite", contiguous=False)
+    return path
+
+
+def test_one_page_of_several(tmp_path: Path) -> None:
+    path = pages(tmp_path / "a.tif")
+    assert tiff_pages(path) == 4
+    assert np.array_equal(TiffPage(path, 0).read()[..., 0], GREY)
+    assert np.array_equal(TiffPage(path, 1).read(), RGB16)
+    assert np.array_equal(TiffPageMask(path, 2).read(), INDEX[:20])
+    assert np.array_equal(TiffPage(path, 3).read()[..., 0], GREY)
+    assert np.array_equal(TiffPageMask(path, 3).read(), 255 - GREY)
+    assert TiffPage(path, 2).paths == (path,)
+    with pytest.raises(ReadError, match=r"has 4 pages, but page 4 is wanted"):
+        TiffPage(path, 4).read()
+    with pytest.raises(ReadError, match="page 1 has 3 channels"):
+        TiffPageMask(path, 1).read()
+
+
+def test_pages_in_inks_come_as_colours(tmp_path: Path) -> None:
+    inks = [Image.fromarray(part).convert("CMYK") for part in (RGB, RGB[::-1].copy())]
+    inks[0].save(tmp_path / "a.tif", save_all=True, append_images=inks[1:])
+    for page, image in enumerate(inks):
+        assert np.array_equal(TiffPage(tmp_path / "a.tif", page).read(), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9, 0.999])
+def test_a_tiff_whose_last_pages_are_cut_off_is_an_error(share: float, tmp_path: Path) -> None:
+    whole = pages(tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ReadError, match="truncated|damaged"):
+        [TiffPage(tmp_path / "a.tif", page).read() for page in range(tiff_pages(tmp_path / "a.tif"))]
+    with pytest.raises(ReadError, match="is missing"):
+        tiff_pages(tmp_path / "b.tif")
 
 
 def test_pixels_and_their_errors_travel_between_processes(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import cv2
+import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 
 from segkit.data.manifest import Case
 from segkit.data.pairing import natural
@@ -179,7 +181,157 @@ def test_a_group_rule_must_fit_every_case(tmp_path: Path) -> None:
     assert "no regular expression" in problems[0].what
 
 
+# volumes, in folders and tables
+
+SCAN = np.random.default_rng(0).integers(0, 200, (9, 7, 5)).astype(np.uint8)
+AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])
+
+
+def volume(path: Path, array: np.ndarray = SCAN, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def test_volumes_pair_by_name_and_bring_their_spacing(tmp_path: Path) -> None:
+    for name in ("p1/scan 胎.v2", "p2/%s" % ("x" * 200)):
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+        volume(tmp_path / "masks" / f"{name}.nii", SCAN % 3)
+    cases, problems = listed(Folder(tmp_path, group="^(p.)/"))
+    assert problems == []
+    assert [(case.id, case.group) for case in cases] == [("p1/scan 胎.v2", "p1"), ("p2/%s" % ("x" * 200), "p2")]
+    for case in cases:
+        assert (case.dims, case.spacing_mm) == (3, (3, 2, 1))
+        assert np.array_equal(case.image.read()[..., 0], SCAN.T)
+        assert np.array_equal(case.masks[""].read(), SCAN.T % 3)
+
+
+def test_volumes_beside_masks_with_a_suffix(tmp_path: Path) -> None:
+    volume(tmp_path / "a.nii.gz")
+    volume(tmp_path / "a_seg.nii.gz", SCAN % 2)
+    cases, problems = listed(Folder(tmp_path, images=".", masks=".", mask_suffix="_seg"))
+    assert [(case.id, files(case)) for case in cases] == [("a", ["a.nii.gz", "a_seg.nii.gz"])]
+    assert problems == []
+
+
+def test_pages_of_a_tiff_and_numpy_arrays_are_volumes_too(tmp_path: Path) -> None:
+    touch(tmp_path, "images/flat.png", "masks/flat.png")
+    for folder, values in (("images", SCAN), ("masks", SCAN % 2)):
+        np.save(tmp_path / folder / "array.npy", values)
+        tifffile.imwrite(tmp_path / folder / "pages.tif", values, photometric="minisblack")
+    cases, problems = listed(Folder(tmp_path))
+    assert problems == []
+    assert [(case.id, case.dims, case.spacing_mm) for case in cases] == [("array", 3, ()), ("flat", 2, ()), ("pages", 3, ())]
+    assert all(case.masks[""].read().shape == case.image.read().shape[:-1] for case in cases)
+
+
+def test_a_single_slice_in_a_volume_format_is_an_image(tmp_path: Path) -> None:
+    volume(tmp_path / "images" / "a.nii.gz", SCAN[..., :1])
+    volume(tmp_path / "masks" / "a.nii.gz", SCAN[..., :1] % 2)
+    volume(tmp_path / "images" / "b.nii.gz", SCAN[..., 0])
+    cv2.imwrite(str(tmp_path / "masks" / "b.png"), SCAN[..., 0].T)
+    cases, problems = listed(Folder(tmp_path))
+    assert problems == []
+    assert [(case.dims, case.spacing_mm) for case in cases] == [(2, (2, 1)), (2, (2, 1))]
+    for case in cases:
+        assert np.array_equal(case.image.read()[..., 0], SCAN[..., 0].T)
+        assert case.masks[""].read().shape == (7, 9)
+
+
+def test_a_mask_on_another_grid_than_its_image_is_told(tmp_path: Path) -> None:
+    for name in "abcdef":
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+    moved = AFFINE.copy()
+    moved[2, 3] = 3
+    volume(tmp_path / "masks" / "a.nii.gz", SCAN % 2, moved)
+    volume(tmp_path / "masks" / "b.nii.gz", SCAN[..., 1:] % 2)
+    volume(tmp_path / "masks" / "c.nii.gz", SCAN % 2, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    touch(tmp_path, "masks/d.png")
+    (tmp_path / "masks" / "e.nii.gz").write_bytes(b"")
+    volume(tmp_path / "masks" / "f.nii.gz", SCAN[::-1] % 2, np.array([[1.0, 0, 0, -8], [0, -2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))
+    cases, problems = listed(Folder(tmp_path))
+    assert [case.id for case in cases] == ["f"]  # stored the other way round, in the same place
+    assert np.array_equal(cases[0].masks[""].read(), SCAN.T % 2)
+    assert {(p.where, p.what) for p in problems} == {
+        ("masks/a.nii.gz", "another affine: origin 3 mm apart"),
+        ("masks/b.nii.gz", "4 x 7 x 9, the image 5 x 7 x 9"),
+        ("masks/c.nii.gz", "spacing 1 x 1 x 1 mm, the image 3 x 2 x 1 mm"),
+        ("masks/d.png", "is one image, its image d.nii.gz is not"),
+        ("masks/e.nii.gz", "zero bytes"),
+    }
+    assert all(p.severity == "error" and p.mend for p in problems)
+    assert "data.source.orient=null" in problems[0].mend
+    cases, _ = listed(Folder(tmp_path, orient=None))
+    assert [case.id for case in cases] == ["a", "c", "f"]
+
+
+def test_a_volume_as_the_mask_of_an_image_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.png")
+    volume(tmp_path / "masks" / "a.nii.gz")
+    _, problems = listed(Folder(tmp_path))
+    assert [(p.where, p.what) for p in problems] == [("masks/a.nii.gz", "is a volume, its image a.png is not")]
+
+
+def test_volumes_in_a_table(tmp_path: Path) -> None:
+    volume(tmp_path / "scan.nii.gz")
+    for name in ("liver", "tumour"):
+        volume(tmp_path / f"{name}.nii.gz", SCAN % 2)
+    rows = ["image,mask_liver,mask_tumour,spacing", "scan.nii.gz,liver.nii.gz,tumour.nii.gz,"]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    (case,), problems = listed(Csv(tmp_path))
+    assert problems == []
+    assert (case.id, case.dims, case.spacing_mm, list(case.masks)) == ("scan", 3, (3, 2, 1), ["liver", "tumour"])
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "2.5 0.7 0.8")
+    (case,), _ = listed(Csv(tmp_path))
+    assert case.spacing_mm == (2.5, 0.7, 0.8)
+
+
+def test_faulty_volumes_in_a_table_are_told_with_their_line(tmp_path: Path) -> None:
+    touch(tmp_path, "flat.png")
+    volume(tmp_path / "scan.nii.gz")
+    volume(tmp_path / "short.nii.gz", SCAN[..., 1:])
+    (tmp_path / "bad.nii.gz").write_bytes(b"<html>")
+    (tmp_path / "cases.csv").write_text("image,mask,spacing\nscan.nii.gz,short.nii.gz,\nbad.nii.gz,,\nflat.png,flat.png,3 1 1\n")
+    cases, problems = listed(Csv(tmp_path))
+    assert cases == []
+    assert [p.where for p in problems] == [f"cases.csv line {i}" for i in (2, 3, 4)]
+    assert [p.what for p in problems[:1]] == ["short.nii.gz: 4 x 7 x 9, the image 5 x 7 x 9"]
+    assert "bad.nii.gz: not gzipped in spite of its name" in problems[1].what
+    assert "three numbers" in problems[2].what
+
+
+def test_forty_real_hippocampi_as_a_folder(real_data: Path) -> None:
+    cases, problems = listed(Folder(real_data / "hippocampus", images="imagesTr", masks="labelsTr"))
+    assert problems == []
+    assert (len(cases), {case.dims for case in cases}, {case.spacing_mm for case in cases}) == (40, {3}, {(1.0, 1.0, 1.0)})
+    assert cases[0].id == "hippocampus_001"
+
+
 # csv
+
+
+@pytest.mark.parametrize("way", ["../out.png", "link.png", "inside/a.png", "{absolute}"])
+def test_paths_and_links_that_lead_out_of_the_root_are_refused(way: str, tmp_path: Path) -> None:
+    touch(tmp_path, "out.png", "elsewhere/a.png", "root/m.png")
+    root = tmp_path / "root"
+    (root / "link.png").symlink_to(tmp_path / "out.png")
+    (root / "inside").symlink_to(tmp_path / "elsewhere")
+    name = way.format(absolute=tmp_path / "out.png")
+    (root / "cases.csv").write_text(f"image,mask\n{name},m.png\n")
+    cases, problems = listed(Csv(root))
+    assert cases == []
+    assert problems[0].where == "cases.csv line 2"
+    assert f"names {name}, which leads out of data.root to {tmp_path}" in problems[0].what
+
+
+def test_links_within_the_root_and_a_root_that_is_a_link_are_fine(tmp_path: Path) -> None:
+    touch(tmp_path, "root/a.png")
+    (tmp_path / "root" / "b.png").symlink_to("a.png")
+    (tmp_path / "root" / "cases.csv").write_text(f"image,mask\nb.png,{tmp_path / 'linked' / 'a.png'}\n")
+    (tmp_path / "linked").symlink_to(tmp_path / "root")
+    cases, problems = listed(Csv(tmp_path / "linked"))
+    assert [case.id for case in cases] == ["b"]
+    assert problems == []
 
 
 def table(root: Path, text: str | bytes) -> Csv:

@@ -11,14 +11,14 @@ from PIL import Image
 from segkit.data.labels import LabelMap
 from segkit.errors import SegkitError
 from segkit.inference.writers import (
-    areas,
     is_written,
     mask_paths,
-    read_areas,
-    write_areas,
-    write_mask_png,
+    read_sizes,
+    sizes,
+    write_mask,
     write_overlay,
     write_probabilities,
+    write_sizes,
 )
 
 CLASSES = np.array([[0, 1, 1], [2, 0, 2]], np.uint8)
@@ -34,7 +34,7 @@ def read(path: Path) -> np.ndarray:
 )
 def test_mask_holds_the_values_of_the_label_map(tmp_path: Path, values: dict[int, str], dtype: type) -> None:
     labels = LabelMap.of(values)
-    assert write_mask_png(tmp_path / "sub" / "a.png", CLASSES, labels) == [tmp_path / "sub" / "a.png"]
+    assert write_mask(tmp_path / "sub" / "a.png", CLASSES, labels) == [tmp_path / "sub" / "a.png"]
     raw = read(tmp_path / "sub" / "a.png")
     background, first, second = values
     np.testing.assert_array_equal(raw, np.choose(CLASSES, [background, first, second]))
@@ -46,7 +46,7 @@ def test_mask_holds_the_values_of_the_label_map(tmp_path: Path, values: dict[int
 
 def test_mask_of_a_colour_map(tmp_path: Path) -> None:
     labels = LabelMap.of({"#000000": "background", "#ff8000": "head", "#0000ff": "eye"})
-    write_mask_png(tmp_path / "a.png", CLASSES, labels)
+    write_mask(tmp_path / "a.png", CLASSES, labels)
     raw = read(tmp_path / "a.png")
     assert raw[0, 1].tolist() == [255, 128, 0]
     np.testing.assert_array_equal(labels.encode(raw)[0], CLASSES)
@@ -55,7 +55,7 @@ def test_mask_of_a_colour_map(tmp_path: Path) -> None:
 def test_overlapping_classes_are_one_file_each(tmp_path: Path) -> None:
     labels = LabelMap.of({"l": "left/upper lung", "h": "heart"}, overlap=True)
     planes = np.stack([CLASSES > 0, CLASSES == 2]).astype(np.uint8)
-    paths = write_mask_png(tmp_path / "a.png", planes, labels)
+    paths = write_mask(tmp_path / "a.png", planes, labels)
     assert [path.name for path in paths] == ["a_left_upper_lung.png", "a_heart.png"]
     for path, plane in zip(paths, planes, strict=True):
         np.testing.assert_array_equal(read(path), plane * 255)
@@ -64,7 +64,7 @@ def test_overlapping_classes_are_one_file_each(tmp_path: Path) -> None:
 def test_what_is_done_is_known_only_when_all_of_it_is_there(tmp_path: Path) -> None:
     labels = LabelMap.of({"l": "lung", "h": "heart"}, overlap=True)
     assert not is_written(tmp_path / "a.png", labels)
-    write_mask_png(tmp_path / "a.png", np.zeros((2, 3, 4), np.uint8), labels)
+    write_mask(tmp_path / "a.png", np.zeros((2, 3, 4), np.uint8), labels)
     assert is_written(tmp_path / "a.png", labels)
     (tmp_path / "a_heart.png").unlink()
     assert not is_written(tmp_path / "a.png", labels)
@@ -74,7 +74,7 @@ def test_names_and_values_that_no_file_can_hold(tmp_path: Path) -> None:
     with pytest.raises(SegkitError, match="equal file names"):
         mask_paths(tmp_path / "a.png", LabelMap.of({"a": "lung/left", "b": "lung left"}, overlap=True))
     with pytest.raises(SegkitError, match="up to 65535"):
-        write_mask_png(tmp_path / "a.png", CLASSES, LabelMap.of({0: "background", 70000: "a", 1: "b"}))
+        write_mask(tmp_path / "a.png", CLASSES, LabelMap.of({0: "background", 70000: "a", 1: "b"}))
 
 
 def test_probabilities_open_with_numpy_alone(tmp_path: Path) -> None:
@@ -100,20 +100,20 @@ def test_overlay_has_the_size_of_the_image_and_its_colours_in_order(tmp_path: Pa
 
 def test_areas_in_pixels_and_mm2(tmp_path: Path) -> None:
     labels = LabelMap.of({0: "background", 1: "head", 2: "eye"})
-    head, eye = areas("a", CLASSES, labels, (0.5, 0.2))
-    assert (head.class_name, head.area_px, head.area_mm2) == ("head", 2, pytest.approx(0.2))
-    assert (eye.area_px, eye.area_mm2) == (2, pytest.approx(0.2))
-    assert all(math.isnan(area.area_mm2) for area in areas("b", CLASSES, labels))
+    head, eye = sizes("a", CLASSES, labels, (0.5, 0.2))
+    assert (head.class_name, head.n_px, head.area_mm2) == ("head", 2, pytest.approx(0.2))
+    assert (eye.n_px, eye.area_mm2) == (2, pytest.approx(0.2))
+    assert all(math.isnan(area.area_mm2) for area in sizes("b", CLASSES, labels))
 
 
 def test_area_table_keeps_the_cases_that_were_skipped(tmp_path: Path) -> None:
     labels = LabelMap.of({0: "background", 1: "head"})
-    path = tmp_path / "areas.csv"
-    write_areas(path, [*areas("a", CLASSES == 1, labels, (0.1, 0.3)), *areas("b", CLASSES == 1, labels)])
-    write_areas(path, areas("b", CLASSES > 0, labels, (1.0, 1.0)))
-    a, b = read_areas(path)
-    assert (a.case, a.area_px, a.area_mm2) == ("a", 2, 2 * (0.1 * 0.3))
-    assert (b.case, b.area_px, b.area_mm2) == ("b", 4, 4.0)
-    (tmp_path / "areas.csv").write_text("something else\n")
-    with pytest.raises(SegkitError, match="not a table of areas"):
-        write_areas(path, [])
+    path = tmp_path / "sizes.csv"
+    write_sizes(path, [*sizes("a", CLASSES == 1, labels, (0.1, 0.3)), *sizes("b", CLASSES == 1, labels)])
+    write_sizes(path, sizes("b", CLASSES > 0, labels, (1.0, 1.0)))
+    a, b = read_sizes(path)
+    assert (a.case, a.n_px, a.area_mm2) == ("a", 2, 2 * (0.1 * 0.3))
+    assert (b.case, b.n_px, b.area_mm2) == ("b", 4, 4.0)
+    (tmp_path / "sizes.csv").write_text("something else\n")
+    with pytest.raises(SegkitError, match="not a table of sizes"):
+        write_sizes(path, [])

@@ -29,6 +29,24 @@ def test_output_has_the_input_size_and_gradients_reach_every_weight(norm: str, w
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("norm", ["none", "batch", "instance", "group"])
+def test_volumes_go_through_the_same_network(norm: str) -> None:
+    network = UNet(1, 2, (8, 16, 32), norm, pool=[[1, 2, 2], 2], dims=3)  # type: ignore[arg-type]
+    assert network.stride == (2, 4, 4)
+    model = SegmentationModel(network, Normalizer("image", dims=3), "multiclass")
+    out = model(torch.rand(2, 1, 5, 18, 21))
+    assert out.shape == (2, 2, 5, 18, 21)
+    out.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_pool_that_does_not_fit_the_levels_is_refused() -> None:
+    with pytest.raises(ValueError, match="pool needs 2 entries"):
+        UNet(1, 1, (8, 16, 32), pool=[2])
+    with pytest.raises(ValueError, match="a number or 3 of them"):
+        UNet(1, 1, (8, 16, 32), pool=[2, [2, 2]], dims=3)
+
+
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (16, 17), (250, 3)])
 def test_the_wrapper_takes_any_size(size: tuple[int, int]) -> None:
     model = SegmentationModel(UNet(1, 1, (4, 8, 16, 32)), Normalizer("unit"), "binary").eval()

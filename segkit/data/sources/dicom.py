@@ -1,0 +1,430 @@
+"""DICOM: series of images (CT, MR, …) or single ones (CR, DX, US, MG), with DICOM-SEG or RTSTRUCT files as masks.
+
+    ROOT/**/*           files of any name in any folders; what they are is told by their headers
+
+A case is a slice; the slices of a series are a volume, ordered along their normal. A DICOM-SEG or RTSTRUCT belongs to the
+series it refers to, and each of its structures is a plane, named by its label: "Left Kidney" is left_kidney. A slice of such
+a series on which nothing is drawn has empty masks; a series that nothing refers to has none. Patients are told by PatientID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from segkit.data import dicom
+from segkit.data.dicom import DicomSlice, RoiPlane, SegPlane
+from segkit.data.dicom_headers import UNEVEN, Annotation, Image, Piece, Series, images_of, plane_name, segmentation, structure_set
+from segkit.data.manifest import Case, Pixels, relative
+from segkit.data.pairing import natural
+from segkit.data.phantoms import ct
+from segkit.data.readers import ReadError
+from segkit.errors import Problem, nearest
+
+Array = npt.NDArray[Any]
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+NO_SLICES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.30")
+"""Secondary captures, dose and parametric maps: they have pixels, but are no slices of a scan."""
+TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
+    *("SeriesDescription", "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "ImagerPixelSpacing", "SequenceOfUltrasoundRegions"),
+)
+THREADS = 8
+
+
+class Dicom:
+    """`series` chooses where a folder holds several of one patient: a SeriesInstanceUID or a SeriesDescription.
+
+    `segments` keeps these structures only.
+    """
+
+    def __init__(self, root: Path, series: str | None = None, segments: list[str] | None = None) -> None:
+        self.root = Path(root)
+        self.series, self.segments = series, segments
+        self.problems: list[Problem] = []
+        self._planes: dict[str, None] = {}
+
+    @property
+    def default_labels(self) -> dict[int | str, str] | None:
+        return {plane: plane for plane in self._planes} or None
+
+    def cases(self) -> Iterator[Case]:
+        images, annotations = self._scanned()
+        every = self._series(images)
+        drawn = self._belonging(every, annotations)
+        chosen = [series for series in self._chosen(every, drawn) if self._is_sound(series)]
+        self._check_segments(drawn)
+        self._report_gaps(chosen, drawn)
+        names = _names(every)
+        for series in chosen:
+            masks = self._masks(series, drawn[series])
+            for i, image in enumerate(series.images):
+                planes = {plane: pixels[i] for plane, pixels in masks.items()}
+                yield _case(series, names[series], i, image, planes or None)
+
+    # finding files
+
+    def _scanned(self) -> tuple[list[tuple[Path, Dataset]], list[Annotation]]:
+        """Headers of images, and annotations."""
+        if not self.root.is_dir():
+            self._say(str(self.root), "no such folder", "name the folder as data.root=...")
+            return [], []
+        files = [path for path in _files(self.root) if dicom.claims_to_be_dicom(path)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            headers = [(path, header) for path, header in zip(files, pool.map(self._header, files), strict=True) if header is not None]
+        images, annotations, left_out = [], [], Counter[str]()
+        for path, header in headers:
+            kind = str(header.SOPClassUID)
+            if kind in SEGMENTATIONS or kind == STRUCTURE_SET:
+                annotations += self._annotation(path, kind)
+            elif not header.get("Rows") or _is_one_of(kind, NO_SLICES):
+                left_out[header.SOPClassUID.name] += 1
+            elif "LOCALIZER" in (header.get("ImageType") or ()):
+                left_out["localizer"] += 1
+            else:
+                images.append((path, header))
+        if left_out:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+            self._say(str(self.root), f"left out what is no slice of a scan: {kinds}", severity="note")
+        if not images:
+            mend = "data.root = the folder that holds them, in any subfolders"
+            self._say(str(self.root), f"no DICOM images in it ({len(files)} DICOM files)", mend)
+        return images, annotations
+
+    def _header(self, path: Path) -> Dataset | None:
+        try:
+            header = dicom.header(path, TAGS)
+            has_frames = "NumberOfFrames" in header and header.SOPClassUID not in SEGMENTATIONS
+            return dicom.header(path) if has_frames else header
+        except ReadError as error:
+            if path.name != "DICOMDIR":
+                self._say_damaged(error)
+            return None
+
+    def _annotation(self, path: Path, kind: str) -> list[Annotation]:
+        try:
+            annotation = structure_set(path) if kind == STRUCTURE_SET else segmentation(path)
+        except ReadError as error:
+            self._say_damaged(error)
+            return []
+        if annotation.left_out:
+            self._say(
+                self._shown(path), f"structures without closed contours are left out: {', '.join(annotation.left_out)}", severity="note"
+            )
+        return [annotation]
+
+    # what belongs together
+
+    def _series(self, headers: list[tuple[Path, Dataset]]) -> list[Series]:
+        """Of one UID and patient; a multi-frame file is a series by itself."""
+        grouped: dict[tuple[str, ...], list[tuple[Dataset, list[Image]]]] = defaultdict(list)
+        seen: dict[str, Path] = {}
+        for path, header in headers:
+            uid = str(header.SOPInstanceUID)
+            if uid in seen:
+                what = f"is the same image as {self._shown(seen[uid])} (SOPInstanceUID); left out"
+                self._say(self._shown(path), what, "move one of them away", "warning")
+                continue
+            seen[uid] = path
+            try:
+                frames = images_of(path, header)
+            except ReadError as error:
+                self._say_damaged(error)
+                continue
+            key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
+            grouped[key].append((header, frames))
+        every = [Series(members[0][0], [image for _, frames in members for image in frames]) for members in grouped.values()]
+        if any(not series.patient for series in every):
+            what = "images without PatientID: each study counts as a patient, which may put one on both sides of a split"
+            self._say(str(self.root), what, "write the PatientID into them, or split by a file of ids", "warning")
+        return sorted(every, key=lambda series: (natural(series.base), series.uid, series.images[0].uid))
+
+    def _belonging(self, every: list[Series], annotations: list[Annotation]) -> dict[Series, list[Annotation]]:
+        drawn: dict[Series, list[Annotation]] = {series: [] for series in every}
+        for annotation in annotations:
+            own = [series for series in every if series.holds(annotation.pieces)]
+            own = own or [series for series in every if series.uid in annotation.series]
+            if not own and not annotation.series:
+                own = [s for s in every if s.frame_of_reference and s.frame_of_reference == annotation.frame_of_reference]
+            if not own:
+                which = f"series {min(annotation.series)}" if annotation.series else "images"
+                self._say(self._shown(annotation.path), f"refers to {which}, not in this folder", "add these images, or move it away")
+            for series in own:
+                drawn[series].append(annotation)
+        return drawn
+
+    def _chosen(self, every: list[Series], drawn: dict[Series, list[Annotation]]) -> Iterator[Series]:
+        """All series, but of several scans of a patient in one folder those that are meant: by `series`, else by the masks."""
+        places: dict[tuple[Path, str], list[Series]] = defaultdict(list)
+        for series in every:
+            if series.is_scan:
+                places[series.images[0].path.parent, series.patient].append(series)
+            else:
+                yield series
+        for (folder, _), here in places.items():
+            meant = here if len(here) == 1 else self._meant(folder, here, drawn)
+            yield from meant
+            if meant and (others := [series for series in here if series not in meant]):
+                what = f"left out, as masks or data.source.series name another series: {', '.join(map(str, others))}"
+                self._say(self._shown(folder), what, severity="note")
+
+    def _meant(self, folder: Path, here: list[Series], drawn: dict[Series, list[Annotation]]) -> list[Series]:
+        if self.series is None:
+            meant = [series for series in here if drawn[series]]
+        else:
+            meant = [series for series in here if self.series in (series.uid, series.description)]
+        if meant and (self.series is None or len(meant) == 1):
+            return meant
+        count = {2: "two", 3: "three"}.get(len(here), str(len(here)))
+        listed = ", ".join(f"{letter}: {series}" for letter, series in zip("ABCDEFGH", here, strict=False)) + ", ..." * (len(here) > 8)
+        why = "no mask says which is meant" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
+        what = f"{count} series of one patient in one folder ({listed}), and {why}"
+        self._say(self._shown(folder), what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
+        return []
+
+    def _is_sound(self, series: Series) -> bool:
+        """A stack has slices of one size and direction, one at a place."""
+        if not series.is_stack:
+            return True
+        where, first = self._shown(series.images[0].path), series.images[0]
+        if odd := [image for image in series.images if image.shape != first.shape]:
+            sizes = [" x ".join(map(str, image.shape)) for image in (odd[0], first)]
+            what = f"slices of one series differ in size: this one is {sizes[0]}, {first.path.name} is {sizes[1]}"
+            self._say(self._shown(odd[0].path), what, "move what does not belong away")
+            return False
+        if not series.has_geometry:
+            return True
+        if odd := [image for image in series.images if not (first.grid and image.grid and first.grid.has_directions_of(image.grid))]:
+            what = f"slices of one series differ in direction: this one is turned against {first.path.name}"
+            self._say(self._shown(odd[0].path), what, "move what does not belong away")
+            return False
+        if twice := int((series.gaps < 0.01).sum()):
+            what = f"{twice} slices of its series lie where another one lies: several phases, echoes or directions in one series?"
+            self._say(where, what, "keep one of them in the folder")
+            return False
+        self._check_gaps(series, where)
+        return True
+
+    def _check_gaps(self, series: Series, where: str) -> None:
+        off = np.abs(series.gaps - series.slice_mm)
+        if off.size and off.max() > UNEVEN * series.slice_mm:
+            i = int(off.argmax())
+            apart = f"{series.gaps[i]:.2f} mm apart, others {series.slice_mm:.2f} mm"
+            self._say(where, f"slices {i} and {i + 1} of its series are {apart}: is one missing?", "copy the whole series again", "warning")
+
+    # masks
+
+    def _check_segments(self, drawn: dict[Series, list[Annotation]]) -> None:
+        there = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
+        for wanted in self.segments or []:
+            if plane_name(wanted, 0) not in there:
+                mend = nearest(plane_name(wanted, 0), there) or "data.source.segments=null for all of them"
+                self._say("data.source.segments", f"no structure is called {wanted!r}; there are: {', '.join(there) or 'none'}", mend)
+
+    def _kept(self, annotation: Annotation) -> list[str]:
+        wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
+        return [plane for plane in annotation.planes if wanted is None or plane in wanted]
+
+    def _report_gaps(self, chosen: list[Series], drawn: dict[Series, list[Annotation]]) -> None:
+        """A structure that some labelled series lack counts as empty there, which may not be meant."""
+        labelled = [{plane for a in drawn[series] for plane in self._kept(a)} for series in chosen]
+        labelled = [planes for planes in labelled if planes]
+        for plane, count in sorted(Counter(plane for planes in labelled for plane in planes).items()):
+            self._planes[plane] = None
+            if count < len(labelled):
+                what = f"drawn in {count} of {len(labelled)} series with masks, and taken as empty in the others"
+                self._say(f"structure {plane}", what, "say which ones are wanted: data.source.segments=[...]", "warning")
+
+    def _masks(self, series: Series, annotations: list[Annotation]) -> dict[str, list[Pixels]]:
+        """Plane: a mask for each slice."""
+        masks: dict[str, list[Pixels]] = {}
+        drawn_in: dict[str, Annotation] = {}
+        for annotation in annotations:
+            placed = self._placed(series, annotation)
+            if placed is None:
+                continue
+            for plane in self._kept(annotation):
+                if plane in masks:
+                    what = f"draws {plane} of a series of which {self._shown(drawn_in[plane].path)} draws it too"
+                    self._say(self._shown(annotation.path), what, "keep one of them")
+                    continue
+                drawn_in[plane] = annotation
+                masks[plane] = [_plane(annotation, image, placed[plane, i]) for i, image in enumerate(series.images)]
+        return masks
+
+    def _placed(self, series: Series, annotation: Annotation) -> dict[tuple[str, int], list[Piece]] | None:
+        """Pieces by plane and slice. None, with a problem, where they do not lie on the series."""
+        placed: dict[tuple[str, int], list[Piece]] = defaultdict(list)
+        for piece in annotation.pieces:
+            if (i := series.index(piece)) is not None:
+                placed[piece.plane, i].append(piece)
+        noun = "contours" if annotation.is_contours else "frames"
+        lost = len(annotation.pieces) - sum(map(len, placed.values()))
+        wrong = _misplaced(series, annotation, placed)
+        if lost and not placed:
+            wrong = f"none of its {lost} {noun} lies on a slice of the series that it refers to"
+        if wrong:
+            self._say(self._shown(annotation.path), wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
+            return None
+        if lost:
+            what = f"{lost} of {len(annotation.pieces)} {noun} lie on no slice of the series that is here"
+            self._say(self._shown(annotation.path), what, "copy the whole series", "warning")
+        return placed
+
+    # what to say
+
+    def _shown(self, path: Path) -> str:
+        shown = relative(path, self.root)
+        return str(path) if shown == "." else shown
+
+    def _say(self, where: str, what: str, mend: str = "", severity: Any = "error") -> None:
+        self.problems.append(Problem(where, what, mend, severity))
+
+    def _say_damaged(self, error: ReadError) -> None:
+        self._say(self._shown(error.path), error.reason, "copy it again, or move it away")
+
+    # phantom
+
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
+        """One folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
+        for patient, scan in enumerate(ct.scans(n, seed)):
+            folder = root / f"patient_{patient:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            slices = [_ct_image(scan, patient, i, seed) for i in range(len(scan.image))]
+            for i, dataset in enumerate(slices):
+                dataset.save_as(folder / f"ct_{i:03d}.dcm", enforce_file_format=True)
+            _segmentation(scan, slices, patient, seed).save_as(folder / "seg.dcm", enforce_file_format=True)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for current, folders, files in os.walk(root):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+        yield from (Path(current, name) for name in sorted(files, key=natural) if not name.startswith("."))
+
+
+def _is_one_of(uid: str, families: tuple[str, ...]) -> bool:
+    return f"{uid}.".startswith(tuple(f"{family}." for family in families))
+
+
+def _names(every: list[Series]) -> dict[Series, str]:
+    """PatientID_SeriesNumber, and a few letters that stand for the UID where that is not enough."""
+    count = Counter(series.base for series in every)
+    own = {series: hashlib.sha256(f"{series.uid} {series.images[0].uid}".encode()).hexdigest()[:6] for series in every}
+    return {series: series.base if count[series.base] == 1 else f"{series.base}_{own[series]}" for series in every}
+
+
+def _case(series: Series, name: str, i: int, image: Image, masks: dict[str, Pixels] | None) -> Case:
+    spacing = (series.slice_mm, *image.spacing) if series.slice_mm and image.spacing else image.spacing
+    return Case(
+        id=f"{name}_{i:04d}",
+        image=DicomSlice(image.path, image.frame),
+        mask=masks,
+        group=series.patient or f"study-{hashlib.sha256(series.study.encode()).hexdigest()[:8]}",
+        spacing_mm=spacing,
+        volume=name if series.is_stack else "",
+        position=i if series.is_stack else 0,
+    )
+
+
+def _key(series: Series, here: list[Series]) -> str:
+    """The description where it is enough to tell them apart."""
+    own = [other for other in here if other.description == series.description]
+    return f"'{series.description}'" if series.description and len(own) == 1 else series.uid
+
+
+def _misplaced(series: Series, annotation: Annotation, placed: dict[tuple[str, int], list[Piece]]) -> str:
+    """What is wrong with where the pieces lie on the slices that they name; empty where nothing is."""
+    if annotation.is_contours and not series.has_geometry:
+        return "its contours are in millimetres, but its images do not say where they lie (no ImagePositionPatient)"
+    for (_, i), pieces in placed.items():
+        image = series.images[i]
+        for piece in pieces:
+            if (off := series.off(piece, i)) > 0.5 * (series.slice_mm or 1.0) + 0.01:
+                return f"frame or contour {piece.index + 1} names {image.path.name} as its image, but lies {off:.1f} mm off it"
+            if piece.grid and image.grid and not piece.grid.is_parallel_to(image.grid):
+                return "is sliced in another direction than its images"
+    return ""
+
+
+def _plane(annotation: Annotation, image: Image, pieces: list[Piece]) -> Pixels:
+    indices = tuple(piece.index for piece in pieces)
+    if annotation.is_contours and image.grid is not None:
+        return RoiPlane(annotation.path, indices, image.grid)
+    grid = pieces[0].grid if pieces else None
+    affine = image.grid.onto(grid) if image.grid and grid else ()
+    return SegPlane(annotation.path, indices, image.shape, affine, tuple(sorted({piece.value for piece in pieces} or {1})))
+
+
+def _uid(*parts: object) -> str:
+    """Below the root that pydicom hands out; the same for the same parts."""
+    return "1.2.826.0.1.3680043.8.498." + str(int(hashlib.sha256(repr(parts).encode()).hexdigest()[:24], 16))
+
+
+def _ct_image(scan: ct.Scan, patient: int, i: int, seed: int) -> Dataset:
+    """Slice `i` of a phantom as CT Image Storage (PS3.3 A.3)."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = _uid(seed, patient, "image", i)
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = _uid(seed, patient, "study"), _uid(seed, patient, "series")
+    dataset.FrameOfReferenceUID = _uid(seed, patient, "frame of reference")
+    dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate, dataset.PatientSex = f"patient-{patient:03d}", "", "", ""
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = "20000101", "120000", "1", ""
+    dataset.Modality, dataset.Manufacturer, dataset.SeriesDescription, dataset.SeriesNumber = "CT", "segkit", "synthetic abdomen", 1
+    dataset.ReferringPhysicianName, dataset.PositionReferenceIndicator, dataset.PatientPosition = "", "", "HFS"
+    dataset.ImageType, dataset.InstanceNumber, dataset.AcquisitionNumber = ["DERIVED", "PRIMARY", "AXIAL"], i + 1, 1
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [-180, -150, scan.slice_mm * i], [1, 0, 0, 0, 1, 0]
+    dataset.SliceThickness, dataset.PixelSpacing = scan.slice_mm, [scan.pixel_mm] * 2
+    dataset.Rows, dataset.Columns = scan.image.shape[1:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.KVP = 1, -1024, 120
+    dataset.PixelData = (scan.image[i] + np.int16(1024)).astype("<i2").tobytes()
+    return dataset
+
+
+def _segmentation(scan: ct.Scan, slices: list[Dataset], patient: int, seed: int) -> Dataset:
+    """A binary DICOM-SEG; dates and the UID that highdicom draws by lot are replaced, so that the bytes are the same each time."""
+    import highdicom as hd  # a second of import that only phantoms need
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence("phantom", codes.DCM.ArtificialIntelligence, "1")
+    organ, types = codes.SCT.Organ, {"liver": codes.SCT.Liver, "kidney": codes.SCT.Kidney}
+    described = [
+        hd.seg.SegmentDescription(i, name.capitalize(), organ, types[name], "AUTOMATIC", algorithm)
+        for i, name in enumerate(ct.STRUCTURES, 1)
+    ]
+    seg: Dataset = hd.seg.Segmentation(
+        source_images=slices,
+        pixel_array=np.moveaxis(scan.masks, 0, -1),
+        segmentation_type="BINARY",
+        segment_descriptions=described,
+        series_instance_uid=_uid(seed, patient, "segmentation series"),
+        series_number=2,
+        sop_instance_uid=_uid(seed, patient, "segmentation"),
+        instance_number=1,
+        manufacturer="segkit",
+        manufacturer_model_name="phantom",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    del seg.ContributingEquipmentSequence  # highdicom's version and the time of day
+    for name in [name for name in seg.dir() if name.endswith(("Date", "Time")) and seg.get(name)]:
+        setattr(seg, name, "20000101" if name.endswith("Date") else "120000")
+    for place in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        place.DimensionOrganizationUID = _uid(seed, patient, "dimensions")
+    return seg
