@@ -58,6 +58,12 @@ COMMANDS = (
         ("segkit audit data=folder data.root=DIR",),
     ),
     Command(
+        "plan",
+        "propose a preset for a data set, every choice with its reason",
+        "segkit.plan:command",
+        ("segkit plan data=folder data.root=DIR name=mine", "segkit train experiment=mine"),
+    ),
+    Command(
         "phantom",
         "write a synthetic data set",
         "segkit.data.phantom:command",

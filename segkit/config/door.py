@@ -38,6 +38,7 @@ BEFORE = {
     "evaluate": "evaluation starts",
     "predict": "prediction starts",
     "audit": "the audit starts",
+    "plan": "anything is planned",
     "phantom": "the phantom is written",
 }
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER"}

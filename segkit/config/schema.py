@@ -46,12 +46,13 @@ class Data(Strict):
 
 
 class Split(Strict):
-    kind: Literal["auto", "given", "holdout", "kfold", "file"]
+    kind: Literal["auto", "given", "holdout", "kfold", "leave_one_out", "file"]
     val_fraction: Fraction
     test_fraction: Fraction
     n_folds: Annotated[int, Field(ge=2)]
     fold: Annotated[int, Field(ge=0)]
     path: str | None
+    stratify: bool
     seed: int
 
 
@@ -245,6 +246,20 @@ class Audit(Strict):
     split: Split
 
 
+class Plan(Strict):
+    """`segkit plan`"""
+
+    name: str | None
+    output: str
+    overwrite: bool
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    memory_gb: Annotated[float, Field(gt=0)] | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+    split: Split
+
+
 class Phantom(Strict):
     """`segkit phantom`"""
 
@@ -260,5 +275,6 @@ COMMANDS: dict[str, type[Strict]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "audit": Audit,
+    "plan": Plan,
     "phantom": Phantom,
 }

@@ -63,7 +63,7 @@ def command(cfg: PhantomConfig) -> int:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     console.print(f"{said} {cfg.n} synthetic images in {output}  (seed {cfg.seed})", markup=False)
-    console.print(f"train on them with:  segkit train data={_data_choice(cfg.data.source)} data.root={cfg.output}", markup=False)
+    console.print(f"train on them with:  segkit train data={data_choice(cfg.data.source)} data.root={cfg.output}", markup=False)
     return 0
 
 
@@ -85,7 +85,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _data_choice(source: dict[str, Any]) -> str:
+def data_choice(source: dict[str, Any]) -> str:
     """'hc18' for segkit's own sources, whose YAML is called like their module."""
     module, _, name = str(source["_target_"]).rpartition(".")
     own = module.startswith("segkit.data.sources.")
