@@ -1,19 +1,24 @@
 """Image and mask files as arrays. The format is told by the first bytes of a file, not by its suffix.
 
 PNG and JPEG go through OpenCV (fast); palettes, BMP and GIF through Pillow, because OpenCV turns an index into its colour;
-TIFF through tifffile. A file that is cut off or damaged is an error, never half an image: OpenCV does not promise that, so
-the chunks of a PNG and the end of a JPEG are checked before it sees them.
+TIFF through tifffile (`tiff.py`), a single slice of NIfTI, NRRD, MHA or NumPy through `volumes.py`. A file that is cut off
+or damaged is an error, never half an image: OpenCV does not promise that, so the chunks of a PNG and the end of a JPEG are
+checked before it sees them.
 
 EXIF orientation is ignored for images and masks alike, so that a pair can never be turned against each other: the grid is
 the one on disk. Samples of one bit read as 0 and 255. Of an image, what a viewer shows is read; of a mask, what is stored:
-the index in a palette, and the number itself where a TIFF says that zero is white (so write tifffile and ImageJ).
+the index in a palette, and the number itself where a TIFF says that zero is white (so write tifffile and ImageJ). GIF has
+nothing but palettes, whose order writers choose as they like, so the greys of a grey GIF count as what is stored.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import tifffile
 from PIL import Image
 
 from segkit.errors import SegkitError
@@ -29,7 +33,8 @@ from segkit.errors import SegkitError
 Array = npt.NDArray[Any]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
-KINDS = "PNG, JPG, TIFF, BMP, GIF"
+VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy", ".npz"})
+KINDS = "PNG, JPG, TIFF, BMP, GIF, NIfTI, NRRD, MHA, MHD, NPY, NPZ"
 MAX_PIXELS = 10**9
 """A larger image is taken for a decompression bomb."""
 
@@ -42,9 +47,19 @@ _MAGIC = {
     b"MM\0+": "tiff",
     b"BM": "bmp",
     b"GIF8": "gif",
+    b"\x1f\x8b": "volume",  # gzip: NIfTI
+    b"\x5c\x01\0\0": "volume",  # NIfTI-1 and -2 begin with the length of their header
+    b"\0\0\x01\x5c": "volume",
+    b"\x1c\x02\0\0": "volume",
+    b"\0\0\x02\x1c": "volume",
+    b"NRRD": "volume",
+    b"ObjectType": "volume",  # MHA, MHD
+    b"NDims": "volume",
+    b"Comment": "volume",
+    b"\x93NUMPY": "volume",
+    b"PK\x03\x04": "volume",  # NPZ
 }
 _PNG_PALETTE, _PNG_GREY = 3, (0, 4)
-_TIFF_ALPHA = (1, 2)
 
 
 class ReadError(SegkitError):
@@ -86,6 +101,16 @@ class MaskFile:
         return read_mask(self.path)
 
 
+def stem(path: Path) -> str:
+    """The file name without its extension, .nii.gz being one."""
+    return path.name.removesuffix(suffix_of(path.name))
+
+
+def suffix_of(name: str) -> str:
+    """'.nii.gz', or what stands from the last dot on."""
+    return name[-7:] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1]  # noqa: PTH122 (a third faster)
+
+
 def read_image(path: Path) -> Array:
     """(H, W, C) uint8, uint16 or float32: one channel for grey, RGB order for colour, alpha dropped, palettes resolved."""
     pixels = _decode(path, indices=False)
@@ -103,11 +128,23 @@ def read_mask(path: Path) -> Array:
         mask = mask[..., 0]
     if mask.ndim == 3 and mask.shape[2] != 3:
         raise ReadError(path, f"a mask has one channel or three colours, this file has {mask.shape[2]}")
-    if mask.dtype.kind == "f":
-        if not np.array_equal(mask, np.round(mask)):
-            raise ReadError(path, "holds fractions; a mask holds whole numbers, one a class")
-        mask = mask.astype(np.int32)
-    return np.ascontiguousarray(mask)
+    return np.ascontiguousarray(whole_numbers(path, mask))
+
+
+def whole_numbers(path: Path, mask: Array) -> Array:
+    """Integers as they are; floats as int32, if they are whole up to the rounding of a scaled file."""
+    if mask.dtype.kind in "iu":
+        return mask.astype(mask.dtype.newbyteorder("="), copy=False)
+    if mask.dtype == bool:
+        return mask.astype(np.uint8)
+    if mask.dtype.kind != "f":
+        raise ReadError(path, f"holds numbers of type {mask.dtype}; a mask holds whole numbers, one a class")
+    if not np.isfinite(mask).all():
+        raise ReadError(path, "holds NaN or infinity; a mask holds whole numbers, one a class")
+    whole = np.round(mask)
+    if not np.allclose(mask, whole, rtol=0, atol=1e-4):
+        raise ReadError(path, "holds fractions; a mask holds whole numbers, one a class")
+    return whole.astype(np.int32)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -116,28 +153,38 @@ def image_size(path: Path) -> tuple[int, int]:
     kind = _kind(path, data)
     if kind == "png":
         return _png_header(path, data)[:2]
-    try:
+    if kind == "volume":
+        from segkit.data.volumes import header
+
+        return header(path).shape[1:]
+    with failures_told(path):
         if kind == "tiff":
-            with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages.first
-                return page.imagelength, page.imagewidth
+            from segkit.data.tiff import page_size
+
+            return page_size(path)
         with Image.open(path) as image:
             return image.height, image.width
+
+
+@contextmanager
+def failures_told(path: Path) -> Iterator[None]:
+    """Decoders raise whatever they like on a damaged file; here it becomes a `ReadError`."""
+    try:
+        yield
+    except ReadError:
+        raise
+    except MemoryError as error:
+        raise ReadError(path, "does not fit into memory") from error
     except Exception as error:
         raise ReadError(path, _reason(error)) from error
 
 
 def _decode(path: Path, indices: bool) -> Array:
     data = _read_bytes(path)
-    decoder = {"png": _decode_png, "jpeg": _decode_jpeg, "tiff": _decode_tiff, "bmp": _decode_pillow, "gif": _decode_pillow}
-    try:
+    decoder = {"png": _decode_png, "jpeg": _decode_jpeg, "tiff": _decode_tiff, "bmp": _decode_pillow, "gif": _decode_gif}
+    decoder["volume"] = _decode_plane
+    with failures_told(path):
         return decoder[_kind(path, data)](path, data, indices)
-    except ReadError:
-        raise
-    except MemoryError as error:
-        raise ReadError(path, "does not fit into memory") from error
-    except Exception as error:  # decoders raise whatever they like on a damaged file
-        raise ReadError(path, _reason(error)) from error
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -173,11 +220,11 @@ def _reason(error: Exception) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "MAX_IMAGE_PIXELS" in text or isinstance(error, Image.DecompressionBombError):
         return "far too large: a decompression bomb?"
-    cut = ("truncated", "failed to read", "not enough", "unexpected end")
+    cut = ("truncated", "failed to read", "not enough", "unexpected end", "ended before", "greater than file size")
     return f"truncated ({text})" if any(word in text.lower() for word in cut) else f"damaged ({text})"
 
 
-def _refuse_bomb(path: Path, height: int, width: int) -> None:
+def refuse_bomb(path: Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise ReadError(path, f"claims {height} x {width} pixels, more than a gigapixel: a decompression bomb?")
 
@@ -209,7 +256,7 @@ def _check_png(path: Path, data: bytes) -> None:
 
 def _decode_png(path: Path, data: bytes, indices: bool) -> Array:
     height, width, colour = _png_header(path, data)
-    _refuse_bomb(path, height, width)
+    refuse_bomb(path, height, width)
     _check_png(path, data)
     if colour == _PNG_PALETTE:
         return _decode_pillow(path, data, indices)
@@ -235,7 +282,7 @@ def _opencv(path: Path, data: bytes) -> Array:
 def _decode_pillow(path: Path, data: bytes, indices: bool) -> Array:
     """Palette images: the index of each pixel, or its colour."""
     with Image.open(io.BytesIO(data)) as image:
-        _refuse_bomb(path, image.height, image.width)
+        refuse_bomb(path, image.height, image.width)
         if getattr(image, "n_frames", 1) > 1:
             raise ReadError(path, f"holds {image.n_frames} frames; one is wanted")  # type: ignore[attr-defined]
         if image.mode == "1":
@@ -252,35 +299,21 @@ def _is_grey(palette: list[int]) -> bool:
     return palette[0::3] == palette[1::3] == palette[2::3]
 
 
+def _decode_gif(path: Path, data: bytes, indices: bool) -> Array:
+    """A grey GIF is read as grey, also where a palette stores it: which index stands for which grey is the writer's whim."""
+    with Image.open(io.BytesIO(data)) as image:
+        grey = image.mode == "P" and _is_grey(image.getpalette() or [])
+    return _decode_pillow(path, data, indices and not grey)
+
+
 def _decode_tiff(path: Path, data: bytes, indices: bool) -> Array:
-    """One page; planar files become (H, W, C); white-is-zero images are inverted to what a viewer shows, masks are not."""
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        if len(tiff.pages) > 1:
-            raise ReadError(path, f"holds {len(tiff.pages)} pages; one is wanted")
-        page = tiff.pages.first
-        _refuse_bomb(path, page.imagelength, page.imagewidth)
-        ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-        if max(ends, default=0) > len(data):
-            raise ReadError(path, "truncated")
-        pixels = np.asarray(page.asarray())
-        extra = page.extrasamples
-        photometric, colormap = tifffile.PHOTOMETRIC(page.photometric).name, page.colormap
-    if page.axes.startswith("S"):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if photometric == "PALETTE":
-        return pixels if indices else _tiff_colours(pixels, np.asarray(colormap))
-    if photometric == "MINISWHITE" and not indices and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    if photometric == "SEPARATED":
-        return _decode_pillow(path, data, indices)
-    alphas = sum(int(kind) in _TIFF_ALPHA for kind in extra)
-    return pixels[..., : 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas] if pixels.ndim == 3 else pixels
+    from segkit.data.tiff import decode, one_page  # imports this module
+
+    one_page(path, data)
+    return decode(path, io.BytesIO(data), 0, indices)
 
 
-def _tiff_colours(indices: Array, colormap: Array) -> Array:
-    """A TIFF palette has 16 bits a colour."""
-    table = (colormap.T >> 8).astype(np.uint8)
-    grey = bool((table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all())
-    return table[indices][..., 0] if grey else table[indices]
+def _decode_plane(path: Path, data: bytes, indices: bool) -> Array:
+    from segkit.data.volumes import PlaneFile, PlaneMask  # imports this module
+
+    return (PlaneMask(path) if indices else PlaneFile(path)).read()

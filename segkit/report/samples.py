@@ -44,10 +44,10 @@ class Panel:
 
 
 def panel(image: Array, pred: Array, truth: Array | None = None, caption: str = "", mark: str = "") -> Panel:
-    """Of an image, or of the slice of a volume (D, H, W, C) in which truth and prediction are largest."""
+    """Of an image, or of the slice of a volume (D, H, W, C) in which the truth is largest (without one, the prediction)."""
     if image.ndim < 4:
         return Panel(image, pred, truth, caption, mark)
-    masks = pred if truth is None else np.concatenate([pred, truth])
+    masks = pred if truth is None or not truth.any() else truth
     z = int(masks.sum(axis=(0, 2, 3)).argmax()) if masks.any() else len(image) // 2
     return Panel(image[z], pred[:, z], None if truth is None else truth[:, z], f"{caption}   slice {z}", mark)
 

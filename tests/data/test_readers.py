@@ -301,7 +301,7 @@ def test_pages_in_inks_come_as_colours(tmp_path: Path) -> None:
 def test_a_tiff_whose_last_pages_are_cut_off_is_an_error(share: float, tmp_path: Path) -> None:
     whole = pages(tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ReadError, match="truncated|damaged"):
+    with pytest.raises(ReadError, match=r"truncated|damaged"):
         [TiffPage(tmp_path / "a.tif", page).read() for page in range(tiff_pages(tmp_path / "a.tif"))]
     with pytest.raises(ReadError, match="is missing"):
         tiff_pages(tmp_path / "b.tif")

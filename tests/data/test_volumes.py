@@ -521,7 +521,7 @@ def test_a_mask_of_a_scan_with_channels_and_of_a_flat_image(tmp_path: Path) -> N
 
 def test_a_mask_of_another_size_is_not_written(tmp_path: Path) -> None:
     nib.save(stored("RAS"), tmp_path / "a.nii.gz")
-    with pytest.raises(SegkitError, match="5 x 9 x 7 does not fit .* of 5 x 7 x 9"):
+    with pytest.raises(SegkitError, match=r"5 x 9 x 7 does not fit .* of 5 x 7 x 9"):
         write_like(tmp_path / "out.nii.gz", SHOWN.transpose(0, 2, 1), tmp_path / "a.nii.gz")
     assert not (tmp_path / "out.nii.gz").exists()
 

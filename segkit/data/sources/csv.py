@@ -5,7 +5,8 @@
 
 Columns: `image`; `mask`, or `mask_NAME` for each plane of overlapping structures (an empty cell: no such structure); and
 where known `id` (else the image's name without extension), `group`, `split` (train, val, test), `fold` (used by
-split=kfold), `spacing` (mm: one number, or rows and columns). Paths are relative to `root`.
+split=kfold), `spacing` (mm: one number; rows and columns; or slices, rows and columns of a volume, where its header does
+not say or is wrong). Paths are relative to `root` and lead to files below it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import ClassVar
 
 from segkit.data import phantom
 from segkit.data.manifest import Case, Pixels
+from segkit.data.pairing import Pair, pair, unreadable
 from segkit.data.phantoms import fetal_head
-from segkit.data.readers import ImageFile, MaskFile
+from segkit.data.readers import ReadError, stem
 from segkit.errors import Problem, nearest
 
 _KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
@@ -28,10 +31,12 @@ Row = dict[str, str]
 
 
 class Csv:
+    """Volumes (NIfTI, NRRD, MHA, NPY, TIFF of several pages) are turned to `orient`, see `volumes`."""
+
     default_labels: ClassVar[dict[int | str, str] | None] = None
 
-    def __init__(self, root: Path, table: str = "cases.csv") -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path, table: str = "cases.csv", orient: str | None = "LPS") -> None:
+        self.root, self.orient = Path(root), orient
         self.table_name, self.table = table, self.root / table
         self.problems: list[Problem] = []
 
@@ -111,19 +116,38 @@ class Csv:
         split, spacing = self._split(line, row.get("split", "")), self._spacing(line, row.get("spacing", ""))
         if image is None or None in masks.values() or split is None or spacing is None:
             return None
-        fold = row.get("fold", "")
+        files = self._pair(line, image, {name: path for name, path in masks.items() if path is not None})
+        if files is None:
+            return None
+        if len(spacing) == 3 and files.dims == 2:
+            self._say(line, f"spacing {row['spacing']!r} has three numbers, {row['image']} is one image", "rows and columns, e.g.  0.2 0.3")
+            return None
+        fold, name = row.get("fold", ""), Path(row["image"].replace("\\", "/"))
         return Case(
-            id=row.get("id") or Path(row["image"].replace("\\", "/")).with_suffix("").as_posix(),
-            image=ImageFile(image),
-            mask=_mask({name: path for name, path in masks.items() if path is not None}),
+            id=row.get("id") or name.with_name(stem(name)).as_posix(),
+            image=files.image,
+            mask=_mask(files),
             group=row.get("group", ""),
             split=split,
-            spacing_mm=spacing,
+            spacing_mm=spacing or files.spacing_mm,
             facts={"fold": fold} if fold else {},
+            dims=files.dims,
         )
+
+    def _pair(self, line: int, image: Path, masks: dict[str, Path]) -> Pair | None:
+        try:
+            return pair(image, masks, self.orient)
+        except ReadError as error:
+            problem = unreadable(error, f"{self.table.name} line {line}")
+            self.problems.append(replace(problem, what=f"{error.path.name}: {problem.what}"))
+            return None
 
     def _file(self, line: int, name: str) -> Path | None:
         for path in (self.root / name, self.root / PureWindowsPath(name).as_posix()):
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                mend = "put the file itself below data.root, or set data.root to a folder above all files"
+                self._say(line, f"names {name}, which leads out of data.root to {path.resolve()}", mend)
+                return None
             if path.is_file():
                 return path
         self._say(line, f"names {name}, which is missing", "mend the path (relative to data.root), or remove the line")
@@ -144,8 +168,10 @@ class Csv:
             numbers = tuple(float(word) for word in words)
         except ValueError:
             numbers = ()
-        if len(numbers) not in (1, 2) or not all(0 < number < 1e4 for number in numbers):
-            self._say(line, f"spacing {text!r} is no pixel size in mm", "e.g.  0.2  or  0.2 0.3  (rows, columns)")
+        if len(numbers) not in (1, 2, 3) or not all(0 < number < 1e4 for number in numbers):
+            self._say(
+                line, f"spacing {text!r} is no pixel size in mm", "e.g.  0.2  or  0.2 0.3  (rows, columns; of a volume also  2 0.2 0.3)"
+            )
             return None
         return numbers * 2 if len(numbers) == 1 else numbers
 
@@ -153,10 +179,10 @@ class Csv:
         self.problems.append(Problem(f"{self.table.name} line {line}", what, mend))
 
 
-def _mask(files: dict[str, Path]) -> Pixels | dict[str, Pixels] | None:
-    if "mask" in files:
-        return MaskFile(files["mask"])
-    return {name.removeprefix("mask_"): MaskFile(path) for name, path in files.items()} or None
+def _mask(files: Pair) -> Pixels | dict[str, Pixels] | None:
+    if "mask" in files.masks:
+        return files.masks["mask"]
+    return {name.removeprefix("mask_"): mask for name, mask in files.masks.items()} or None
 
 
 def _delimiter(header: str) -> str:

@@ -10,15 +10,15 @@ from typing import ClassVar
 
 from segkit.data import phantom
 from segkit.data.manifest import Case, relative
-from segkit.data.pairing import Keyed, image_files
+from segkit.data.pairing import Keyed, image_files, pair, unreadable
 from segkit.data.phantoms import fetal_head
-from segkit.data.readers import KINDS, ImageFile, MaskFile
+from segkit.data.readers import KINDS, ReadError, stem
 from segkit.errors import Problem
 
 # What people call these folders, for the suggestion where one is missing.
 _SYNONYMS = {
-    "images": ("images", "image", "imgs", "img", "pictures", "scans", "input"),
-    "masks": ("masks", "mask", "labels", "label", "annotations", "targets", "target", "segmentations", "gt", "truth"),
+    "images": ("images", "image", "imgs", "img", "pictures", "scans", "input", "imagestr"),
+    "masks": ("masks", "mask", "labels", "label", "annotations", "targets", "target", "segmentations", "gt", "truth", "labelstr"),
 }
 
 
@@ -26,7 +26,7 @@ class Folder:
     """The key of a case is its image's path below `images`, without extension and `image_suffix`; it is also the id.
 
     `masks=None` takes the images as unlabelled. `group` is a regular expression searched in the id; its first group (or the
-    whole match) is the patient.
+    whole match) is the patient. Volumes (NIfTI, NRRD, MHA, NPY, TIFF of several pages) are turned to `orient`, see `volumes`.
     """
 
     default_labels: ClassVar[dict[int | str, str] | None] = None
@@ -39,12 +39,13 @@ class Folder:
         image_suffix: str = "",
         mask_suffix: str = "",
         group: str | None = None,
+        orient: str | None = "LPS",
     ) -> None:
         self.root = Path(root)
         self.images_name, self.masks_name = images, masks
         self.images, self.masks = self.root / images, self.root / masks if masks is not None else None
         self.image_suffix, self.mask_suffix = image_suffix, mask_suffix
-        self.group = group
+        self.group, self.orient = group, orient
         self.problems: list[Problem] = []
 
     def cases(self) -> Iterator[Case]:
@@ -57,14 +58,21 @@ class Folder:
         if self.masks is not None and not self._pairs_at_all(images, masks):
             return
         for key, image in images.one.items():
-            if self.masks is None:
-                yield Case(key, ImageFile(image), None, self._group_of(key, pattern))
-            elif key in masks.one:
-                yield Case(key, ImageFile(image), MaskFile(masks.one[key]), self._group_of(key, pattern))
+            if self.masks is None or key in masks.one:
+                yield from self._case(key, image, masks.one.get(key), pattern)
             elif key not in masks:
                 self._say(self._shown(image), f"has no mask {self._mask_name(key)}", "add the mask, or move the image away")
         for key in (k for k in masks.one if k not in images):
             self._say(self._shown(masks.one[key]), "is a mask without an image", "add the image, or move the mask away")
+
+    def _case(self, key: str, image: Path, mask: Path | None, pattern: re.Pattern[str] | None) -> Iterator[Case]:
+        try:
+            files = pair(image, {"": mask} if mask else {}, self.orient)
+        except ReadError as error:
+            self.problems.append(unreadable(error, self._shown(error.path)))
+            return
+        group = self._group_of(key, pattern)
+        yield Case(key, files.image, files.masks.get(""), group, spacing_mm=files.spacing_mm, dims=files.dims)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own folder names and suffixes, so an instance is needed."""
@@ -78,9 +86,9 @@ class Folder:
     def _images(self) -> Keyed:
         below = [self.masks] if self.masks is not None and self.masks != self.images else []
         files = [path for path in image_files(self.images, below) if not self._is_mask(path)]
-        named = [path for path in files if path.stem.endswith(self.image_suffix)]
+        named = [path for path in files if stem(path).endswith(self.image_suffix)]
         if len(named) < len(files):
-            left_out = next(path for path in files if not path.stem.endswith(self.image_suffix))
+            left_out = next(path for path in files if not stem(path).endswith(self.image_suffix))
             what = f"{len(files) - len(named)} images do not end in {self.image_suffix!r} and are left out, e.g. {left_out.name}"
             self._say(self._shown(self.images), what, severity_is_error=False)
         if not named:
@@ -92,7 +100,7 @@ class Folder:
         if self.masks is None:
             return Keyed({}, {})
         below = [self.images] if self.masks != self.images else []
-        files = [path for path in image_files(self.masks, below) if path.stem.endswith(self.mask_suffix)]
+        files = [path for path in image_files(self.masks, below) if stem(path).endswith(self.mask_suffix)]
         if not files:
             mend = "put the masks there, or data.source.masks=null for images without masks"
             self._say(str(self.masks), f"holds no masks{self._ending(self.mask_suffix)} ({KINDS})", mend)
@@ -100,9 +108,9 @@ class Folder:
 
     def _is_mask(self, path: Path) -> bool:
         """Of the files in a folder that holds both."""
-        if self.masks != self.images or not path.stem.endswith(self.mask_suffix):
+        if self.masks != self.images or not stem(path).endswith(self.mask_suffix):
             return False
-        return len(self.mask_suffix) > len(self.image_suffix) or not path.stem.endswith(self.image_suffix)
+        return len(self.mask_suffix) > len(self.image_suffix) or not stem(path).endswith(self.image_suffix)
 
     def _folders_exist(self) -> bool:
         if not self.root.is_dir():
