@@ -30,9 +30,13 @@ def evaluate(ckpt: str | Path, *overrides: str, config_dirs: Sequence[Path | str
     return run.evaluate(cfg)  # type: ignore[arg-type]
 
 
-def predict(ckpt: str | Path, input: str | Path, output: str | Path, *overrides: str) -> Any:
-    """Masks of the images in `input` (file, folder or glob) as files in `output`; `segkit.load` predicts in memory."""
-    given = [_given("ckpt", ckpt), _given("input", input), _given("output", output)]
+def predict(ckpt: str | Path, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
+    """Masks of the images in `input` (file, folder or glob) as files in `output`; `segkit.load` predicts in memory.
+
+    With `input=None` the images are those of a data set: `"data.root=FOLDER"`.
+    """
+    named = [_given("input", input)] if input is not None else []
+    given = [_given("ckpt", ckpt), *named, _given("output", output)]
     cfg = compose("predict", [*given, *overrides])
     from segkit import run
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.config import door
+from segkit.config import plain
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import LabelMap
@@ -52,7 +52,7 @@ class Card:
     """2 for images, 3 for volumes."""
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
-        return door.restore(self.config, allow)
+        return plain.restore(self.config, allow)
 
     def label_map(self) -> LabelMap:
         return LabelMap.from_dict(self.labels)

@@ -15,6 +15,9 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space left, quota used up, file-size limit reached."""
 NEARLY_NOTHING = 64 * 1024
 
+CACHE = Path("outputs") / ".cache"
+"""What can be made again at any time: phantoms, audits, decoded images. A training keeps its own below its `output_dir`."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

@@ -23,11 +23,10 @@ from segkit.data.audit import Looked, look
 from segkit.data.fingerprint import Fingerprint, fingerprint
 from segkit.data.phantom import data_choice
 from segkit.errors import ProblemsFound, SegkitError
-from segkit.files import write_text_atomic
+from segkit.files import CACHE, write_text_atomic
 from segkit.hardware import choose_device
 from segkit.progress import console
 
-CACHE = Path("outputs") / ".cache"
 FEWEST_SLICES = 12
 """A volume of fewer slices has little to say in its third dimension."""
 ANISOTROPIC = 3.0

@@ -23,14 +23,17 @@ from segkit.data.labels import LabelMap
 from segkit.data.loader import naming_killed_workers
 from segkit.data.manifest import Case, Manifest
 from segkit.data.open import find
+from segkit.data.phantom import MARK
 from segkit.errors import ProblemsFound, SegkitError, nearest
 from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
+from segkit.files import CACHE, write_text_atomic
 from segkit.hardware import Hardware
 from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
 from segkit.inference.batch import Wanted, predict_jobs
 from segkit.losses import WeightedLoss
 from segkit.metrics.summary import OVERALL, Summary
+from segkit.metrics.table import EXCLUDED
 from segkit.processes import children_join, is_child
 from segkit.progress import console
 from segkit.report.curves import curves
@@ -38,9 +41,6 @@ from segkit.report.samples import samples
 from segkit.rundir import Interrupted, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
-
-CACHE = ".cache"
-"""Folder below output_dir for phantoms and audits; may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
     split = cfg.split
     if resumed and (resumed.path / "split.json").exists():
         split = split.model_copy(update={"kind": "file", "path": str(resumed.path / "split.json")})
-    return prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE)
+    return prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE.name)
 
 
 def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
@@ -161,6 +161,8 @@ def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
     if not run.resumed or not (run.path / "split.json").exists():
         prepared.split.to_json(run.path / "split.json")
     manifest = prepared.manifest
+    if manifest.is_phantom:
+        write_text_atomic(run.path / MARK, f"Trained and judged on synthetic images in {card.data_root}: no word about patients.\n")
     facts = {"fingerprint": card.data_fingerprint, "manifest": manifest.hash, "root": card.data_root}
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
 
@@ -199,8 +201,8 @@ def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: Segment
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared) -> Result:
     """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    cases = [prepared.manifest.by_id[i] for i in prepared.split.val]
-    judged = evaluate_cases(best, cases, prepared.manifest.labels, dict.fromkeys(prepared.split.val, "val"))
+    cases, sides = choose_cases(prepared.manifest, best.card, "val")
+    judged = evaluate_cases(best, cases, prepared.manifest.labels, sides)
     write_results(run.path, judged, best.card.config["name"], prepared.manifest)
     draw_curves(run, cfg)
     record_hparams(run, cfg, judged.summary)
@@ -225,7 +227,7 @@ def record_hparams(run: RunFolder, cfg: Train, summary: Summary) -> None:
     """TensorBoard's HPARAMS tab stays empty unless hyper-parameters are written together with final metrics."""
     if not cfg.logger.tensorboard:
         return
-    metrics = {f"final/{line.statistic}": line.mean for line in summary.lines if line.class_name == OVERALL}
+    metrics = {f"final/{line.statistic}": line.mean for line in reversed(summary.lines) if line.class_name == OVERALL}
     logger = TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False)
     logger.log_hyperparams(hparams(cfg), metrics)
     logger.finalize("success")
@@ -259,7 +261,7 @@ def evaluate(cfg: Evaluate) -> Result:
     if is_other and cfg.subset not in ("val", "all"):
         raise SegkitError(f"subset={cfg.subset} is a part of the checkpoint's own data; of other data all cases are judged")
     # The cache is this machine's, never a place that a checkpoint names.
-    manifest = examine(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, cache_dir=Path("outputs") / CACHE)
+    manifest = examine(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, cache_dir=CACHE)
     check_classes(manifest.labels, best.labels)
     cases, sides = choose_cases(manifest, best.card, "other" if is_other else cfg.subset)
     judged = evaluate_cases(best, cases, manifest.labels, sides)
@@ -279,13 +281,18 @@ def data_of(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
 
 
 def choose_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case], dict[str, str]]:
-    """The cases of a subset of the split that the checkpoint was trained with, and the side that each was on."""
+    """The cases of a subset of the split that the checkpoint was trained with, and the side that each was on.
+
+    To validation belong the cases that the data set excludes from it: their scores are told as well, apart.
+    """
     if subset == "other":
         return list(manifest), {case.id: manifest.name for case in manifest}
     sides = {id_: side for side in ("train", "val", "test") for id_ in card.split[side]}
     if subset == "all":
         return list(manifest), {case.id: sides.get(case.id, "unseen") for case in manifest}
-    ids: list[str] = card.split[subset]
+    left_out = [i for i in card.split.get(EXCLUDED, ()) if i in manifest.by_id and manifest.by_id[i].split == "val"]
+    ids: list[str] = [*card.split[subset], *(left_out if subset == "val" else ())]
+    sides |= dict.fromkeys(left_out, EXCLUDED)
     missing = [i for i in ids if i not in manifest.by_id]
     if missing:
         raise SegkitError(
@@ -304,9 +311,7 @@ def check_classes(data: LabelMap, trained: LabelMap) -> None:
 def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...]:
     """Of a data set in a layout that a source reads, labelled or not."""
     given = cfg.data.model_dump(exclude_unset=True)
-    if not given:
-        raise SegkitError("nothing to predict;   add  input=FILE_OR_FOLDER,  or a data set in the training's layout:  data.root=FOLDER")
-    found = find(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, Path("outputs") / CACHE)
+    found = find(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, CACHE)
     errors = [problem for problem in found.problems if problem.severity == "error"]
     if errors:
         raise ProblemsFound(errors, before="prediction starts")

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
-from segkit.config import door
+from segkit.config import plain
 from segkit.config.schema import Train
 from segkit.errors import SegkitError
 from segkit.files import remove_leftovers, write_text_atomic
@@ -129,7 +129,7 @@ class RunFolder:
         return run
 
     def config(self, allow: Sequence[str]) -> Train:
-        return door.restore(yaml.safe_load((self.path / "config.yaml").read_text()), allow)
+        return plain.restore(yaml.safe_load((self.path / "config.yaml").read_text()), allow)
 
     def hash(self, allow: Sequence[str]) -> str | None:
         """Of its config; None where another version of segkit wrote it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,9 @@ def test_a_file_imports_only_what_its_layer_may_know(file: Path) -> None:
     if where.startswith(("data/", "models/", "losses/", "metrics/", "inference/", "report/")):
         rim = {"segkit.run", "segkit.task", "segkit.trainer", "segkit.cli", "segkit.rundir", "segkit.callbacks"}
         assert not {".".join(module.split(".")[:2]) for module in imports(file)} & rim
+
+
+def test_opening_a_checkpoint_and_predicting_needs_neither_hydra_nor_lightning() -> None:
+    code = "import sys, segkit.inference.predictor; print(sorted({'hydra', 'omegaconf', 'lightning'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -22,33 +22,16 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from segkit.config import overrides as hydra_overrides
-from segkit.config import schema, words
-from segkit.config.schema import COMMANDS
-from segkit.config.targets import check_target
+from segkit.config import words
+from segkit.config.plain import BEFORE, checked
 from segkit.errors import Problem, ProblemsFound
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-BEFORE = {
-    "train": "training starts",
-    "evaluate": "evaluation starts",
-    "predict": "prediction starts",
-    "audit": "the audit starts",
-    "plan": "anything is planned",
-    "phantom": "the phantom is written",
-}
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER"}
-# What segkit passes when it builds the target at a path, beside the keywords of the config.
-SUPPLIED = {
-    ("model",): ("in_channels", "out_channels"),
-    ("data", "source"): ("root",),
-    ("loss", "parts", "*"): ("mode",),
-    ("optimizer",): ("params",),
-}
 
 
 class UserFolders(SearchPathPlugin):
@@ -100,48 +83,7 @@ def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -
         container["name"] = str(choices.get("experiment") or choices.get("data"))
     if command in ("evaluate", "predict") and not choices.get("data") and isinstance(container.get("data"), dict):
         container["data"] = {key: value for key, value in container["data"].items() if value is not None}
-    return _model(command, container, problems)
-
-
-def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
-    """A plain mapping, such as a run's saved config.yaml, as a checked model."""
-    return _model(command, dict(container), [])
-
-
-def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
-    """A training config as a run folder or a checkpoint keeps it, maybe of an older or newer segkit.
-
-    Keys that came later get the shipped defaults, keys that went are dropped. `allow` comes from whoever opens the file,
-    never from the file itself: it decides what code may be named.
-    """
-    defaults = compose("train").model_dump(mode="json") if _lacks(saved, schema.Train) else {}
-    config = validate("train", {**_complete(saved, defaults, schema.Train), "allow_targets": list(allow)})
-    assert isinstance(config, schema.Train)
-    return config
-
-
-def _section(field: FieldInfo) -> type[schema.Strict] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, schema.Strict) else None
-
-
-def _lacks(saved: Mapping[str, Any], model: type[schema.Strict]) -> bool:
-    """Whether a key of the schema is missing at any depth."""
-    nested = ((saved.get(name), _section(field)) for name, field in model.model_fields.items())
-    return set(model.model_fields) > set(saved) & set(model.model_fields) or any(
-        _lacks(value, section) for value, section in nested if section and isinstance(value, Mapping)
-    )
-
-
-def _complete(saved: Mapping[str, Any], defaults: Mapping[str, Any], model: type[schema.Strict]) -> dict[str, Any]:
-    """`saved` with exactly the keys of the schema; what it lacks from `defaults`."""
-    out: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        value = saved.get(name, defaults.get(name))
-        if (section := _section(field)) and isinstance(value, Mapping):
-            value = _complete(value, defaults.get(name) or {}, section)
-        out[name] = value
-    return out
+    return checked(command, container, problems)
 
 
 def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tuple[str, list[str]]]:
@@ -201,35 +143,3 @@ def _value(node: Any, key: Any, path: words.Path, problems: list[Problem]) -> An
         problems.append(Problem(where, f"{raw[key]} refers to nothing"))  # type: ignore[index]
         return None
     return _plain(value, path, problems) if OmegaConf.is_config(value) else value
-
-
-def _model(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
-    """`problems` are known ones; their keys are not complained about again."""
-    model, found = words.fit(COMMANDS[command], container)
-    known = {problem.where for problem in problems}
-    problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]
-    allow = container.get("allow_targets")
-    extras = [str(name) for name in allow] if isinstance(allow, list) else []
-    problems += _check_targets(container, (), extras)
-    if problems or model is None:
-        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
-    return model
-
-
-def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
-    """Once for each key and value: `split.seed` is `seed` by interpolation, and the user can mend only one of them."""
-    told = {(p.where.rpartition(".")[2], p.what): p for p in reversed(problems)}
-    return [p for p in problems if told[p.where.rpartition(".")[2], p.what] is p]
-
-
-def _check_targets(node: Any, path: tuple[str, ...], allow: Sequence[str]) -> list[Problem]:
-    if not isinstance(node, dict):
-        return []
-    if isinstance(node.get("_target_"), str):
-        supplied = next((names for pattern, names in SUPPLIED.items() if _matches(path, pattern)), ())
-        return check_target(node, ".".join(path), allow, supplied)
-    return [problem for key, inner in node.items() for problem in _check_targets(inner, (*path, str(key)), allow)]
-
-
-def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return len(path) == len(pattern) and all(p in ("*", step) for step, p in zip(path, pattern, strict=True))

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 from rich.markup import escape
 from rich.text import Text
 
 from segkit.config import schema
 from segkit.data.checks import audit
 from segkit.data.facts import CaseFacts, data_fingerprint, scan
-from segkit.data.manifest import Manifest
+from segkit.data.manifest import Manifest, relative
+from segkit.data.measures import MEDIAN
 from segkit.data.open import find, name_labels
 from segkit.data.splits import Split, check_split, make_split
+from segkit.data.suspicions import near_duplicates, suspicions
 from segkit.errors import Problem, ProblemsFound, Severity
-from segkit.files import write_text_atomic
+from segkit.files import CACHE, write_bytes_atomic, write_text_atomic
 from segkit.progress import console
+from segkit.report.audit_page import audit_page
+from segkit.report.contact_sheet import contact_sheet
 
 __all__ = ["CaseFacts", "Prepared", "audit", "command", "data_fingerprint", "prepare", "scan"]
 
 Facts = Mapping[str, CaseFacts]
 _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 _STYLE: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
-CACHE = Path("outputs") / ".cache"
-"""Facts and phantoms, as `segkit train` keeps them with its default `output_dir`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Looked:
     facts: Facts
     split: Split | None
     problems: tuple[Problem, ...]
+    marks: Mapping[str, str]
+    """Case id -> a word on why it is worth a look."""
 
 
 def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequence[str], cache_dir: Path) -> Looked:
@@ -79,16 +85,26 @@ def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequen
     labels, label_problems = name_labels(data, found, facts)
     manifest = found.manifest(labels)
     labelled = manifest.labelled()
+    suspected = suspicions(manifest, facts)
     problems = [*found.problems, *label_problems, *audit(manifest, facts)]
     made: Split | None = None
     if labelled.cases and split is not None:
         try:
-            made = make_split(labelled, split)
+            made = make_split(labelled, split, facts)
             problems += check_split(labelled, made, facts)
+            suspected += near_duplicates(labelled, made, facts)
         except ProblemsFound as refused:
             problems += refused.problems
+    problems += [suspicion.problem for suspicion in suspected]
     ordered = sorted(dict.fromkeys(problems), key=lambda problem: _ORDER[problem.severity])
-    return Looked(manifest, labelled, facts, made, tuple(ordered))
+    marks = _in_error(manifest, problems) | {id_: suspicion.mark for suspicion in reversed(suspected) for id_ in suspicion.cases}
+    return Looked(manifest, labelled, facts, made, tuple(ordered), marks)
+
+
+def _in_error(manifest: Manifest, problems: Sequence[Problem]) -> dict[str, str]:
+    """The cases of the files that problems name."""
+    named = {problem.where for problem in problems if problem.severity == "error"}
+    return {case.id: "error" for case in manifest if named & {relative(path, manifest.root) for path in case.paths}}
 
 
 # the command
@@ -100,40 +116,69 @@ def command(cfg: schema.Audit) -> int:
     summary = summarize(looked)
     _print(looked, summary)
     if cfg.output is not None:
-        path = Path(cfg.output).expanduser() / "audit.json"
-        content = {**summary, "problems": [problem.as_dict() for problem in looked.problems]}
-        write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        console.print(f"written to {path}", markup=False)
+        folder = Path(cfg.output).expanduser()
+        _write(looked, summary, folder)
+        console.print(f"written to {folder};   open {folder / 'audit.html'}", markup=False)
+    else:
+        console.print("output=DIR  keeps this, with pictures of the cases", markup=False)
     return int(any(problem.severity == "error" for problem in looked.problems))
+
+
+def _write(looked: Looked, summary: Mapping[str, Any], folder: Path) -> None:
+    content = {**summary, "problems": [problem.as_dict() for problem in looked.problems], "marks": looked.marks}
+    write_text_atomic(folder / "audit.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    sheet = contact_sheet(looked.manifest, looked.marks, f"{summary['data']}: {summary['cases']} cases")
+    if sheet is not None:
+        write_bytes_atomic(folder / "contact_sheet.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+    write_text_atomic(folder / "audit.html", audit_page(summary, looked.problems, distributions(looked), sheet))
+
+
+def distributions(looked: Looked) -> dict[str, list[float]]:
+    """What the page shows as histograms, by title; one number a case."""
+    sound = [case for case in looked.manifest if not looked.facts[case.id].errors]
+    facts = [looked.facts[case.id] for case in sound]
+    axes = ("slices", "rows", "columns")[-looked.manifest.dims :]
+    shown: dict[str, list[float]] = {name: [f.shape[i] for f in facts] for i, name in enumerate(axes)}
+    sizes = [case.pixel_mm for case in sound if case.pixel_mm]
+    shown |= {f"size of a pixel, {name}, in mm": [mm[i] for mm in sizes] for i, name in enumerate(axes)}
+    channels = max((f.channels for f in facts), default=0)
+    for c in range(min(channels, 4)):
+        shown[f"median intensity{f', channel {c + 1}' if channels > 1 else ''}"] = [f.quantiles[c][MEDIAN] for f in facts if f.channels > c]
+    pixels = [(looked.facts[case.id].class_pixels(looked.manifest.labels), looked.facts[case.id]) for case in sound if case.masks]
+    for name in looked.manifest.labels.classes[:8]:
+        shown[f"share of {name} in its image, in %"] = [100 * n[name] / max(1, math.prod(f.shape)) for n, f in pixels if n[name]]
+    return shown
 
 
 def summarize(looked: Looked) -> dict[str, Any]:
     """The data set in numbers, JSON-able. Class frequencies: share of all pixels, and of the masks that hold the class."""
     manifest, facts = looked.manifest, looked.facts
     sound = [facts[case.id] for case in manifest if not facts[case.id].errors]
-    spacing = [case.spacing_mm for case in manifest if case.spacing_mm]
+    spacing = [case.pixel_mm for case in manifest if case.pixel_mm]
     split = looked.split
     return {
         "data": manifest.name,
         "root": str(manifest.root),
         "synthetic": manifest.is_phantom,
+        "dims": manifest.dims,
         "cases": len(manifest),
         "labelled": len(looked.labelled),
         "groups": len({case.group_or_id for case in manifest}),
-        "sizes": {f"{r} x {c}": n for (r, c), n in Counter(f.shape for f in sound).most_common()},
+        "sizes": {" x ".join(map(str, shape)): n for shape, n in Counter(f.shape for f in sound).most_common()},
         "channels": sorted({f.channels for f in sound}),
         "dtypes": sorted({f.dtype for f in sound}),
         "spacing_mm": {"known": len(spacing), "min": min(map(min, spacing)), "max": max(map(max, spacing))} if spacing else None,
         "labels": manifest.labels.as_dict(),
         "classes": _class_shares(manifest, facts),
         "split": {side: len(split.ids(side)) for side in ("train", "val", "test")} if split else None,
+        "excluded": list(split.excluded) if split else [],
         "fingerprint": data_fingerprint(facts),
     }
 
 
 def _class_shares(manifest: Manifest, facts: Facts) -> dict[str, dict[str, float]]:
     masked = [facts[case.id] for case in manifest if facts[case.id].masks]
-    pixels = sum(rows * columns for f in masked for rows, columns in [next(iter(f.masks.values())).shape])
+    pixels = sum(next(iter(f.masks.values())).pixels for f in masked)
     counted = [f.class_pixels(manifest.labels) for f in masked]
     return {
         name: {
@@ -162,7 +207,7 @@ def _summary_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     more = f" and {len(sizes) - 4} others" if len(sizes) > 4 else ""
     lines = [
         ("cases", f"{summary['cases']}, of these {summary['labelled']} labelled, in {summary['groups']} groups"),
-        ("sizes", ", ".join(sizes[:4]) + more + "   rows x columns"),
+        ("sizes", f"{', '.join(sizes[:4])}{more}   {'slices x ' * (summary['dims'] == 3)}rows x columns"),
         ("pixels", f"{'/'.join(summary['dtypes'])}, channels {', '.join(map(str, summary['channels']))}"),
     ]
     if summary["spacing_mm"]:

@@ -1,4 +1,7 @@
-"""What can be wrong with the files of a data set. Each check looks at the facts, so nothing is read twice."""
+"""What is wrong with the files of a data set. Each check looks at the facts, so nothing is read twice.
+
+What only looks wrong is told by `suspicions.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from segkit.data.splits import exclude_line
 from segkit.errors import Problem
 
 Facts = Mapping[str, CaseFacts]
+RARE = 0.9
+"""A class that is empty in a larger share of the masks is worth a warning."""
 
 
 def audit(manifest: Manifest, facts: Facts) -> list[Problem]:
@@ -55,11 +60,11 @@ def _planes(manifest: Manifest) -> list[Problem]:
 def _sizes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Problem]:
     problems = []
     for case in cases:
-        rows, columns = facts[case.id].shape
+        shape = facts[case.id].shape
         for plane, mask in facts[case.id].masks.items():
-            if mask.shape != (rows, columns):
-                what = f"is {mask.shape[0]} x {mask.shape[1]} but its image is {rows} x {columns}"
-                if mask.shape == (columns, rows):
+            if mask.shape != shape:
+                what = f"is {' x '.join(map(str, mask.shape))} but its image is {' x '.join(map(str, shape))}"
+                if mask.shape == (*shape[:-2], *shape[:-3:-1]):
                     what += " (turned by 90 degrees?)"
                 problems.append(Problem(_file(manifest, case, plane), what, f"mend the mask, or  {exclude_line([case.id])}"))
     return problems
@@ -131,7 +136,9 @@ def _empty_classes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> l
             what = f"not one pixel of it in {_n(len(counted), 'mask')}"
             problems.append(Problem(f"class {name}", what, "check the masks, or take it out of data.labels"))
         elif empty:
-            problems.append(Problem(f"class {name}", f"empty in {empty} of {len(counted)} masks", "", "note"))
+            rare = empty > RARE * len(counted)
+            mend = "if that is right, draw the others more often:  sampling.weights=foreground" if rare else ""
+            problems.append(Problem(f"class {name}", f"empty in {empty} of {len(counted)} masks", mend, "warning" if rare else "note"))
     return problems
 
 
@@ -154,18 +161,22 @@ def _kinds(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> list[Prob
 
 
 def _single_valued(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Problem]:
-    return [
-        Problem(relative(case.image.paths[0], manifest.root), "every pixel has the same value", exclude_line([case.id]), "warning")
-        for case in cases
-        if facts[case.id].minimum == facts[case.id].maximum
-    ]
+    """One problem for all: volumes often begin and end with empty slices."""
+    blank = [case for case in cases if facts[case.id].is_blank]
+    if not blank:
+        return []
+    more = f" (so in {len(blank)} images, e.g. {', '.join(case.id for case in blank[:3])})" if len(blank) > 1 else ""
+    mend = exclude_line([case.id for case in blank]) if len(blank) <= 20 else "leave them out with data.exclude, or mend the files"
+    where = blank[0].image.paths[0]
+    return [Problem(relative(where, manifest.root), f"every pixel has the same value{more}", mend, "warning")]
 
 
 def _twins(cases: Iterable[Case], facts: Facts) -> list[Problem]:
     """Identical images; on both sides of a split they are an error, which `check_split` tells."""
     by_content: dict[str, list[str]] = {}
     for case in cases:
-        by_content.setdefault(facts[case.id].sha1, []).append(case.id)
+        if not facts[case.id].is_blank:
+            by_content.setdefault(facts[case.id].sha1, []).append(case.id)
     return [
         Problem(f"image {ids[0]}", f"the same pixels as {', '.join(ids[1:])}", exclude_line(ids[1:]), "warning")
         for ids in by_content.values()

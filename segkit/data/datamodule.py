@@ -24,6 +24,7 @@ from segkit.data.labels import LabelMap
 from segkit.data.loader import EpochSampler, TrainLoader
 from segkit.data.patches import Patches
 from segkit.errors import SegkitError
+from segkit.files import CACHE
 from segkit.hardware import cache_budget, loader_workers, usable_cores
 from segkit.progress import console, track
 
@@ -128,7 +129,7 @@ def array_cache(config: Train, labels: LabelMap, top: int) -> ArrayCache | None:
     if not config.data.disk_cache_gb:
         return None
     made_by = repr((config.preprocess, labels, top, config.data.dims, config.data.neighbours))
-    folder = Path(config.output_dir).absolute() / ".cache" / "arrays"
+    folder = Path(config.output_dir).absolute() / CACHE.name / "arrays"
     return ArrayCache(folder, int(config.data.disk_cache_gb * 1e9), config.preprocess, made_by)
 
 

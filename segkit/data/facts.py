@@ -6,12 +6,15 @@ provenance, and stays valid when `data.labels` changes. They are cached by path,
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +24,53 @@ import numpy.typing as npt
 from segkit.data.intensity import unit_scale
 from segkit.data.labels import LabelMap, pack_rgb
 from segkit.data.manifest import Case, Pixels
+from segkit.data.measures import THUMBNAIL, Fit, Structure, counted, fit, grey, perceptual_hash, quantiles, structure, thumbnail
 from segkit.data.readers import ReadError
 from segkit.files import write_text_atomic
 from segkit.progress import track
 
 Array = npt.NDArray[Any]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever facts change their meaning: older caches are then ignored."""
 MOST_VALUES = 64
 """Distinct mask values kept by count; more than that are no labels but grey levels."""
+MOST_MEASURED = 20
+"""With more distinct values than this, how they lie is not measured: they are no labels."""
 
 
 @dataclass(frozen=True)
 class MaskFacts:
     """A mask, or one plane of it, as it is in the file."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    """(rows, columns), or (slices, rows, columns)."""
     values: Mapping[str, int]
     """Raw value (or colour '#rrggbb') -> number of pixels, the most frequent ones."""
     n_values: int
     sha1: str
+    structures: Mapping[str, Structure] = field(default_factory=dict)
+    """By raw value, 0 and black left out; of a volume in voxels."""
+    fit: Fit | None = None
+    """How its outline follows the image; of a volume in the slice that holds most of it."""
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.shape)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> MaskFacts:
+        structures = {value: Structure(**{**s, "box": tuple(s["box"])}) for value, s in data["structures"].items()}
+        fitted = Fit(**{**data["fit"], "shift": tuple(data["fit"]["shift"])}) if data["fit"] else None
+        return cls(**{**data, "shape": tuple(data["shape"]), "structures": structures, "fit": fitted})
 
 
 @dataclass(frozen=True)
 class CaseFacts:
     """An image and its masks. Intensities are by channel in unit scale, as the network sees them."""
 
-    shape: tuple[int, int] = (0, 0)
+    shape: tuple[int, ...] = (0, 0)
+    """(rows, columns), or (slices, rows, columns)."""
     channels: int = 0
     dtype: str = ""
     sha1: str = ""
@@ -58,6 +80,14 @@ class CaseFacts:
     maximum: tuple[float, ...] = ()
     masks: Mapping[str, MaskFacts] = field(default_factory=dict)
     """By plane; '' where there is one mask."""
+    quantiles: tuple[tuple[float, ...], ...] = ()
+    """`measures.PERCENTILES` by channel, in the raw values of the file."""
+    foreground_quantiles: tuple[tuple[float, ...], ...] = ()
+    """The same where a mask is not 0; empty without foreground."""
+    look: str = ""
+    """A thumbnail (32, 32) uint8 of the image or its middle slice, in base64; empty where it is all one value."""
+    overlaps: tuple[tuple[str, str, int], ...] = ()
+    """(plane, plane, pixels in both) for planes that overlap."""
     errors: tuple[tuple[str, str], ...] = ()
     """(file, reason) for what could not be read; the other fields are then empty for it."""
 
@@ -76,14 +106,30 @@ class CaseFacts:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        return tuple(total / max(1, self.shape[0] * self.shape[1]) for total in self.sum)
+        return tuple(total / max(1, math.prod(self.shape)) for total in self.sum)
+
+    @property
+    def is_blank(self) -> bool:
+        """Every pixel has the same value."""
+        return bool(self.minimum) and self.minimum == self.maximum
+
+    @property
+    def thumbnail(self) -> Array | None:
+        small = np.frombuffer(base64.b64decode(self.look), np.uint8)
+        return small.reshape(THUMBNAIL, THUMBNAIL) if small.size else None
+
+    @property
+    def perceptual_hash(self) -> int | None:
+        """64 bits that differ little between images that look alike."""
+        small = self.thumbnail
+        return None if small is None else perceptual_hash(small)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CaseFacts:
-        lists = ("shape", "sum", "sum_of_squares", "minimum", "maximum")
-        masks = {k: MaskFacts(**{**m, "shape": tuple(m["shape"])}) for k, m in data["masks"].items()}
-        errors = tuple((file, reason) for file, reason in data["errors"])
-        return cls(**{**data, **{name: tuple(data[name]) for name in lists}, "masks": masks, "errors": errors})
+        flat = {name: tuple(data[name]) for name in ("shape", "sum", "sum_of_squares", "minimum", "maximum")}
+        nested = {name: tuple(map(tuple, data[name])) for name in ("quantiles", "foreground_quantiles", "overlaps", "errors")}
+        masks = {plane: MaskFacts.from_dict(mask) for plane, mask in data["masks"].items()}
+        return cls(**{**data, **flat, **nested, "masks": masks})
 
 
 def scan(cases: Sequence[Case], cache: Path | None = None) -> dict[str, CaseFacts]:
@@ -103,23 +149,27 @@ def scan(cases: Sequence[Case], cache: Path | None = None) -> dict[str, CaseFact
 def facts_of(case: Case) -> CaseFacts:
     """Reads the files of one case."""
     errors: list[tuple[str, str]] = []
-    image = _read(case.image, errors, (3,))
-    masks = {plane: _read(pixels, errors, (2, 3)) for plane, pixels in case.masks.items()}
-    masks_facts = {plane: _mask_facts(mask) for plane, mask in masks.items() if mask is not None}
+    image = _read(case.image, errors, (case.dims + 1,))
+    masks = {plane: _read(pixels, errors, (2, 3) if case.dims == 2 else (3,)) for plane, pixels in case.masks.items()}
+    read = {plane: mask for plane, mask in masks.items() if mask is not None}
     if image is None:
-        return CaseFacts(masks=masks_facts, errors=tuple(errors))
+        return CaseFacts(masks={plane: _mask_facts(mask, case.dims, None) for plane, mask in read.items()}, errors=tuple(errors))
     scaled = image if image.dtype.kind == "u" else unit_scale(image)
-    low, high, total, squares = zip(*(_intensities(scaled[..., c]) for c in range(image.shape[2])), strict=True)
+    low, high, total, squares = zip(*(_intensities(scaled[..., c]) for c in range(image.shape[-1])), strict=True)
     return CaseFacts(
-        shape=(image.shape[0], image.shape[1]),
-        channels=image.shape[2],
+        shape=image.shape[:-1],
+        channels=image.shape[-1],
         dtype=str(image.dtype),
         sha1=_sha1(image),
         sum=total,
         sum_of_squares=squares,
         minimum=low,
         maximum=high,
-        masks=masks_facts,
+        masks={plane: _mask_facts(mask, case.dims, image) for plane, mask in read.items()},
+        quantiles=quantiles(image),
+        foreground_quantiles=_inside(image, read.values(), case.dims),
+        look="" if low == high else _look(image),
+        overlaps=_overlaps(read),
         errors=tuple(errors),
     )
 
@@ -162,27 +212,53 @@ def _read(pixels: Pixels, errors: list[tuple[str, str]], dimensions: tuple[int, 
     return None
 
 
-def _mask_facts(mask: Array) -> MaskFacts:
-    colours = mask.ndim == 3
-    values, counts = _counted(pack_rgb(mask) if colours else mask)
+def _mask_facts(mask: Array, dims: int, image: Array | None) -> MaskFacts:
+    colours = mask.ndim > dims
+    flat = pack_rgb(mask) if colours else mask
+    values, counts = counted(flat)
     most = np.sort(np.argsort(counts, kind="stable")[::-1][:MOST_VALUES])
-    kept = {f"#{values[i]:06x}" if colours else str(values[i]): int(counts[i]) for i in most}
-    return MaskFacts((mask.shape[0], mask.shape[1]), kept, len(values), _sha1(mask))
+    names = {int(values[i]): f"#{values[i]:06x}" if colours else str(values[i]) for i in most}
+    kept = {names[int(values[i])]: int(counts[i]) for i in most}
+    structures, fitted = {}, None
+    if len(values) <= MOST_MEASURED:
+        found = {name: structure(flat == value) for value, name in names.items() if value}
+        structures = {name: measured for name, measured in found.items() if measured is not None}
+        fitted = _fit(image, flat) if image is not None and image.shape[:-1] == flat.shape and structures else None
+    return MaskFacts(flat.shape, kept, len(values), _sha1(mask), structures, fitted)
 
 
-def _counted(array: Array) -> tuple[Array, Array]:
-    """Distinct integers and how often each occurs; a histogram where that is faster than sorting."""
-    if array.dtype in (np.uint8, np.uint16):
-        histogram = np.bincount(array.reshape(-1))
-        values = np.flatnonzero(histogram)
-        return values, histogram[values]
-    return np.unique(array, return_counts=True)
+def _fit(image: Array, flat: Array) -> Fit | None:
+    """In the slice that holds most of the mask."""
+    foreground = flat != 0
+    if flat.ndim == 2:
+        return fit(grey(image), foreground)
+    z = int(foreground.sum(axis=(1, 2)).argmax())
+    return fit(grey(image[z]), foreground[z])
+
+
+def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:
+    """Quantiles where a mask of the image's size is not 0."""
+    regions = [mask.any(axis=-1) if mask.ndim > dims else mask != 0 for mask in masks]
+    fitting = [region for region in regions if region.shape == image.shape[:-1]]
+    anywhere = np.logical_or.reduce(fitting) if fitting else np.zeros(image.shape[:-1], bool)
+    return quantiles(image[anywhere]) if anywhere.any() else ()
+
+
+def _look(image: Array) -> str:
+    picture = grey(image if image.ndim == 3 else image[len(image) // 2])
+    return base64.b64encode(thumbnail(picture).tobytes()).decode() if np.ptp(picture) > 0 else ""
+
+
+def _overlaps(masks: Mapping[str, Array]) -> tuple[tuple[str, str, int], ...]:
+    pairs = combinations(masks, 2) if len(masks) <= MOST_MEASURED else ()
+    both = [(a, b, int(((masks[a] > 0) & (masks[b] > 0)).sum())) for a, b in pairs if masks[a].shape == masks[b].shape]
+    return tuple(pair for pair in both if pair[2])
 
 
 def _intensities(channel: Array) -> tuple[float, float, float, float]:
     """Minimum, maximum, sum and sum of squares in unit scale; from the histogram where pixels are integers."""
     if channel.dtype.kind == "u":
-        values, counts = _counted(channel)
+        values, counts = counted(channel)
         unit = values / np.iinfo(channel.dtype).max
         return float(unit[0]), float(unit[-1]), float(unit @ counts), float(unit**2 @ counts)
     unit = channel.astype(np.float64)

@@ -71,8 +71,10 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     except OSError as error:
         raise SegkitError(f"{root} cannot be listed: {error}") from error
     problems: list[Problem] = list(source.problems)
-    kept = _excluding(_unique(sorted(listed, key=lambda case: natural(case.id)), problems), data.exclude, problems)
-    cases = sorted(view(kept, data.dims, data.neighbours, problems), key=lambda case: natural(case.id))
+    unique = _unique(sorted(listed, key=lambda case: natural(case.id)), problems)
+    viewed = view(_without(unique, data.exclude), data.dims, data.neighbours, problems)
+    cases = sorted(_without(viewed, data.exclude), key=lambda case: natural(case.id))
+    problems += _unknown_ids(data.exclude, [*unique, *viewed])
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
@@ -89,13 +91,15 @@ def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
     return list(seen.values())
 
 
-def _excluding(cases: Sequence[Case], exclude: Sequence[str], problems: list[Problem]) -> list[Case]:
-    """Cases and whole volumes by their names."""
-    ids = {case.id for case in cases} | {case.volume for case in cases if case.volume}
-    for id_ in exclude:
-        if id_ not in ids:
-            problems.append(Problem("data.exclude", f"{id_!r} is no case", nearest(id_, ids) or "remove it"))
-    return [case for case in cases if case.id not in set(exclude) and case.volume not in set(exclude)]
+def _without(cases: Sequence[Case], exclude: Sequence[str]) -> list[Case]:
+    """Cases and whole volumes go by their names; also the slices that a volume was cut into."""
+    names = set(exclude)
+    return [case for case in cases if case.id not in names and case.volume not in names]
+
+
+def _unknown_ids(exclude: Sequence[str], cases: Sequence[Case]) -> list[Problem]:
+    known = {case.id for case in cases} | {case.volume for case in cases}
+    return [Problem("data.exclude", f"{id_!r} is no case", nearest(id_, known) or "remove it") for id_ in exclude if id_ not in known]
 
 
 # the phantom

@@ -1,12 +1,14 @@
 """Which cases train, which validate, which test. Cases of one group always stay together.
 
-Random splits depend on the seed and on the group names only. They use the raw stream of PCG64, which numpy keeps the same
-for ever and everywhere (NEP 19), rather than its `permutation`, which it may improve.
+Random splits depend on the seed, on the group names and, where they are stratified, on the counts of mask pixels. They use
+the raw stream of PCG64, which numpy keeps the same for ever and everywhere (NEP 19), rather than its `permutation`, which it
+may improve.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,15 +25,24 @@ from segkit.files import write_text_atomic
 
 SIDES = ("train", "val", "test")
 _SPOKEN = {"train": "train", "val": "validation", "test": "test"}
+Facts = Mapping[str, CaseFacts]
 Groups = dict[str, list[str]]
 """Case ids by group."""
 Sides = Mapping[str, Sequence[str]]
 """Case ids by side."""
+Strata = Mapping[str, tuple[int, ...]]
+"""Of each group: which classes it shows (1 or 0, the rarest class first), and how large they are (quintile). Empty: all are alike."""
+SIZES = 5
+GOLDEN = 0x9E3779B9
+"""2^32 over the golden ratio: the multiples of it, modulo 2^32, spread evenly however many of them are taken (Knuth, 6.4)."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids by side, in natural order; `manifest_hash` says for which state of the data it was made."""
+    """Case ids by side, in natural order; `manifest_hash` says for which state of the data it was made.
+
+    `excluded` cases are on no side: the data set says that they are not fit to learn from (`facts["excluded"]`).
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -39,6 +50,7 @@ class Split:
     kind: str = "file"
     seed: int = 0
     manifest_hash: str = ""
+    excluded: tuple[str, ...] = ()
 
     def ids(self, side: str) -> tuple[str, ...]:
         return {"train": self.train, "val": self.val, "test": self.test}[side]
@@ -57,31 +69,45 @@ class Split:
     def from_dict(cls, data: Mapping[str, Any], where: str = "split") -> Split:
         """Also a hand-written one that holds just {"train": [ids], "val": [ids]}. `where` is named in the errors."""
         sides = {side: data.get(side, []) for side in SIDES}
-        wrong = [side for side, ids in sides.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
+        lists = {**sides, "excluded": data.get("excluded", [])}
+        wrong = [side for side, ids in lists.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
         if wrong or "train" not in data or "val" not in data:
             mend = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
             raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", mend)])
         kind, hash_ = str(data.get("kind", "file")), str(data.get("manifest_hash", ""))
-        return cls.of(sides, kind, int(data.get("seed", 0)), hash_)
+        return cls.of(sides, kind, int(data.get("seed", 0)), hash_, lists["excluded"])
 
     @classmethod
-    def of(cls, sides: Sides, kind: str, seed: int, manifest_hash: str) -> Split:
+    def of(cls, sides: Sides, kind: str, seed: int, manifest_hash: str, excluded: Sequence[str] = ()) -> Split:
         train, val, test = (tuple(sorted(sides[side], key=natural)) for side in SIDES)
-        return cls(train, val, test, kind, seed, manifest_hash)
+        return cls(train, val, test, kind, seed, manifest_hash, tuple(sorted(excluded, key=natural)))
 
 
-def make_split(manifest: Manifest, config: schema.Split) -> Split:
-    """The split that `config` asks for; raises ProblemsFound where there can be none."""
-    kind = _resolve(manifest, config.kind)
+def make_split(manifest: Manifest, config: schema.Split, facts: Facts | None = None) -> Split:
+    """The split that `config` asks for, stratified if `facts` are there; raises ProblemsFound where there can be none.
+
+    Cases that the data set itself calls its test set stay that, unless it names validation cases too and another split is
+    asked for; the other kinds then divide the rest.
+    """
+    excluded = [case.id for case in manifest if is_excluded(case)]
+    usable = replace(manifest, cases=tuple(case for case in manifest if not is_excluded(case)))
+    kind = _resolve(usable, config.kind)
     if kind == "file":
-        return _from_file(manifest, config)
-    groups = _groups(manifest)
-    make = {"given": _given, "holdout": _holdout, "kfold": _kfold}[kind]
-    sides = make(manifest, groups, config)
-    return Split.of(sides, kind, config.seed, manifest.hash)
+        return _from_file(manifest, config, excluded)
+    test = [case.id for case in usable if case.split == "test"] if kind != "given" and _is_test_given(usable) else []
+    rest = replace(usable, cases=tuple(case for case in usable if case.id not in set(test)))
+    make = {"given": _given, "holdout": _holdout, "kfold": _kfold, "leave_one_out": _leave_one_out}[kind]
+    groups = _groups(rest)
+    wanted = config.model_copy(update={"test_fraction": 0.0}) if test else config
+    sides = make(rest, groups, wanted, strata(rest, groups, facts) if facts and config.stratify else {})
+    return Split.of({**sides, "test": [*sides["test"], *test]}, kind, config.seed, manifest.hash, excluded)
 
 
-def check_split(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
+def is_excluded(case: Case) -> bool:
+    return str(case.facts.get("excluded", "")).lower() not in ("", "0", "0.0", "false", "no")
+
+
+def check_split(manifest: Manifest, split: Split, facts: Facts) -> list[Problem]:
     """What would make the numbers wrong: leaks between the sides, sides or classes that are empty."""
     return [
         *_empty_sides(split),
@@ -95,12 +121,19 @@ def check_split(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]
 
 
 def _resolve(manifest: Manifest, kind: str) -> str:
-    """auto: the data set's own split, else its own folds, else holdout."""
+    """auto: the data set's own split, else its own folds, else holdout; also where it names nothing but a test set."""
     if kind != "auto":
         return kind
-    if any(case.split for case in manifest):
+    if any(case.split for case in manifest) and not _is_test_given(manifest):
         return "given"
-    return "kfold" if manifest.cases and all("fold" in case.facts for case in manifest) else "holdout"
+    rest = [case for case in manifest if case.split != "test"]
+    return "kfold" if rest and all("fold" in case.facts for case in rest) else "holdout"
+
+
+def _is_test_given(manifest: Manifest) -> bool:
+    """The data set names test cases, but none to validate on."""
+    sides = {case.split for case in manifest}
+    return "test" in sides and "val" not in sides
 
 
 def _groups(manifest: Manifest) -> Groups:
@@ -116,7 +149,31 @@ def _shuffled(groups: Groups, seed: int) -> list[str]:
     return [names[i] for i in np.argsort(keys, kind="stable")]
 
 
-def _given(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
+def strata(manifest: Manifest, groups: Groups, facts: Facts) -> Strata:
+    """Groups of one stratum show the same classes, and about as much of them."""
+    classes = {id_: facts[id_].class_pixels(manifest.labels) for ids in groups.values() for id_ in ids}
+    shown = {name: Counter({c: sum(classes[id_][c] for id_ in ids) for c in manifest.labels.classes}) for name, ids in groups.items()}
+    in_groups = {c: sum(counts[c] > 0 for counts in shown.values()) for c in manifest.labels.classes}
+    rarest_first = sorted(manifest.labels.classes, key=lambda c: in_groups[c])
+    pixels = {name: sum(m.pixels for id_ in ids for m in list(facts[id_].masks.values())[:1]) for name, ids in groups.items()}
+    size = {name: counts.total() / max(1, pixels[name]) for name, counts in shown.items()}
+    ordered = sorted(share for share in size.values() if share) or [0.0]
+    steps = [ordered[len(ordered) * k // SIZES] for k in range(1, SIZES)]
+    return {name: (*(int(counts[c] > 0) for c in rarest_first), sum(size[name] > step for step in steps)) for name, counts in shown.items()}
+
+
+def _interleaved(groups: Groups, strata: Strata, seed: int) -> list[str]:
+    """Random order of which every beginning holds all strata in about their shares."""
+    order = _shuffled(groups, seed)
+    if len(set(strata.values())) < 2:
+        return order
+    start = int(np.random.PCG64(seed).random_raw()) & 0xFFFFFFFF
+    alike = sorted(order, key=lambda name: strata[name], reverse=True)
+    spread = {name: (start + i * GOLDEN) & 0xFFFFFFFF for i, name in enumerate(alike)}
+    return sorted(alike, key=lambda name: spread[name])
+
+
+def _given(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
     without = [case.id for case in manifest if not case.split]
     if without:
         what = f"{len(without)} of {len(manifest)} cases have no split of their own, e.g. {without[0]}"
@@ -130,8 +187,8 @@ def _given(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
     return sides
 
 
-def _holdout(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
-    order = _shuffled(groups, config.seed)
+def _holdout(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+    order = _interleaved(groups, strata, config.seed)
     wanted = 2 + (config.test_fraction > 0)
     if len(order) < wanted or config.val_fraction <= 0 or config.val_fraction + config.test_fraction >= 1:
         raise ProblemsFound([_no_holdout(manifest, groups, config, wanted)])
@@ -189,13 +246,23 @@ def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]
     return picked
 
 
-def _kfold(manifest: Manifest, groups: Groups, config: schema.Split) -> Sides:
-    folds = _own_folds(manifest) or _balanced_folds(groups, config)
-    if config.fold >= len(folds):
-        what = f"is {config.fold}, but there are {len(folds)} folds, counted from 0"
+def _kfold(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+    return _fold(_own_folds(manifest) or _balanced_folds(groups, config, strata), config.fold)
+
+
+def _leave_one_out(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+    """Each group validates once, in natural order of their names."""
+    if len(groups) < 2:
+        raise ProblemsFound([Problem("split=leave_one_out", f"needs 2 groups, there {_are(len(groups), 'group')}", "add data")])
+    return _fold([groups[name] for name in sorted(groups, key=natural)], config.fold)
+
+
+def _fold(folds: Sequence[Sequence[str]], fold: int) -> Sides:
+    if fold >= len(folds):
+        what = f"is {fold}, but there are {len(folds)} folds, counted from 0"
         raise ProblemsFound([Problem("split.fold", what, f"split.fold={len(folds) - 1}")])
-    train = [id_ for k, ids in enumerate(folds) for id_ in ids if k != config.fold]
-    return {"train": train, "val": folds[config.fold], "test": []}
+    train = [id_ for k, ids in enumerate(folds) for id_ in ids if k != fold]
+    return {"train": train, "val": folds[fold], "test": []}
 
 
 def _own_folds(manifest: Manifest) -> list[list[str]]:
@@ -208,22 +275,27 @@ def _own_folds(manifest: Manifest) -> list[list[str]]:
     return [folds[name] for name in sorted(folds, key=natural)] if len(folds) > 1 else []
 
 
-def _balanced_folds(groups: Groups, config: schema.Split) -> list[list[str]]:
-    """Largest groups first, each into the fold that has the fewest cases; in random order among equals."""
+def _balanced_folds(groups: Groups, config: schema.Split, strata: Strata) -> list[list[str]]:
+    """Stratum after stratum, largest groups first, each into the fold that has the fewest cases of the stratum, then at all."""
     if len(groups) < config.n_folds:
         what = f"{config.n_folds} folds need {config.n_folds} groups, there {_are(len(groups), 'group')}"
         raise ProblemsFound([Problem("split.n_folds", what, f"split.n_folds={max(2, len(groups))}")])
     folds: list[list[str]] = [[] for _ in range(config.n_folds)]
-    for name in sorted(_shuffled(groups, config.seed), key=lambda name: -len(groups[name])):
-        min(folds, key=len).extend(groups[name])
+    dealt: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    for name in sorted(_shuffled(groups, config.seed), key=lambda name: (strata.get(name, ()), len(groups[name])), reverse=True):
+        stratum = strata.get(name, ())
+        k = min(range(len(folds)), key=lambda k: (dealt[k, stratum], len(folds[k])))
+        folds[k].extend(groups[name])
+        dealt[k, stratum] += len(groups[name])
     return folds
 
 
-def _from_file(manifest: Manifest, config: schema.Split) -> Split:
+def _from_file(manifest: Manifest, config: schema.Split, excluded: Sequence[str]) -> Split:
     if config.path is None:
         raise ProblemsFound([Problem("split.path", "is not set", "split.path=FILE, such as split.json of a run folder")])
     path = Path(config.path).expanduser()
     split = Split.from_json(path)
+    split = replace(split, excluded=tuple(sorted({*split.excluded, *excluded}, key=natural)))
     problems = [*_stale(manifest, split, path), *_wrong_ids(manifest, split, path)]
     if problems:
         raise ProblemsFound(problems)
@@ -247,8 +319,10 @@ def _wrong_ids(manifest: Manifest, split: Split, path: Path) -> list[Problem]:
             elif id_ in side_of:
                 where = f"twice in {side}" if side_of[id_] == side else f"in {side_of[id_]} and in {side}"
                 problems.append(Problem(str(path), f"{id_!r} stands {where}", "keep one"))
+            elif id_ in split.excluded and side != "test":
+                problems.append(Problem(str(path), f"{id_!r} in {side} is one that the data set excludes", "remove it"))
             side_of.setdefault(id_, side)
-    missing = [case.id for case in manifest if case.id not in side_of]
+    missing = [case.id for case in manifest if case.id not in side_of and case.id not in split.excluded]
     if missing:
         what = f"{len(missing)} of {len(manifest)} cases are on no side, e.g. {', '.join(map(repr, missing[:3]))}"
         problems.append(Problem(str(path), what, "add them, or leave them out with data.exclude"))
@@ -285,12 +359,12 @@ def _groups_apart(manifest: Manifest, split: Split) -> list[Problem]:
     return problems
 
 
-def _same_pixels(split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
-    """Byte-identical images on both sides."""
+def _same_pixels(split: Split, facts: Facts) -> list[Problem]:
+    """Byte-identical images on both sides; an empty slice is like any other, so these do not count."""
     by_content: dict[str, list[str]] = {}
     side_of, problems = _sides_of(split), []
     for id_ in side_of:
-        if id_ in facts and facts[id_].sha1:
+        if id_ in facts and facts[id_].sha1 and not facts[id_].is_blank:
             by_content.setdefault(facts[id_].sha1, []).append(id_)
     for ids in by_content.values():
         if len({side_of[id_] for id_ in ids}) > 1:
@@ -299,7 +373,7 @@ def _same_pixels(split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
     return problems
 
 
-def _classes_absent(manifest: Manifest, split: Split, facts: Mapping[str, CaseFacts]) -> list[Problem]:
+def _classes_absent(manifest: Manifest, split: Split, facts: Facts) -> list[Problem]:
     """Classes that one side lacks; what no case has at all, the audit tells."""
     present = {
         side: {name for id_ in split.ids(side) if id_ in facts for name, n in facts[id_].class_pixels(manifest.labels).items() if n}

@@ -20,6 +20,8 @@ from segkit.metrics.summary import OVERALL, Summary, summarise
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 SUBSETS = ("train", "val", "test")
+EXCLUDED = "excluded"
+"""Validation cases that the data set says are not fit to learn from: told apart, and together with the others."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class CaseTable:
     def summary(self, seed: int = 0) -> Summary:
         """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes."""
         lines = []
-        for name in dict.fromkeys(row.subset for row in self.rows):
-            part = self.subset(name)
+        parts = {name: self.subset(name) for name in dict.fromkeys(row.subset for row in self.rows)}
+        if EXCLUDED in parts and "val" in parts:
+            parts[f"val+{EXCLUDED}"] = CaseTable((*parts["val"].rows, *parts[EXCLUDED].rows), self.statistics)
+        for name, part in parts.items():
             for class_name in (OVERALL, *part.classes):
                 for statistic in self.statistics:
                     values, groups = part.collect(statistic, class_name)

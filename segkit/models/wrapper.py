@@ -20,7 +20,8 @@ class Normalizer(nn.Module):
     """Unit-scale images -> what the network sees.
 
     unit: as they are; volume: z-scored before they come here. dataset, imagenet: minus mean, by SD, per channel (constants,
-    kept as buffers). image: z-score over each image and channel. minmax: each image and channel to 0..1. uint8 input is divided by 255 first.
+    kept as buffers). image: z-score over each image and channel. minmax: each image and channel to 0..1. uint8 input is
+    divided by 255 first.
     """
 
     mean: Tensor

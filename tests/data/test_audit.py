@@ -184,6 +184,22 @@ def test_a_class_that_is_empty_somewhere_is_a_note(bench: Bench) -> None:
     assert [(p.severity, p.what) for p in bench.look()] == [("note", "empty in 1 of 12 masks")]
 
 
+def test_a_class_that_is_empty_nearly_everywhere_is_a_warning_with_a_way_on(bench: Bench) -> None:
+    for i in range(2, 13):
+        write(bench.mask(f"{i}.png"), np.zeros((20, 30), np.uint8))
+    told = [p for p in bench.look() if p.where == "class foreground"]
+    assert ("warning", "empty in 11 of 12 masks") in [(p.severity, p.what) for p in told]
+    assert any("sampling.weights=foreground" in p.mend for p in told)
+
+
+def test_empty_images_are_told_together_and_are_no_twins(bench: Bench) -> None:
+    for i in (4, 8):
+        write(bench.image(f"{i}.png"), np.zeros((20, 30), np.uint8))
+    problem = only(bench.look())
+    assert (problem.severity, problem.what) == ("warning", "every pixel has the same value (so in 2 images, e.g. 4, 8)")
+    assert problem.mend == 'data.exclude=\'["4","8"]\''
+
+
 def test_images_with_other_channels(bench: Bench) -> None:
     write(bench.image("4.png"), np.random.default_rng(9).integers(0, 255, (20, 30, 3), dtype=np.uint8))
     problem = only(bench.errors())
@@ -238,8 +254,8 @@ def test_a_group_on_both_sides_of_a_given_split(bench: Bench) -> None:
 
 def test_planes_want_overlap_and_single_masks_do_not(bench: Bench) -> None:
     table(bench, "mask_head,mask_neck", lambda i: f"masks/{i}.png,{'' if i == 1 else f'masks/{i}.png'}")
-    assert only(bench.errors(name="csv")).mend == "data.overlap=true"
-    prepared = prepare(bench.data("csv", bench.root, overlap=True), bench.split("holdout"), 0, cache_dir=bench.cache)
+    assert only(bench.errors(name="csv", overlap=False)).mend == "data.overlap=true"
+    prepared = prepare(bench.data("csv", bench.root), bench.split("holdout"), 0, cache_dir=bench.cache)
     assert (prepared.manifest.labels.classes, prepared.manifest.labels.mode) == (("head", "neck"), "multilabel")
     assert prepared.facts["1"].class_pixels(prepared.manifest.labels) == {"head": 18, "neck": 0}
     problem = only(bench.errors(name="csv", overlap=True, labels={"head": "head"}))
@@ -382,6 +398,15 @@ def test_the_command_prints_a_summary_and_writes_json(
     assert "0 errors, 0 warnings, 0 notes" in said
     written = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert (written["cases"], written["problems"], written["split"]) == (12, [], {"train": 8, "val": 4, "test": 0})
+
+
+def test_without_output_nothing_is_written_and_the_reader_learns_how(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(bench, None) == 0
+    assert "output=DIR" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("audit.*"))
 
 
 def test_the_command_fails_on_errors_and_says_what_to_type(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from segkit.errors import ProblemsFound
 LABELS = LabelMap.of({0: "background", 1: "bone"})
 
 
-def manifest(sizes: list[int], **extra: dict[str, object]) -> Manifest:
+def manifest(sizes: list[int], **extra: Mapping[str, object]) -> Manifest:
     """Groups g0, g1, … of the given sizes; ids g0-0, g0-1, …"""
     names = [(f"g{g}", f"g{g}-{k}") for g, size in enumerate(sizes) for k in range(size)]
     cases = [
@@ -31,7 +32,7 @@ def manifest(sizes: list[int], **extra: dict[str, object]) -> Manifest:
 
 
 def config(kind: str = "holdout", **changes: object) -> schema.Split:
-    keys = {"kind": kind, "val_fraction": 0.2, "test_fraction": 0.0, "n_folds": 5, "fold": 0, "path": None, "seed": 0}
+    keys = {"kind": kind, "val_fraction": 0.2, "test_fraction": 0.0, "n_folds": 5, "fold": 0, "path": None, "stratify": True, "seed": 0}
     return schema.Split(**{**keys, **changes})  # type: ignore[arg-type]
 
 
@@ -212,3 +213,95 @@ def test_an_empty_side_is_an_error_and_a_class_that_one_side_lacks_a_warning() -
     facts["g0-0"] = CaseFacts(sha1="a", masks={"": MaskFacts((2, 2), {"0": 1, "1": 3}, 2, "")})
     said = [(p.severity, p.where, p.what) for p in check_split(data, Split(("g0-0",), ("g1-0",)), facts)]
     assert said == [("warning", "class bone", "no validation case has it")]
+
+
+def masked(data: Manifest, area: dict[str, int], label: str = "1") -> dict[str, CaseFacts]:
+    """Facts of masks of 100 pixels, of which `area` are bone."""
+    masks = {id_: {"": MaskFacts((10, 10), {"0": 100 - n, **({label: n} if n else {})}, 2, id_)} for id_, n in area.items()}
+    return {case.id: CaseFacts(shape=(10, 10), sha1=case.id, masks=masks[case.id]) for case in data}
+
+
+def test_a_stratified_holdout_gives_each_side_its_share_of_a_class_and_of_sizes() -> None:
+    data = manifest([1] * 100)
+    area = {case.id: 0 if i % 4 else 1 + i // 2 for i, case in enumerate(data)}
+    facts = masked(data, area)
+    shares, sizes = [], []
+    for seed in range(20):
+        split = make_split(data, config(seed=seed), facts)
+        assert (len(split.train), len(split.val)) == (80, 20)
+        shares.append(sum(area[id_] > 0 for id_ in split.val))
+        sizes.append(sum(area[id_] > 25 for id_ in split.val))
+    assert min(shares) >= 4
+    assert max(shares) <= 6
+    assert min(sizes) >= 1
+    assert max(sizes) <= 4
+    assert len({make_split(data, config(seed=seed), facts).val for seed in range(20)}) == 20
+    plain = [sum(area[id_] > 0 for id_ in make_split(data, config(seed=seed)).val) for seed in range(20)]
+    assert max(plain) - min(plain) > max(shares) - min(shares)
+
+
+def test_stratified_folds_share_a_rare_class_and_keep_groups_whole() -> None:
+    random = np.random.default_rng(3)
+    for seed in range(10):
+        data = manifest([int(n) for n in random.integers(1, 4, 30)])
+        facts = masked(data, {case.id: 20 if int(case.group[1:]) % 6 == 0 else 0 for case in data})
+        folds = [make_split(data, config("kfold", fold=k, seed=seed), facts) for k in range(5)]
+        assert sorted(id_ for split in folds for id_ in split.val) == sorted(case.id for case in data)
+        for split in folds:
+            assert not groups_of(split.train) & groups_of(split.val)
+            assert sum(int(group[1:]) % 6 == 0 for group in groups_of(split.val)) == 1
+        assert max(len(split.val) for split in folds) - min(len(split.val) for split in folds) <= 3
+
+
+def test_without_stratify_facts_change_nothing() -> None:
+    data = manifest([1] * 30)
+    facts = masked(data, {case.id: 3 * i for i, case in enumerate(data)})
+    assert make_split(data, config(stratify=False), facts) == make_split(data, config())
+    assert make_split(data, config(), facts).val != make_split(data, config()).val
+
+
+def test_a_stratified_seed_is_a_split_for_ever() -> None:
+    data = manifest([1] * 10)
+    facts = masked(data, {case.id: 10 * i for i, case in enumerate(data)})
+    assert make_split(data, config(val_fraction=0.3), facts).val == ("g2-0", "g5-0", "g7-0")
+
+
+def test_leave_one_out_validates_each_group_once() -> None:
+    data = manifest([2, 1, 3])
+    splits = [make_split(data, config("leave_one_out", fold=k)) for k in range(3)]
+    assert [split.val for split in splits] == [("g0-0", "g0-1"), ("g1-0",), ("g2-0", "g2-1", "g2-2")]
+    assert all(len(split.train) + len(split.val) == 6 for split in splits)
+    with pytest.raises(ProblemsFound, match=r"there are 3 folds, counted from 0;   split\.fold=2"):
+        make_split(data, config("leave_one_out", fold=3))
+    with pytest.raises(ProblemsFound, match="needs 2 groups"):
+        make_split(manifest([4]), config("leave_one_out"))
+
+
+@pytest.mark.parametrize("kind", ["auto", "holdout", "kfold", "leave_one_out"])
+def test_a_given_test_set_stays_apart_and_the_rest_is_divided(kind: str) -> None:
+    data = manifest([1] * 12, **given({"g0-0": "test", "g7-0": "test"}))
+    split = make_split(data, config(kind, test_fraction=0.3))
+    assert split.test == ("g0-0", "g7-0")
+    assert len(split.train) + len(split.val) == 10
+    assert split.kind == ("holdout" if kind == "auto" else kind)
+
+
+def test_excluded_cases_are_on_no_side_and_come_back_from_the_file(tmp_path: Path) -> None:
+    said: dict[str, dict[str, object]] = {"g3-0": {"facts": {"excluded": "bad annotation"}}, "g4-0": {"facts": {"excluded": 0}}}
+    data = manifest([1] * 8, **said)
+    for kind in ("holdout", "kfold", "leave_one_out"):
+        split = make_split(data, config(kind))
+        assert split.excluded == ("g3-0",)
+        assert len(split.train) + len(split.val) == 7
+    split.to_json(tmp_path / "s.json")
+    again = make_split(data, config("file", path=str(tmp_path / "s.json")))
+    assert (again.excluded, again.train) == (split.excluded, split.train)
+    (tmp_path / "t.json").write_text(json.dumps({"train": ["g3-0"], "val": [f"g{i}-0" for i in range(8) if i != 3]}))
+    with pytest.raises(ProblemsFound, match="'g3-0' in train is one that the data set excludes"):
+        make_split(data, config("file", path=str(tmp_path / "t.json")))
+
+
+def test_empty_slices_on_both_sides_are_no_leak() -> None:
+    data = manifest([1, 1])
+    facts = {case.id: CaseFacts(sha1="black", minimum=(0.0,), maximum=(0.0,)) for case in data}
+    assert check_split(data, Split(("g0-0",), ("g1-0",)), facts) == []
