@@ -53,6 +53,7 @@ class Split(Strict):
     fold: Annotated[int, Field(ge=0)]
     path: str | None
     stratify: bool
+    grouped: bool
     seed: int
 
 

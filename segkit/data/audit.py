@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Prepared:
 def prepare(data: schema.Data, split: schema.Split, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Prepared:
     """Open, read, audit, split and check. Raises one ProblemsFound that lists all errors at once."""
     looked = look(data, split, seed, allow, cache_dir)
-    errors = [problem for problem in looked.problems if problem.severity == "error"]
+    errors = [problem for problem in (*looked.problems, *looked.refused) if problem.severity == "error"]
     if errors or looked.split is None:
         raise ProblemsFound(errors)
     notes = tuple(problem for problem in looked.problems if problem.severity != "error")
@@ -74,6 +74,8 @@ class Looked:
     facts: Facts
     split: Split | None
     problems: tuple[Problem, ...]
+    refused: tuple[Problem, ...]
+    """Why there is no split."""
     marks: Mapping[str, str]
     """Case id -> a word on why it is worth a look."""
 
@@ -88,17 +90,18 @@ def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequen
     suspected = suspicions(manifest, facts)
     problems = [*found.problems, *label_problems, *audit(manifest, facts)]
     made: Split | None = None
+    no_split: Sequence[Problem] = ()
     if labelled.cases and split is not None:
         try:
             made = make_split(labelled, split, facts)
             problems += check_split(labelled, made, facts)
             suspected += near_duplicates(labelled, made, facts)
         except ProblemsFound as refused:
-            problems += refused.problems
+            no_split = refused.problems
     problems += [suspicion.problem for suspicion in suspected]
     ordered = sorted(dict.fromkeys(problems), key=lambda problem: _ORDER[problem.severity])
     marks = _in_error(manifest, problems) | {id_: suspicion.mark for suspicion in reversed(suspected) for id_ in suspicion.cases}
-    return Looked(manifest, labelled, facts, made, tuple(ordered), marks)
+    return Looked(manifest, labelled, facts, made, tuple(ordered), tuple(no_split), marks)
 
 
 def _in_error(manifest: Manifest, problems: Sequence[Problem]) -> dict[str, str]:
@@ -111,8 +114,10 @@ def _in_error(manifest: Manifest, problems: Sequence[Problem]) -> dict[str, str]
 
 
 def command(cfg: schema.Audit) -> int:
-    """`segkit audit`: 1 where there are errors."""
+    """`segkit audit`: 1 where there are errors. That a sound data set cannot be split by itself is none; a split that was asked for is."""
     looked = look(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
+    severity: Severity = "warning" if cfg.split.kind == "auto" else "error"
+    looked = replace(looked, problems=(*looked.problems, *(replace(problem, severity=severity) for problem in looked.refused)))
     summary = summarize(looked)
     _print(looked, summary)
     if cfg.output is not None:

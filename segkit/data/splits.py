@@ -51,6 +51,8 @@ class Split:
     seed: int = 0
     manifest_hash: str = ""
     excluded: tuple[str, ...] = ()
+    grouped: bool = True
+    """False: one patient may be on several sides, because someone asked for it."""
 
     def ids(self, side: str) -> tuple[str, ...]:
         return {"train": self.train, "val": self.val, "test": self.test}[side]
@@ -75,7 +77,8 @@ class Split:
             mend = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
             raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", mend)])
         kind, hash_ = str(data.get("kind", "file")), str(data.get("manifest_hash", ""))
-        return cls.of(sides, kind, int(data.get("seed", 0)), hash_, lists["excluded"])
+        split = cls.of(sides, kind, int(data.get("seed", 0)), hash_, lists["excluded"])
+        return replace(split, grouped=bool(data.get("grouped", True)))
 
     @classmethod
     def of(cls, sides: Sides, kind: str, seed: int, manifest_hash: str, excluded: Sequence[str] = ()) -> Split:
@@ -97,10 +100,11 @@ def make_split(manifest: Manifest, config: schema.Split, facts: Facts | None = N
     test = [case.id for case in usable if case.split == "test"] if kind != "given" and _is_test_given(usable) else []
     rest = replace(usable, cases=tuple(case for case in usable if case.id not in set(test)))
     make = {"given": _given, "holdout": _holdout, "kfold": _kfold, "leave_one_out": _leave_one_out}[kind]
-    groups = _groups(rest)
+    groups = _groups(rest, config.grouped)
     wanted = config.model_copy(update={"test_fraction": 0.0}) if test else config
     sides = make(rest, groups, wanted, strata(rest, groups, facts) if facts and config.stratify else {})
-    return Split.of({**sides, "test": [*sides["test"], *test]}, kind, config.seed, manifest.hash, excluded)
+    split = Split.of({**sides, "test": [*sides["test"], *test]}, kind, config.seed, manifest.hash, excluded)
+    return replace(split, grouped=config.grouped)
 
 
 def is_excluded(case: Case) -> bool:
@@ -136,10 +140,11 @@ def _is_test_given(manifest: Manifest) -> bool:
     return "test" in sides and "val" not in sides
 
 
-def _groups(manifest: Manifest) -> Groups:
+def _groups(manifest: Manifest, grouped: bool) -> Groups:
+    """With `grouped=False` each case by itself."""
     groups: Groups = {}
     for case in manifest:
-        groups.setdefault(case.group_or_id, []).append(case.id)
+        groups.setdefault(case.group_or_id if grouped else case.id, []).append(case.id)
     return groups
 
 
@@ -203,7 +208,8 @@ def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, wanted
     if len(groups) < wanted:
         unit = "case" if len(groups) == len(manifest) else "group"
         what = f"{wanted} sides need {wanted} groups, there {_are(len(groups), unit)} ({len(manifest)} images)"
-        return Problem("split=holdout", what, "add data, or check how the source finds groups")
+        mend = "add data, or check how the source finds groups;   split.grouped=false  ignores them (scores will be too good)"
+        return Problem("split=holdout", what, mend)
     if config.val_fraction <= 0:
         return Problem("split.val_fraction", "is 0: nothing is left to validate on", "split.val_fraction=0.2")
     what = f"is {config.val_fraction}, test_fraction {config.test_fraction}: nothing is left to train on"
@@ -356,6 +362,9 @@ def _groups_apart(manifest: Manifest, split: Split) -> list[Problem]:
         if len(sides) > 1:
             where = " and ".join(f"{_SPOKEN[side]} ({sides[side].id})" for side in SIDES if side in sides)
             problems.append(Problem(f"group {group}", f"in {where}", "use  split=holdout  (it keeps groups whole)"))
+    if problems and not split.grouped:
+        what = f"{len(problems)} groups are on several sides, as split.grouped=false wants it: scores will be too good"
+        return [Problem("split.grouped", what, "split.grouped=true", "warning")]
     return problems
 
 

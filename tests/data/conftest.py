@@ -44,7 +44,17 @@ def data() -> Callable[..., schema.Data]:
 @pytest.fixture
 def split() -> Callable[..., schema.Split]:
     def make(kind: str = "auto", **changes: Any) -> schema.Split:
-        keys = {"kind": kind, "val_fraction": 0.3, "test_fraction": 0.0, "n_folds": 3, "fold": 0, "path": None, "stratify": True, "seed": 0}
+        keys = {
+            "kind": kind,
+            "val_fraction": 0.3,
+            "test_fraction": 0.0,
+            "n_folds": 3,
+            "fold": 0,
+            "path": None,
+            "stratify": True,
+            "grouped": True,
+            "seed": 0,
+        }
         return schema.Split(**{**keys, **changes})
 
     return make

@@ -32,7 +32,17 @@ def manifest(sizes: list[int], **extra: Mapping[str, object]) -> Manifest:
 
 
 def config(kind: str = "holdout", **changes: object) -> schema.Split:
-    keys = {"kind": kind, "val_fraction": 0.2, "test_fraction": 0.0, "n_folds": 5, "fold": 0, "path": None, "stratify": True, "seed": 0}
+    keys = {
+        "kind": kind,
+        "val_fraction": 0.2,
+        "test_fraction": 0.0,
+        "n_folds": 5,
+        "fold": 0,
+        "path": None,
+        "stratify": True,
+        "grouped": True,
+        "seed": 0,
+    }
     return schema.Split(**{**keys, **changes})  # type: ignore[arg-type]
 
 
@@ -305,3 +315,16 @@ def test_empty_slices_on_both_sides_are_no_leak() -> None:
     data = manifest([1, 1])
     facts = {case.id: CaseFacts(sha1="black", minimum=(0.0,), maximum=(0.0,)) for case in data}
     assert check_split(data, Split(("g0-0",), ("g1-0",)), facts) == []
+
+
+def test_one_patient_can_only_be_divided_where_someone_asks_for_it_and_that_is_said() -> None:
+    cases = tuple(Case(str(i), image, group="only") for i, image in enumerate([ImageFile(Path(f"{i}.png")) for i in range(10)]))
+    manifest = Manifest("one", Path(), cases, LABELS)
+    with pytest.raises(ProblemsFound, match=r"there is 1 group .* split\.grouped=false"):
+        make_split(manifest, config())
+    split = make_split(manifest, config(grouped=False))
+    assert len(split.train) + len(split.val) == 10
+    (problem,) = [p for p in check_split(manifest, split, {}) if p.where == "split.grouped"]
+    assert problem.severity == "warning"
+    assert "scores will be too good" in problem.what
+    assert not Split.from_dict(split.as_dict()).grouped
