@@ -124,7 +124,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, raised: str, told: str) -> N
 @pytest.mark.parametrize(
     ("line", "answers"),
     [
-        ("segkit ", {"train", "evaluate", "predict", "audit", "phantom", "doctor"}),
+        ("segkit ", {"train", "evaluate", "predict", "audit", "plan", "phantom", "cache", "doctor"}),
         ("segkit ph", {"phantom"}),
         ("segkit train optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
         ("segkit train optimizer.l", {"optimizer.lr="}),

@@ -106,7 +106,8 @@ def _misplaced_of(manifest: Manifest, fits: Sequence[tuple[Case, Fit]]) -> list[
         what = f"the masks would follow the edges of their images if they were {best[0]}: so for {len(so)} of {len(fits)}"
         return [_about(manifest, so, what, "misplaced?", LOOK)]
     usual = float(np.median([fit.score for _, fit in fits]))
-    off = [(case, fit) for case, fit in fits if fit.score <= 0.5 * usual and fit.best_score >= max(0.75 * usual, 2 * fit.score)]
+    alone = [(case, fit) for case, fit in fits if not case.volume]  # a small slice of a structure follows no edge
+    off = [(case, fit) for case, fit in alone if fit.score <= 0.5 * usual and fit.best_score >= max(0.75 * usual, 2 * fit.score)]
     if usual < FOLLOWS or not off or len(off) > 0.2 * len(fits):
         return []
     what = f"the mask is off the edges of its image, and would follow them if it were {off[0][1].best}"

@@ -100,7 +100,7 @@ def test_predict_returns_masks_on_the_original_grid_that_score_the_same(trained:
         assert set(np.unique(mask)) <= {0, 255}
         dice = 2 * ((mask > 0) & (truth > 0)).sum() / max(1, (mask > 0).sum() + (truth > 0).sum())
         assert dice == pytest.approx(float(row["dice"]), abs=0.005)
-    assert (tmp_path / "masks" / "areas.csv").exists()
+    assert (tmp_path / "masks" / "sizes.csv").exists()
     again = run_segkit(tmp_path, "predict", f"ckpt={trained}", f"input={root}/images", "output=masks")
     assert "0 masks written" in again.stdout
 

@@ -88,9 +88,8 @@ class NnUNet:
         if card is None:
             return False
         if "modality" in card and "channel_names" not in card:
-            self._say(
-                path, "has 'modality' in place of 'channel_names': this is the Decathlon's format, or nnU-Net's first", "data=decathlon"
-            )
+            what = "has 'modality', not 'channel_names': the format of the Decathlon, or of nnU-Net 1"
+            self._say(path, what, "data=decathlon, or write it as nnU-Net 2 wants it")
             return False
         missing = [key for key in KEYS if key not in card]
         if missing:
