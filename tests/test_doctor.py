@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from segkit import doctor
 
 
 def test_a_working_installation_is_found_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    start = time.perf_counter()
     code = doctor.main([str(tmp_path)])
-    assert time.perf_counter() - start < 30, "it looks at everything at once"
     told = capsys.readouterr().out
     assert code == 0, told
     for word in ("torch + torchvision", "import lightning", "processor", "GPU", "C++ compiler", "disk at"):

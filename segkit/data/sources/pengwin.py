@@ -1,0 +1,164 @@
+"""PENGWIN 2024, task 2: fragments of broken pelves on simulated X-ray (zenodo.org/records/10913196; Sang et al., arXiv 2504.02382).
+
+    ROOT/train/input/images/x-ray/CCC_VVVV.tif     float32, what reaches the detector, of case CCC in view VVVV
+    ROOT/train/output/images/x-ray/CCC_VVVV.tif    uint32, one bit for each fragment
+
+Bit 10 * (category - 1) + fragment stands for fragment 1 to 10 of sacrum (1), left (2) or right (3) hip bone; bit 0 is not
+used. Bones and fragments hide one another, so a pixel may have several bits: the three bones are planes that overlap. The
+views of a case show one patient. ROOT may be the folder that holds input/ and output/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from segkit.data.manifest import Case, Pixels, relative
+from segkit.data.pairing import Keyed
+from segkit.data.phantoms import pelvis
+from segkit.data.readers import ImageFile, MaskFile, ReadError
+from segkit.data.stacks import recent
+from segkit.errors import Problem
+
+Array = npt.NDArray[Any]
+
+CATEGORIES = {"SA": 1, "LI": 2, "RI": 3}
+FRAGMENTS = 10
+"""Of a bone, at most."""
+INPUT, OUTPUT = Path("input/images/x-ray"), Path("output/images/x-ray")
+NAME = re.compile(r"(?P<case>\d+)_(?P<view>\d+)")
+LEAST = 0.01
+"""Added, with the minimum, before the logarithm."""
+
+
+def bit(category: int, fragment: int) -> int:
+    """Which bit stands for a fragment, 1 to 10, of a category, 1 to 3."""
+    if not (1 <= category <= len(CATEGORIES) and 1 <= fragment <= FRAGMENTS):
+        raise ValueError(f"category {category}, fragment {fragment}: categories are 1 to 3, fragments 1 to {FRAGMENTS}")
+    return FRAGMENTS * (category - 1) + fragment
+
+
+def decode_bits(mask: Array) -> dict[tuple[int, int], Array]:
+    """(category, fragment) -> (H, W) bool, of the fragments that the mask (H, W) shows."""
+    places = [(category, fragment) for category in CATEGORIES.values() for fragment in range(1, FRAGMENTS + 1)]
+    planes = {place: (mask.astype(np.uint32) >> np.uint32(bit(*place)) & np.uint32(1)).astype(bool) for place in places}
+    return {place: plane for place, plane in planes.items() if plane.any()}
+
+
+def encode_bits(planes: Mapping[tuple[int, int], Array]) -> Array:
+    """The mask (H, W) uint32 of planes by (category, fragment), which may overlap."""
+    if not planes:
+        raise ValueError("no planes: nothing says how large the mask is")
+    mask = np.zeros(next(iter(planes.values())).shape, np.uint32)
+    for place, plane in planes.items():
+        mask |= (plane > 0).astype(np.uint32) << np.uint32(bit(*place))
+    return mask
+
+
+@dataclass(frozen=True)
+class Bits:
+    """One bone of a bit mask, all its fragments: (H, W) of 0 and 1, uint8."""
+
+    path: Path
+    category: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        mask = recent.read(MaskFile(self.path))
+        if mask.ndim != 2:
+            raise ReadError(self.path, "a mask of bits has one channel, this file has colours")
+        mask = mask.astype(np.uint32)
+        known = sum(1 << bit(category, fragment) for category in CATEGORIES.values() for fragment in range(1, FRAGMENTS + 1))
+        if (mask & np.uint32(~known & 0xFFFFFFFF)).any():
+            raise ReadError(self.path, "is no mask of bits: bit 0 or 31 is set, and only 1 to 30 stand for fragments")
+        own = sum(1 << bit(self.category, fragment) for fragment in range(1, FRAGMENTS + 1))
+        return ((mask & np.uint32(own)) > 0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PublishedIntensity:
+    """The image (H, W, 1) uint8 as the challenge shows it: attenuation (negative logarithm) from its minimum to its maximum,
+    contrast-limited adaptive histogram equalisation (clip limit 4, 8 x 8 tiles), inverted: bone is dark."""
+
+    image: Pixels
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return self.image.paths
+
+    def read(self) -> Array:
+        image = self.image.read()
+        path = self.paths[0]
+        if image.shape[2] != 1 or not np.isfinite(image).all():
+            raise ReadError(path, "one channel of finite numbers is wanted")
+        detected = image[..., 0].astype(np.float64)
+        detected += detected.min() + LEAST
+        if detected.min() <= 0:
+            raise ReadError(path, "holds negative intensities, which have no logarithm;   data.source.published_intensity=false")
+        beam = -np.log(detected)
+        grey = (255 * (beam - beam.min()) / max(float(np.ptp(beam)), 1e-12)).astype(np.uint8)
+        equalised: Array = cv2.createCLAHE(4, (8, 8)).apply(grey)
+        return (255 - equalised)[..., None]
+
+
+class Pengwin:
+    """`published_intensity` false takes the float32 images as they are stored."""
+
+    default_labels: ClassVar[dict[int | str, str] | None] = {"SA": "sacrum", "LI": "left_ilium", "RI": "right_ilium"}
+
+    def __init__(self, root: Path, published_intensity: bool = True) -> None:
+        self.root, self.published = Path(root), published_intensity
+        self.problems: list[Problem] = []
+
+    def cases(self) -> Iterator[Case]:
+        places = [place for place in (self.root / "train", self.root) if (place / INPUT).is_dir()]
+        if not places:
+            self.problems.append(Problem(str(self.root), f"has no folder train/{INPUT}", "data.root = the folder that holds train/"))
+            return
+        images, masks = (self._files(places[0] / folder) for folder in (INPUT, OUTPUT))
+        for key, image in images.one.items():
+            name = NAME.fullmatch(key)
+            if name is None:
+                self._say(image, "is not called CASE_VIEW.tif, such as 001_0000.tif", "rename it and its mask, or move both away")
+            elif key in masks.one:
+                yield self._case(key, name["case"], image, masks.one[key])
+            elif key not in masks:
+                self._say(image, f"has no mask {relative(places[0] / OUTPUT / key, self.root)}.tif", "add the mask, or move the image away")
+        for key in (key for key in masks.one if key not in images):
+            self._say(masks.one[key], f"has no image {relative(places[0] / INPUT / key, self.root)}.tif", "add it, or move the mask away")
+
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
+        for case, view, drawn in pelvis.projections(n, seed):
+            for folder, pixels in ((INPUT, drawn.image), (OUTPUT, encode_bits(drawn.fragments))):
+                path = root / "train" / folder / f"{case:03d}_{view:04d}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, software="", compression="zlib")
+
+    def _files(self, folder: Path) -> Keyed:
+        keyed = Keyed.of(sorted(folder.glob("[!.]*.[tT][iI][fF]*")), folder)
+        for paths in keyed.several.values():
+            self._say(paths[0], f"ambiguous: {' and '.join(path.name for path in paths)}", "keep one of them")
+        return keyed
+
+    def _case(self, key: str, case: str, image: Path, mask: Path) -> Case:
+        stored = ImageFile(image)
+        return Case(
+            id=key,
+            image=PublishedIntensity(stored) if self.published else stored,
+            mask={bone: Bits(mask, category) for bone, category in CATEGORIES.items()},
+            group=case,
+        )
+
+    def _say(self, path: Path, what: str, mend: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, mend))
