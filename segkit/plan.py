@@ -21,7 +21,7 @@ from rich.markup import escape
 from segkit.config import door, schema
 from segkit.data.audit import Looked, look
 from segkit.data.fingerprint import Fingerprint, fingerprint
-from segkit.data.phantom import data_choice
+from segkit.data.phantom import source_name
 from segkit.errors import ProblemsFound, SegkitError
 from segkit.files import CACHE, write_text_atomic
 from segkit.hardware import choose_device
@@ -230,7 +230,7 @@ def _times(numbers: Sequence[float]) -> str:
 
 def preset(name: str, cfg: schema.Plan, seen: Fingerprint, machine: Machine, choices: Sequence[Choice]) -> str:
     """The YAML, with its story on top and a reason beside every key."""
-    choice = data_choice(cfg.data.source)
+    choice = cfg.choice or source_name(cfg.data.source)
     volumes = seen.dims == 3
     head = [
         "# @package _global_",

@@ -251,6 +251,7 @@ class Plan(Strict):
     """`segkit plan`"""
 
     name: str | None
+    choice: str | None
     output: str
     overwrite: bool
     accelerator: Literal["auto", "cpu", "gpu", "mps"]

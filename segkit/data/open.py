@@ -78,7 +78,7 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
-    name = type(source).__name__.lower()
+    name = phantom.source_name(data.source)
     return Found(name, root, tuple(cases), source.default_labels, (root / phantom.MARK).exists(), tuple(problems))
 
 
@@ -127,7 +127,7 @@ def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path
 
 
 def _phantom_name(data: schema.Data, seed: int) -> str:
-    name = str(data.source["_target_"]).rpartition(".")[2].lower()
+    name = phantom.source_name(data.source)
     keys = json.dumps({k: v for k, v in data.source.items() if k != "_target_"}, sort_keys=True, default=str)
     layout = "" if keys == "{}" else "-" + hashlib.sha1(keys.encode(), usedforsecurity=False).hexdigest()[:6]
     return f"phantom-{name}{layout}-n{data.phantom_n}-seed{seed}-v{phantom.VERSION}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ def command(cfg: PhantomConfig) -> int:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     console.print(f"{said} {cfg.n} synthetic images in {output}  (seed {cfg.seed})", markup=False)
-    console.print(f"train on them with:  segkit train data={data_choice(cfg.data.source)} data.root={cfg.output}", markup=False)
+    choice = source_name(cfg.data.source) if is_own(cfg.data.source) else "NAME"
+    console.print(f"train on them with:  segkit train data={choice} data.root={cfg.output}", markup=False)
     return 0
 
 
@@ -85,8 +87,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def data_choice(source: dict[str, Any]) -> str:
-    """'hc18' for segkit's own sources, whose YAML is called like their module."""
+def source_name(source: Mapping[str, Any]) -> str:
+    """'hc18' for segkit's own sources, whose YAML is called like their module; a class of someone else goes by its name."""
     module, _, name = str(source["_target_"]).rpartition(".")
-    own = module.startswith("segkit.data.sources.")
-    return module.rpartition(".")[2] if own else f"folder data.source._target_={module}.{name}"
+    return module.rpartition(".")[2] if is_own(source) else name.lower()
+
+
+def is_own(source: Mapping[str, Any]) -> bool:
+    return str(source["_target_"]).startswith("segkit.data.sources.")

@@ -110,8 +110,11 @@ def _cells(tissue: Tissue, z: float) -> tuple[Floats, Array, Floats]:
 
 def _add_mitochondria(random: Random, tissue: Tissue, place: Floats, distance: Floats, tone: Floats) -> None:
     """Dark ellipsoids with a darker rim and pale stripes (cristae), inside cells."""
-    for i, (z, y, x, height, length, breadth) in enumerate(tissue.mitochondria):
-        dz, dy, dx = place[0] - z, place[1] - y, place[2] - x
+    all_of_them = tissue.mitochondria
+    height_here = place[0, 0, 0]
+    for i in np.flatnonzero(np.abs(all_of_them[:, 0] - height_here) < all_of_them[:, 3]):
+        z, y, x, height, length, breadth = all_of_them[i]
+        dz, dy, dx = height_here - z, place[1] - y, place[2] - x
         along, across = (dx + dy * (-1) ** i) / np.sqrt(2), (dy - dx * (-1) ** i) / np.sqrt(2)
         radius = np.sqrt((dz / height) ** 2 + (along / length) ** 2 + (across / breadth) ** 2)
         inside = (radius < 1) & (distance > 1.5 * tissue.width)

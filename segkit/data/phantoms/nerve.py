@@ -1,9 +1,10 @@
 """A synthetic neck on ultrasound: the nerves of the brachial plexus among vessels and muscles.
 
 Skin and fat lie in bright layers, fascia runs through in wavy lines, muscles are striped along them. The nerve is a honeycomb:
-a cluster of dark, round fascicles in bright sheaths. Around it lie dark vessels, brighter tissue behind
-them, and lobules of fat of the nerve's size; a third of the images has no nerve. Its sheaths are as bright as fascia, its
-fascicles as dark as vessels, so a threshold does not find it; its texture does. Speckle is the magnitude of a complex Gaussian field, log-compressed (Burckhardt, 1978).
+a cluster of dark, round fascicles in bright sheaths. Around it lie dark vessels, brighter tissue behind them, and lobules of
+fat of the nerve's size; a third of the images has no nerve. Its sheaths are as bright as fascia and its fascicles as dark as
+vessels, so a threshold does not find it; its texture does. Speckle is the magnitude of a complex Gaussian field, log-compressed
+as a scanner shows it (Burckhardt, IEEE Trans. Sonics Ultrason. 1978).
 """
 
 from __future__ import annotations

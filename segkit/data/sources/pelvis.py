@@ -96,7 +96,8 @@ class Pelvis:
         for i, drawn in enumerate(pelvis.radiographs(n, seed)):
             labels = drawn.labels.copy()
             if i % 5 == 3:
-                labels[-9:-4, 4:10] = 7 + i % 3
+                corner = labels[-9:-4, 4:10]
+                corner[corner == 0] = 7 + i % 3
             for name, pixels in ((IMAGES, drawn.image), (TARGETS, labels)):
                 write_nifti(root / folders[i] / name / f"pelvis_{i:03d}.nii.gz", pixels)
 
@@ -175,6 +176,8 @@ def write_nifti(path: Path, pixels: Array) -> None:
     """(H, W) as ITK converts a PNG: stored [x, y], pixels of 1 mm, x to the patient's left, y to the back."""
     untyped: Any = nibabel.Nifti1Image
     image = untyped(np.ascontiguousarray(pixels.T), LPS_TO_RAS)
-    image.header.set_xyzt_units("mm")
+    image.set_qform(LPS_TO_RAS, code=1)
+    image.set_sform(LPS_TO_RAS, code=1)
+    image.header.set_xyzt_units("mm", "sec")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))

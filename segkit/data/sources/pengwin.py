@@ -79,8 +79,7 @@ class Bits:
         if mask.ndim != 2:
             raise ReadError(self.path, "a mask of bits has one channel, this file has colours")
         mask = mask.astype(np.uint32)
-        known = sum(1 << bit(category, fragment) for category in CATEGORIES.values() for fragment in range(1, FRAGMENTS + 1))
-        if (mask & np.uint32(~known & 0xFFFFFFFF)).any():
+        if (mask & np.uint32(1 | 1 << 31)).any():
             raise ReadError(self.path, "is no mask of bits: bit 0 or 31 is set, and only 1 to 30 stand for fragments")
         own = sum(1 << bit(self.category, fragment) for fragment in range(1, FRAGMENTS + 1))
         return ((mask & np.uint32(own)) > 0).astype(np.uint8)

@@ -208,7 +208,7 @@ class UWMadison:
         short = [id_ for id_ in found if id_ in table and len(table[id_]) < len(CLASSES)]
         if short:
             absent = [name for name in CLASSES if name not in table[short[0]]]
-            what = f"{len(short)} slices lack lines and count as empty there, e.g. {short[0]} those of {' and '.join(absent)}"
+            what = f"lacks lines of {len(short)} of {len(found)} slices, which count as empty there, e.g. {short[0]}: {', '.join(absent)}"
             self._say(str(self.table_name), what, "add a line with an empty segmentation where that is right", "warning")
 
     def _check_order(self, found: Mapping[str, Found], table: Table) -> None:
