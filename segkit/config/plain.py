@@ -32,6 +32,13 @@ SUPPLIED = {
 }
 
 
+AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
+    ("preprocess", "size"): ([256, 256], None),
+    ("sampling", "patch"): (None, [32, 96, 96]),
+}
+"""What `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
+
+
 def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
     """A plain mapping, such as a run's saved config.yaml, as a checked model."""
     return checked(command, dict(container), [])
@@ -82,6 +89,7 @@ def _complete(saved: Mapping[str, Any], defaults: Mapping[str, Any], model: type
 
 def checked(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
     """`problems` are known ones; their keys are not complained about again."""
+    container = fitted_to_dims(container)
     model, found = words.fit(COMMANDS[command], container)
     known = {problem.where for problem in problems}
     problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]
@@ -95,6 +103,17 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
     return model
+
+
+def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:
+    """With `auto` replaced by what it stands for."""
+    data = container.get("data")
+    volumes = isinstance(data, dict) and data.get("dims") == 3
+    for (section, key), (of_images, of_volumes) in AUTO.items():
+        keys = container.get(section)
+        if isinstance(keys, dict) and keys.get(key) == "auto":
+            container = {**container, section: {**keys, key: of_volumes if volumes else of_images}}
+    return container
 
 
 def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:

@@ -187,7 +187,8 @@ def respaced(shape: Shape, spacing_mm: Sequence[float], wanted: Sequence[float])
 
 def _fit(grid: Grid, shape: Shape, size: Shape) -> tuple[Resize | Pad | Crop, ...]:
     if len(size) != len(shape):
-        raise SegkitError(f"preprocess.size={list(size)} has {len(size)} numbers, but images have {len(shape)} axes")
+        kind = "images (rows, columns)" if len(shape) == 2 else "volumes (slices, rows, columns)"
+        raise SegkitError(f"preprocess.size={list(size)} has {len(size)} numbers, but these are {kind};   add  preprocess.size=auto")
     soft = grid.mask_interpolation == "soft"
     if grid.fit == "stretch":
         return (Resize(shape, size, grid.interpolation, soft),)

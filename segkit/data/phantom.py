@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a drawing changes: it is part of the name of cached phantoms."""
 PNG_COMPRESSION = 6
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import nibabel
 import numpy as np
 import pytest
 
@@ -103,3 +104,31 @@ def best_threshold_dice(case: Case, manifest: Manifest) -> float | None:
         above = cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)[1].reshape(truth.shape) > 0
         scores += [2 * (found & truth).sum() / (found.sum() + truth.sum()) for found in (above, ~above)]
     return float(max(scores))
+
+
+VIEWS = [
+    ("uw_madison", "data.dims=3"),
+    ("dicom", "data.dims=3"),
+    ("lgg", "data.dims=3"),
+    ("brats", "data.dims=2"),
+    ("decathlon", "data.dims=2 data.neighbours=[-1,0,1]"),
+    ("uw_madison", "data.neighbours=[-2,0,2]"),
+]
+
+
+@pytest.mark.parametrize(("name", "keys"), VIEWS)
+def test_slices_train_as_volumes_and_volumes_as_slices(name: str, keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same manifest in 2-D, 2.5-D and 3-D; predictions return where they came from."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "set"
+    phantom(door.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={root}"]))  # type: ignore[arg-type]
+    size = "preprocess.size=[8,48,48]" if "dims=3" in keys else "preprocess.size=[48,48]"
+    result = segkit.train(f"data={name}", f"data.root={root}", *keys.split(), size, *SMALL, "data.batch_size=2")
+    assert run_predict(result.ckpt, root, tmp_path / "masks") == 0
+    volumes = sorted((tmp_path / "masks").rglob("*.nii*"))
+    if name == "decathlon":  # slices become the volume's mask again, on its own grid
+        originals = sorted(path for path in (root / "labelsTr").iterdir() if not path.name.startswith("."))
+        assert [path.name for path in volumes] == [path.name for path in originals]
+        for mine, theirs in zip(volumes, originals, strict=True):
+            assert nibabel.load(mine).shape == nibabel.load(theirs).shape  # type: ignore[attr-defined]
+            assert np.allclose(nibabel.load(mine).affine, nibabel.load(theirs).affine)  # type: ignore[attr-defined]

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import nibabel
@@ -63,11 +62,11 @@ class Pelvis:
         root: Path,
         labels: Sequence[int] | None = None,
         orient: str | None = "LPS",
-        exclude: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        exclude: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.root = Path(root)
         self.labels = tuple(CLASSES if labels is None else labels)
-        self.orient, self.exclude = orient, exclude
+        self.orient, self.exclude = orient, dict(exclude or {})
         self.problems: list[Problem] = []
 
     @property

@@ -193,7 +193,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         "error: train/case1/case1_day0/scans/slice_0004_40_30_1.50_1.50.png: has no line in train.csv; "
         "add its three lines, or move the image away",
         "error: train.csv line 12: case2_day0_slice_0001 is an id without a file in train/; add the image, or remove the lines",
-        "warning: train.csv: 1 slices lack lines and count as empty there, e.g. case1_day0_slice_0002 those of small_bowel; "
+        "warning: train.csv: lacks lines of 1 of 4 slices, which count as empty there, e.g. case1_day0_slice_0002: small_bowel; "
         "add a line with an empty segmentation where that is right",
     ]
     assert [case.position for case in cases] == [1, 2, 3]
