@@ -21,6 +21,7 @@ from rich.markup import escape
 from segkit.config import door, schema
 from segkit.data.audit import Looked, look
 from segkit.data.fingerprint import Fingerprint, fingerprint
+from segkit.data.labels import sided
 from segkit.data.phantom import source_name
 from segkit.errors import ProblemsFound, SegkitError
 from segkit.files import CACHE, write_text_atomic
@@ -204,9 +205,8 @@ def _sampling(seen: Fingerprint, per_image: int | None) -> Iterator[Choice]:
 
 
 def _augment(classes: Sequence[str]) -> Iterator[Choice]:
-    sided = [name for name in classes if re.search(r"(^|[_\s-])(left|right|l|r)($|[_\s-])", name, re.IGNORECASE)]
-    if sided:
-        yield Choice("augment.transforms.flip", None, f"{sided[0]} has a side, which a mirrored image would get wrong")
+    if name := sided(classes):
+        yield Choice("augment.transforms.flip", None, f"{name} has a side, which a mirrored image would get wrong")
 
 
 def _shrunk(shape: Sequence[int], budget: int) -> tuple[int, ...]:

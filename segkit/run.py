@@ -19,7 +19,7 @@ from segkit.config.schema import Data, Evaluate, Predict, Train
 from segkit.config.targets import instantiate
 from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 from segkit.data.datamodule import SegmentationData, intensity
-from segkit.data.labels import LabelMap
+from segkit.data.labels import LabelMap, sided
 from segkit.data.loader import naming_killed_workers
 from segkit.data.manifest import Case, Manifest
 from segkit.data.open import find
@@ -41,6 +41,8 @@ from segkit.report.samples import samples
 from segkit.rundir import Interrupted, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
+
+MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     if is_child():
         fit(run, cfg, hardware, task, data)
         return Result(run.path, Summary(()), run.best)
-    announce(run, prepared, hardware)
+    announce(run, cfg, prepared, hardware)
     with run.recording():
         record_start(run, prepared, card)
         fit(run, cfg, hardware, task, data)
@@ -147,7 +149,7 @@ def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> Segmentation
     return SegmentationTask(model, WeightedLoss(parts, cfg.loss.weights, mode), metrics, cfg, card)
 
 
-def announce(run: RunFolder, prepared: Prepared, hardware: Hardware) -> None:
+def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware) -> None:
     """What was chosen, before it starts."""
     split = prepared.split
     console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
@@ -155,6 +157,18 @@ def announce(run: RunFolder, prepared: Prepared, hardware: Hardware) -> None:
     console.print(f"hardware   {hardware}")
     for note in prepared.notes:
         console.print(f"note       {note.where}: {note.what}")
+    for line in mirrored(cfg, prepared.manifest.labels):
+        console.print(line, style="yellow", markup=False)
+
+
+def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
+    """A warning where augmentation mirrors structures that have a side."""
+    name = sided(labels.classes)
+    mirrors = [key for key, node in cfg.augment.transforms.items() if node and str(node["_target_"]).rpartition(".")[2] in MIRRORS]
+    if not name or not mirrors:
+        return []
+    off = "  ".join(f"augment.transforms.{key}=null" for key in mirrors)
+    return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
 def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:

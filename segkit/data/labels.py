@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 
 BACKGROUND = "background"
 IGNORE_NAME = "ignore"
+_SIDE = re.compile(r"(^|[_\s-])(left|right|l|r)($|[_\s-])", re.IGNORECASE)
 IGNORE = 255
 """Class index of pixels that count neither in the loss nor in a metric."""
 
@@ -123,6 +125,11 @@ class LabelMap:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelMap:
         return cls.of(data["values"], bool(data["overlap"]))
+
+
+def sided(classes: Sequence[str]) -> str:
+    """The first class that has a side (left_lung, kidney R), which a mirrored image would get wrong; empty where none has."""
+    return next((name for name in classes if _SIDE.search(name)), "")
 
 
 def unique_values(array: Array) -> list[int]:

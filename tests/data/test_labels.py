@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.data.labels import IGNORE, LabelMap, unique_values
+from segkit.data.labels import IGNORE, LabelMap, sided, unique_values
 from segkit.errors import SegkitError
 
 
@@ -102,3 +102,10 @@ def test_an_all_black_mask_is_background_in_a_colour_map() -> None:
     assert (classes == 0).all()
     mixed = LabelMap.of({"0": "background", "#ff0000": "head"})
     assert mixed.decode(np.array([[0, 1]], np.uint8)).tolist() == [[[0, 0, 0], [255, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"), [(("sacrum", "left_ilium"), "left_ilium"), (("kidney R",), "kidney R"), (("bright", "upright"), "")]
+)
+def test_structures_that_have_a_side_are_known(classes: tuple[str, ...], name: str) -> None:
+    assert sided(classes) == name

@@ -197,3 +197,11 @@ def test_a_folder_with_three_classes_and_its_own_network_needs_no_change_in_segk
     mask = cv2.imread(str(tmp_path / "out/1.png"), 0)
     assert mask is not None
     assert set(np.unique(mask)) == {0, 7, 9}
+
+
+def test_mirroring_structures_that_have_a_side_is_warned_of(segkit_in: Cli) -> None:
+    small = ("data.labels={0: background, 255: left_head}", "debug=fast", "model=unet_light", "model.widths=[8,16]", "preprocess.size=[48,64]")
+    warned = segkit_in("train", *small)
+    assert "class left_head has a side" in warned.stdout
+    assert "augment.transforms.flip=null" in warned.stdout
+    assert "has a side" not in segkit_in("train", *small, "augment.transforms.flip=null").stdout
