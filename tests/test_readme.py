@@ -24,10 +24,13 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("line", SEGKIT)
 def test_a_command_of_the_readme_passes_the_door(line: str, tmp_path: Path) -> None:
+    """`mine` is the preset that the page has the reader write with `segkit plan`."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     _, command, *words = shlex.split(line)
     assert command in COMMANDS
     multirun = "-m" in words
-    door.check(command, [word for word in words if word != "-m"], multirun=multirun)
+    door.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)
 
 
 @pytest.mark.parametrize("script", re.findall(r"bash (scripts/\w+\.sh)", TEXT))

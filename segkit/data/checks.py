@@ -123,7 +123,8 @@ def _unknown_planes(labels: LabelMap, cases: Iterable[Case]) -> list[Problem]:
     unknown = [plane for plane in planes if plane and plane not in dict(labels.values)]
     if not unknown:
         return []
-    mend = f"add  {labels_line(dict(labels.values) | {plane: plane for plane in unknown})}"
+    kept = {raw: name for raw, name in labels.values if raw in planes}
+    mend = f"add  {labels_line(kept | {plane: plane for plane in unknown})}"
     return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", mend)]
 
 

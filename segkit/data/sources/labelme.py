@@ -26,7 +26,6 @@ from segkit.data.phantoms import chest
 from segkit.data.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
 from segkit.data.readers import ImageFile, ReadError, image_size
 from segkit.data.stacks import Blank
-from segkit.errors import Problem, nearest
 
 SLIGHT = 2.0
 """Pixels by which a hand may slip over the edge."""
@@ -70,9 +69,9 @@ class LabelMe(JsonSource):
 
     @property
     def default_labels(self) -> Mapping[int | str, str] | None:
-        """Of planes none: which labels there ought to be is for the user to say."""
+        """Of planes those of the phantom: for other ones `data.labels` has to say which labels there ought to be."""
         if self.paint_order is None:
-            return None
+            return dict(zip(chest.LABELS, chest.LABELS, strict=True))
         return {0: "background", **dict(enumerate(self.paint_order, 1)), polygons.IGNORE_VALUE: "ignore"}
 
     def cases(self) -> Iterator[Case]:
