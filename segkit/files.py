@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -79,3 +80,8 @@ def is_full(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     return isinstance(error, Exception) and shutil.disk_usage(folder).free < NEARLY_NOTHING
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

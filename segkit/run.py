@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ from segkit.data.open import find
 from segkit.data.phantom import MARK
 from segkit.errors import ProblemsFound, SegkitError, nearest
 from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
-from segkit.files import CACHE, write_text_atomic
+from segkit.files import CACHE, sha256_of, write_text_atomic
 from segkit.hardware import Hardware
 from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
@@ -332,6 +333,16 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     return found.cases
 
 
+def claim(output: Path, ckpt: Path, overwrite: bool) -> None:
+    """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps."""
+    note = output / "checkpoint.json"
+    mine = {"sha256": sha256_of(ckpt), "ckpt": str(ckpt.absolute())}
+    if note.is_file() and not overwrite and read_json(note).get("sha256") != mine["sha256"]:
+        theirs = read_json(note).get("ckpt")
+        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs});   name another  output=FOLDER,  or add  overwrite=true")
+    write_text_atomic(note, json.dumps(mine, indent=1) + "\n")
+
+
 def predict(cfg: Predict) -> int:
     """Masks for new images. Exit code 1 where an image could not be done."""
     where = cfg.hardware
@@ -339,6 +350,7 @@ def predict(cfg: Predict) -> int:
     if best.card.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
+    claim(output, checkpoint.find(cfg.ckpt), cfg.overwrite)
     wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
     done = predict_jobs(best, wanted, output, Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
     skipped = f", {done.skipped} there already" if done.skipped else ""

@@ -6,6 +6,7 @@ The models are strict and frozen, and refuse unknown keys; `door.py` turns their
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -17,6 +18,13 @@ def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
+def _stays_below(name: str) -> str:
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.strip():
+        raise ValueError(f"must name a folder below output_dir, got {name!r}")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_stays_below)]
 Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -163,8 +171,8 @@ class Inference(Strict):
 class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
-    name: str | None
-    run: str | None
+    name: FolderName | None
+    run: FolderName | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output_dir: str
     resume: str | None

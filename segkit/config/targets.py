@@ -25,7 +25,6 @@ from segkit.errors import Problem, SegkitError, nearest
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
     "segkit.data.sources.",
-    "segkit.data.augment.",
     "segkit.models.",
     "segkit.losses.",
     "segkit.metrics.",

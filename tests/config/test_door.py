@@ -75,6 +75,8 @@ def test_all_mistakes_are_told_together() -> None:
         ("trainer.max_epochs=1.5", "trainer.max_epochs", "needs a whole number, got 1.5"),
         ("+trainer.max_epoch=1", "trainer.max_epoch", "no such key; did you mean trainer.max_epochs?"),
         ("run=1.10", "run", "quote it"),
+        ("run=../x", "run", "must name a folder below output_dir, got '../x'"),
+        ("name=/x", "name", "must name a folder below output_dir, got '/x'"),
         ("name=${nope}", "name", "${nope} refers to nothing"),
         ("model=unet,smp", "model", "write  -m model=unet,smp"),
         ("data.root=/a(1)", "data.root", "quote the value:  \"data.root='/a(1)'\""),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import segkit
@@ -200,8 +202,22 @@ def test_a_folder_with_three_classes_and_its_own_network_needs_no_change_in_segk
 
 
 def test_mirroring_structures_that_have_a_side_is_warned_of(segkit_in: Cli) -> None:
-    small = ("data.labels={0: background, 255: left_head}", "debug=fast", "model=unet_light", "model.widths=[8,16]", "preprocess.size=[48,64]")
+    labels = "data.labels={0: background, 255: left_head}"
+    small = (labels, "debug=fast", "model=unet_light", "model.widths=[8,16]", "preprocess.size=[48,64]")
     warned = segkit_in("train", *small)
     assert "class left_head has a side" in warned.stdout
     assert "augment.transforms.flip=null" in warned.stdout
     assert "has a side" not in segkit_in("train", *small, "augment.transforms.flip=null").stdout
+
+
+def test_masks_of_two_checkpoints_never_share_a_folder(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
+    image = next((trained.parents[1] / ".cache").rglob("images/*.png"))
+    other = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "other.ckpt")
+    content = torch.load(other, weights_only=True)
+    torch.save({**content, "global_step": 1}, other)
+    assert segkit_in("predict", f"ckpt={trained}", f"input={image}", "output=masks").returncode == 0
+    assert "1 there already" in segkit_in("predict", f"ckpt={trained}", f"input={image}", "output=masks").stdout
+    refused = segkit_in("predict", "ckpt=other.ckpt", f"input={image}", "output=masks")
+    assert refused.returncode != 0
+    assert "holds masks of another checkpoint" in refused.stdout + refused.stderr
+    assert segkit_in("predict", "ckpt=other.ckpt", f"input={image}", "output=masks", "overwrite=true").returncode == 0
