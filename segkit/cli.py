@@ -69,6 +69,12 @@ COMMANDS = (
         "segkit.data.phantom:command",
         ("segkit phantom output=DIR n=40", "segkit phantom output=DIR data=hc18"),
     ),
+    Command(
+        "cache",
+        "what is kept for later, and how to free it",
+        "segkit.data.cache:command",
+        ("segkit cache", "segkit cache clear=true"),
+    ),
     Command("doctor", "check this installation and machine", "segkit.doctor:main"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -22,6 +22,7 @@ BEFORE = {
     "audit": "the audit starts",
     "plan": "anything is planned",
     "phantom": "the phantom is written",
+    "cache": "the cache is looked at",
 }
 # What segkit passes when it builds the target at a path, beside the keywords of the config.
 SUPPLIED = {

@@ -270,6 +270,13 @@ class Plan(Strict):
     split: Split
 
 
+class Cache(Strict):
+    """`segkit cache`"""
+
+    output_dir: str
+    clear: bool
+
+
 class Phantom(Strict):
     """`segkit phantom`"""
 
@@ -287,4 +294,5 @@ COMMANDS: dict[str, type[Strict]] = {
     "audit": Audit,
     "plan": Plan,
     "phantom": Phantom,
+    "cache": Cache,
 }

@@ -96,10 +96,11 @@ class CaseDataset(Dataset[Sample]):
         image, mask = decoded.image, decoded.mask
         if self.patches is not None:
             image, mask = self.patches.cut(image, mask, decoded.locations, (self.seed, epoch, index))
+        image, mask = np.asarray(image), np.asarray(mask)  # of a memory map only what the patch needs
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, (self.seed, epoch, index))
         image = self.intensity.normalize(image, decoded.range)
-        pixels = np.ascontiguousarray(np.moveaxis(image, -1, 0))
+        pixels = np.require(np.moveaxis(image, -1, 0), requirements=("C", "W"))
         return Sample(torch.from_numpy(pixels), torch.from_numpy(np.array(mask)), number, decoded.steps)
 
     @property
@@ -108,13 +109,13 @@ class CaseDataset(Dataset[Sample]):
 
     def decode(self, index: int) -> Decoded:
         """From the disk cache where there is one, else from the files."""
-        decoded = self._read(index) if self.cache is None else self.cache.get(self.cases[index], lambda: self._read(index))
-        if self.patches is not None:
-            decoded.locations.update(locations_of(decoded.mask, self.labels))
-        return decoded
+        return self._read(index) if self.cache is None else self.cache.get(self.cases[index], lambda: self._read(index))
 
     def _read(self, index: int) -> Decoded:
-        return preprocess.decode(self.cases[index], self.labels, self.config, self.intensity)
+        decoded = preprocess.decode(self.cases[index], self.labels, self.config, self.intensity)
+        if self.patches is not None or self.cache is not None:
+            decoded.locations.update(locations_of(decoded.mask, self.labels))
+        return decoded
 
     def truth(self, index: int) -> Array:
         """The mask on the original grid, as `encoded_mask`."""
