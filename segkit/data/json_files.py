@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -48,13 +49,17 @@ class JsonSource:
         if not isinstance(name, str) or not name:
             self._say(where, "names no image", "name it, or remove the entry")
             return None
-        for path in _places(name, folder):
-            if not self._is_below(path):
-                mend = "put the file itself below data.root, or set data.root to a folder above all files"
-                self._say(where, f"names {name}, which leads out of data.root to {path.resolve()}", mend)
-                return None
-            if path.is_file():
-                return path
+        try:
+            for path in _places(name, folder):
+                if not self._is_below(path):
+                    mend = "put the file itself below data.root, or set data.root to a folder above all files"
+                    self._say(where, f"names {name}, which leads out of data.root to {path.resolve()}", mend)
+                    return None
+                if path.is_file():
+                    return _tidy(path)
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+            self._say(where, f"names {name[:80]!r}, which cannot be opened ({error})", "mend the name")
+            return None
         self._say(where, f"names {name}, which is missing", f"put it into {self._shown(folder)}, or mend the name")
         return None
 
@@ -101,3 +106,9 @@ def _places(name: str, folder: Path) -> Iterator[Path]:
     yield folder / name
     if "\\" in name:
         yield folder / windows.as_posix()
+
+
+def _tidy(path: Path) -> Path:
+    """Without `..`, if that is the same file: behind a symbolic link it need not be."""
+    short = Path(os.path.normpath(path))
+    return short if short.is_file() and short.samefile(path) else path

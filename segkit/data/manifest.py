@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.labels import LabelMap
+from segkit.data.labels import BACKGROUND, LabelMap
 
 Array = npt.NDArray[Any]
 Subset = Literal["train", "val", "test"]
@@ -151,6 +151,8 @@ def stack_planes(case: Case, labels: LabelMap) -> Array:
     shape = next(iter(read.values())).shape
     planes = np.zeros((len(labels.classes), *shape), np.uint8)
     for raw, name in labels.values:
+        if name == BACKGROUND:  # a structure that is not wanted
+            continue
         if name == "ignore" and raw in read:
             planes[:, read[raw] > 0] = 255
         elif raw in read:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from segkit.data.json_files import read_json
 from segkit.data.readers import ReadError, failures_told, refuse_bomb
@@ -78,12 +78,13 @@ class Shape:
         return max(0.0, *(max(-x, -y, x - columns, y - rows) for x, y in self.points))
 
 
-def shapes_of(document: Any) -> tuple[list[Shape], list[str]]:
-    """The shapes of a LabelMe file in their order, and what is wrong with those that are none: 'shape 3 (rib): …'."""
-    shapes, faults = [], []
+def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
+    """The shapes of a LabelMe file by their number, and what is wrong with those that are none: 'shape 3 (rib): …'."""
+    shapes: dict[int, Shape] = {}
+    faults = []
     for number, raw in enumerate(document["shapes"], 1):
         try:
-            shapes.append(parse(raw))
+            shapes[number] = parse(raw)
         except ShapeError as error:
             label = raw.get("label") if isinstance(raw, dict) else None
             faults.append(f"shape {number}{f' ({label})' if label else ''}: {error}")
@@ -97,7 +98,7 @@ def parse(raw: Any) -> Shape:
     label, kind = raw.get("label"), raw.get("shape_type") or "polygon"  # old files do not say
     if not isinstance(label, str) or not label:
         raise ShapeError("has no label")
-    if kind not in _COUNTS:
+    if not isinstance(kind, str) or kind not in _COUNTS:
         raise ShapeError(f"shape_type {kind!r} is unknown; {nearest(str(kind), _COUNTS) or 'known are ' + ', '.join(_COUNTS)}")
     points = _points(raw.get("points"))
     least, most = _COUNTS[kind]
@@ -111,7 +112,7 @@ def parse(raw: Any) -> Shape:
 def _points(raw: Any) -> tuple[Point, ...]:
     try:
         array = np.asarray(raw, float).reshape(-1, 2) if raw == [] else np.asarray(raw, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
         raise ShapeError("its points are no list of [x, y]")
@@ -124,7 +125,7 @@ def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
         data = decode_base64(raw.get("mask"))
         with Image.open(io.BytesIO(data)) as image:
             size = image.size
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
         raise ShapeError("its mask is no PNG in base64") from error
     (x1, y1), (x2, y2) = points
     box = (x2 - x1 + 1, y2 - y1 + 1)
@@ -247,11 +248,12 @@ def embedded_bytes(path: Path, document: Any) -> bytes:
 def embedded_size(path: Path, document: Any) -> tuple[int, int]:
     """(H, W) from the header of the image in `imageData`. Raises `ReadError`."""
     data = embedded_bytes(path, document)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise ReadError(path, "imageData holds no image") from error
+    with failures_told(path):
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+        except UnidentifiedImageError:
+            raise ReadError(path, "imageData holds no image") from None
 
 
 def _drawn(path: Path, shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
@@ -272,7 +274,7 @@ def _shapes_at(path: Path, mtime_ns: int) -> tuple[Shape, ...]:
     shapes, faults = shapes_of(labelme_document(path))
     if faults:
         raise ReadError(path, faults[0])
-    return tuple(shapes)
+    return tuple(shapes.values())
 
 
 def labelme_document(path: Path) -> dict[str, Any]:

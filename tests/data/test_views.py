@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.labels import LabelMap
+from segkit.data.manifest import Case, encoded_mask
 from segkit.data.stacks import Recent, Region, Volume
 from segkit.data.views import view
 from segkit.errors import Problem
@@ -135,3 +136,11 @@ def test_slices_of_unequal_size_make_no_volume() -> None:
 
     with pytest.raises(Exception, match="3 x 9, but the first slice of its volume is 3 x 4"):
         Volume((Grey(), Wide(z=1))).read()
+
+
+def test_an_overlapping_plane_that_is_called_background_is_left_out() -> None:
+    (case, *_) = slices([3])
+    case = replace(case, mask={"a": Grey(z=1, channels=False), "b": Grey(z=2, channels=False)})
+    planes = encoded_mask(case, LabelMap.of({"a": "a", "b": "background"}, overlap=True))
+    assert planes.shape == (1, 3, 4)
+    assert planes.all()

@@ -75,7 +75,7 @@ class Pose:
         u, v = x * COLUMNS / 2 * self.scale, (y - 0.5) * ROWS * self.scale
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turned = np.stack([cos * u - sin * v, sin * u + cos * v], axis=1)
-        return np.asarray(turned + (COLUMNS / 2 + self.shift[0], ROWS / 2 + self.shift[1]))
+        return np.asarray(turned + np.array([COLUMNS / 2 + self.shift[0], ROWS / 2 + self.shift[1]]))
 
 
 def drawings(n: int, seed: int) -> Iterator[tuple[str, Drawing]]:
@@ -193,7 +193,9 @@ def _distractors(random: Random, pose: Pose) -> Floats:
             angle, length, bend = random.uniform(-1.3, 1.4), random.uniform(0.15, 0.42), random.uniform(-0.12, 0.12)
             vessel = _ray(side, 0.15, 0.50, angle, length, bend)
             beam += random.uniform(0.06, 0.15) * _area(_ribbon(pose, vessel, random.uniform(0.6, 1.8)))
-        blade = _ray(side, random.uniform(0.62, 0.76), random.uniform(0.12, 0.20), random.uniform(1.2, 1.75), random.uniform(0.25, 0.4), 0.05)
+        blade = _ray(
+            side, random.uniform(0.62, 0.76), random.uniform(0.12, 0.20), random.uniform(1.2, 1.75), random.uniform(0.25, 0.4), 0.05
+        )
         beam += random.uniform(0.12, 0.22) * _area(_ribbon(pose, blade, random.uniform(2.0, 4.5)))
         fold = _ray(side, random.uniform(0.2, 0.4), random.uniform(0.70, 0.85), random.uniform(-0.4, 0.3), random.uniform(0.4, 0.6), 0.10)
         beam += random.uniform(0.08, 0.14) * _area(_ribbon(pose, fold, random.uniform(1.8, 3.2)))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from segkit.data.phantoms import chest
 from segkit.data.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
 from segkit.data.readers import ImageFile, ReadError, image_size
 from segkit.data.stacks import Blank
+from segkit.errors import nearest
 
 SLIGHT = 2.0
 """Pixels by which a hand may slip over the edge."""
@@ -66,6 +68,7 @@ class LabelMe(JsonSource):
         self.annotations, self.benchmark = annotations, benchmark
         self.paint_order = tuple(paint_order) if paint_order is not None else None
         self.leave_out = tuple(leave_out)
+        self._met: set[str] = set()
 
     @property
     def default_labels(self) -> Mapping[int | str, str] | None:
@@ -141,38 +144,38 @@ class LabelMe(JsonSource):
             self._say(where, fault, _REDRAW)
         if image is not None and size is not None and not faults:
             self._check_size(where, document, size)
-            yield Found(id_, split, path, image, named, size, self._drawn(where, shapes))
+            yield Found(id_, split, path, image, named, size, self._drawn(where, shapes.values()))
 
     def _image(self, where: str, path: Path, document: Mapping[str, Any]) -> tuple[Pixels | None, Path, tuple[int, int] | None]:
         """The image, where imagePath leads, and rows and columns; None, and told, where the image is missing."""
         name = document.get("imagePath")
         if document.get("imageData") is not None:
-            named = path.parent / (name.replace("\\", "/") if isinstance(name, str) else f"{path.stem}.*")
-            return EmbeddedImage(path), named, polygons.embedded_size(path, document)
+            named = path.parent.resolve() / (name.replace("\\", "/") if isinstance(name, str) else f"{path.stem}.*")
+            return EmbeddedImage(path), Path(os.path.normpath(named)), polygons.embedded_size(path, document)
         image = self._file(where, name, path.parent)
         if image is None:
             return None, path, None
         if _is_turned(image):
             what = "its EXIF says that it is shown turned, as LabelMe does; here pixels are read as they are stored"
             self._say(self._shown(image), what, "save it upright (exiftran -a, or an image editor), and look at its shapes again")
-        return ImageFile(image), image, image_size(image)
+        return ImageFile(image), image.resolve(), image_size(image)
 
     # what is in them
 
-    def _places(self, where: str, shapes: Sequence[Shape], size: tuple[int, int]) -> list[str]:
+    def _places(self, where: str, shapes: Mapping[int, Shape], size: tuple[int, int]) -> list[str]:
         """Faults of shapes that lie off the image; a slight slip is clipped, with a warning."""
         faults = []
-        for number, shape in enumerate(shapes, 1):
+        for number, shape in shapes.items():
             beyond = shape.beyond(*size) if shape.points else 0.0
             if beyond == 0:
                 continue
-            name, image = f"a {shape.kind} of {shape.label}", f"the image of {size[0]} x {size[1]}"
+            name, image = f"shape {number} ({shape.label}): a {shape.kind} that", f"the image of {size[0]} x {size[1]}"
             if shape.is_outside(*size):
                 faults.append(f"{name} lies outside {image}")
             elif beyond > SLIGHT:
                 faults.append(f"{name} reaches {beyond:.1f} pixels beyond {image}")
             else:
-                self._warn("beyond", where, f"shape {number}: {name} reaches {beyond:.1f} pixels beyond {image}: it is clipped", "")
+                self._warn("beyond", where, f"{name} reaches {beyond:.1f} pixels beyond {image}: it is clipped", "")
         return faults
 
     def _check_size(self, where: str, document: Mapping[str, Any], size: tuple[int, int]) -> None:
@@ -181,12 +184,13 @@ class LabelMe(JsonSource):
             what = f"says {said[0]} x {said[1]}, but its image is {size[0]} x {size[1]}: the shapes are taken as drawn on the latter"
             self._warn("size", where, what, "make sure that it is the image which was annotated")
 
-    def _drawn(self, where: str, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    def _drawn(self, where: str, shapes: Collection[Shape]) -> tuple[Shape, ...]:
         """Without what leaves no pixels."""
         prompts = sum(shape.kind == polygons.PROMPTS for shape in shapes)
         if prompts:
             what = f"{prompts} shapes of type points are clicks for a model, not outlines: they are left out"
             self._warn("prompts", where, what, "draw outlines where some are missing")
+        self._met.update(shape.label for shape in shapes)
         hidden = {polygons.BACKGROUND, *self.leave_out}
         return tuple(shape for shape in shapes if shape.kind != polygons.PROMPTS and shape.label not in hidden)
 
@@ -194,7 +198,7 @@ class LabelMe(JsonSource):
         """An image that has two files would stand on both sides of a split."""
         first: dict[Path, Found] = {}
         for found in listed:
-            other = first.setdefault(found.named.resolve(), found)
+            other = first.setdefault(found.named, found)
             if other is not found:
                 what = f"annotates {found.named.name}, as {self._shown(other.path)} does"
                 self._say(self._shown(found.path), what, "join their shapes in one file")
@@ -203,7 +207,11 @@ class LabelMe(JsonSource):
         """All labels drawn, in the order of their first shape."""
         labels = list(dict.fromkeys(shape.label for found in listed for shape in found.shapes))
         if listed and not labels:
-            self._say(self._shown(self.root / self.annotations), "no file holds a shape that is used", "draw some, or mend data.source.leave_out")
+            self._say(
+                self._shown(self.root / self.annotations), "no file holds a shape that is used", "draw some, or mend data.source.leave_out"
+            )
+        for label in (label for label in self.leave_out if label not in self._met):
+            self._say("data.source.leave_out", f"{label!r} is no label of these files", nearest(label, self._met) or "remove it", "warning")
         if self.paint_order is not None:
             lost = [label for label in labels if label not in (*self.paint_order, polygons.IGNORE)]
             if lost:

@@ -1,0 +1,357 @@
+"""COCO instances: one table of outlines for all images (cocodataset.org; Lin et al., ECCV 2014).
+
+    ROOT/annotations.json    images, annotations, categories
+    ROOT/FILE_NAME           the images
+
+A segmentation is a list of polygons or a run-length code, plain or packed into text; all become masks through pycocotools, so
+they are those of every COCO tool. Each category is a plane of its own, its instances joined; categories may overlap. Images
+without annotations are images without structures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from segkit.data import phantom
+from segkit.data.json_files import JsonSource, read_json
+from segkit.data.manifest import Case, Pixels
+from segkit.data.phantoms import chest
+from segkit.data.polygons import Shape
+from segkit.data.readers import ImageFile, ReadError, failures_told, image_size
+from segkit.data.stacks import Blank
+from segkit.errors import nearest
+
+Array = npt.NDArray[Any]
+Code = dict[str, Any]
+"""What pycocotools calls an RLE: size [rows, columns], counts in bytes."""
+
+SLIGHT = 2.0
+"""Pixels by which a hand may slip over the edge."""
+
+
+class SegmentationError(ValueError):
+    """A segmentation that cannot be, and why."""
+
+
+@dataclass(frozen=True)
+class PackedRle:
+    """A mask as COCO packs it: (rows, columns) of 0 and 1, uint8. `where` is the table it came from."""
+
+    counts: str
+    rows: int
+    columns: int
+    where: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.where,)
+
+    def read(self) -> Array:
+        with failures_told(self.where):
+            code = {"size": [self.rows, self.columns], "counts": self.counts.encode()}
+            return np.ascontiguousarray(coco_mask.decode(code), np.uint8)
+
+
+class Listed(NamedTuple):
+    """An entry of `images` and its file."""
+
+    path: Path
+    name: str
+    rows: int
+    columns: int
+    codes: dict[str, list[Code]]
+    """Instances by category."""
+
+
+class Coco(JsonSource):
+    """`images` is the folder that file names are relative to. `categories` takes these and leaves out the others."""
+
+    default_labels: Mapping[int | str, str] | None = None
+
+    def __init__(
+        self,
+        root: Path,
+        annotations: str = "annotations.json",
+        images: str = ".",
+        categories: Sequence[str] | None = None,
+        group: str | None = None,
+    ) -> None:
+        super().__init__(root, group)
+        self.table_name, self.images_name = annotations, images
+        self.table, self.images = self.root / annotations, self.root / images
+        self.categories = tuple(categories) if categories is not None else None
+
+    def cases(self) -> Iterator[Case]:
+        pattern = self._pattern()
+        table = self._read()
+        if table is None:
+            return
+        names = self._categories(table["categories"])
+        listed = self._images(table["images"])
+        self._add_annotations(table["annotations"], listed, names)
+        classes = self._classes(names, listed)
+        self._tell_warnings()
+        for image in listed.values():
+            if image is not None:
+                yield self._case(image, classes, self._group_of(image.name, pattern))
+
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
+        """Of every three images, one has polygons, one packed codes, one plain codes."""
+        table: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
+        table["categories"] = [{"id": id_, "name": name} for id_, name in enumerate(chest.LABELS, 1)]
+        for image_id, (name, drawing) in enumerate(chest.drawings(n, seed), 1):
+            rows, columns = drawing.image.shape
+            phantom.write_png(root / self.images_name / f"{name}.png", drawing.image)
+            table["images"].append({"id": image_id, "file_name": f"{name}.png", "height": rows, "width": columns})
+            for bone in drawing.bones:
+                table["annotations"].append(
+                    {
+                        "id": len(table["annotations"]) + 1,
+                        "image_id": image_id,
+                        "category_id": chest.LABELS.index(bone.label) + 1,
+                        "segmentation": _segmentation(bone, rows, columns, image_id % 3),
+                        "iscrowd": int(image_id % 3 != 1),
+                    }
+                )
+        path = root / self.table_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(json.dumps(table).encode())
+
+    # the table
+
+    def _read(self) -> dict[str, list[Any]] | None:
+        try:
+            table = read_json(self.table)
+        except ReadError as error:
+            there = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.json")) if self.root.is_dir() else []
+            missing = error.reason == "is missing"
+            mend = (
+                (f"data.source.annotations={there[0]}" if there else "data.root = the folder that holds it")
+                if missing
+                else "export it again"
+            )
+            self._say(self._shown(self.table), error.reason, mend)
+            return None
+        lacking = [
+            key for key in ("images", "annotations", "categories") if not isinstance(table, dict) or not isinstance(table.get(key), list)
+        ]
+        if lacking:
+            self._say(
+                self._shown(self.table),
+                f"is no table of COCO instances: it has no list of {', '.join(lacking)}",
+                "export it as COCO instances",
+            )
+            return None
+        typed: dict[str, list[Any]] = table
+        return typed
+
+    def _categories(self, entries: Sequence[Any]) -> dict[Any, str]:
+        """Names by id, of those that are taken and those that are not."""
+        names: dict[Any, str] = {}
+        for number, entry in enumerate(entries, 1):
+            id_, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+            if not isinstance(id_, int | str) or not isinstance(name, str) or not name:
+                self._told(f"category {number}", "has no id or no name", "give it both")
+            elif id_ in names:
+                self._told(f"category {id_}", f"is there twice: {names[id_]} and {name}", "keep one of them")
+            else:
+                names[id_] = name
+        for name in (name for name in self.categories or () if name not in names.values()):
+            mend = nearest(name, names.values()) or f"there are: {', '.join(names.values())}"
+            self._say("data.source.categories", f"{name!r} is no category", mend)
+        return names
+
+    def _images(self, entries: Sequence[Any]) -> dict[Any, Listed | None]:
+        """By id; None for images that have been told of already."""
+        listed: dict[Any, Listed | None] = {}
+        files: dict[Path, str] = {}
+        for number, entry in enumerate(entries, 1):
+            id_ = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(id_, int | str):
+                self._told(f"image {number} of the list", "has no id", "give it one")
+            elif id_ in listed:
+                self._told(f"image {id_}", "is an id that two images have", "give each its own")
+            else:
+                listed[id_] = self._image(f"image {id_}", entry, files)
+        return listed
+
+    def _image(self, where: str, entry: Mapping[str, Any], files: dict[Path, str]) -> Listed | None:
+        path = self._file(f"{self._shown(self.table)} {where}", entry.get("file_name"), self.images)
+        if path is None:
+            return None
+        other = files.setdefault(path.resolve(), where)
+        if other != where:
+            self._told(where, f"names {entry['file_name']}, as {other} does", "remove one of them")
+            return None
+        try:
+            rows, columns = image_size(path)
+        except ReadError as error:
+            self._say(self._shown(path), error.reason, "replace the file, or remove its entry")
+            return None
+        said = entry.get("height"), entry.get("width")
+        if None not in said and said != (rows, columns):
+            what = f"says {said[0]} x {said[1]}, but {path.name} is {rows} x {columns}: polygons are taken as drawn on the latter"
+            self._warn("size", f"{self._shown(self.table)} {where}", what, "make sure that it is the image which was annotated")
+        return Listed(path, _id(path, self.images), rows, columns, {})
+
+    def _add_annotations(self, entries: Sequence[Any], listed: Mapping[Any, Listed | None], names: Mapping[Any, str]) -> None:
+        seen: set[Any] = set()
+        for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict):
+                self._told(f"annotation {number} of the list", "is no entry with image_id, category_id and segmentation", "remove it")
+                continue
+            id_ = entry.get("id", f"{number} of the list")
+            if str(id_) in seen:
+                self._told(f"annotation {id_}", "is an id that two annotations have", "remove one of them, if they are the same")
+            seen.add(str(id_))
+            self._add(f"annotation {id_}", entry, listed, names)
+
+    def _add(self, where: str, entry: Mapping[str, Any], listed: Mapping[Any, Listed | None], names: Mapping[Any, str]) -> None:
+        image_id, category_id = (_hashable(entry.get(key)) for key in ("image_id", "category_id"))
+        if image_id not in listed:
+            self._told(where, f"image_id {image_id!r} is that of no image", "add the image, or remove the annotation")
+        if category_id not in names:
+            self._told(where, f"category_id {category_id!r} is that of no category", "add the category, or mend the annotation")
+        image, name = listed.get(image_id), names.get(category_id)
+        if image is None or name is None or (self.categories is not None and name not in self.categories):
+            return
+        try:
+            image.codes.setdefault(name, []).append(self._code(where, entry.get("segmentation"), image))
+        except SegmentationError as error:
+            self._told(where, f"({name} of {image.path.name}) {error}", "mend or remove it")
+
+    def _code(self, where: str, segmentation: Any, image: Listed) -> Code:
+        if isinstance(segmentation, dict):
+            return rle(segmentation, image.rows, image.columns)
+        beyond = _check_polygons(segmentation, image.rows, image.columns)
+        if beyond > 0:
+            what = f"reaches {beyond:.1f} pixels beyond {image.path.name} of {image.rows} x {image.columns}: it is clipped"
+            self._warn("beyond", f"{self._shown(self.table)} {where}", what, "")
+        parts = coco_mask.frPyObjects([[float(number) for number in polygon] for polygon in segmentation], image.rows, image.columns)
+        merged: Code = coco_mask.merge(parts)
+        return merged
+
+    # cases
+
+    def _classes(self, names: Mapping[Any, str], listed: Mapping[Any, Listed | None]) -> list[str]:
+        """The categories taken; those of the table that no annotation has are none, unless they are asked for."""
+        drawn = {name for image in listed.values() if image is not None for name in image.codes}
+        classes = [
+            name for name in dict.fromkeys(names.values()) if (name in self.categories if self.categories is not None else name in drawn)
+        ]
+        unused = [name for name in dict.fromkeys(names.values()) if name not in drawn] if self.categories is None else []
+        if unused:
+            self._told("categories", f"{', '.join(unused)}: no annotation has them, so they are left out", "", "note")
+        if not classes:
+            self._told(
+                "annotations",
+                "there is nothing to learn: no annotation of a category that is taken",
+                "export the annotations with the images",
+            )
+        self.default_labels = {name: name for name in classes}
+        return classes
+
+    def _case(self, image: Listed, classes: Sequence[str], group: str) -> Case:
+        planes: dict[str, Pixels] = {}
+        for name, codes in image.codes.items():
+            merged = coco_mask.merge(codes)
+            planes[name] = PackedRle(merged["counts"].decode(), image.rows, image.columns, self.table)
+        pixels = ImageFile(image.path)
+        facts = {"n_instances": float(sum(map(len, image.codes.values())))}
+        return Case(image.name, pixels, planes or {name: Blank(pixels) for name in classes[:1]}, group, facts=facts)
+
+    def _told(self, where: str, what: str, mend: str, severity: Any = "error") -> None:
+        """Something in the table."""
+        self._say(f"{self._shown(self.table)} {where}", what, mend, severity)
+
+
+def rle(segmentation: Mapping[str, Any], rows: int, columns: int) -> Code:
+    """A run-length code, packed or plain, as pycocotools has it. Raises `SegmentationError`.
+
+    The C code of pycocotools trusts what it is given, so runs are counted here first.
+    """
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [rows, columns]:
+        raise SegmentationError(f"its run-length code is for size {size}, the image is [{rows}, {columns}]")
+    runs = unpack(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise SegmentationError("its run-length code holds something else than lengths of runs")
+    if sum(runs) != rows * columns:
+        raise SegmentationError(f"its run-length code has {sum(runs)} pixels, the image {rows} x {columns} = {rows * columns}")
+    code: Code = coco_mask.frPyObjects({"size": size, "counts": runs}, rows, columns)
+    return code
+
+
+def unpack(text: str) -> list[int]:
+    """Lengths of runs from their packed form: six bits a character from '0' on, of which five are the number's, lowest first,
+    and one says that more follow; from the fourth run on, the difference to the last run but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64:
+            raise SegmentationError(f"its run-length code holds {character!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise SegmentationError("its run-length code is truncated")
+    return runs
+
+
+def _check_polygons(segmentation: Any, rows: int, columns: int) -> float:
+    """How many pixels they slip over the edge. Raises `SegmentationError`."""
+    if not isinstance(segmentation, list):
+        raise SegmentationError("has no segmentation")
+    if not segmentation:
+        raise SegmentationError("its segmentation is empty: a box has no outline")
+    shapes = [_polygon(numbers) for numbers in segmentation]
+    beyond = max(shape.beyond(rows, columns) for shape in shapes)
+    if any(shape.is_outside(rows, columns) for shape in shapes):
+        raise SegmentationError(f"a polygon lies outside the image of {rows} x {columns}")
+    if beyond > SLIGHT:
+        raise SegmentationError(f"a polygon reaches {beyond:.1f} pixels beyond the image of {rows} x {columns}")
+    return beyond
+
+
+def _polygon(numbers: Any) -> Shape:
+    try:
+        points = np.asarray(numbers, float)
+    except (TypeError, ValueError, OverflowError):
+        points = np.empty((0, 0))
+    if points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all():
+        raise SegmentationError("a polygon is no list of numbers x, y, x, y, …")
+    if len(points) < 6:
+        raise SegmentationError(f"a polygon of {len(points) // 2} points; 3 or more are wanted")
+    return Shape("", "polygon", tuple((float(x), float(y)) for x, y in points.reshape(-1, 2)))
+
+
+def _id(path: Path, folder: Path) -> str:
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    return inside.with_suffix("").as_posix()
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int | str) else str(value)
+
+
+def _segmentation(bone: chest.Bone, rows: int, columns: int, form: int) -> Any:
+    """1: polygons; 2: a packed code; 0: a plain one."""
+    polygon = [[number for point in bone.points for number in point]]
+    if form == 1:
+        return polygon
+    (code,) = coco_mask.frPyObjects(polygon, rows, columns)
+    packed = code["counts"].decode()
+    return {"size": [rows, columns], "counts": packed if form == 2 else unpack(packed)}
