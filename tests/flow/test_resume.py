@@ -100,15 +100,29 @@ def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(
     assert_same_run(run, uninterrupted)
 
 
-def test_gathered_gradients_and_a_plateau_schedule_survive_a_stop(tmp_path: Path) -> None:
-    """Checkpoints are written between optimizer steps' gatherings, never inside one, and the plateau's memory is in them."""
-    options = (
-        *LONG,
+ODD_WAYS = {
+    "gathered gradients, plateau": (
         "trainer.accumulate_grad_batches=2",
         "scheduler=plateau",
         "scheduler.patience=0",
         "callbacks.checkpoint.every_minutes=0.0001",
-    )
+    ),
+    "weighted patches from the disk cache": (
+        "sampling=patches",
+        "sampling.patch=[24,32]",
+        "sampling.weights=foreground",
+        "data.cache_gb=0",
+        "data.disk_cache_gb=1",
+        "preprocess.normalize=volume",
+    ),
+}
+
+
+@pytest.mark.parametrize("keys", ODD_WAYS.values(), ids=list(ODD_WAYS))
+def test_a_killed_training_resumes_in_odd_ways_of_training_too(keys: tuple[str, ...], tmp_path: Path) -> None:
+    """Checkpoints are written between optimizer steps' gatherings, never inside one, and the plateau's memory is in them;
+    patches and their weights are a function of seed, epoch and index."""
+    options = (*LONG, *keys)
     done = run_segkit(tmp_path, "train", *options, "run=whole")
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "outputs/small/r"
