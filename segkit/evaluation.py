@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ class Evaluation:
     table: CaseTable
     summary: Summary
     panels: tuple[Panel, ...]
+
+    def without(self, classes: Collection[str], seed: int) -> Evaluation:
+        """The same but for these classes."""
+        table = CaseTable(tuple(row for row in self.table.rows if row.class_name not in classes), self.table.statistics)
+        return Evaluation(table, table.summary(seed), self.panels)
 
 
 def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, CaseMetric]:

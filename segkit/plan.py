@@ -235,7 +235,7 @@ def preset(name: str, cfg: schema.Plan, seen: Fingerprint, machine: Machine, cho
     head = [
         "# @package _global_",
         f"# {name}: proposed by segkit plan for {seen.n} labelled cases in {seen.groups} groups.",
-        f"# Median size {_times(seen.shape)}, {seen.channels} channels of {seen.dtype}.",
+        f"# Median size {_times(seen.shape)}, {seen.channels} channel{'s' * (seen.channels > 1)}, {seen.dtype}.",
         f"# Classes by share of all pixels: {', '.join(f'{k} {v:.2%}' for k, v in seen.pixel_share.items())}.",
         f"#   segkit train experiment={name}",
         "defaults:",
@@ -245,6 +245,7 @@ def preset(name: str, cfg: schema.Plan, seen: Fingerprint, machine: Machine, cho
         f"name: {name}",
     ]
     given = [Choice(f"data.{key}", value, "") for key, value in _given(cfg.data, choice).items()]
+    given += [Choice(f"split.{key}", value, "") for key, value in _typed_split(cfg).items()]
     decided = {c.key for c in choices}
     lines: list[str] = []
     section = ""
@@ -257,7 +258,7 @@ def preset(name: str, cfg: schema.Plan, seen: Fingerprint, machine: Machine, cho
     return "\n".join([*head, *lines]) + "\n"
 
 
-SECTIONS = ("data", "preprocess", "sampling", "augment", "model", "trainer")
+SECTIONS = ("data", "split", "preprocess", "sampling", "augment", "model", "trainer")
 
 
 def _line(rest: str, one: Choice) -> list[str]:
@@ -267,6 +268,12 @@ def _line(rest: str, one: Choice) -> list[str]:
     value = yaml.safe_dump(one.value, default_flow_style=True, width=10_000, allow_unicode=True).strip().removesuffix("\n...")
     text = f"{'  ' * (len(outer) + 1)}{key}: {value}"
     return [*lines, f"{text:<44} # {one.why}" if one.why else text]
+
+
+def _typed_split(cfg: schema.Plan) -> dict[str, Any]:
+    """What was typed about the split."""
+    plain = door.compose("train", [f"seed={cfg.seed}"]).model_dump(mode="json")["split"]
+    return {key: value for key, value in cfg.split.model_dump(mode="json").items() if value != plain[key]}
 
 
 def _given(data: schema.Data, choice: str) -> dict[str, Any]:
@@ -287,7 +294,10 @@ def command(cfg: schema.Plan) -> int:
     """`segkit plan`: look at every file, propose, write. Exit code 1 where the data has errors."""
     looked = sound(cfg)
     seen = fingerprint(looked.labelled, looked.facts)
-    if why := sees_slices(seen):
+    why = sees_slices(seen)
+    if why and _is_typed(cfg, "dims"):
+        console.print(f"volumes stay volumes, as data.dims=3 wants it, though there are {why}", markup=False)
+    elif why:
         console.print(f"volumes are seen slice by slice: {why}", markup=False)
         cfg = cfg.model_copy(update={"data": cfg.data.model_copy(update={"dims": 2})})
         looked = sound(cfg)
@@ -307,6 +317,11 @@ def command(cfg: schema.Plan) -> int:
         console.print(f"  {f'{one.key}={json.dumps(one.value)}':<{width}}   {escape(one.why)}", highlight=False)
     console.print(f"written to {path};   read it, change what you like, then   segkit train experiment={name}", markup=False)
     return 0
+
+
+def _is_typed(cfg: schema.Plan, key: str) -> bool:
+    """Whether a key of the data differs from its YAML."""
+    return key in _given(cfg.data, cfg.choice or source_name(cfg.data.source))
 
 
 def sound(cfg: schema.Plan) -> Looked:

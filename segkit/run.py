@@ -43,6 +43,7 @@ from segkit.rundir import Interrupted, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
 
+CLAIM = "checkpoint.json"
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
@@ -277,9 +278,12 @@ def evaluate(cfg: Evaluate) -> Result:
         raise SegkitError(f"subset={cfg.subset} is a part of the checkpoint's own data; of other data all cases are judged")
     # The cache is this machine's, never a place that a checkpoint names.
     manifest = examine(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, cache_dir=CACHE)
-    check_classes(manifest.labels, best.labels)
+    labels = labels_of(manifest.labels, best.labels)
     cases, sides = choose_cases(manifest, best.card, "other" if is_other else cfg.subset)
-    judged = evaluate_cases(best, cases, manifest.labels, sides)
+    judged = evaluate_cases(best, cases, labels, sides)
+    if is_other and (absent := judged.table.absent):
+        console.print(f"not judged, since no mask of this data shows them: {', '.join(absent)}", markup=False)
+        judged = judged.without(absent, best.config.seed)
     part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
     folder = Path(cfg.output) if cfg.output else ckpt.parent.parent / "evaluation" / part
     write_results(folder, judged, best.card.config["name"], manifest)
@@ -289,8 +293,8 @@ def evaluate(cfg: Evaluate) -> Result:
 def data_of(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
     """The data section of the training with what is given instead; labels mean what they meant in training."""
     if "source" in given:
-        labels = given.get("labels") or (card.labels["values"] if bool(given.get("overlap")) == card.labels["overlap"] else None)
-        return trained.model_copy(update={**given, "labels": labels})
+        same_kind = given.get("overlap") in (None, card.labels["overlap"])
+        return trained.model_copy(update={**given, "labels": given.get("labels") or (card.labels["values"] if same_kind else None)})
     root = None if trained.root is None else card.data_root
     return trained.model_copy(update={"root": root, "labels": card.labels["values"], **given})
 
@@ -317,10 +321,21 @@ def choose_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case
     return [manifest.by_id[i] for i in ids], sides
 
 
-def check_classes(data: LabelMap, trained: LabelMap) -> None:
-    if (data.classes, data.overlap) != (trained.classes, trained.overlap):
+def labels_of(data: LabelMap, trained: LabelMap) -> LabelMap:
+    """The data's label map with the checkpoint's classes in their order; the data may lack some."""
+    if data.overlap != trained.overlap or not set(data.classes) <= set(trained.classes):
         theirs, ours = ", ".join(data.classes), ", ".join(trained.classes)
         raise SegkitError(f"the data has classes {theirs}, the checkpoint {ours};   name them alike with  data.labels")
+    if data.classes == trained.classes:
+        return data
+    unused = iter(range(2**20, 2**20 + len(trained.classes)))  # values that no mask holds
+    others = [(raw, name) for raw, name in data.values if name not in trained.classes]
+    ordered = [
+        pair
+        for name in trained.classes
+        for pair in ([(raw, other) for raw, other in data.values if other == name] or [(str(next(unused)), name)])
+    ]
+    return LabelMap((*others, *ordered), data.overlap)
 
 
 def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...]:
@@ -333,14 +348,14 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     return found.cases
 
 
-def claim(output: Path, ckpt: Path, overwrite: bool) -> None:
+def claim(output: Path, ckpt: Path, overwrite: bool) -> dict[str, str]:
     """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps."""
-    note = output / "checkpoint.json"
+    note = output / CLAIM
     mine = {"sha256": sha256_of(ckpt), "ckpt": str(ckpt.absolute())}
     if note.is_file() and not overwrite and read_json(note).get("sha256") != mine["sha256"]:
         theirs = read_json(note).get("ckpt")
         raise SegkitError(f"{output} holds masks of another checkpoint ({theirs});   name another  output=FOLDER,  or add  overwrite=true")
-    write_text_atomic(note, json.dumps(mine, indent=1) + "\n")
+    return mine
 
 
 def predict(cfg: Predict) -> int:
@@ -350,8 +365,9 @@ def predict(cfg: Predict) -> int:
     if best.card.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
-    claim(output, checkpoint.find(cfg.ckpt), cfg.overwrite)
+    mine = claim(output, checkpoint.find(cfg.ckpt), cfg.overwrite)
     wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
+    write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n")
     done = predict_jobs(best, wanted, output, Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
     skipped = f", {done.skipped} there already" if done.skipped else ""
     console.print(f"{done.written} masks written to {cfg.output}{skipped}")

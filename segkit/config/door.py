@@ -120,7 +120,8 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseMo
     try:
         model = to_model(command, cfg, hydra_overrides.choices(cfg))
     except ProblemsFound as found:
-        problems += found.problems
+        unread = {problem.where for problem in problems}  # given, but not understood: they are not missing
+        problems += [problem for problem in found.problems if problem.where not in unread]
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
     return model

@@ -88,7 +88,7 @@ def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequen
     manifest = found.manifest(labels)
     labelled = manifest.labelled()
     suspected = suspicions(manifest, facts)
-    problems = [*found.problems, *label_problems, *audit(manifest, facts)]
+    problems = [*found.problems, *label_problems, *audit(manifest, facts, tolerant=split is None)]
     made: Split | None = None
     no_split: Sequence[Problem] = ()
     if labelled.cases and split is not None:

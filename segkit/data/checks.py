@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segkit.data.facts import CaseFacts, value_order, values_seen
@@ -21,14 +22,18 @@ RARE = 0.9
 """A class that is empty in a larger share of the masks is worth a warning."""
 
 
-def audit(manifest: Manifest, facts: Facts) -> list[Problem]:
-    """What is wrong with the files themselves; the split is checked by `check_split`."""
+def audit(manifest: Manifest, facts: Facts, tolerant: bool = False) -> list[Problem]:
+    """What is wrong with the files themselves; the split is checked by `check_split`.
+
+    `tolerant`: a trained network is judged on the data, so structures that it does not know, and those that the data lacks,
+    are only worth a note.
+    """
     sound = [case for case in manifest if not facts[case.id].errors]
     planes = _planes(manifest)
     return [
         *_unreadable(manifest, facts),
         *_sizes(manifest, sound, facts),
-        *(planes or [*_unknown_values(manifest, sound, facts), *_empty_classes(manifest, sound, facts)]),
+        *(planes or _labels(manifest, sound, facts, tolerant)),
         *_kinds(manifest, sound, facts),
         *_single_valued(manifest, sound, facts),
         *_twins(sound, facts),
@@ -36,12 +41,31 @@ def audit(manifest: Manifest, facts: Facts) -> list[Problem]:
     ]
 
 
+def _labels(manifest: Manifest, cases: Sequence[Case], facts: Facts, tolerant: bool) -> list[Problem]:
+    """Where the masks hold what is not named, that comes first: the classes that seem empty are often these."""
+    unknown, empty = _unknown_values(manifest, cases, facts), _empty_classes(manifest, cases, facts)
+    if tolerant:
+        planes = [replace(p, severity="note") for p in unknown] if manifest.labels.overlap else unknown
+        return [*planes, *(replace(p, severity="note") for p in empty)]
+    return unknown or empty
+
+
 def _unreadable(manifest: Manifest, facts: Facts) -> list[Problem]:
+    """One problem a file, though all slices of a volume meet it."""
+    by_file: dict[tuple[str, str], list[Case]] = {}
+    for case in manifest:
+        for error in facts[case.id].errors:
+            by_file.setdefault(error, []).append(case)
     return [
-        Problem(relative(Path(file), manifest.root), reason, f"mend the file, or  {exclude_line([case.id])}")
-        for case in manifest
-        for file, reason in facts[case.id].errors
+        Problem(relative(Path(file), manifest.root), reason, f"mend the file, or  {exclude_line(_names(cases))}")
+        for (file, reason), cases in by_file.items()
     ]
+
+
+def _names(cases: Sequence[Case]) -> list[str]:
+    """Of the cases, or of the one volume that all of them are slices of."""
+    volumes = {case.volume for case in cases}
+    return [case.id for case in cases] if len(cases) == 1 or len(volumes) > 1 or "" in volumes else list(volumes)
 
 
 def _planes(manifest: Manifest) -> list[Problem]:
@@ -125,7 +149,7 @@ def _unknown_planes(labels: LabelMap, cases: Iterable[Case]) -> list[Problem]:
         return []
     kept = {raw: name for raw, name in labels.values if raw in planes}
     mend = f"add  {labels_line(kept | {plane: plane for plane in unknown})}"
-    return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", mend)]
+    return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", f"{mend}   (what is not wanted:  NAME: background)")]
 
 
 def _empty_classes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Problem]:

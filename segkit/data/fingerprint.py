@@ -74,7 +74,7 @@ def fingerprint(manifest: Manifest, facts: Mapping[str, CaseFacts]) -> Fingerpri
         spacing_mm=tuple(round(float(v), 4) for v in np.median(spacings, axis=0)) if len(spacings) else (),
         spacing_spread=float((spacings.max(axis=0) / spacings.min(axis=0)).max()) if len(spacings) else 1.0,
         channels=seen[0].channels,
-        dtype=seen[0].dtype,
+        dtype=" and ".join(sorted({f.dtype for f in seen})),
         is_ct=bool(np.median([f.quantiles[0][0] for f in seen if f.quantiles] or [0]) < CT_AIR),
         foreground=(median([q[LOW] for q in inside]), median([q[HIGH] for q in inside])),
         pixel_share={name: sum(c[name] for c in counts) / max(1, pixels) for name in manifest.labels.classes},

@@ -74,7 +74,9 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     unique = _unique(sorted(listed, key=lambda case: natural(case.id)), problems)
     viewed = view(_without(unique, data.exclude), data.dims, data.neighbours, problems)
     cases = sorted(_without(viewed, data.exclude), key=lambda case: natural(case.id))
-    problems += _unknown_ids(data.exclude, [*unique, *viewed])
+    settled = {id_ for id_ in data.exclude if any(_is_about(problem, id_) for problem in source.problems)}
+    problems = [problem for problem in problems if not any(_is_about(problem, id_) for id_ in settled)]
+    problems += _unknown_ids([id_ for id_ in data.exclude if id_ not in settled], [*unique, *viewed])
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
@@ -95,6 +97,11 @@ def _without(cases: Sequence[Case], exclude: Sequence[str]) -> list[Case]:
     """Cases and whole volumes go by their names; also the slices that a volume was cut into."""
     names = set(exclude)
     return [case for case in cases if case.id not in names and case.volume not in names]
+
+
+def _is_about(problem: Problem, id_: str) -> bool:
+    """Whether a fault of the layout is that of one case, and so is settled by leaving that out."""
+    return re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.mend}") is not None
 
 
 def _unknown_ids(exclude: Sequence[str], cases: Sequence[Case]) -> list[Problem]:
@@ -141,6 +148,8 @@ def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap
 
     Where they do not, the map is a guess that comes with the problem to mend, so that the audit can go on.
     """
+    if not found.cases:  # nothing to name, and the reason has been told
+        return LabelMap.of({"0": BACKGROUND, "1": "foreground"}), []
     given = data.labels if data.labels is not None else found.default_labels
     overlap = any("" not in case.masks for case in found.cases if case.masks) if data.overlap is None else data.overlap
     if given is not None:
@@ -152,8 +161,13 @@ def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap
 
 def labels_line(names: Mapping[str, str]) -> str:
     """What to type on the command line, whose grammar knows no #: colours are written 0xrrggbb there."""
-    inner = ", ".join(f"{value.replace('#', '0x')}: {name}" for value, name in names.items())
+    inner = ", ".join(f"{_typed(value.replace('#', '0x'))}: {_typed(name)}" for value, name in names.items())
     return f"data.labels='{{{inner}}}'"
+
+
+def _typed(word: str) -> str:
+    """Quoted where the command line would take it for something else, or drop a blank at its end."""
+    return word if re.fullmatch(r"[\w.\-+/@?|]+( [\w.\-+/@?|]+)*", word) else f'"{word}"'
 
 
 def _given_labels(given: Mapping[Any, str], overlap: bool, facts: Facts) -> tuple[LabelMap, list[Problem]]:

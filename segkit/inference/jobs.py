@@ -92,7 +92,9 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
         found, root = [file for file in files if not file.resolve().is_relative_to(output.resolve())], fixed_part(path)
     if not found:
         what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
-        raise SegkitError(f"input={source}: {what};   pictures, NIfTI, NRRD, MHA, NPY are read")
+        raise SegkitError(
+            f"input={source}: {what};   pictures, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
+        )
     return found, root
 
 

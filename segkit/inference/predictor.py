@@ -102,6 +102,10 @@ class Predictor:
             axes = "rows, columns" if dims == 2 else "slices, rows, columns"
             kind = f"{self.card.channels}-channel {'images' if dims == 2 else 'volumes'}"
             where = case.image.paths[0] if case.image.paths else "the image"
+            offsets = self.config.data.neighbours
+            if offsets != [0] and not case.volume:
+                way = "give a volume, or a data set with  data.root=FOLDER"
+                raise SegkitError(f"{where} is a single image, but this checkpoint sees the slices at {offsets} as channels;   {way}")
             raise SegkitError(f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.card.channels})")
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps)

@@ -76,6 +76,12 @@ class CaseTable:
     def classes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.class_name for row in self.rows))
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Classes that no truth shows."""
+        shown = {row.class_name for row in self.rows if row.n_truth_px}
+        return tuple(name for name in self.classes if name not in shown)
+
     def subset(self, name: str) -> CaseTable:
         return CaseTable(tuple(row for row in self.rows if row.subset == name), self.statistics)
 

@@ -146,7 +146,7 @@ def test_re_spacing_makes_pixels_of_the_wanted_size_and_comes_back() -> None:
 def test_an_image_without_pixel_size_cannot_be_re_spaced() -> None:
     with pytest.raises(SegkitError, match=r"no known pixel size;   add  preprocess\.spacing_mm=null"):
         geometry.plan(Grid(None, spacing_mm=(1.0, 1.0)), (10, 10), ())
-    with pytest.raises(SegkitError, match="2 numbers, but images have 3 axes"):
+    with pytest.raises(SegkitError, match="2 numbers, but these are volumes"):
         geometry.plan(Grid((10, 10)), (10, 10, 10), ())
 
 

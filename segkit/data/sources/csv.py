@@ -25,6 +25,7 @@ from segkit.data.phantoms import fetal_head
 from segkit.data.readers import ReadError, stem
 from segkit.errors import Problem, nearest
 
+_MASK_WORDS = ("label", "labels", "target", "annotation", "seg", "segmentation", "gt", "truth")
 _KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
 Row = dict[str, str]
@@ -103,7 +104,7 @@ class Csv:
         if repeated:
             self._say(1, f"names {', '.join(repeated)} twice", "keep one column of a name")
         for name in (c for c in columns if c and c not in (*_KNOWN, *masks)):
-            hint = nearest(name, _KNOWN)
+            hint = nearest(name, _KNOWN) or ("is it the mask? then rename it to mask" if not masks and name in _MASK_WORDS else "")
             self.problems.append(Problem(self.table.name, f"column {name!r} is not used", hint, "warning" if hint else "note"))
         return "image" in columns and not repeated and not ("mask" in masks and len(masks) > 1)
 
