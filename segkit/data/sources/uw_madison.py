@@ -183,15 +183,16 @@ class UWMadison:
         elif name in of_slice:
             self._say(where, f"{name} of {id_} stands in line {of_slice[name].line} already", "keep one of them")
         else:
-            of_slice[name] = coded
-            if image is not None:
-                self._check_code(where, image, id_, name, coded.code)
+            sound = image is None or self._is_sound(where, image, id_, name, coded.code)
+            of_slice[name] = coded if sound else Coded(coded.line, "")  # told once is enough
 
-    def _check_code(self, where: str, image: Found, id_: str, name: str, code: str) -> None:
+    def _is_sound(self, where: str, image: Found, id_: str, name: str, code: str) -> bool:
         try:
             rle.runs(code, image.rows, image.columns)
         except rle.RunLengthError as error:
             self._say(where, f"{name} of {id_}: {error}", f"mend the line, or  data.exclude='[\"{id_}\"]'")
+            return False
+        return True
 
     def _check_ids(self, found: Mapping[str, Found], table: Table) -> None:
         if not found.keys() & table.keys():
