@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -117,6 +117,11 @@ class CaseDataset(Dataset[Sample]):
             decoded.locations.update(locations_of(decoded.mask, self.labels))
         return decoded
 
+    def _decode_into_memory(self, index: int) -> Decoded:
+        """Off the disk: a process may have some 65,000 mapped files, no more."""
+        decoded = self.decode(index)
+        return replace(decoded, image=np.array(decoded.image), mask=np.array(decoded.mask))
+
     def truth(self, index: int) -> Array:
         """The mask on the original grid, as `encoded_mask`."""
         return self._truths[index] if self._truths else encoded_mask(self.cases[index], self.labels)
@@ -125,7 +130,7 @@ class CaseDataset(Dataset[Sample]):
         """Decode everything once, before loader workers are forked, so that they share it."""
         n = len(self.cases)
         with ThreadPoolExecutor(threads) as pool:
-            self._decoded = list(track(pool.map(self.decode, range(n)), "decoding", total=n))
+            self._decoded = list(track(pool.map(self._decode_into_memory, range(n)), "decoding", total=n))
             if self.augmentation is None:  # validation compares with the original grid, every epoch
                 self._truths = list(pool.map(self.truth, range(n)))
 

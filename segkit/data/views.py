@@ -5,6 +5,7 @@ A source yields what its files are. Volumes become slices, and slices volumes, a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -82,10 +83,19 @@ def with_neighbours(cases: Sequence[Case], offsets: Sequence[int], problems: lis
         return list(cases)
     stacked: dict[str, Case] = {}
     for members in by_volume(cases).values():
+        positions = [case.position for case in members]
         for case in members:
-            parts = tuple(min(members, key=lambda other: abs(other.position - case.position - o)).image for o in offsets)
+            parts = tuple(members[nearest(positions, case.position + offset)].image for offset in offsets)
             stacked[case.id] = replace(case, image=Channels(parts))
     return [stacked[case.id] for case in cases]
+
+
+def nearest(positions: Sequence[int], wanted: int) -> int:
+    """Index of the nearest of ascending `positions`; of two as near, or the same twice, the first."""
+    after = bisect_left(positions, wanted)
+    if after == len(positions) or (after > 0 and wanted - positions[after - 1] <= positions[after] - wanted):
+        return bisect_left(positions, positions[after - 1])
+    return after
 
 
 def volumes(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:

@@ -13,7 +13,7 @@ import torch
 
 from segkit.config import door
 from segkit.data.augment import Augmentation
-from segkit.data.cache import TEMPORARY, ArrayCache, command, keep_within, size_of
+from segkit.data.cache import ArrayCache, command, keep_within, size_of
 from segkit.data.dataset import CaseDataset
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case
@@ -79,8 +79,9 @@ def test_a_changed_file_or_preprocessing_makes_a_new_entry(cases: list[Case], tm
 def test_a_damaged_entry_is_made_anew(cases: list[Case], tmp_path: Path) -> None:
     expected = dataset(cases, tmp_path / "c").decode(0)
     (entry,) = entries(tmp_path / "c")
-    for file in ("image.npy", "facts.json", "locations.npz"):
-        (entry / file).write_bytes((entry / file).read_bytes()[:20])
+    whole = entry.read_bytes()
+    for damaged in (b"", whole[:20], whole[:-1], b"{" * len(whole)):
+        entry.write_bytes(damaged)
         found = dataset(cases, tmp_path / "c").decode(0)
         assert np.array_equal(found.image, expected.image)
 
@@ -88,7 +89,7 @@ def test_a_damaged_entry_is_made_anew(cases: list[Case], tmp_path: Path) -> None
 def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(cases: list[Case], tmp_path: Path) -> None:
     data = dataset(cases, tmp_path / "c")
     data.decode(0)
-    one = size_of(entries(tmp_path / "c")[0])
+    one = size_of(entries(tmp_path / "c")[:1])
     data = dataset(cases, tmp_path / "c", limit=int(3.5 * one))
     for i in (1, 2, 0, 3, 4):  # 0 is used again, so 1 is the oldest
         data.decode(i)
@@ -102,9 +103,9 @@ def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(cases: l
 def test_leftovers_of_killed_writers_are_removed_but_not_what_is_being_written(tmp_path: Path) -> None:
     import os
 
-    old, new = tmp_path / f".a.1{TEMPORARY}", tmp_path / f".b.2{TEMPORARY}"
-    old.mkdir()
-    new.mkdir()
+    old, new = tmp_path / ".a.1.tmp", tmp_path / ".b.2.tmp"
+    old.write_bytes(b"1")
+    new.write_bytes(b"2")
     os.utime(old, (0, 0))
     keep_within(tmp_path, 10**9)
     assert (old.exists(), new.exists()) == (False, True)
