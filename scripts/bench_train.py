@@ -1,10 +1,10 @@
 """How fast a training step is: segkit against a plain float32 loop, and against the processor's own bf16 rate.
 
-    python scripts/bench_train.py [--pairs 3] [--steps 6]
+    python scripts/bench_train.py [--networks classic instance plain volume …] [--pairs 3] [--steps 6]
 
-Both sides train the classic 64-base U-Net on batches of four 256 x 256 images, loading and augmentation included, each in
-a process of its own, in turn, on the same phantom. The plain loop is what one writes first: float32, default memory
-order, torch's AdamW, images decoded as they come. segkit's side is `segkit train` with its defaults, timed from batch
+Both sides train the same network on the same phantom, loading and augmentation included, each in a process of its own, in
+turn: four 256 x 256 images a batch, or one patch of 96 x 96 x 96. The plain loop is what one writes first: float32, default
+memory order, torch's AdamW, images decoded as they come. segkit's side is `segkit train` with its defaults, timed from batch
 end to batch end. The matrix product is 2048 x 2048 x 2048 in bf16. Medians; nothing is asserted.
 """
 
@@ -21,19 +21,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-BATCH, SIZE = 4, 256
+IMAGES = ("data.batch_size=4", "preprocess.size=[256,256]", "data.phantom_n=32")
+VOLUMES = (
+    *("data=decathlon", "data.dims=3", "data.batch_size=1", "data.phantom_n=12"),
+    *("preprocess=volume", "sampling=volume_patches", "sampling.patch=[96,96,96]"),
+)
+NETWORKS = {
+    "classic": (*IMAGES, "model=unet"),
+    "light": (*IMAGES, "model=unet_light"),
+    "instance": (*IMAGES, "model=unet", "model.norm=instance"),
+    "group": (*IMAGES, "model=unet", "model.norm=group"),
+    "residual": (*IMAGES, "model=unet_residual"),
+    "attention": (*IMAGES, "model=unet_attention"),
+    "plain": (*IMAGES, "model=unet_plain"),
+    "smp": (*IMAGES, "model=smp"),
+    "volume": (*VOLUMES, "model=unet_3d"),
+    "volume_batch_norm": (*VOLUMES, "model=unet_3d", "model.norm=batch", "model.activation=relu"),
+}
 
 
-def config(folder: Path, steps: int) -> Any:
+def config(folder: Path, steps: int, network: str) -> Any:
     from segkit.config.door import compose
 
-    keys = [f"data.batch_size={BATCH}", f"preprocess.size=[{SIZE},{SIZE}]", f"data.phantom_n={4 * BATCH * 2}", "name=bench"]
-    return compose(
-        "train", [*keys, f"output_dir={folder}", "trainer.max_epochs=100", "logger=none", f"trainer.limit_train_batches={steps}"]
-    )
+    rest = ["name=bench", f"output_dir={folder}", "trainer.max_epochs=100", "logger=none", f"trainer.limit_train_batches={steps}"]
+    return compose("train", [*NETWORKS[network], *rest])
 
 
-def seconds_of_segkit(folder: Path, steps: int) -> list[float]:
+def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
     """Between the ends of consecutive training batches, through the whole framework."""
     import lightning as L
 
@@ -51,13 +65,13 @@ def seconds_of_segkit(folder: Path, steps: int) -> list[float]:
             if len(self.ticks) > steps + 1:
                 trainer.should_stop = True
 
-    cfg = config(folder, steps + 3)
+    cfg = config(folder, steps + 3, network)
     hardware = Hardware.choose("cpu", cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
     prepared = run.prepare_data(cfg, None)
     task = run.build_task(cfg, run.make_card(cfg, prepared, hardware))
     data = SegmentationData(prepared, cfg, hardware.device, task.card.top)
-    trainer.prepare_network(task.model, cfg, hardware, 1, len(data.train))
+    trainer.prepare_network(task.model, cfg, hardware, task.card.channels, len(data.train), task.card.dims)
     lightning = trainer.build_trainer(cfg, RunFolder(folder), hardware, 0, len(data.train))
     clock = Clock()
     lightning.callbacks = [clock]
@@ -66,37 +80,38 @@ def seconds_of_segkit(folder: Path, steps: int) -> list[float]:
     return [b - a for a, b in pairwise(clock.ticks[1:])]
 
 
-def seconds_of_plain(folder: Path, steps: int) -> list[float]:
+def seconds_of_plain(folder: Path, steps: int, network: str) -> list[float]:
     import torch
     from torch.utils.data import DataLoader
 
     from segkit import run
     from segkit.data.augment import Augmentation
+    from segkit.data.datamodule import patches_of
     from segkit.data.dataset import CaseDataset, collate
-    from segkit.losses import WeightedLoss
-    from segkit.losses.cross_entropy import cross_entropy_loss
-    from segkit.losses.dice import dice_loss
-    from segkit.models.unet import UNet
+    from segkit.hardware import Hardware
 
-    cfg = config(folder, steps)
+    cfg = config(folder, steps, network)
     prepared = run.prepare_data(cfg, None)
     manifest = prepared.manifest
-    dataset = CaseDataset(manifest.cases, manifest.labels, cfg.preprocess, Augmentation(cfg.augment.transforms))
-    loader: Any = DataLoader(dataset, batch_size=BATCH, shuffle=True, collate_fn=collate, drop_last=True)
-    network = UNet(1, 1)
-    loss = WeightedLoss({"dice": dice_loss("binary"), "ce": cross_entropy_loss("binary")}, {}, "binary")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    task = run.build_task(cfg, run.make_card(cfg, prepared, Hardware.choose("cpu", "32", cfg.trainer.threads)))
+    patches, per_case = patches_of(cfg)
+    augmentation = Augmentation(cfg.augment.transforms)
+    dataset = CaseDataset(manifest.cases, manifest.labels, cfg.preprocess, augmentation, patches=patches, per_case=per_case)
+    loader: Any = DataLoader(dataset, batch_size=cfg.data.batch_size, shuffle=True, collate_fn=collate, drop_last=True)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
     ticks: list[float] = []
     while len(ticks) < steps + 2:
         for batch in loader:
             optimizer.zero_grad()
-            loss(network(batch.image.float() / 255), batch.mask)["loss"].backward()
+            task.loss(*task.model.supervised(batch.image, batch.mask))["loss"].backward()
             optimizer.step()
             ticks.append(time.perf_counter())
+            if len(ticks) == steps + 2:
+                break
     return [b - a for a, b in pairwise(ticks[1:])]
 
 
-def gflops_of_bf16_product(folder: Path, steps: int) -> list[float]:
+def gflops_of_bf16_product(folder: Path, steps: int, network: str) -> list[float]:
     import torch
 
     n = 2048
@@ -109,49 +124,61 @@ def gflops_of_bf16_product(folder: Path, steps: int) -> list[float]:
     return rates[3:]
 
 
-def gflop_per_image(folder: Path, steps: int) -> list[float]:
-    from segkit.models.unet import UNet
-    from segkit.models.wrapper import Normalizer, SegmentationModel
-    from segkit.trainer import flop_per_image
+def gflop_of_a_batch(folder: Path, steps: int, network: str) -> list[float]:
+    """Of the forward pass, and twice that for the backward."""
+    from segkit import run
+    from segkit.hardware import Hardware
+    from segkit.models.probe import flop_per_image
 
-    return [flop_per_image(SegmentationModel(UNet(1, 1), Normalizer("unit"), "binary"), 1, (SIZE, SIZE)) / 1e9]
+    cfg = config(folder, steps, network)
+    card = run.make_card(cfg, run.prepare_data(cfg, None), Hardware.choose("cpu", "32", "auto"))
+    size = cfg.sampling.patch or cfg.preprocess.size or ()
+    return [3 * cfg.data.batch_size * flop_per_image(run.build_task(cfg, card).model, card.channels, size) / 1e9]
 
 
-SIDES = {f.__name__: f for f in (seconds_of_segkit, seconds_of_plain, gflops_of_bf16_product, gflop_per_image)}
+SIDES = {f.__name__: f for f in (seconds_of_segkit, seconds_of_plain, gflops_of_bf16_product, gflop_of_a_batch)}
 
 
-def measure(side: str, steps: int) -> float:
+def measure(side: str, steps: int, network: str) -> float:
     """Median of one side, in a fresh process."""
-    done = subprocess.run([sys.executable, __file__, "--side", side, "--steps", str(steps)], capture_output=True, text=True)
+    command = [sys.executable, __file__, "--side", side, "--steps", str(steps), "--networks", network]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return statistics.median(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def compare(network: str, pairs: int, steps: int) -> None:
+    work = measure("gflop_of_a_batch", steps, network)
+    batch = 1 if VOLUMES[0] in NETWORKS[network] else 4
+    ratios, shares, rates = [], [], []
+    for _ in range(pairs):
+        peak, plain, ours = (measure(side, steps, network) for side in ("gflops_of_bf16_product", "seconds_of_plain", "seconds_of_segkit"))
+        ratios.append(plain / ours)
+        shares.append(work / ours / peak)
+        rates.append((batch / plain, batch / ours, work / plain, work / ours, peak))
+    plain_rate, our_rate, plain_gflops, our_gflops, peak = (statistics.median(column) for column in zip(*rates, strict=True))
+    print(
+        f"{network:<18} plain float32 {plain_rate:6.2f} images/s ({plain_gflops:4.0f} GFLOP/s)   segkit {our_rate:6.2f} images/s "
+        f"({our_gflops:4.0f} GFLOP/s)   ratio {statistics.median(ratios):.2f}   "
+        f"{statistics.median(shares):4.0%} of the bf16 product ({peak:.0f} GFLOP/s)   n = {pairs}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["classic"])
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--side", choices=SIDES)
     options = parser.parse_args()
     if options.side:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(SIDES[options.side](Path(folder), options.steps)))
+            print(json.dumps(SIDES[options.side](Path(folder), options.steps, options.networks[0])))
         return
-    work = 3 * BATCH * measure("gflop_per_image", 0)  # forward, and twice that backward
-    pairs = []
-    for i in range(options.pairs):
-        peak, plain, ours = (
-            measure(f"{name}", options.steps) for name in ("gflops_of_bf16_product", "seconds_of_plain", "seconds_of_segkit")
-        )
-        pairs.append((plain / ours, work / ours / peak))
-        print(
-            f"pair {i + 1}: plain float32 {BATCH / plain:.2f} images/s ({work / plain:.0f} GFLOP/s), segkit {BATCH / ours:.2f} images/s "
-            f"({work / ours:.0f} GFLOP/s), ratio {plain / ours:.2f}; bf16 product {peak:.0f} GFLOP/s, share {work / ours / peak:.0%}",
-            flush=True,
-        )
-    ratio, share = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"median of {len(pairs)}: {ratio:.2f} times the plain loop, {share:.0%} of the bf16 matrix product")
+    for network in options.networks:
+        compare(network, options.pairs, options.steps)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from segkit.data.manifest import Case, Manifest
     from segkit.errors import SegkitError
     from segkit.inference.predictor import load
+    from segkit.sharing import push, save
 
     __version__: str
 
 _HOMES = {
     "load": "segkit.inference.predictor",
+    "save": "segkit.sharing",
+    "push": "segkit.sharing",
     "train": "segkit.api",
     "evaluate": "segkit.api",
     "predict": "segkit.api",
@@ -37,6 +40,8 @@ __all__ = [
     "evaluate",
     "load",
     "predict",
+    "push",
+    "save",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.config import plain
-from segkit.config.schema import Train
+from segkit.config.schema import Train, Weights
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import LabelMap
 from segkit.errors import SegkitError
 from segkit.files import atomic_path
+from segkit.models import external
 from segkit.models.wrapper import Normalizer, SegmentationModel
 
 CARD = "segkit"
+HUB, SAFETENSORS = "hf://", ".safetensors"
+WEIGHTS_FILE, CARD_FILE = f"model{SAFETENSORS}", "segkit.json"
+"""What a shared folder holds (`sharing.py`)."""
 PREFIX = "model."
 """The task's attribute that holds the SegmentationModel: what its state-dict keys begin with."""
 
@@ -64,10 +71,11 @@ class Card:
 def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False) -> SegmentationModel:
     """The network that the card describes, with fresh weights; with pre-trained ones only where a training starts.
 
-    A checkpoint brings its own weights, so opening one must not ask the network for those its encoder once began with.
+    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with.
     """
     config, labels = card.train_config(allow), card.label_map()
     node = {key: None if key == "encoder_weights" and not pretrained else value for key, value in config.model.items()}
+    weights = node.pop("weights", None)
     supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
     if "dims" in keywords_of(str(node["_target_"]), allow):
         supplied["dims"] = card.dims
@@ -76,6 +84,8 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False)
     network = instantiate(node, allow=allow, **supplied)
     if not isinstance(network, nn.Module):
         raise SegkitError(f"model._target_ = {config.model['_target_']} makes no torch.nn.Module")
+    if weights is not None and pretrained:
+        external.load_into(network, *external.obtain(Weights.model_validate(weights)))
     normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
     return SegmentationModel(network, normalizer, labels.mode)
 
@@ -89,10 +99,11 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def find(ckpt: str | Path) -> Path:
-    """The file that `ckpt` means: itself, or best.ckpt (else last.ckpt) of a run folder."""
-    path = Path(ckpt).expanduser()
+    """The file that `ckpt` means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a shared folder, here or
+    on the Hugging Face hub (`hf://OWNER/NAME`)."""
+    path = from_hub(str(ckpt)) if str(ckpt).startswith(HUB) else Path(ckpt).expanduser()
     if path.is_dir():
-        candidates = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt"]
+        candidates = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / WEIGHTS_FILE]
         found = [candidate for candidate in candidates if candidate.is_file()]
         if not found:
             raise SegkitError(f"{path} holds no checkpoints/best.ckpt;   give a run folder or a .ckpt file")
@@ -104,6 +115,8 @@ def find(ckpt: str | Path) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint as plain data and tensors. A file with code in it is refused, never run."""
+    if path.suffix == SAFETENSORS:
+        return read_shared(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -118,6 +131,28 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SegkitError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def read_shared(path: Path) -> dict[str, Any]:
+    """A checkpoint as `segkit.save` wrote it: weights in the safetensors format, the card beside them."""
+    card = path.with_name(CARD_FILE)
+    if not card.is_file():
+        raise SegkitError(f"{path} has no {CARD_FILE} beside it: it holds weights alone;   segkit import weights={path}")
+    try:
+        return {"state_dict": load_file(path), CARD: json.loads(card.read_text())}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SegkitError(f"{path} or its {CARD_FILE} is damaged: {first_line(error)}") from error
+
+
+def from_hub(address: str) -> Path:
+    """The local copy of `hf://OWNER/NAME[@REVISION]`; downloaded once into the cache of the Hugging Face hub."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = address.removeprefix(HUB).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS_FILE, CARD_FILE]))
+    except (OSError, ValueError) as error:
+        raise SegkitError(f"{address} cannot be had: {first_line(error)}") from error
 
 
 def read_card(path: Path, content: Mapping[str, Any]) -> Card:
@@ -153,21 +188,48 @@ def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
 
 
-def init_weights(model: SegmentationModel, path: Path) -> list[str]:
-    """Start `model` from the weights of another run. Returns what kept its fresh weights because shapes differ.
+HEADS = ("head", "deep_heads", "heads", "segmentation_head", "classifier")
+"""Parts of a network that know its classes."""
 
-    Normalisation constants stay those of the new data.
+
+def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -> list[str]:
+    """Start `model`, which tells `classes` apart, from the weights of another run or of another program.
+
+    Returns what kept its fresh weights: where shapes differ, and the heads where the classes are others. Normalisation
+    constants stay those of the new data.
     """
-    content = read(path)
-    read_card(path, content)
-    theirs = {k: v for k, v in model_weights(content).items() if k.startswith("network.")}
-    ours = model.state_dict()
-    fitting = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
-    fresh = [key for key in ours if key.startswith("network.") and key not in fitting]
+    theirs, their_classes = weights_to_start_from(path)
+    ours = {key.removeprefix("network."): value for key, value in model.state_dict().items() if key.startswith("network.")}
+    same_heads = their_classes is None or tuple(their_classes) == tuple(classes)
+    fitting = {
+        key: value
+        for key, value in theirs.items()
+        if key in ours and ours[key].shape == value.shape and (same_heads or key.split(".")[0] not in HEADS)
+    }
     if 2 * len(fitting) < len(ours) - 2:
         raise SegkitError(f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?")
-    model.load_state_dict(fitting, strict=False)
-    return fresh
+    model.network.load_state_dict(fitting, strict=False)
+    return [key for key in ours if key not in fitting]
+
+
+def weights_to_start_from(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
+    if is_own(path):
+        content = read(path)
+        weights = {key: value for key, value in model_weights(content).items() if key.startswith("network.")}
+        return {key.removeprefix("network."): value for key, value in weights.items()}, read_card(path, content).label_map().classes
+    state, schema = external.obtain(Weights(path=str(path)))
+    return (state if schema == external.PLAIN else external.translate(state, schema)), None
+
+
+def is_own(path: Path) -> bool:
+    """Whether segkit wrote it; errors are left to who reads it."""
+    if path.suffix == SAFETENSORS:
+        return path.with_name(CARD_FILE).is_file()
+    try:
+        return CARD in read(path)
+    except SegkitError:
+        return False
 
 
 def first_line(error: BaseException) -> str:

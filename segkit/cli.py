@@ -51,6 +51,19 @@ COMMANDS = (
         "segkit.run:predict",
         ("segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR", "segkit predict … overlays=true probabilities=true"),
     ),
+    Command("models", "networks and encoders, with parameters and operations", "segkit.models.catalogue:main"),
+    Command(
+        "import",
+        "make a checkpoint of a network that another program trained",
+        "segkit.importing:command",
+        ("segkit import weights=FILE schema=auto preprocess.normalize=unit", "segkit import weights=https://… sha256=… experiment=NAME"),
+    ),
+    Command(
+        "share",
+        "write a checkpoint as a folder for others, or for the Hugging Face hub",
+        "segkit.sharing:command",
+        ("segkit share ckpt=RUN_OR_FILE output=DIR", "segkit share ckpt=RUN_OR_FILE output=DIR push=OWNER/NAME"),
+    ),
     Command(
         "audit",
         "is the data what it seems? every fault with the line to type",
@@ -77,6 +90,8 @@ COMMANDS = (
     ),
     Command("doctor", "check this installation and machine", "segkit.doctor:main"),
 )
+PLAIN = frozenset({"doctor", "models"})
+"""Take arguments of their own, no config."""
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = """\
   -m, --multirun          run every combination of   key=a,b   key=range(0,3)   key=choice(a,b)
@@ -106,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segkit: no such command {first}; {hint or f'there are {known}'}", file=sys.stderr)
         return 2
     command = BY_NAME[first]
-    return _load(command)(rest) if command.name == "doctor" else run(command, rest)
+    return _load(command)(rest) if command.name in PLAIN else run(command, rest)
 
 
 def usage() -> str:
@@ -296,7 +311,7 @@ def complete(argv: Sequence[str]) -> int:
         if not words or (len(words) == 1 and not line.endswith(" ")):
             print(" ".join(name for name in BY_NAME if name.startswith(typing)))
             return 0
-        if typing not in BY_NAME or typing == "doctor":
+        if typing not in BY_NAME or typing in PLAIN:
             return 0
         os.environ["COMP_LINE"] = f"{program} {line.split(typing, 1)[1].lstrip()}"
     command = BY_NAME.get(typing, COMMANDS[0])

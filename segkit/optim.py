@@ -1,13 +1,62 @@
-"""Learning-rate schedules by name; the optimizer itself is any class of torch.optim that the config names."""
+"""What is trained, and how fast: frozen parts, learning rates by part, schedules by name. The optimizer itself is any class
+of torch.optim that the config names.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from segkit.config.schema import Scheduler
+from segkit.errors import SegkitError, nearest
+
+
+def matching(network: nn.Module, pattern: str, key: str) -> set[str]:
+    """Parameters whose name, or the name of a module that holds them, fits `pattern`: encoder, encoder.0.*, *.bias."""
+    names = [name for name, _ in network.named_parameters()]
+    found = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
+    if not found:
+        tops = list(dict.fromkeys(name.split(".")[0] for name in names))
+        hint = nearest(pattern, tops) or f"its parts are {', '.join(tops)}"
+        raise SegkitError(f"{key}: no parameter of the network is named {pattern};   {hint}")
+    return found
+
+
+def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
+    frozen = {name for pattern in patterns for name in matching(network, pattern, "freeze")}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SegkitError(f"freeze={list(patterns)} leaves nothing to train")
+
+
+def keep_frozen(network: nn.Module) -> None:
+    """Batch norm whose weights are frozen keeps its statistics as well: else a frozen encoder would drift."""
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, _BatchNorm) and own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What `lr_scales` does not name comes first, at the optimizer's own rate; of several patterns the last one counts."""
+    scale_of = {name: scale for pattern, scale in scales.items() for name in matching(network, pattern, "lr_scales")}
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(scale_of.get(name, 1.0), []).append(parameter)
+    return [
+        {"params": parameters, "lr": scale * lr} if scale != 1 else {"params": parameters}
+        for scale, parameters in groups.items()
+        if parameters
+    ]
 
 
 def build_scheduler(optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str) -> LRScheduler | ReduceLROnPlateau:

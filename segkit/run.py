@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from segkit import checkpoint, evaluation
 from segkit.checkpoint import Card, build_model
 from segkit.config.schema import Data, Evaluate, Predict, Train
-from segkit.config.targets import instantiate
+from segkit.config.targets import instantiate, keywords_of
 from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 from segkit.data.datamodule import SegmentationData, intensity
 from segkit.data.labels import LabelMap, sided
@@ -35,6 +35,9 @@ from segkit.inference.batch import Wanted, predict_jobs
 from segkit.losses import WeightedLoss
 from segkit.metrics.summary import OVERALL, Summary
 from segkit.metrics.table import EXCLUDED
+from segkit.models.probe import probe
+from segkit.models.wrapper import SegmentationModel
+from segkit.optim import freeze
 from segkit.processes import children_join, is_child
 from segkit.progress import console
 from segkit.report.curves import curves
@@ -136,19 +139,43 @@ def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> Segmentation
     """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
-    mode = card.label_map().mode
     model = build_model(card, cfg.allow_targets, pretrained=starts_anew and cfg.init_from is None)
     if cfg.init_from and starts_anew:
-        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from))
-        console.print(f"weights from {cfg.init_from}" + (f"; made anew, for their shape: {', '.join(fresh)}" if fresh else ""))
-    nodes = {name: node for name, node in cfg.loss.parts.items() if node is not None}
-    parts = {name: instantiate(node, allow=cfg.allow_targets, mode=mode) for name, node in nodes.items()}
+        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), card.label_map().classes)
+        console.print(f"weights from {cfg.init_from}" + (f"; made anew: {', '.join(fresh)}" if fresh else ""))
+    check_size(model, cfg, card)
+    freeze(model.network, cfg.freeze)
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
     measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
     if cfg.metric.monitor.split("/")[0] not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"there is {', '.join(measured)}"
         raise SegkitError(f"metric.monitor = {cfg.metric.monitor} is not measured;   {hint}")
-    return SegmentationTask(model, WeightedLoss(parts, cfg.loss.weights, mode), metrics, cfg, card)
+    return SegmentationTask(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
+
+
+def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
+    """Whether the network takes the images that it will be given, as far as their size is known."""
+    key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
+    if size is None:
+        if model.target in ("center_crop", "resize"):
+            raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
+        return
+    if len(size) != card.dims:
+        kind, other = ("images", 3) if card.dims == 2 else ("volumes", 2)
+        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {card.dims} numbers, or  data.dims={other}")
+    if model.shape and model.target != "overlap_tile":
+        model.shape.check(size, key)
+    probe(model, card.channels, size, cfg.data.batch_size, card.label_map().n_outputs)
+
+
+def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
+    parts = {}
+    for name, node in cfg.loss.parts.items():
+        if node is not None:
+            known = {"mode": labels.mode, "classes": labels.classes}
+            taken = keywords_of(str(node["_target_"]), cfg.allow_targets)
+            parts[name] = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
+    return WeightedLoss(parts, cfg.loss.weights, labels.mode, cfg.loss.deep_supervision)
 
 
 def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware) -> None:
@@ -285,7 +312,9 @@ def evaluate(cfg: Evaluate) -> Result:
         console.print(f"not judged, since no mask of this data shows them: {', '.join(absent)}", markup=False)
         judged = judged.without(absent, best.config.seed)
     part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
-    folder = Path(cfg.output) if cfg.output else ckpt.parent.parent / "evaluation" / part
+    of_a_run = ckpt.parent.name == "checkpoints"
+    home = ckpt.parent.parent if of_a_run else Path("outputs") / best.card.config["name"]
+    folder = Path(cfg.output) if cfg.output else home / "evaluation" / part
     write_results(folder, judged, best.card.config["name"], manifest)
     return Result(folder, judged.summary, ckpt)
 

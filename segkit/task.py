@@ -27,7 +27,7 @@ from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.models.wrapper import SegmentationModel, activate
-from segkit.optim import build_scheduler
+from segkit.optim import build_scheduler, keep_frozen, parameter_groups
 
 Array = npt.NDArray[Any]
 
@@ -53,13 +53,16 @@ class SegmentationTask(L.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self) -> None:
+        keep_frozen(self.model.network)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout is a function of (seed, epoch, batch, rank), so a resumed run draws what the uninterrupted one drew."""
         key = (self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        parts = self.loss(self.model.logits(batch.image), batch.mask)
+        parts = self.loss(*self.model.supervised(batch.image, batch.mask))
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return parts  # type: ignore[no-any-return]
@@ -68,9 +71,8 @@ class SegmentationTask(L.LightningModule):
         """A plateau schedule is stepped by hand: Lightning would step it after the checkpoint is written, so that a
         resumed run would miss one step."""
         cfg = self.config
-        optimizer = instantiate(
-            cfg.optimizer, allow=cfg.allow_targets, params=self.model.parameters(), **fused(cfg.optimizer, self.card.precision)
-        )
+        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
+        optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.card.precision))
         n_steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
         scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from segkit.callbacks.early_stopping import StopEarly
@@ -22,6 +19,7 @@ from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
 from segkit.inference.predictor import memory_order
+from segkit.models.probe import flop_per_image
 from segkit.models.wrapper import SegmentationModel
 from segkit.progress import console
 from segkit.rundir import RunFolder
@@ -107,20 +105,6 @@ def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, ch
     if wanted:
         model.network.compile()
     return wanted
-
-
-def flop_per_image(model: SegmentationModel, channels: int, size: tuple[int, ...]) -> float:
-    """Floating-point operations of one forward pass, counted without computing anything.
-
-    0 for a network that looks at values on its way, which cannot be counted so (and hardly compiled).
-    """
-    ghost = copy.deepcopy(model).to("meta").eval()
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            ghost.logits(torch.empty(1, channels, *size, device="meta"))
-    except Exception:  # whatever a stranger's network raises without values
-        return 0.0
-    return float(counter.get_total_flops())
 
 
 def quiet() -> None:

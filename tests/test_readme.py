@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from segkit.cli import PLAIN
 from segkit.config import door
 from segkit.config.schema import COMMANDS
 from tests.conftest import REPOSITORY
@@ -19,7 +20,7 @@ SEGKIT = [line for line in LINES if line.startswith("segkit ")]
 
 def test_there_is_something_to_check() -> None:
     assert len(SEGKIT) > 10
-    assert len(TEXT.splitlines()) <= 250
+    assert len(TEXT.splitlines()) <= 290
 
 
 @pytest.mark.parametrize("line", SEGKIT)
@@ -28,6 +29,8 @@ def test_a_command_of_the_readme_passes_the_door(line: str, tmp_path: Path) -> N
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     _, command, *words = shlex.split(line)
+    if command in PLAIN:
+        return
     assert command in COMMANDS
     multirun = "-m" in words
     door.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)

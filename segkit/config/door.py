@@ -31,7 +31,7 @@ from segkit.errors import Problem, ProblemsFound
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER"}
+PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
 
 
 class UserFolders(SearchPathPlugin):

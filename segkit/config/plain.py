@@ -5,6 +5,7 @@ checkpoint does not need it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,18 +20,21 @@ BEFORE = {
     "train": "training starts",
     "evaluate": "evaluation starts",
     "predict": "prediction starts",
+    "import": "anything is imported",
     "audit": "the audit starts",
     "plan": "anything is planned",
     "phantom": "the phantom is written",
     "cache": "the cache is looked at",
+    "share": "anything is written",
 }
 # What segkit passes when it builds the target at a path, beside the keywords of the config.
 SUPPLIED = {
     ("model",): ("in_channels", "out_channels"),
     ("data", "source"): ("root",),
-    ("loss", "parts", "*"): ("mode",),
     ("optimizer",): ("params",),
 }
+OFFERED = {("model",): ("dims",), ("loss", "parts", "*"): ("mode", "classes")}
+"""What it passes besides, to those that take it."""
 
 
 AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
@@ -127,9 +131,26 @@ def _check_targets(node: Any, path: tuple[str, ...], allow: Sequence[str]) -> li
     if not isinstance(node, dict):
         return []
     if isinstance(node.get("_target_"), str):
-        supplied = next((names for pattern, names in SUPPLIED.items() if _matches(path, pattern)), ())
-        return check_target(node, ".".join(path), allow, supplied)
+        supplied, offered = (next((names for p, names in table.items() if _matches(path, p)), ()) for table in (SUPPLIED, OFFERED))
+        if path == ("model",):
+            node, problems = without_weights(node)
+        else:
+            problems = []
+        return [*problems, *check_target(node, ".".join(path), allow, supplied, offered)]
     return [problem for key, inner in node.items() for problem in _check_targets(inner, (*path, str(key)), allow)]
+
+
+def without_weights(node: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """A model's node as its class wants it; what is wrong with its `weights`, which segkit loads itself."""
+    given = node.get("weights")
+    rest = {key: value for key, value in node.items() if key != "weights"}
+    if given is None:
+        return rest, []
+    wanted = Problem("model.weights", "needs a path or a url, one of them", "write  'model.weights={path: FILE}'")
+    if not isinstance(given, dict) or (given.get("path") is None) == (given.get("url") is None):
+        return rest, [wanted]
+    _, problems = words.fit(schema.Weights, given)
+    return rest, [replace(problem, where=f"model.weights.{problem.where}") for problem in problems]
 
 
 def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -97,6 +97,7 @@ class Augment(Strict):
 class Loss(Strict):
     parts: dict[str, Target | None]
     weights: dict[str, float]
+    deep_supervision: Annotated[list[NotNegative], Field(min_length=1)] | None
 
 
 class Metric(Strict):
@@ -168,6 +169,16 @@ class Inference(Strict):
     threshold: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Weights(Strict):
+    """Of a network that another program trained."""
+
+    path: str | None = None
+    url: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    schema_: Annotated[str, Field(alias="schema")] = "auto"
+    key: str | None = None
+
+
 class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
@@ -177,6 +188,8 @@ class Train(Strict):
     output_dir: str
     resume: str | None
     init_from: str | None
+    freeze: list[str]
+    lr_scales: dict[str, NotNegative] | None
     allow_targets: list[str]
     data: Data
     split: Split
@@ -245,6 +258,16 @@ class Predict(Strict):
     hardware: Hardware
 
 
+class Import(Train):
+    """`segkit import`: the training config that the imported network's checkpoint is to carry, and where the network is."""
+
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None
+    schema_: Annotated[str, Field(alias="schema")]
+    key: str | None
+    reference: str | None
+
+
 class Audit(Strict):
     """`segkit audit`"""
 
@@ -277,6 +300,15 @@ class Cache(Strict):
     clear: bool
 
 
+class Share(Strict):
+    """`segkit share`"""
+
+    ckpt: str
+    output: str
+    push: Annotated[str, Field(pattern="^[^/]+/[^/]+$")] | None
+    private: bool
+
+
 class Phantom(Strict):
     """`segkit phantom`"""
 
@@ -291,8 +323,10 @@ COMMANDS: dict[str, type[Strict]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "import": Import,
     "audit": Audit,
     "plan": Plan,
     "phantom": Phantom,
     "cache": Cache,
+    "share": Share,
 }

@@ -25,7 +25,9 @@ from segkit.errors import Problem, SegkitError, nearest
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
     "segkit.data.sources.",
-    "segkit.models.",
+    "segkit.models.unet.",
+    "segkit.models.smp.",
+    "segkit.models.multitask.",
     "segkit.losses.",
     "segkit.metrics.",
     "segmentation_models_pytorch.",
@@ -56,10 +58,13 @@ def keywords_of(target: str, allow: Sequence[str] = ()) -> list[str]:
         return []
 
 
-def check_target(node: Mapping[str, Any], path: str, allow: Sequence[str] = (), supplied: Collection[str] = ()) -> list[Problem]:
+def check_target(
+    node: Mapping[str, Any], path: str, allow: Sequence[str] = (), supplied: Collection[str] = (), offered: Collection[str] = ()
+) -> list[Problem]:
     """All that is wrong with a node that has a `_target_`, nested ones included, without importing what it names.
 
-    `supplied` are the keywords that segkit adds itself. What the source does not tell is left to `instantiate`.
+    `supplied` are the keywords that segkit adds itself, `offered` those that it adds where the target takes them. What the
+    source does not tell is left to `instantiate`.
     """
     target = str(node["_target_"])
     values = {str(key): value for key, value in node.items() if key != "_target_"}
@@ -72,7 +77,7 @@ def check_target(node: Mapping[str, Any], path: str, allow: Sequence[str] = (), 
         found = _signature(target, allow)
         if found.is_function and not _may_be_function(target, allow):
             return [*problems, Problem(path, f"{target} is a function; only classes of that package may be named")]
-        return [*problems, *_check_call(found, target, values, path, supplied)]
+        return [*problems, *_check_call(found, target, values, path, supplied, offered)]
     except Absent as absent:
         return [*problems, Problem(path, _absent(target, absent))]
     except Unreadable:
@@ -120,20 +125,22 @@ def _absent(target: str, absent: Absent) -> str:
     return f"{absent.parent} has no {absent.name}" + (f"; {hint[:-1]}{rest}?" if hint else "")
 
 
-def _check_call(found: Signature, target: str, values: Mapping[str, Any], path: str, supplied: Collection[str]) -> list[Problem]:
-    name = target.rpartition(".")[2]
+def _check_call(
+    found: Signature, target: str, values: Mapping[str, Any], path: str, supplied: Collection[str], offered: Collection[str]
+) -> list[Problem]:
+    name, ours = target.rpartition(".")[2], {*supplied, *offered}
     problems = []
     for key, value in values.items():
         where = f"{path}.{key}"
-        if key in supplied:
+        if key in supplied or (key in offered and key in found.parameters):
             problems.append(Problem(where, "follows from the rest of the config: leave it out"))
         elif key in found.parameters:
             problems += _check_value(value, found.parameters[key].type, where)
         elif not found.open:
-            hint = nearest(key, set(found.parameters) - set(supplied), f"{path}.")
+            hint = nearest(key, set(found.parameters) - ours, f"{path}.")
             problems.append(Problem(where, f"{name} takes no {key}; {hint}" if hint else f"{name} takes no {key}"))
     for key, parameter in found.parameters.items():
-        if parameter.required and key not in values and key not in supplied:
+        if parameter.required and key not in values and key not in ours:
             problems.append(Problem(f"{path}.{key}", f"is needed by {name}", f"add  +{path}.{key}=VALUE"))
     refused = [] if found.open else [key for key in supplied if key not in found.parameters]
     if refused:

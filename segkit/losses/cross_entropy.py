@@ -1,28 +1,25 @@
-"""Cross-entropy over exclusive classes, binary cross-entropy otherwise; from segmentation-models-pytorch."""
+"""Cross-entropy over exclusive classes, binary cross-entropy otherwise."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Mapping, Sequence
 
-from segkit.data.labels import IGNORE, Mode
+from torch import nn
 
-
-def cross_entropy_loss(mode: Mode, label_smoothing: float = 0.0) -> nn.Module:
-    """Mean over the pixels that count. `label_smoothing` in 0..1 pulls the targets that far towards 1/2 or 1/classes."""
-    from segmentation_models_pytorch.losses import SoftBCEWithLogitsLoss, SoftCrossEntropyLoss
-
-    of_mode = SoftCrossEntropyLoss if mode == "multiclass" else SoftBCEWithLogitsLoss
-    return OverCounted(of_mode(smooth_factor=label_smoothing, ignore_index=IGNORE))
+from segkit.data.labels import Mode
+from segkit.losses.classes import class_weights_of
+from segkit.losses.pixelwise import PixelLoss, cross_entropy_map
 
 
-class OverCounted(nn.Module):
-    """segmentation-models-pytorch divides by all pixels, so that its loss would shrink with the share of ignored ones."""
+def cross_entropy_loss(
+    mode: Mode,
+    label_smoothing: float = 0.0,
+    hardest: float = 1.0,
+    class_weights: Mapping[str, float] | None = None,
+    classes: Sequence[str] = (),
+) -> nn.Module:
+    """Mean over the pixels that count, or over the `hardest` share of them (top-k: 0.1).
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        counted = (target != IGNORE).sum()
-        mean: Tensor = self.loss(logits, target)
-        return mean * (target.numel() / counted.clamp_min(1))
+    `label_smoothing` in 0..1 is taken from the truth and shared by all classes (one structure: by truth and its opposite).
+    """
+    return PixelLoss(cross_entropy_map(mode, label_smoothing), mode, class_weights_of(class_weights, classes, mode), hardest)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from segkit.data.labels import Mode
+from segkit.errors import SegkitError
+from segkit.models.sizes import Shape, box
 
 Normalization = Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"]
 
@@ -55,26 +57,107 @@ class Normalizer(nn.Module):
 class SegmentationModel(nn.Module):
     """What a checkpoint holds: images in, probabilities out, at any size.
 
-    A network may say its `stride`, the number that every side must divide by (or one a side); 32 is taken where it does not.
+    A network takes (B, C, *S) and returns logits (B, n_outputs, *S); in training it may return a list, fine to coarse
+    (deep supervision). It may say its `stride`, the number that every side must divide by (or one a side); 32 is taken where
+    it does not.
+
+    From a network with unpadded convolutions less comes out than went in (`shape`, a `sizes.Shape`). Its `target` says what
+    the training compares that with:
+    overlap_tile: images are mirrored at their borders, so that the output covers all of them (Ronneberger et al., fig. 2).
+    center_crop: the middle of the mask; prediction mirrors, so that nothing is missing.
+    resize: the whole mask, made as small as the output (source 001): out of register, kept to reproduce it.
     """
 
     def __init__(self, network: nn.Module, normalizer: Normalizer, mode: Mode) -> None:
         super().__init__()
         self.normalizer, self.network, self.mode = normalizer, network, mode
         self.stride: int | tuple[int, ...] = getattr(network, "stride", 32)
+        shape = getattr(network, "shape", None)
+        self.shape = shape if isinstance(shape, Shape) and shape.is_smaller else None
+        self.target = str(getattr(network, "target", "")) if self.shape else ""
+        if isinstance(getattr(network, "final", None), nn.Sigmoid | nn.Softmax):
+            network.final = nn.Identity()  # losses want logits; `forward` applies it, in float32
 
     def logits(self, image: Tensor) -> Tensor:  # (B, C, *S) -> (B, n_outputs, *S) float32
-        shape = image.shape[2:]
-        strides = self.stride if isinstance(self.stride, tuple) else (self.stride,) * len(shape)
+        return self._whole(self.normalizer(image))[0]
+
+    def supervised(self, image: Tensor, mask: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+        """Logits, and the part of `mask` (B, [K,] *S) that they are to be compared with."""
         x = self.normalizer(image)
-        missing = [-n % stride for n, stride in zip(shape, strides, strict=True)]
-        if any(missing):
-            x = nn.functional.pad(x, [width for n in reversed(missing) for width in (0, n)], mode="replicate")
-        return self.network(x)[(..., *(slice(n) for n in shape))].float()  # type: ignore[no-any-return]
+        if self.target in ("center_crop", "resize"):
+            logits = self._inner(x)
+            return logits, fitted(mask, tuple(logits.shape[2:]), self.target)
+        outputs = self._whole(x)
+        return (outputs if len(outputs) > 1 else outputs[0]), mask
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, n_outputs, *S) in float32: sigmoid, or softmax over exclusive classes."""
         return activate(self.logits(image), self.mode)
+
+    def _whole(self, x: Tensor) -> list[Tensor]:
+        """Logits for every pixel; in training with deep supervision of each level, (B, n_outputs, ceil(S / scale))."""
+        size = tuple(x.shape[2:])
+        if self.target == "resize":
+            return [resized(self._inner(x), size)]
+        if self.shape:
+            covers = [self.shape.to_cover(n, axis) for axis, n in enumerate(size)]
+            before = [(m - n) // 2 for n, (m, _) in zip(size, covers, strict=True)]
+            for axis, (n, (m, _), left) in enumerate(zip(size, covers, before, strict=True)):
+                x = x.index_select(axis + 2, mirrored(n, left, m - n - left).to(x.device))
+            out = self._inner(x)
+            starts = [left - (m - out_n) // 2 for left, (m, out_n) in zip(before, covers, strict=True)]
+            return [out[box(starts, size)]]
+        strides = self.stride if isinstance(self.stride, tuple) else (self.stride,) * len(size)
+        missing = [-n % stride for n, stride in zip(size, strides, strict=True)]
+        if any(missing):
+            x = nn.functional.pad(x, [width for n in reversed(missing) for width in (0, n)], mode="replicate")
+        outputs = as_list(self.network(x), x.ndim)
+        return [cropped(out, size, tuple(x.shape[2:])).float() for out in outputs]
+
+    def _inner(self, x: Tensor) -> Tensor:
+        """Logits of the middle alone: what a network with unpadded convolutions returns."""
+        assert self.shape is not None
+        self.shape.check(x.shape[2:])
+        return self.network(x).float()  # type: ignore[no-any-return]
+
+
+def as_list(outputs: object, ndim: int) -> list[Tensor]:
+    """What a network returns, one or several logits."""
+    several = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+    tensors = [out for out in several if isinstance(out, Tensor) and out.ndim == ndim]
+    if len(tensors) < len(several) or not several:
+        found = [tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in several]
+        shape = "(B, classes, H, W)" if ndim == 4 else "(B, classes, D, H, W)"
+        raise SegkitError(f"model: the network returns {found[0] if found else 'nothing'}, but logits {shape} are needed")
+    return tensors
+
+
+def mirrored(n: int, before: int, after: int) -> Tensor:
+    """Indices of a line of n pixels, continued by reflection on both sides (the border itself is not repeated)."""
+    i = torch.arange(-before, n + after) % max(1, 2 * n - 2)
+    return torch.minimum(i, (2 * n - 2 - i).clamp_min(0)) if n > 1 else torch.zeros_like(i)
+
+
+def cropped(out: Tensor, size: tuple[int, ...], padded: tuple[int, ...]) -> Tensor:
+    """Without what stands for padding: `size` at the finest level, ceil(size / scale) at the others."""
+    wanted = [-(-n * m // p) for n, p, m in zip(size, padded, out.shape[2:], strict=True)]
+    return out[box([0] * len(wanted), wanted)]
+
+
+def fitted(mask: Tensor, size: tuple[int, ...], how: str) -> Tensor:
+    """(B, [K,] *S) -> (B, [K,] *size): its middle, or all of it, nearest neighbour."""
+    there = mask.shape[-len(size) :]
+    if how == "center_crop":
+        return mask[box([(n - m) // 2 for n, m in zip(there, size, strict=True)], size)]
+    for axis, (n, m) in enumerate(zip(there, size, strict=True)):
+        nearest = ((torch.arange(m, device=mask.device) + 0.5) * n / m).long()
+        mask = mask.index_select(mask.ndim - len(size) + axis, nearest)
+    return mask
+
+
+def resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+    return nn.functional.interpolate(logits, size, mode=mode, align_corners=False)
 
 
 def activate(logits: Tensor, mode: Mode) -> Tensor:

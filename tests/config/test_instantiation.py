@@ -34,9 +34,8 @@ OPTIONS = [
 def card_of(cfg: Train) -> Card:
     labels = LabelMap.of({0: "background", 1: "a", 2: "b"}).as_dict()
     split = {"train": ["1"], "val": ["2"], "test": []}
-    return Card(
-        cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}
-    )  # fmt: skip
+    dims = len(cfg.sampling.patch or cfg.preprocess.size or (1, 1))
+    return Card(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -1,0 +1,66 @@
+"""A first look at a network before training starts: does it take these images, and return what it should?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkit.errors import SegkitError
+from segkit.models.wrapper import SegmentationModel
+
+ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spatial element")
+"""How torch's norms complain about a single pixel, in a batch of one."""
+
+
+def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_size: int, n_outputs: int) -> None:
+    """SegkitError where a training step on images (batch_size, channels, *size) would fail in the network.
+
+    Nothing is computed, unless the network looks at values on its way or fails without them.
+    """
+    ghost = copy.deepcopy(model).train()
+    try:
+        outputs = step(ghost.to("meta"), (batch_size, channels, *size), "meta")
+    except SegkitError:
+        raise
+    except Exception:
+        outputs = for_real(copy.deepcopy(model).train(), (batch_size, channels, *size))
+    wrong = [tuple(out.shape) for out in outputs if not isinstance(out, Tensor) or out.shape[:2] != (batch_size, n_outputs)]
+    if wrong:
+        raise SegkitError(f"model: returns {wrong[0]} for a batch of {batch_size}, but logits ({batch_size}, {n_outputs}, …) are needed")
+
+
+def step(model: SegmentationModel, shape: tuple[int, ...], device: str) -> list[Tensor]:
+    mask = torch.zeros(shape[0], *shape[2:], dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        logits, _ = model.supervised(torch.zeros(shape, device=device), mask)
+    return logits if isinstance(logits, list) else [logits]
+
+
+def for_real(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
+    try:
+        return step(model, shape, "cpu")
+    except (ValueError, RuntimeError, IndexError, AttributeError, TypeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        batch, _, *size = shape
+        ways = "another  model=NAME  or size"
+        if any(text in reason for text in ONE_VALUE):
+            reason, ways = "a norm would see a single pixel", "a larger  data.batch_size  or  preprocess.size,  or fewer levels"
+        raise SegkitError(f"model: this network cannot train on batches of {batch} with size {size}: {reason}\n  use {ways}") from error
+
+
+def flop_per_image(model: SegmentationModel, channels: int, size: Sequence[int]) -> float:
+    """Floating-point operations of one forward pass, counted without computing anything.
+
+    0 for a network that looks at values on its way, which cannot be counted so (and hardly compiled).
+    """
+    ghost = copy.deepcopy(model).to("meta").eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            ghost.logits(torch.empty(1, channels, *size, device="meta"))
+    except Exception:  # whatever a stranger's network raises without values
+        return 0.0
+    return float(counter.get_total_flops())
