@@ -54,6 +54,8 @@ class Card:
     versions: dict[str, str]
     score: dict[str, float] = field(default_factory=dict)
     """The monitored metric on the validation cases when this checkpoint was written, and the epoch."""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """What `segkit calibrate` chose, on how many validation cases."""
     format: int = 1
     dims: int = 2
     """2 for images, 3 for volumes."""
@@ -74,8 +76,8 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False)
     A checkpoint brings its own weights, so opening one must not ask for those that its network once began with.
     """
     config, labels = card.train_config(allow), card.label_map()
-    node = {key: None if key == "encoder_weights" and not pretrained else value for key, value in config.model.items()}
-    weights = node.pop("weights", None)
+    node = config.model if pretrained else without_downloads(config.model)
+    weights, node = node.get("weights"), {key: value for key, value in node.items() if key != "weights"}
     supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
     if "dims" in keywords_of(str(node["_target_"]), allow):
         supplied["dims"] = card.dims
@@ -88,6 +90,13 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False)
         external.load_into(network, *external.obtain(Weights.model_validate(weights)))
     normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
     return SegmentationModel(network, normalizer, labels.mode)
+
+
+def without_downloads(node: Any) -> Any:
+    """Also inside: a stranger's card must not make this machine fetch anything."""
+    if isinstance(node, Mapping):
+        return {key: None if key in ("encoder_weights", "weights") else without_downloads(value) for key, value in node.items()}
+    return [without_downloads(value) for value in node] if isinstance(node, list) else node
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -161,12 +170,12 @@ def read_card(path: Path, content: Mapping[str, Any]) -> Card:
             f"{path} was written by another program: it has no segkit card (it holds {', '.join(list(map(str, content))[:6])}).\n"
             "  segkit evaluate and predict need a checkpoint of segkit train"
         )
-    card = dict(content[CARD])
+    card = content[CARD] if isinstance(content[CARD], dict) else {}
     if card.get("format") != 1:
         raise SegkitError(f"{path} has card format {card.get('format')}; this segkit reads format 1: update segkit")
     try:
         return Card(**card)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
 
 
@@ -198,7 +207,7 @@ def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -
     Returns what kept its fresh weights: where shapes differ, and the heads where the classes are others. Normalisation
     constants stay those of the new data.
     """
-    theirs, their_classes = weights_to_start_from(path)
+    theirs, their_classes = weights_to_start_from(path, model.network)
     ours = {key.removeprefix("network."): value for key, value in model.state_dict().items() if key.startswith("network.")}
     same_heads = their_classes is None or tuple(their_classes) == tuple(classes)
     fitting = {
@@ -212,24 +221,37 @@ def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -
     return [key for key in ours if key not in fitting]
 
 
-def weights_to_start_from(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
-    if is_own(path):
-        content = read(path)
+    if (content := own_content(path)) is not None:
+        card = read_card(path, content)
+        same_meaning(path, card.config["model"], network)
         weights = {key: value for key, value in model_weights(content).items() if key.startswith("network.")}
-        return {key.removeprefix("network."): value for key, value in weights.items()}, read_card(path, content).label_map().classes
+        return {key.removeprefix("network."): value for key, value in weights.items()}, card.label_map().classes
     state, schema = external.obtain(Weights(path=str(path)))
-    return (state if schema == external.PLAIN else external.translate(state, schema)), None
+    if schema == external.PLAIN:
+        return external.as_named_in(network.state_dict(), state), None
+    external.check_meaning(network, schema)
+    return external.translate(state, schema), None
 
 
-def is_own(path: Path) -> bool:
-    """Whether segkit wrote it; errors are left to who reads it."""
+def own_content(path: Path) -> dict[str, Any] | None:
+    """Of a file that segkit wrote; errors of others are left to who reads them."""
     if path.suffix == SAFETENSORS:
-        return path.with_name(CARD_FILE).is_file()
+        return read(path) if path.with_name(CARD_FILE).is_file() else None
     try:
-        return CARD in read(path)
+        content = read(path)
     except SegkitError:
-        return False
+        return None
+    return content if CARD in content else None
+
+
+def same_meaning(path: Path, theirs: Mapping[str, Any], network: nn.Module) -> None:
+    """Weights that fit by shape mean nothing where channels come in another order, or another activation follows."""
+    for key in ("concat", "activation"):
+        ours = getattr(network, key, None)
+        if isinstance(ours, str) and theirs.get(key, ours) != ours:
+            raise SegkitError(f"init_from={path} was trained with model.{key}={theirs[key]}, not {ours};   add  model.{key}={theirs[key]}")
 
 
 def first_line(error: BaseException) -> str:

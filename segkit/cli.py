@@ -51,6 +51,12 @@ COMMANDS = (
         "segkit.run:predict",
         ("segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR", "segkit predict … overlays=true probabilities=true"),
     ),
+    Command(
+        "calibrate",
+        "choose thresholds and post-processing on validation cases, where they help",
+        "segkit.calibration:command",
+        ("segkit calibrate ckpt=RUN_OR_FILE",),
+    ),
     Command("models", "networks and encoders, with parameters and operations", "segkit.models.catalogue:main"),
     Command(
         "import",

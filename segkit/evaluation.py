@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Evaluation:
     table: CaseTable
     summary: Summary
     panels: tuple[Panel, ...]
+    collisions: Mapping[str, int] = field(default_factory=dict)
+    """Of a combination: cases in which several members claimed the same pixels, and how many."""
 
     def without(self, classes: Collection[str], seed: int) -> Evaluation:
         """The same but for these classes."""
         table = CaseTable(tuple(row for row in self.table.rows if row.class_name not in classes), self.table.statistics)
-        return Evaluation(table, table.summary(seed), self.panels)
+        return replace(self, table=table, summary=table.summary(seed))
 
 
 def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, CaseMetric]:
@@ -48,15 +50,12 @@ def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap
         raise SegkitError("this subset has no labelled case;   choose another  subset=train|val|test|all")
     metrics = build_metrics(predictor.config.metric.cases, predictor.config.allow_targets)
     rows: list[Row] = []
-    for case, mask in track(predict_cases(predictor, cases), "evaluating", len(cases)):
-        rows += evaluate_case(mask, encoded_mask(case, labels), labels, case, metrics, sides[case.id])
+    collisions: dict[str, int] = {}
+    for case, prediction in track(zip(cases, predictor.predict_all(cases), strict=True), "evaluating", len(cases)):
+        rows += evaluate_case(prediction.mask, encoded_mask(case, labels), labels, case, metrics, sides[case.id])
+        collisions |= {case.id: prediction.collisions} if prediction.collisions else {}
     table = CaseTable.of(rows, metrics)
-    return Evaluation(table, table.summary(predictor.config.seed), tuple(pictures(predictor, cases, labels, table)))
-
-
-def predict_cases(predictor: Predictor, cases: Sequence[Case]) -> Any:
-    predictions = predictor.predict_all(cases)
-    return zip(cases, (prediction.mask for prediction in predictions), strict=True)
+    return Evaluation(table, table.summary(predictor.config.seed), tuple(pictures(predictor, cases, labels, table)), collisions)
 
 
 def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import torch
 from torch import Tensor, nn
 
 from segkit import checkpoint
 from segkit.checkpoint import CARD, PREFIX, Card, build_model
 from segkit.config.schema import Import, Train, Weights
 from segkit.config.targets import instantiate, keywords_of
+from segkit.data.intensity import SIXTEEN_BIT
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.errors import SegkitError
 from segkit.models import external
@@ -81,11 +83,20 @@ def find(cfg: Import) -> Found:
 
 def shape_of(cfg: Import, state: Mapping[str, Tensor]) -> dict[str, int]:
     """Of a network under its own names: what its first convolution reads, and what its last one (or the labels) say."""
-    kernels = [tensor for tensor in state.values() if tensor.ndim >= 4]
+    kernels = [tensor for tensor in in_order(cfg, state) if tensor.ndim >= 4]
     if not kernels:
         raise SegkitError(f"weights={cfg.weights} holds no convolution")
     n_outputs = LabelMap.of(cfg.data.labels, bool(cfg.data.overlap)).n_outputs if cfg.data.labels else len(kernels[-1])
     return {"in_channels": kernels[0].shape[1], "out_channels": n_outputs, "dims": kernels[0].ndim - 2}
+
+
+def in_order(cfg: Import, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """From the first layer to the last, as the network has them: a safetensors file has them by name."""
+    node = {key: value for key, value in cfg.model.items() if key not in ("weights", "encoder_weights")}
+    dims = {"dims": cfg.data.dims} if "dims" in keywords_of(str(node["_target_"]), cfg.allow_targets) else {}
+    with torch.device("meta"):
+        network = instantiate(node, allow=cfg.allow_targets, in_channels=1, out_channels=1, **dims)
+    return [state[name] for name in network.state_dict() if name in state]
 
 
 def check_sense(cfg: Import, found: Found) -> None:
@@ -156,7 +167,7 @@ def card_of(cfg: Import, found: Found, labels: LabelMap, name: str) -> Card:
         labels=labels.as_dict(),
         channels=channels,
         dims=found.shape["dims"],
-        top=255,
+        top=SIXTEEN_BIT,
         mean=[0.0] * channels,
         sd=[1.0] * channels,
         split={"train": [], "val": [], "test": []},

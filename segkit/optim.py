@@ -37,16 +37,17 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
         raise SegkitError(f"freeze={list(patterns)} leaves nothing to train")
 
 
-def keep_frozen(network: nn.Module) -> None:
-    """Batch norm whose weights are frozen keeps its statistics as well: else a frozen encoder would drift."""
-    for module in network.modules():
-        own = list(module.parameters(recurse=False))
-        if isinstance(module, _BatchNorm) and own and not any(parameter.requires_grad for parameter in own):
+def keep_frozen(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Batch norm in frozen parts keeps its statistics as well: else a frozen encoder would drift."""
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and any(fnmatchcase(name, end) for p in patterns for end in (p, f"{p}.*")):
             module.eval()
 
 
 def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
     """What `lr_scales` does not name comes first, at the optimizer's own rate; of several patterns the last one counts."""
+    if scales and not lr:
+        raise SegkitError("lr_scales are shares of optimizer.lr, which is not given;   add  +optimizer.lr=RATE")
     scale_of = {name: scale for pattern, scale in scales.items() for name in matching(network, pattern, "lr_scales")}
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for name, parameter in network.named_parameters():

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit import checkpoint, evaluation
 from segkit.checkpoint import Card, build_model
-from segkit.config.schema import Data, Evaluate, Predict, Train
+from segkit.config.schema import Data, DataOverride, Evaluate, Predict, Train
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.audit import Prepared, data_fingerprint, examine, prepare
 from segkit.data.datamodule import SegmentationData, intensity
@@ -32,7 +32,9 @@ from segkit.hardware import Hardware
 from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
 from segkit.inference.batch import Wanted, predict_jobs
-from segkit.losses import WeightedLoss
+from segkit.inference.members import Combination, Ensemble, Member
+from segkit.inference.predictor import Predictor
+from segkit.losses import Unaware, WeightedLoss, check_shares
 from segkit.metrics.summary import OVERALL, Summary
 from segkit.metrics.table import EXCLUDED
 from segkit.models.probe import probe
@@ -165,16 +167,22 @@ def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
         raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {card.dims} numbers, or  data.dims={other}")
     if model.shape and model.target != "overlap_tile":
         model.shape.check(size, key)
-    probe(model, card.channels, size, cfg.data.batch_size, card.label_map().n_outputs)
+    n = probe(model, card.channels, size, cfg.data.batch_size, card.label_map().n_outputs)
+    check_shares(cfg.loss.deep_supervision, n)
 
 
 def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
+    """A part that asks for `mode` knows what the target means in it, and that 255 counts nowhere."""
+    known = {"mode": labels.mode, "classes": labels.classes}
     parts = {}
     for name, node in cfg.loss.parts.items():
         if node is not None:
-            known = {"mode": labels.mode, "classes": labels.classes}
             taken = keywords_of(str(node["_target_"]), cfg.allow_targets)
-            parts[name] = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
+            part = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
+            parts[name] = part if "mode" in taken else Unaware(part, name)
+    for name in cfg.loss.weights:
+        if name not in cfg.loss.parts:
+            raise SegkitError(f"loss.weights.{name}: there is no such part; {nearest(name, parts) or 'there is ' + ', '.join(parts)}")
     return WeightedLoss(parts, cfg.loss.weights, labels.mode, cfg.loss.deep_supervision)
 
 
@@ -294,11 +302,28 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}", value if isinstance(value, str | int | float | bool) else str(value)
 
 
+def open_checkpoints(cfg: Evaluate | Predict) -> tuple[Predictor, list[Path]]:
+    """One checkpoint, the ensemble of several, or a combination of members, and the files."""
+    inference = cfg.inference.model_dump(exclude_unset=True, exclude_none=True)
+    where = cfg.hardware
+
+    def load(ckpt: Path) -> Predictor:
+        return predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets, inference)
+
+    if cfg.members:
+        if cfg.ckpt is not None:
+            raise SegkitError("ckpt and members exclude each other;   a combination needs members alone")
+        found = {name: checkpoint.find(member.ckpt) for name, member in cfg.members.items()}
+        loaded = {name: load(path) for name, path in found.items()}
+        members = [Member(name, one, tuple(cfg.members[name].labels or one.labels.classes)) for name, one in loaded.items()]
+        return Combination(members, cfg.merge), list(found.values())
+    paths = [checkpoint.find(ckpt) for ckpt in ([cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt or [])]
+    return (load(paths[0]) if len(paths) == 1 else Ensemble([load(path) for path in paths])), paths
+
+
 def evaluate(cfg: Evaluate) -> Result:
     """The per-case table of a checkpoint on a subset of its own data, or on another data set (then on all its cases)."""
-    ckpt = checkpoint.find(cfg.ckpt)
-    where = cfg.hardware
-    best = predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
+    best, ckpts = open_checkpoints(cfg)
     given = cfg.data.model_dump(exclude_unset=True)
     is_other = "source" in given
     if is_other and cfg.subset not in ("val", "all"):
@@ -312,11 +337,29 @@ def evaluate(cfg: Evaluate) -> Result:
         console.print(f"not judged, since no mask of this data shows them: {', '.join(absent)}", markup=False)
         judged = judged.without(absent, best.config.seed)
     part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
-    of_a_run = ckpt.parent.name == "checkpoints"
-    home = ckpt.parent.parent if of_a_run else Path("outputs") / best.card.config["name"]
+    if isinstance(best, Combination):
+        tell_collisions(judged)
+    home = home_of(ckpts, best.card.config["name"])
     folder = Path(cfg.output) if cfg.output else home / "evaluation" / part
     write_results(folder, judged, best.card.config["name"], manifest)
-    return Result(folder, judged.summary, ckpt)
+    return Result(folder, judged.summary, ckpts[0])
+
+
+def home_of(ckpts: Sequence[Path], name: str) -> Path:
+    """The run folder of a checkpoint; for several, or one that lies elsewhere, a folder in outputs."""
+    runs = [ckpt.parent.parent for ckpt in ckpts if ckpt.parent.name == "checkpoints"]
+    if len(ckpts) == 1:
+        return runs[0] if runs else Path("outputs") / name
+    return Path("outputs") / "together" / "+".join(run.name for run in runs or [ckpt.with_suffix("") for ckpt in ckpts])[:120]
+
+
+def tell_collisions(judged: Evaluation) -> None:
+    cases, pixels = len(judged.collisions), sum(judged.collisions.values())
+    worst = max(judged.collisions.items(), key=lambda item: item[1], default=("", 0))
+    console.print(
+        f"collisions {pixels} pixels in {cases} cases were claimed by several members"
+        + (f", most in {worst[0]}: {worst[1]}" if cases else "")
+    )
 
 
 def data_of(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
@@ -326,6 +369,13 @@ def data_of(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
         return trained.model_copy(update={**given, "labels": given.get("labels") or (card.labels["values"] if same_kind else None)})
     root = None if trained.root is None else card.data_root
     return trained.model_copy(update={"root": root, "labels": card.labels["values"], **given})
+
+
+def validation_cases(card: Card, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
+    """The labelled validation cases of a checkpoint, in its own data."""
+    manifest = examine(data_of(card, config.data, data.model_dump(exclude_unset=True)), config.seed, allow, cache_dir=CACHE)
+    cases, sides = choose_cases(manifest, card, "val")
+    return [case for case in cases if case.masks and sides[case.id] == "val"], labels_of(manifest.labels, card.label_map())
 
 
 def choose_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case], dict[str, str]]:
@@ -377,10 +427,10 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     return found.cases
 
 
-def claim(output: Path, ckpt: Path, overwrite: bool) -> dict[str, str]:
+def claim(output: Path, ckpts: Sequence[Path], overwrite: bool) -> dict[str, str]:
     """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps."""
     note = output / CLAIM
-    mine = {"sha256": sha256_of(ckpt), "ckpt": str(ckpt.absolute())}
+    mine = {"sha256": " ".join(map(sha256_of, ckpts)), "ckpt": ", ".join(str(ckpt.absolute()) for ckpt in ckpts)}
     if note.is_file() and not overwrite and read_json(note).get("sha256") != mine["sha256"]:
         theirs = read_json(note).get("ckpt")
         raise SegkitError(f"{output} holds masks of another checkpoint ({theirs});   name another  output=FOLDER,  or add  overwrite=true")
@@ -389,12 +439,11 @@ def claim(output: Path, ckpt: Path, overwrite: bool) -> dict[str, str]:
 
 def predict(cfg: Predict) -> int:
     """Masks for new images. Exit code 1 where an image could not be done."""
-    where = cfg.hardware
-    best = predictor.load(cfg.ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets)
+    best, ckpts = open_checkpoints(cfg)
     if best.card.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
-    mine = claim(output, checkpoint.find(cfg.ckpt), cfg.overwrite)
+    mine = claim(output, ckpts, cfg.overwrite)
     wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
     write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n")
     done = predict_jobs(best, wanted, output, Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))

@@ -21,9 +21,6 @@ from segkit.progress import console
 if TYPE_CHECKING:
     from segkit.config.schema import Share
 
-LOCAL = ("data_root", "split")
-"""What the card of a shared checkpoint leaves out: paths of a machine, and names of cases, which may be those of patients."""
-
 
 def save(ckpt: str | Path, folder: str | Path) -> Path:
     """The checkpoint or run folder `ckpt` as a folder to share; overwrites what an earlier call left there."""
@@ -36,16 +33,29 @@ def save(ckpt: str | Path, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     weights = checkpoint.model_weights(content)
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({checkpoint.PREFIX + key: value.contiguous() for key, value in weights.items()}, temporary, {"format": "pt"})
+        save_file({checkpoint.PREFIX + key: value.contiguous().clone() for key, value in weights.items()}, temporary, {"format": "pt"})
     write_text_atomic(folder / CARD_FILE, json.dumps(card, indent=1) + "\n")
     write_text_atomic(folder / "README.md", model_card(card))
     return folder
 
 
 def without_local(card: Card) -> dict[str, Any]:
+    """Without the paths of a machine, and the names of cases, which may be those of patients."""
     plain = card.as_dict()
-    config = {**plain["config"], "data": {**plain["config"]["data"], "root": None, "exclude": []}, "resume": None, "init_from": None}
-    return {**plain, "config": config, "data_root": "", "split": {side: [] for side in plain["split"]}}
+    before = plain["config"]
+    names = {key: None if is_place(value) else value for key, value in before["data"]["source"].items()}
+    changed = {
+        "data": {**before["data"], "root": None, "exclude": [], "source": {key: v for key, v in names.items() if v is not None}},
+        "split": {**before["split"], "path": None},
+        "model": checkpoint.without_downloads(before["model"]),
+        **dict.fromkeys(("resume", "init_from", "run")),
+        "output_dir": "outputs",
+    }
+    return {**plain, "config": {**before, **changed}, "data_root": "", "split": {side: [] for side in plain["split"]}}
+
+
+def is_place(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", "~")) or "\\" in value or ":/" in value)
 
 
 def model_card(card: dict[str, Any]) -> str:

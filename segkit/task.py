@@ -20,7 +20,7 @@ from segkit.config.targets import instantiate
 from segkit.data.dataset import Batch, CaseDataset
 from segkit.data.geometry import Step
 from segkit.errors import SegkitError
-from segkit.inference.decide import decide, restore
+from segkit.inference.decide import Decision, restore
 from segkit.inference.predictor import window_of
 from segkit.inference.sliding import sliding
 from segkit.losses import WeightedLoss
@@ -47,6 +47,7 @@ class SegmentationTask(L.LightningModule):
         self.model, self.loss = model, loss
         self.metrics, self.config, self.card = metrics, config, card
         self.labels, self.window = card.label_map(), window_of(config)
+        self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
         self.rows: list[Row] = []
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
@@ -54,7 +55,7 @@ class SegmentationTask(L.LightningModule):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
-        keep_frozen(self.model.network)
+        keep_frozen(self.model.network, self.config.freeze)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout is a function of (seed, epoch, batch, rank), so a resumed run draws what the uninterrupted one drew."""
@@ -107,7 +108,7 @@ class SegmentationTask(L.LightningModule):
         """The mask of one validation case, from probabilities (C, *s) on the network's grid; its rows join the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
         case, truth = dataset.cases[index], dataset.truth(index)
-        mask = decide(restore(probs, steps, self.labels), self.labels, self.config.inference.threshold)
+        mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
         self.rows += evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
         return mask
 

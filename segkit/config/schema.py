@@ -29,6 +29,7 @@ Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
 
@@ -166,7 +167,9 @@ class Inference(Strict):
     batch_size: Positive
     window: Literal["auto"] | Size | None
     overlap: Annotated[float, Field(ge=0, le=0.9)]
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Probability | dict[str, Probability]
+    tta: Literal["none", "horizontal", "flips", "turns"]
+    postprocess: dict[str, Target | None]
 
 
 class Weights(Strict):
@@ -233,10 +236,40 @@ class Hardware(Strict):
     threads: Literal["auto"] | Positive
 
 
+class Calibrate(Strict):
+    """`segkit calibrate`"""
+
+    ckpt: str
+    allow_targets: list[str]
+    data: DataOverride
+    hardware: Hardware
+
+
+class InferenceOverride(Strict):
+    """The inference section where a checkpoint is the start; None = as in the checkpoint."""
+
+    batch_size: Positive | None = None
+    window: Literal["auto"] | Size | None = None
+    overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    threshold: Probability | dict[str, Probability] | None = None
+    tta: Literal["none", "horizontal", "flips", "turns"] | None = None
+    postprocess: dict[str, Target | None] | None = None
+
+
+class Member(Strict):
+    """Of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
+
+    ckpt: str
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+
+
 class Evaluate(Strict):
     """`segkit evaluate`"""
 
-    ckpt: str
+    ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    members: dict[str, Member]
+    merge: Literal["max_prob", "priority", "multilabel"]
+    inference: InferenceOverride
     subset: Literal["train", "val", "test", "all"]
     output: str | None
     allow_targets: list[str]
@@ -247,7 +280,10 @@ class Evaluate(Strict):
 class Predict(Strict):
     """`segkit predict`"""
 
-    ckpt: str
+    ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    members: dict[str, Member]
+    merge: Literal["max_prob", "priority", "multilabel"]
+    inference: InferenceOverride
     input: str | None
     data: DataOverride
     output: str
@@ -323,6 +359,7 @@ COMMANDS: dict[str, type[Strict]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "calibrate": Calibrate,
     "import": Import,
     "audit": Audit,
     "plan": Plan,

@@ -25,12 +25,13 @@ from segkit.errors import Problem, SegkitError, nearest
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
     "segkit.data.sources.",
-    "segkit.models.unet.",
-    "segkit.models.smp.",
-    "segkit.models.multitask.",
+    "segkit.models.unet.UNet",
+    "segkit.models.smp.smp_network",
+    "segkit.models.multitask.MultiTaskUNet",
     "segkit.losses.",
     "segkit.metrics.",
-    "segmentation_models_pytorch.",
+    "segkit.inference.postprocess.",
+    "segmentation_models_pytorch.losses.",  # its networks download unless told not to: model=smp
     "torch.nn.",
     "torch.optim.",
     "albumentations.",

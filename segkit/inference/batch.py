@@ -50,7 +50,7 @@ def predict_jobs(predictor: Predictor, jobs: Sequence[Job], output: Path, wanted
         for job in track(todo, "predicting", len(todo)):
             try:
                 measured += predict_one(predictor, job, output, wanted)
-            except (SegkitError, OSError, ValueError, MemoryError) as error:
+            except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
                 problems.append(Problem(str(job.source), first_line(error).removeprefix(f"{job.source} ").removeprefix(f"{job.source}: ")))

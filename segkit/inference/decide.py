@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segkit.config.schema import Inference
+from segkit.config.targets import instantiate
 from segkit.data import geometry
-from segkit.data.geometry import Step
 from segkit.data.labels import LabelMap
+from segkit.errors import SegkitError, nearest
+from segkit.inference.postprocess import Step, postprocess
 
 Array = npt.NDArray[Any]
 
 
-def restore(probs: Array, steps: Sequence[Step], labels: LabelMap) -> Array:
+def restore(probs: Array, steps: Sequence[geometry.Step], labels: LabelMap) -> Array:
     """Probabilities (C, h, w) of the network's grid on the original grid (C, H, W); what it never saw is background."""
     outside = np.zeros(len(probs), np.float32)
     if labels.mode == "multiclass":
@@ -23,13 +27,53 @@ def restore(probs: Array, steps: Sequence[Step], labels: LabelMap) -> Array:
     return geometry.undo(steps, probs, outside)
 
 
-def decide(probs: Array, labels: LabelMap, threshold: float) -> Array:
+Threshold = float | Mapping[str, float]
+"""For all classes, or by class (others 0.5)."""
+
+
+def decide(probs: Array, labels: LabelMap, threshold: Threshold) -> Array:
     """Class indices (H, W) uint8 of exclusive maps (the likeliest; from `threshold` on if there is one class), else planes (K, H, W)."""
     if labels.mode == "multiclass":
         likeliest: Array = probs.argmax(axis=0).astype(np.uint8)
         return likeliest
-    above: Array = (probs >= threshold).astype(np.uint8)
+    limits = np.array([threshold_of(name, threshold) for name in labels.classes], probs.dtype)
+    above: Array = (probs >= limits.reshape(-1, *[1] * (probs.ndim - 1))).astype(np.uint8)
     return above if labels.overlap else above[0]
+
+
+def threshold_of(name: str, threshold: Threshold) -> float:
+    return float(threshold.get(name, 0.5)) if isinstance(threshold, Mapping) else float(threshold)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """From probabilities on the original grid to the mask: thresholds, then steps of post-processing."""
+
+    labels: LabelMap
+    threshold: Threshold
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, config: Inference, labels: LabelMap, allow: Sequence[str]) -> Decision:
+        steps = tuple(instantiate(node, allow=allow) for node in config.postprocess.values() if node is not None)
+        check(steps, labels, config.threshold)
+        return cls(labels, config.threshold, steps)
+
+    def __call__(self, probs: Array, pixel_mm: tuple[float, ...] = ()) -> Array:
+        return postprocess(decide(probs, self.labels, self.threshold), self.labels, self.steps, pixel_mm)
+
+
+def check(steps: Sequence[Step], labels: LabelMap, threshold: Threshold) -> None:
+    """SegkitError where a class is named that there is not, or a threshold that nothing asks."""
+    named = {"inference.threshold": list(threshold) if isinstance(threshold, Mapping) else []}
+    named["inference.postprocess"] = [name for step in steps for name in step.classes or ()]
+    for key, names in named.items():
+        for name in names:
+            if name not in labels.classes:
+                hint = nearest(name, labels.classes) or f"there is {', '.join(labels.classes)}"
+                raise SegkitError(f"{key} names the class {name}; {hint}")
+    if labels.mode == "multiclass" and threshold != 0.5:
+        raise SegkitError("inference.threshold: of exclusive classes the likeliest is taken;   leave it at 0.5")
 
 
 def planes(mask: Array, labels: LabelMap) -> Array:

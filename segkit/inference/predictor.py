@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,8 +22,9 @@ from segkit.data.preprocess import to_grid
 from segkit.data.readers import ImageFile
 from segkit.errors import SegkitError
 from segkit.hardware import Accelerator, Hardware
-from segkit.inference.decide import decide, restore
+from segkit.inference.decide import Decision, restore
 from segkit.inference.sliding import sliding
+from segkit.inference.tta import averaged, copies
 from segkit.models.wrapper import SegmentationModel
 
 Array = npt.NDArray[Any]
@@ -41,6 +42,9 @@ class Prediction:
     mask: Array  # (*S) uint8 class indices, or (K, *S) planes where classes overlap; S is (H, W) or (D, H, W)
     probs: Array  # (C, *S) float32
     image: Array  # (*S, C) as read
+    pixel_mm: tuple[float, ...] = ()
+    collisions: int = 0
+    """Pixels that several members of a combination claimed."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Ready:
     image: Array  # (*S, C) as read
     pixels: Array  # (C, *s) on the network's grid
     steps: tuple[Step, ...]
+    pixel_mm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,21 @@ class Predictor:
     give a `Case`.
     """
 
-    def __init__(self, model: SegmentationModel, card: Card, hardware: Hardware, allow: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: SegmentationModel,
+        card: Card,
+        hardware: Hardware,
+        allow: Sequence[str] = (),
+        inference: Mapping[str, Any] | None = None,
+    ) -> None:
         self.card, self.hardware = card, hardware
-        self.config = card.train_config(allow)
+        config = card.train_config(allow)
+        self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
         self.labels = card.label_map()
         self.intensity = Intensity(self.config.preprocess, card.top)
+        self.decide = Decision.of(self.config.inference, self.labels, allow)
+        self.copies = copies(self.config.inference.tta, card.dims)
         self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)
 
     def predict(self, image: Image) -> Prediction:
@@ -92,7 +107,7 @@ class Predictor:
             stack = np.stack([one.pixels for one in group])
             for one, probs in zip(group, self._probabilities(stack), strict=True):
                 on_grid = restore(probs, one.steps, self.labels)
-                yield Prediction(decide(on_grid, self.labels, self.config.inference.threshold), on_grid, one.image)
+                yield Prediction(self.decide(on_grid, one.pixel_mm), on_grid, one.image, one.pixel_mm)
 
     def _prepare(self, image: Image) -> Ready:
         case = as_case(image)
@@ -108,7 +123,7 @@ class Predictor:
                 raise SegkitError(f"{where} is a single image, but this checkpoint sees the slices at {offsets} as channels;   {way}")
             raise SegkitError(f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.card.channels})")
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
-        return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps)
+        return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps, case.pixel_mm)
 
     @torch.inference_mode()
     def _probabilities(self, stack: Array) -> Array:
@@ -116,7 +131,8 @@ class Predictor:
         device, dtype = self.hardware.device, self.hardware.autocast_dtype
         images = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
         with torch.autocast(device, dtype=dtype or torch.float32, enabled=dtype is not None):
-            probs: Array = sliding(self.model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
+            model = averaged(self.model, self.copies)
+            probs: Array = sliding(model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
         return probs
 
 
@@ -146,14 +162,18 @@ def load(
     precision: str | None = None,
     threads: str | int = "auto",
     allow: Sequence[str] = (),
+    inference: Mapping[str, Any] | None = None,
 ) -> Predictor:
-    """The predictor of a checkpoint or run folder. `precision` None: what the training used, where this machine has it."""
+    """The predictor of a checkpoint or run folder. `precision` None: what the training used, where this machine has it.
+
+    `inference`: keys of that section that replace the checkpoint's, such as {"tta": "flips"}.
+    """
     model, card = load_model(ckpt, allow)
     hardware = Hardware.choose(accelerator, precision, threads)
     if precision is None and card.precision == "32":
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)
-    return Predictor(model, card, hardware, allow)
+    return Predictor(model, card, hardware, allow, inference)
 
 
 def ahead(function: Any, items: Iterable[T]) -> Iterator[Any]:

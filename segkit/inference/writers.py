@@ -9,12 +9,13 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from segkit.data.labels import Array, LabelMap
 from segkit.data.volumes import stem, write_like
@@ -41,21 +42,52 @@ def is_written(path: Path, labels: LabelMap) -> bool:
     return all(part.is_file() for part in mask_paths(path, labels))
 
 
-def write_mask(path: Path, mask: Array, labels: LabelMap, like: Path | None = None, orient: str | None = "LPS") -> list[Path]:
+def write_mask(
+    path: Path, mask: Array, labels: LabelMap, like: Path | None = None, orient: str | None = "LPS", palette: bool = False
+) -> list[Path]:
     """Write what the network said in the values that the training masks had, so that it can serve as a mask again.
 
     `mask` is class indices (*S) of an exclusive map, or planes (K, *S) of an overlapping one, which become a file of 0 and
     255 for each class. With `like`, a volume file that was read in orientation `orient`, in its format and on its grid; else
-    one PNG: grey of 8 or 16 bit, or RGB where the map holds colours.
+    one PNG: grey of 8 or 16 bit, or RGB where the map holds colours. `palette`: with a palette of `labels.colours` instead of
+    grey, so that a viewer shows them; the values stay the same.
     """
     paths = mask_paths(path, labels)
     images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
-    for part, image in zip(paths, images, strict=True):
-        if like is None:
-            write_png(part, image)
-        else:
+    colours = palettes(labels) if palette else [None] * len(paths)
+    for part, image, of_part in zip(paths, images, colours, strict=True):
+        if like is not None:
             write_like(part, image, like, orient)
+        elif of_part is not None:
+            write_indexed_png(part, image, of_part)
+        else:
+            write_png(part, image)
     return paths
+
+
+Palette = Mapping[int, tuple[int, int, int]]
+"""Colour of each value; others are black."""
+
+
+def palettes(labels: LabelMap) -> list[Palette]:
+    """Of each mask file of an image. SegkitError where the values are no index of one."""
+    if labels.overlap:
+        return [{255: colour} for colour in labels.colours]
+    if labels.in_colours:
+        raise SegkitError("palette: the masks of this checkpoint hold colours, not numbers;   leave palette=false")
+    if any(int(raw) > 255 for raw, _ in labels.values):
+        raise SegkitError("palette: a palette has 256 colours, and data.labels has larger numbers;   leave palette=false")
+    of_class = dict(zip(labels.classes, labels.colours, strict=True))
+    return [{int(raw): of_class[name] for raw, name in labels.values if name in of_class}]
+
+
+def write_indexed_png(path: Path, image: Array, palette: Palette) -> None:
+    """(H, W) uint8, whose values stay what the file holds."""
+    picture = Image.fromarray(image)
+    picture.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
+    encoded = io.BytesIO()
+    picture.save(encoded, format="png")
+    write_bytes_atomic(path, encoded.getvalue())
 
 
 def write_png(path: Path, image: Array) -> None:

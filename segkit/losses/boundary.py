@@ -2,11 +2,13 @@
 
 Kervadec et al., Boundary loss for highly unbalanced segmentation, 2019. arXiv:1812.07032. Karimi and Salcudean, Reducing the
 Hausdorff distance in medical image segmentation with convolutional neural networks, 2019. arXiv:1904.10030.
-Distances are in pixels of the network's grid; maps are made on the processor, without gradient.
+Distances are in pixels of the network's grid; maps are made on the processor, without gradient. Where a structure touches
+ignored pixels, that is a border to them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,11 +48,15 @@ def boundary_loss(mode: Mode) -> nn.Module:
 
 
 def hausdorff_loss(mode: Mode, alpha: float = 2.0) -> nn.Module:
-    """Squared error times (distance to the border of the truth ** alpha + of the prediction ** alpha) (eq. 8)."""
+    """Squared error times (distance to the border of the truth ** alpha + of the prediction ** alpha) (eq. 8).
+
+    Here distances are shares of the image's diagonal, so that the loss does not grow with the square of its size.
+    """
 
     def of_pixel(probs: Tensor, truth: Tensor) -> Tensor:
-        far = maps(truth > 0.5, unsigned).to(probs) ** alpha + maps(probs > 0.5, unsigned).to(probs) ** alpha
-        return (probs - truth) ** 2 * far
+        diagonal = math.hypot(*truth.shape[2:])
+        of_truth, of_prediction = (maps(mask > 0.5, unsigned).to(probs) / diagonal for mask in (truth, probs))
+        return (probs - truth) ** 2 * (of_truth**alpha + of_prediction**alpha)
 
     return DistanceLoss(mode, of_pixel)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, one_hot
+from torch.nn.functional import logsigmoid
 
 from segkit.data.labels import BACKGROUND, IGNORE, Mode
 from segkit.errors import SegkitError, nearest
@@ -22,7 +22,7 @@ def planes(target: Tensor, logits: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
     counted = target != IGNORE
     clean = target.masked_fill(~counted, 0)
     if mode == "multiclass":
-        clean, counted = one_hot(clean, logits.shape[1]).movedim(-1, 1), counted.unsqueeze(1)
+        clean, counted = torch.zeros_like(logits).scatter_(1, clean.unsqueeze(1), 1), counted.unsqueeze(1)
     return clean.to(logits.dtype), counted.to(logits.dtype)
 
 

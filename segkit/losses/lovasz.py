@@ -22,8 +22,10 @@ class Lovasz(nn.Module):
         self.loss = LovaszLoss("multiclass" if mode == "multiclass" else "binary", per_image, ignore_index=IGNORE)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if not (target != IGNORE).any():  # smp's multi-class loss would return no scalar
+        counted = (target != IGNORE).flatten(1).any(dim=1)
+        if not counted.any():
             return logits.sum() * 0
+        logits, target = logits[counted], target[counted]  # of an image without, smp's multi-class loss would be no scalar
         if self.mode == "multiclass":
             return self.loss(logits, target)  # type: ignore[no-any-return]
         # one structure at a time: smp would sort the pixels of all structures into one line

@@ -37,10 +37,10 @@ class PixelLoss(nn.Module):
         weight = counted.to(logits.dtype) * self._weight(clean).to(logits)
         values = self.of_pixel(logits, clean) * weight
         if self.hardest < 1:
-            n = (self.hardest * counted.sum()).ceil().long().clamp_min(1)
-            values, order = values.flatten().sort(descending=True)
-            kept = torch.arange(len(values), device=values.device) < n
-            values, weight = values * kept, weight.flatten()[order] * kept
+            # ignored ones last, behind those that are sure to the last digit and cost 0 as well
+            order = values.masked_fill(~counted, -1).flatten().argsort(descending=True)
+            kept = torch.arange(len(order), device=order.device) < (self.hardest * counted.sum()).ceil()
+            values, weight = values.flatten()[order] * kept, weight.flatten()[order] * kept
         return values.sum() / weight.sum().clamp_min(torch.finfo(logits.dtype).tiny)
 
     def _weight(self, clean: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def cross_entropy_map(mode: Mode, label_smoothing: float) -> Map:
     if mode == "multiclass":
         return lambda logits, clean: cross_entropy(logits, clean, reduction="none", label_smoothing=label_smoothing)
     return lambda logits, clean: binary_cross_entropy_with_logits(
-        logits, (clean * (1 - 2 * label_smoothing) + label_smoothing).to(logits.dtype), reduction="none"
+        logits, (clean * (1 - label_smoothing) + label_smoothing / 2).to(logits.dtype), reduction="none"
     )
 
 

@@ -73,8 +73,9 @@ def overlap(alpha: float, beta: float, smooth: float) -> Score:
 def matthews(probs: Tensor, truth: Tensor, counted: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Phi coefficient of soft masks, from shares instead of counts, whose products stay small; 0 where it is 0/0."""
     n = counted.sum(axes).clamp_min(1)
-    tp, p, t = (probs * truth).sum(axes) / n, probs.sum(axes) / n, truth.sum(axes) / n
-    return (tp - p * t) / (p * t * (1 - p) * (1 - t)).clamp_min(SMALLEST**2).sqrt()
+    products = (probs * truth, probs * (counted - truth), (counted - probs) * truth, (counted - probs) * (counted - truth))
+    tp, fp, fn, tn = (product.sum(axes) / n for product in products)
+    return (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).clamp_min(SMALLEST**3).sqrt()
 
 
 def jaccard_loss(

@@ -31,15 +31,18 @@ TIMEOUT_SECONDS = 30.0
 RANGE_NOT_SATISFIABLE, PARTIAL = 416, 206
 
 
-def fetch(url: str, sha256: str | None = None, name: str | None = None) -> Path:
-    """The local copy of `url` (http, https or file), under `name` in the cache; not fetched again while its hash is right.
+def fetch(url: str, sha256: str | None = None) -> Path:
+    """The local copy of `url` (http, https or file) in the cache; not fetched again while its hash is right.
 
     SegkitError says where to put the file by hand. A part of it is kept to go on from, a wrong file is removed.
     """
-    path = place(url, name)
+    path = place(url)
     if _is_there(path, sha256):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegkitError(f"{path.parent} cannot be written to: {error.strerror};   say another folder with  SEGKIT_CACHE=DIR") from error
     with _one_at_a_time(path):
         if not _is_there(path, sha256):
             _fetch(url, sha256, path)
@@ -72,16 +75,14 @@ def _fetch(url: str, sha256: str | None, path: Path) -> None:
     _mark(part).unlink(missing_ok=True)
 
 
-def place(url: str, name: str | None = None) -> Path:
+def place(url: str) -> Path:
     """Where in the cache a URL belongs. Different URLs have different places, whatever the files are called."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "file"):
         raise SegkitError(f"{url}: http, https and file addresses can be fetched;   give a path for a file")
-    if name is not None and (Path(name).name != name or name in ("", ".", "..")):
-        raise SegkitError(f"{name!r} must be a file's name, without folders")
     last = re.sub(r"[^\w.-]", "_", unquote(parts.path).rpartition("/")[2]).lstrip(".")[-100:] or "weights"
     cache = Path(os.environ.get("SEGKIT_CACHE") or Path.home() / ".cache" / "segkit").expanduser()
-    return cache / "weights" / (name or f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}")
+    return cache / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}"
 
 
 def _download(url: str, part: Path) -> int | None:

@@ -22,6 +22,7 @@ from segkit.models.download import fetch
 from segkit.models.planted import planted_check
 from segkit.models.schemas import LEVELS, SCHEMAS, Schema
 from segkit.models.unet import UNet
+from segkit.models.weight_files import WRAPPERS
 
 AUTO, PLAIN = "auto", "plain"
 """Schemas by hand: auto looks which one fits; plain takes the names as they are, of the very network that the config builds."""
@@ -97,10 +98,10 @@ def options_of(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], schema_name: str) -> None:
     """`model.weights`: all tensors into a network that the config has built, or one error for what does not fit."""
-    ours = dict(state) if schema_name == PLAIN else translate(state, schema_name)
     fresh = network.state_dict()
+    ours = as_named_in(fresh, state) if schema_name == PLAIN else translate(state, schema_name)
     if schema_name != PLAIN:
-        _check_meaning(network, SCHEMAS[schema_name])
+        check_meaning(network, schema_name)
     _check_channels(fresh, ours)
     missing = [name for name in fresh if name not in ours and not name.endswith(".num_batches_tracked")]
     besides, misfits = [name for name in ours if name not in fresh], _misfits(ours, fresh)
@@ -111,17 +112,27 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], schema_name: str)
     network.load_state_dict(ours, strict=False)  # all names are checked but the counters of old torch
 
 
-def _check_meaning(network: nn.Module, schema: Schema) -> None:
-    """What shapes do not tell."""
+def as_named_in(fresh: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network that keeps all in `self.model` has in its own names what reading takes for a wrapper."""
+    for prefix in WRAPPERS:
+        if not set(state) & set(fresh) and {prefix + name for name in state} & set(fresh):
+            return {prefix + name: tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def check_meaning(network: nn.Module, schema_name: str) -> None:
+    """What shapes do not tell: the order of channels, and the activation (ReLU in all of these networks)."""
+    schema = named(schema_name)
     planted_check(schema)
     if not isinstance(network, UNet):
         way = f"use  model=unet {typed(schema.options)}"
-        raise SegkitError(f"model.weights: {schema.name} is a network of segkit.models.unet.UNet;   {way}")
-    if network.concat != schema.options["concat"]:
-        raise SegkitError(
-            f"model.weights: {schema.name} fits this network by shape, not by meaning: it was trained with {schema.options['concat']};\n"
-            f"  use  model.concat={schema.options['concat']}"
-        )
+        raise SegkitError(f"weights: {schema.name} is a network of segkit.models.unet.UNet;   {way}")
+    for key, theirs in {"concat": schema.options["concat"], "activation": schema.options.get("activation", "relu")}.items():
+        if getattr(network, key) != theirs:
+            raise SegkitError(
+                f"weights: {schema.name} fits this network by shape, not by meaning: it was trained with {theirs};\n"
+                f"  use  model.{key}={theirs}"
+            )
 
 
 def _check_channels(fresh: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:

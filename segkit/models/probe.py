@@ -16,8 +16,10 @@ ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spa
 """How torch's norms complain about a single pixel, in a batch of one."""
 
 
-def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_size: int, n_outputs: int) -> None:
-    """SegkitError where a training step on images (batch_size, channels, *size) would fail in the network.
+def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_size: int, n_outputs: int) -> int:
+    """How many logits it returns in training (more than one: deep supervision).
+
+    SegkitError where a training step on images (batch_size, channels, *size) would fail in the network.
 
     Nothing is computed, unless the network looks at values on its way or fails without them.
     """
@@ -31,6 +33,7 @@ def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_si
     wrong = [tuple(out.shape) for out in outputs if not isinstance(out, Tensor) or out.shape[:2] != (batch_size, n_outputs)]
     if wrong:
         raise SegkitError(f"model: returns {wrong[0]} for a batch of {batch_size}, but logits ({batch_size}, {n_outputs}, …) are needed")
+    return len(outputs)
 
 
 def step(model: SegmentationModel, shape: tuple[int, ...], device: str) -> list[Tensor]:

@@ -44,6 +44,8 @@ class Reference:
             out = network.eval()(self.input)
         if out.shape != self.output.shape:
             return float("inf")
+        if out.isnan().any():
+            raise SegkitError(f"reference={self.path}: the network returns NaN for its input")
         return float(((out - self.output).abs() / (TOLERANCE * (1 + self.output.abs()))).max())
 
     def check(self, build: Build, node: Mapping[str, Any]) -> float:

@@ -116,6 +116,8 @@ class UNet(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"widths needs at least two levels, got {list(widths)}")
+        if convs < 1 or deep_supervision < 0:
+            raise ValueError(f"convs = {convs} must be 1 or more, deep_supervision = {deep_supervision} 0 or more")
         if norm == "group" and any(width % min(8, width) for width in widths):
             raise ValueError(f"norm=group makes 8 groups, so every width must divide by 8, got {list(widths)}")
         if deep_supervision > len(widths) - 2:
@@ -131,8 +133,9 @@ class UNet(nn.Module):
         style = Style(dims, convs, padding, norm, pre_norm, bias, activation, residual)
         steps = by_level(pool, len(widths) - 1, dims)
         self.shape = sizes.Shape(tuple(steps), style.margin, drops_remainder=odd_sides == "crop_skip")
-        self.stride = tuple(math.prod(axis) for axis in zip(*steps, strict=True)) if odd_sides == "pad" else 1
-        self.target, self.concat, self.odd_sides = target, concat, odd_sides
+        self.smallest = tuple(math.prod(axis) for axis in zip(*steps, strict=True))
+        self.stride = self.smallest if odd_sides == "pad" else (1,) * dims
+        self.target, self.concat, self.odd_sides, self.activation = target, concat, odd_sides, activation
         one = (1,) * dims
         strides = [one, *steps] if down == "conv" else [one] * len(widths)
         self.encoder = nn.ModuleList(
@@ -143,7 +146,7 @@ class UNet(nn.Module):
         upwards = list(pairwise(reversed(widths)))  # (1024, 512), (512, 256), ...
         ups = list(zip(upwards, reversed(steps), strict=True))
         self.up = nn.ModuleList(Up(deep, shallow, step, up, dims) for (deep, shallow), step in ups)
-        self.gate = nn.ModuleList(Gate(shallow, dims) if attention else nn.Identity() for _, shallow in upwards)
+        self.gate = nn.ModuleList(Gate(shallow, style) if attention else nn.Identity() for _, shallow in upwards)
         self.decoder = nn.ModuleList(Block(2 * shallow, shallow, style, one) for _, shallow in upwards)
         self.head = head(widths[0], out_channels, dims, head_norm)
         self.deep_heads = nn.ModuleList(head(width, out_channels, dims, head_norm) for width in widths[1 : 1 + deep_supervision])
@@ -239,9 +242,9 @@ class Up(nn.Sequential):
 class Gate(nn.Module):
     """Additive attention: each pixel of the skip is weighted by what the level below makes of it (Oktay et al., eq. 1-2)."""
 
-    def __init__(self, channels: int, dims: int) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        inner, conv, norm = max(1, channels // 2), CONV[dims], BATCH[dims]
+        inner, conv, norm = max(1, channels // 2), CONV[style.dims], style.normalise
         self.skip = nn.Sequential(conv(channels, inner, 1, bias=False), norm(inner))
         self.below = nn.Sequential(conv(channels, inner, 1, bias=False), norm(inner))
         self.weight = nn.Sequential(nn.ReLU(inplace=True), conv(inner, 1, 1), nn.Sigmoid())

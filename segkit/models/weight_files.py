@@ -20,6 +20,8 @@ from segkit.errors import SegkitError, nearest
 
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Where training programs keep the weights among other things."""
+DEEPEST = 2
+"""Levels of a file that are searched."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
 OWN = "model.network."
@@ -35,14 +37,6 @@ class Ignored:
     def __setstate__(self, state: object) -> None: ...
 
 
-_NUMPY = (
-    "dtype",
-    "ndarray",
-    "core.multiarray.scalar",
-    "core.multiarray._reconstruct",
-    "_core.multiarray.scalar",
-    "_core.multiarray._reconstruct",
-)
 _SCALARS = [f"{core}.multiarray" for core in ("numpy.core", "numpy._core")]  # of numpy 1 and 2
 _NAMES = [("numpy", "dtype"), ("numpy", "ndarray"), *((module, name) for module in _SCALARS for name in ("scalar", "_reconstruct"))]
 IGNORED: list[Any] = [type(name, (Ignored,), {"__module__": module}) for module, name in _NAMES]
@@ -109,15 +103,17 @@ def _at(path: Path, content: Any, key: str) -> Any:
     return content
 
 
-def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+def _tensors(path: Path, content: Any, depth: int = 0) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise SegkitError(f"{path} holds a {type(content).__name__}, no state dict.\n  {PLAIN_STATE}")
+    for key in KEYS if depth < DEEPEST else ():
+        if isinstance(content.get(key), Mapping):
+            return _tensors(path, content[key], depth + 1)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise SegkitError(f"{path} holds names and shapes without values (saved from the meta device)")
     if tensors:
         return tensors
-    for key in KEYS:
-        if isinstance(content.get(key), Mapping):
-            return _tensors(path, content[key])
     raise SegkitError(
         f"{path} holds no tensors where they are usually kept; it has {_few(list(map(str, content)))};   say where with  key=NAME"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class SegmentationModel(nn.Module):
 
     A network takes (B, C, *S) and returns logits (B, n_outputs, *S); in training it may return a list, fine to coarse
     (deep supervision). It may say its `stride`, the number that every side must divide by (or one a side); 32 is taken where
-    it does not.
+    it does not; and the `smallest` side that it takes.
 
     From a network with unpadded convolutions less comes out than went in (`shape`, a `sizes.Shape`). Its `target` says what
     the training compares that with:
@@ -72,6 +72,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.normalizer, self.network, self.mode = normalizer, network, mode
         self.stride: int | tuple[int, ...] = getattr(network, "stride", 32)
+        self.smallest: int | tuple[int, ...] = getattr(network, "smallest", 1)
         shape = getattr(network, "shape", None)
         self.shape = shape if isinstance(shape, Shape) and shape.is_smaller else None
         self.target = str(getattr(network, "target", "")) if self.shape else ""
@@ -79,26 +80,30 @@ class SegmentationModel(nn.Module):
             network.final = nn.Identity()  # losses want logits; `forward` applies it, in float32
 
     def logits(self, image: Tensor) -> Tensor:  # (B, C, *S) -> (B, n_outputs, *S) float32
-        return self._whole(self.normalizer(image))[0]
+        return self._whole(self.normalizer(image))[0][0]
 
-    def supervised(self, image: Tensor, mask: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
-        """Logits, and the part of `mask` (B, [K,] *S) that they are to be compared with."""
+    def supervised(self, image: Tensor, mask: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
+        """Logits, and what of `mask` (B, [K,] *S) they are to be compared with; with deep supervision a list of each."""
         x = self.normalizer(image)
         if self.target in ("center_crop", "resize"):
             logits = self._inner(x)
             return logits, fitted(mask, tuple(logits.shape[2:]), self.target)
         outputs = self._whole(x)
-        return (outputs if len(outputs) > 1 else outputs[0]), mask
+        if len(outputs) == 1:
+            return outputs[0][0], mask
+        return [out for out, _ in outputs], [mask[every(steps)] for _, steps in outputs]
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, n_outputs, *S) in float32: sigmoid, or softmax over exclusive classes."""
         return activate(self.logits(image), self.mode)
 
-    def _whole(self, x: Tensor) -> list[Tensor]:
-        """Logits for every pixel; in training with deep supervision of each level, (B, n_outputs, ceil(S / scale))."""
+    def _whole(self, x: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Logits for every pixel, and 1 along each axis; in training with deep supervision of each level, for every s-th
+        pixel (B, n_outputs, ceil(S / s)), and s."""
         size = tuple(x.shape[2:])
+        ones = (1,) * len(size)
         if self.target == "resize":
-            return [resized(self._inner(x), size)]
+            return [(resized(self._inner(x), size), ones)]
         if self.shape:
             covers = [self.shape.to_cover(n, axis) for axis, n in enumerate(size)]
             before = [(m - n) // 2 for n, (m, _) in zip(size, covers, strict=True)]
@@ -106,13 +111,21 @@ class SegmentationModel(nn.Module):
                 x = x.index_select(axis + 2, mirrored(n, left, m - n - left).to(x.device))
             out = self._inner(x)
             starts = [left - (m - out_n) // 2 for left, (m, out_n) in zip(before, covers, strict=True)]
-            return [out[box(starts, size)]]
-        strides = self.stride if isinstance(self.stride, tuple) else (self.stride,) * len(size)
-        missing = [-n % stride for n, stride in zip(size, strides, strict=True)]
+            return [(out[box(starts, size)], ones)]
+        missing = [larger - n for n, larger in zip(size, self._padded(size), strict=True)]
         if any(missing):
             x = nn.functional.pad(x, [width for n in reversed(missing) for width in (0, n)], mode="replicate")
         outputs = as_list(self.network(x), x.ndim)
-        return [cropped(out, size, tuple(x.shape[2:])).float() for out in outputs]
+        scales = [tuple(p // m for p, m in zip(x.shape[2:], out.shape[2:], strict=True)) for out in outputs]
+        return [
+            (out[box([0] * len(size), [-(-n // s) for n, s in zip(size, steps, strict=True)])].float(), steps)
+            for out, steps in zip(outputs, scales, strict=True)
+        ]
+
+    def _padded(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The next size that the network takes."""
+        strides, smallest = (v if isinstance(v, tuple) else (v,) * len(size) for v in (self.stride, self.smallest))
+        return tuple(max(n + -n % stride, least) for n, stride, least in zip(size, strides, smallest, strict=True))
 
     def _inner(self, x: Tensor) -> Tensor:
         """Logits of the middle alone: what a network with unpadded convolutions returns."""
@@ -138,10 +151,9 @@ def mirrored(n: int, before: int, after: int) -> Tensor:
     return torch.minimum(i, (2 * n - 2 - i).clamp_min(0)) if n > 1 else torch.zeros_like(i)
 
 
-def cropped(out: Tensor, size: tuple[int, ...], padded: tuple[int, ...]) -> Tensor:
-    """Without what stands for padding: `size` at the finest level, ceil(size / scale) at the others."""
-    wanted = [-(-n * m // p) for n, p, m in zip(size, padded, out.shape[2:], strict=True)]
-    return out[box([0] * len(wanted), wanted)]
+def every(steps: tuple[int, ...]) -> Any:
+    """Index of every s-th pixel along each of the last axes."""
+    return (..., *(slice(None, None, step) for step in steps))
 
 
 def fitted(mask: Tensor, size: tuple[int, ...], how: str) -> Tensor:

@@ -13,7 +13,7 @@ from segkit.config.signatures import signature
 
 FILES = sorted(door.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
-NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"]}
+NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
 GROUPS = {command: set(door.groups(command)) for command in COMMANDS}
 OPTIONS = [f for f in FILES if f.parent != door.CONF and not f.name.startswith("_")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -45,8 +46,12 @@ def make(mode: Mode, dice: float = 1.0, ce: float = 1.0) -> WeightedLoss:
 def preset(name: str, mode: Mode, *keys: str) -> WeightedLoss:
     """As `segkit train loss=NAME` builds it."""
     values = {"0": "background", "1": "a"} | ({} if mode == "binary" else {"2": "b"})
-    cfg: Any = compose("train", [f"loss={name}", *keys])
-    return build_loss(cfg, LabelMap.of(values, mode == "multilabel"))
+    return build_loss(composed(f"loss={name}", *keys), LabelMap.of(values, mode == "multilabel"))
+
+
+@cache
+def composed(*keys: str) -> Any:
+    return compose("train", list(keys))
 
 
 def example(mode: Mode, size: int = 8, seed: int = 0, dims: int = 2) -> tuple[Tensor, Tensor]:
@@ -140,6 +145,17 @@ def test_top_k_is_the_mean_of_the_worst_pixels(mode: Mode) -> None:
     assert value(cross_entropy_loss(mode, hardest=0.1), logits, mask, mode) == pytest.approx(worst.mean().item(), rel=1e-5)
 
 
+def test_ignored_pixels_are_none_of_the_worst_where_most_are_sure() -> None:
+    """A pixel that is sure to the last digit costs 0, like an ignored one, but is one of those that a mean is over."""
+    mask = torch.zeros(1, 10, 10, dtype=torch.uint8)
+    mask[:, ::2] = IGNORE
+    logits = torch.zeros(1, 2, 10, 10)
+    logits[:, 0] = 1000
+    logits[:, 0, 9, 9] = 0  # undecided: log 2
+    worst = value(cross_entropy_loss("multiclass", hardest=0.5), logits, mask, "multiclass")
+    assert worst == pytest.approx(math.log(2) / 25, rel=1e-5)
+
+
 def test_lovasz_of_hard_masks_is_the_jaccard_loss() -> None:
     """The extension equals the set function at its corners."""
     _, mask = example("multiclass")
@@ -153,6 +169,14 @@ def test_lovasz_of_overlapping_structures_is_the_mean_over_them() -> None:
     logits, mask = example("multilabel")
     alone = [value(lovasz_loss("binary"), logits[:, k : k + 1], mask[:, k], "binary") for k in range(3)]
     assert value(lovasz_loss("multilabel"), logits, mask, "multilabel") == pytest.approx(sum(alone) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_lovasz_by_image_is_the_mean_over_images(mode: Mode) -> None:
+    logits, mask = example(mode)
+    first = value(lovasz_loss(mode), logits[:1], mask[:1], mode)
+    both = first + value(lovasz_loss(mode), logits[1:], mask[1:], mode)
+    assert value(lovasz_loss(mode, per_image=True), logits, mask, mode) == pytest.approx(both / 2, rel=1e-5)
 
 
 def test_boundary_loss_of_a_square_is_its_signed_distance() -> None:
@@ -170,7 +194,7 @@ def test_hausdorff_loss_of_one_far_pixel() -> None:
     mask[0, 4, 4] = 1
     logits = mask[:, None].float() * 80 - 40
     logits[..., 4, 8] = 40.0  # wrong: 4 from the truth; of the prediction's own pixels 1 from its border
-    assert value(hausdorff_loss("binary"), logits, mask, "binary") == pytest.approx((4**2 + 1) / 81, rel=1e-5)
+    assert value(hausdorff_loss("binary"), logits, mask, "binary") == pytest.approx((4**2 + 1) / 81 / (9**2 + 9**2), rel=1e-5)
 
 
 def test_an_untrained_network_starts_at_log_of_the_classes() -> None:
@@ -265,18 +289,20 @@ def test_deep_supervision_weighs_each_scale_against_its_own_mask(mode: Mode) -> 
     single = make(mode)
     fine, rough = single(logits, mask), single(coarse, mask[..., ::2, ::2])
     for weights, share in ((None, 2 / 3), ([3.0, 1.0], 0.75)):
-        both = WeightedLoss(dict(single.parts), {}, mode, weights)([logits, coarse], mask)  # type: ignore[arg-type]
+        both = WeightedLoss(dict(single.parts), {}, mode, weights)([logits, coarse], [mask, mask[..., ::2, ::2]])  # type: ignore[arg-type]
         for name in both:
             assert both[name].item() == pytest.approx(share * fine[name].item() + (1 - share) * rough[name].item(), rel=1e-5)
     with pytest.raises(SegkitError, match=r"loss\.deep_supervision has 3 weights, but the network gives 2"):
-        WeightedLoss(dict(single.parts), {}, mode, [1, 1, 1])([logits, coarse], mask)  # type: ignore[arg-type]
+        WeightedLoss(dict(single.parts), {}, mode, [1, 1, 1])([logits, coarse], [mask, mask[..., ::2, ::2]])  # type: ignore[arg-type]
 
 
 def test_volumes_are_supervised_at_scales_by_axis() -> None:
     logits, mask = example("multiclass", dims=3)
     coarse = torch.randn(2, 3, 8, 4, 4)
     alone = make("multiclass")(coarse, mask[:, :, ::2, ::2])["loss"]
-    both = WeightedLoss(dict(make("multiclass").parts), {}, "multiclass", [0.0, 1.0])([logits, coarse], mask)["loss"]  # type: ignore[arg-type]
+    both = WeightedLoss(dict(make("multiclass").parts), {}, "multiclass", [0.0, 1.0])([logits, coarse], [mask, mask[:, :, ::2, ::2]])[
+        "loss"
+    ]  # type: ignore[arg-type]
     assert both.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
@@ -366,6 +392,30 @@ def test_a_perfect_answer_costs_nothing(name: str, mode: Mode) -> None:
     _, mask = example(mode)
     truth = nn.functional.one_hot(mask.long(), 3).movedim(-1, 1) if mode == "multiclass" else mask.float().view(2, -1, 8, 8)
     assert value(ALL[name](mode), truth.float() * 80 - 40, mask, mode) < 1e-4
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_that_is_ignored_as_a_whole_changes_nothing(name: str, mode: Mode) -> None:
+    logits, mask = example(mode)
+    mask[1] = IGNORE
+    options = {"per_image": True} if name == "lovasz" else {}
+    loss = ALL[name](mode, **options)
+    assert value(loss, logits, mask, mode) == pytest.approx(value(loss, logits[:1], mask[:1], mode), rel=1e-4)
+
+
+def test_a_loss_that_knows_nothing_of_ignored_pixels_says_so(tmp_path: Any) -> None:
+    logits, mask = example("binary")
+    loss = preset("ce", "binary", "+loss.parts.bce={_target_: torch.nn.BCEWithLogitsLoss}", "loss.parts.ce=null")
+    assert loss(logits, mask)["loss"].isfinite()
+    mask[0, 0, 0] = IGNORE
+    with pytest.raises(SegkitError, match=r"loss\.parts\.bce does not know of ignored pixels"):
+        loss(logits, mask)
+
+
+def test_a_weight_for_no_part_is_refused() -> None:
+    with pytest.raises(SegkitError, match=r"loss\.weights\.focl: there is no such part; did you mean focal"):
+        preset("focal", "binary", "+loss.weights.focl=2")
 
 
 def test_a_loss_of_torch_itself_is_a_part() -> None:

@@ -80,13 +80,6 @@ def test_a_file_comes_once(server: Server, tmp_path: Path) -> None:
     assert names(path) == {path.name}
 
 
-def test_a_name_may_be_given_but_no_folder(server: Server) -> None:
-    assert fetch(server.url, name="mine.pt").name == "mine.pt"
-    for name in ("../mine.pt", "/tmp/mine.pt", "..", ""):
-        with pytest.raises(SegkitError, match="without folders"):
-            fetch(server.url, name=name)
-
-
 def test_two_addresses_never_share_a_file() -> None:
     assert place("https://a.org/model.bin") != place("https://b.org/model.bin")
     assert place("https://a.org/..%2f..%2fetc%2fpasswd").parent == place("https://a.org/x").parent

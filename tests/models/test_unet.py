@@ -145,7 +145,9 @@ def test_the_order_of_concatenation(concat: str) -> None:
         network.up[0].conv.weight.zero_()  # type: ignore[union-attr,operator]
         network.up[0].conv.bias.zero_()  # type: ignore[union-attr,operator]
         weight = network.decoder[0].convs[0].conv.weight  # type: ignore[union-attr,index]
-        weight[:, :2] = 0  # the first half
+        weight.abs_()[:, :2] = 0  # the first half
+        network.encoder[0].convs[1].conv.weight.zero_()  # type: ignore[union-attr,index]
+        network.encoder[0].convs[1].conv.bias.fill_(1)  # type: ignore[union-attr,index]  # the skip is 1 everywhere
         network.decoder[0].convs[0].conv.bias.zero_()  # type: ignore[union-attr,index]
     seen = network.decoder[0].convs[0]  # type: ignore[index]
     inputs: list[torch.Tensor] = []
@@ -157,9 +159,20 @@ def test_the_order_of_concatenation(concat: str) -> None:
 def test_deep_supervision_shows_the_coarser_levels_in_training_alone() -> None:
     model = wrapped(UNet(1, 2, (4, 8, 16, 32), deep_supervision=2), "multiclass")
     image, mask = torch.rand(1, 1, 21, 30), torch.zeros(1, 21, 30)
-    logits, _ = model.supervised(image, mask)
+    logits, masks = model.supervised(image, mask)
     assert [tuple(level.shape) for level in logits] == [(1, 2, 21, 30), (1, 2, 11, 15), (1, 2, 6, 8)]
+    assert [tuple(level.shape) for level in masks] == [(1, 21, 30), (1, 11, 15), (1, 6, 8)]
     assert model.eval().logits(image).shape == (1, 2, 21, 30)
+
+
+@pytest.mark.parametrize("size", [(65, 50), (34, 41), (97, 92), (17, 3)])
+def test_every_size_is_supervised_by_the_pixels_of_its_own_scale(size: tuple[int, int]) -> None:
+    model = wrapped(UNet(1, 2, (4, 4, 4, 4, 4), deep_supervision=3), "multiclass")
+    rows = torch.arange(size[0]).view(1, -1, 1).expand(1, *size)
+    logits, masks = model.supervised(torch.rand(1, 1, *size), rows)
+    for level, (out, mask) in enumerate(zip(logits, masks, strict=True)):
+        assert out.shape[2:] == mask.shape[1:]
+        assert mask[0, :, 0].tolist() == list(range(0, size[0], 2**level))
 
 
 def test_an_activation_in_the_network_is_taken_off_for_the_losses() -> None:
@@ -206,7 +219,7 @@ def test_impossible_networks_are_refused_with_the_reason(options: dict[str, Any]
 
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (16, 17), (250, 3)])
 def test_the_wrapper_takes_any_size(size: tuple[int, int]) -> None:
-    for options in ({}, {"padding": "valid", "widths": (2, 4, 8)}, {"odd_sides": "crop_skip"}):
+    for options in ({}, {"padding": "valid", "widths": (2, 4, 8)}, {"odd_sides": "crop_skip"}, {"odd_sides": "resize_up"}):
         model = wrapped(UNet(1, 1, **{"widths": (4, 8, 16, 32), **options})).eval()  # type: ignore[arg-type]
         assert model(torch.rand(1, 1, *size)).shape == (1, 1, *size)
 

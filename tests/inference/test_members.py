@@ -1,0 +1,120 @@
+"""Ensembles and combinations of toy members whose probabilities are known, and of real ones through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import segkit
+from segkit.data.labels import LabelMap
+from segkit.errors import SegkitError
+from segkit.hardware import Hardware
+from segkit.inference.decide import Decision
+from segkit.inference.members import Combination, Ensemble, Member
+from segkit.inference.predictor import Prediction, Predictor
+from tests.conftest import SMALL, Cli
+
+RIVALS = {0: "background", 1: "left", 2: "right"}
+
+
+class Toy(Predictor):
+    """Says what it is told."""
+
+    def __init__(self, card: Any, config: Any, values: dict[int, str], probs: np.ndarray, overlap: bool = False) -> None:
+        self.labels = LabelMap.of(values, overlap)
+        self.card = replace(card, labels=self.labels.as_dict())
+        self.config, self.hardware = config, Hardware.choose("cpu", "32", "auto")
+        self.decide = Decision(self.labels, 0.5)
+        self.probs = np.asarray(probs, np.float32)
+
+    def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        for _ in images:
+            yield Prediction(self.decide(self.probs), self.probs, np.zeros((*self.probs.shape[1:], 1)))
+
+
+@pytest.fixture(scope="module")
+def base(trained: Path) -> Any:
+    return segkit.load(trained)
+
+
+def toy(base: Any, values: dict[int, str], *pixels: tuple[float, ...], overlap: bool = False) -> Toy:
+    """`pixels`: the probabilities of each pixel of a row."""
+    return Toy(base.card, base.config, values, np.array(pixels).T[:, None], overlap)
+
+
+def pair(base: Any) -> list[Member]:
+    a = toy(base, RIVALS, (0.1, 0.9, 0.0), (0.1, 0.9, 0.0), (0.9, 0.1, 0.0), (0.9, 0.1, 0.0))
+    b = toy(base, RIVALS, (0.9, 0.0, 0.1), (0.3, 0.0, 0.7), (0.2, 0.0, 0.8), (0.9, 0.0, 0.1))
+    return [Member("a", a, ("left",)), Member("b", b, ("right",))]
+
+
+def test_a_planted_collision_goes_to_the_likelier_or_to_the_first(base: Any) -> None:
+    by_probability = Combination(pair(base), "max_prob").predict("image")
+    assert by_probability.mask.tolist() == [[1, 1, 2, 0]]
+    assert by_probability.collisions == 1
+    assert np.allclose(by_probability.probs.sum(axis=0), 1)
+    turned = Combination(pair(base)[::-1], "priority").predict("image")
+    assert turned.mask.tolist() == [[1, 2, 2, 0]]
+    both = Combination(pair(base), "multilabel").predict("image")
+    assert both.mask.tolist() == [[[1, 1, 0, 0]], [[0, 1, 1, 0]]]
+
+
+def test_only_owned_classes_count(base: Any) -> None:
+    _, b = pair(base)
+    knows_both = toy(base, RIVALS, (0.1, 0.4, 0.5), (0.1, 0.9, 0.0), (0.1, 0.0, 0.9), (0.9, 0.1, 0.0))
+    found = Combination([Member("a", knows_both, ("left",)), b], "max_prob").predict("image")
+    assert found.mask.tolist() == [[0, 1, 2, 0]]  # of the first pixel half is right, which is not its to say
+
+
+def test_who_owns_what_must_be_clear(base: Any) -> None:
+    a, b = pair(base)
+    with pytest.raises(SegkitError, match=r"members a and b both own left;   say who has it with  members\.NAME\.labels"):
+        Combination([a, replace(b, owned=("left", "right"))], "max_prob")
+    with pytest.raises(SegkitError, match=r"members\.a\.labels: its checkpoint has no class lefd; did you mean left"):
+        Combination([replace(a, owned=("lefd",)), b], "max_prob")
+    other = toy(base, {0: "background", 1: "up", 2: "right"}, (1.0, 0.0, 0.0))
+    with pytest.raises(SegkitError, match="value 1 is left to one member and up to c"):
+        Combination([a, Member("c", other, ("up",))], "max_prob")
+
+
+def test_cases_that_any_member_was_trained_on_are_not_validation(base: Any) -> None:
+    a, b = pair(base)
+    splits: list[dict[str, Any]] = [{"train": ["1"], "val": ["2", "3"], "test": []}, {"train": ["2"], "val": ["1", "3"], "test": []}]
+    cards = [replace(member.predictor.card, split=split) for member, split in zip((a, b), splits, strict=True)]
+    a.predictor.card, b.predictor.card = cards
+    assert Combination([a, b], "max_prob").card.split["val"] == ["3"]
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(base: Any) -> None:
+    one, two = toy(base, {0: "background", 1: "x"}, (0.9,), (0.2,)), toy(base, {0: "background", 1: "x"}, (0.3,), (0.6,))
+    found = Ensemble([one, two]).predict("image")
+    assert found.probs[0, 0].tolist() == pytest.approx([0.6, 0.4])
+    assert found.mask.tolist() == [[1, 0]]
+    with pytest.raises(SegkitError, match="an ensemble needs the same classes"):
+        Ensemble([one, pair(base)[0].predictor])
+
+
+def test_ensembles_and_test_time_augmentation_from_the_command_line(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("train", *SMALL, "run=second", "seed=0", "optimizer.lr=0.002", "preprocess.size=[64,80]")
+    assert done.returncode == 0, done.stderr
+    second = tmp_path / "outputs/small/second"
+    done = segkit_in("evaluate", f"ckpt=[{trained},{second}]", "inference.tta=flips", "data=phantom", "data.phantom_n=6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "outputs/together/first+second/evaluation").glob("*/cases.csv"))
+    keys = "inference.postprocess={largest: {_target_: segkit.inference.postprocess.LargestComponents}}"
+    made = segkit_in("phantom", "data=phantom", "output=images", "n=2")
+    assert made.returncode == 0
+    done = segkit_in("predict", f"ckpt=[{trained},{second}]", "input=images/images", "output=masks", keys)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 2
+
+
+def test_a_command_without_checkpoint_says_so(segkit_in: Cli) -> None:
+    done = segkit_in("evaluate")
+    assert done.returncode == 2
+    assert "add  ckpt=FILE" in done.stderr
