@@ -33,7 +33,8 @@ OPTIONS = [
 
 def card_of(cfg: Train) -> Card:
     weighted = {name: name for node in cfg.loss.parts.values() if node for name in node.get("class_weights") or {}}
-    labels = LabelMap.of(weighted or cfg.data.labels or {0: "background", 1: "a", 2: "b"}, bool(weighted or cfg.data.overlap)).as_dict()
+    values = weighted or cfg.data.labels or {"0": "background", "1": "a", "2": "b"}
+    labels = LabelMap.of(values, overlap="background" not in values.values()).as_dict()
     split = {"train": ["1"], "val": ["2"], "test": []}
     dims = len(cfg.sampling.patch or cfg.preprocess.size or (1, 1))
     return Card(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ def write_labelme(path: Path, masks: Array, labels: Sequence[str], image: Path) 
     write_text_atomic(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
-def _entry(label: str, line: Sequence[Point]) -> dict[str, Any]:
-    points = [list(point) for point in (*line, *line[-1:] * (3 - len(line)))]  # LabelMe wants three, also of a single pixel
+def _entry(label: str, line: list[Point]) -> dict[str, Any]:
+    points = [list(point) for point in line + line[-1:] * (3 - len(line))]  # LabelMe wants three, also of a single pixel
     return {"label": label, "points": points, "group_id": None, "description": "", "shape_type": "polygon", "flags": {}}
 
 
@@ -81,10 +82,11 @@ def polygons_of(mask: Array) -> Iterator[list[Point]]:
     """One for each piece (pixels that touch at a corner are one) of a mask (H, W)."""
     outlines, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     lines = [[(int(x), int(y)) for x, y in outline[:, 0]] for outline in outlines]
-    parents = [int(links[_PARENT]) for links in hierarchy[0]] if lines else []
+    holes: dict[int, list[list[Point]]] = defaultdict(list)
     for i, line in enumerate(lines):
-        if parents[i] < 0:
-            yield corners(with_holes(line, [hole for hole, parent in zip(lines, parents, strict=True) if parent == i], mask))
+        holes[int(hierarchy[0, i, _PARENT])].append(line)
+    for i in (i for i in range(len(lines)) if hierarchy[0, i, _PARENT] < 0):
+        yield corners(with_holes(lines[i], holes[i], mask))
 
 
 def with_holes(line: list[Point], holes: Sequence[list[Point]], mask: Array) -> list[Point]:

@@ -57,8 +57,8 @@ class Target:
         return [self._own(case.image) for case in job.cases]
 
     def _own(self, image: Pixels) -> Pixels:
-        is_stack = isinstance(image, Channels) and len(self.neighbours) == len(image.parts) > 1
-        return image.parts[list(self.neighbours).index(0)] if is_stack and 0 in self.neighbours else image
+        offsets = list(self.neighbours)
+        return image.parts[offsets.index(0)] if isinstance(image, Channels) and len(offsets) > 1 and 0 in offsets else image
 
     def slices(self, job: Job, mask: Array) -> Iterator[tuple[Pixels, Array]]:
         """Each image of a job with its mask: class indices (H, W), or planes (K, H, W)."""
