@@ -20,6 +20,11 @@ def box(starts: Sequence[int], size: Sequence[int]) -> Any:
     return (..., *(slice(a, a + n) for a, n in zip(starts, size, strict=True)))
 
 
+def every(steps: tuple[int, ...]) -> Any:
+    """Index of every s-th pixel along each of the last axes."""
+    return (..., *(slice(None, None, step) for step in steps))
+
+
 @dataclass(frozen=True)
 class Shape:
     """How sizes go through a U-Net. `steps`: reduction by level and axis; `margin`: pixels lost in a block, along each axis."""

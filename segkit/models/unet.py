@@ -196,7 +196,10 @@ class Block(nn.Module):
         self.convs = nn.Sequential(*convs)
         if style.residual:
             same = n_in == n_out and set(step) == {1}
-            self.shortcut = nn.Identity() if same else CONV[style.dims](n_in, n_out, 1, step)  # type: ignore[arg-type]
+            self.shortcut = nn.Identity() if same else CONV[style.dims](n_in, n_out, 1)
+            # A strided 1x1 convolution, in two parts: torch 2.15 corrupts memory in its backward pass on processors (channels
+            # last, up to 8 channels).
+            self.thinned = sizes.every(step)
             self.activation = ACTIVATIONS[style.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,7 +207,7 @@ class Block(nn.Module):
         out = self.convs(x)
         if not hasattr(self, "shortcut"):
             return out  # type: ignore[no-any-return]
-        return self.activation(out + center_crop(self.shortcut(x), out))  # type: ignore[no-any-return]
+        return self.activation(out + center_crop(self.shortcut(x[self.thinned]), out))  # type: ignore[no-any-return]
 
 
 class InstanceNorm(nn.Module):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from segkit.data.labels import Mode
 from segkit.errors import SegkitError
-from segkit.models.sizes import Shape, box
+from segkit.models.sizes import Shape, box, every
 
 Normalization = Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"]
 
@@ -149,11 +149,6 @@ def mirrored(n: int, before: int, after: int) -> Tensor:
     """Indices of a line of n pixels, continued by reflection on both sides (the border itself is not repeated)."""
     i = torch.arange(-before, n + after) % max(1, 2 * n - 2)
     return torch.minimum(i, (2 * n - 2 - i).clamp_min(0)) if n > 1 else torch.zeros_like(i)
-
-
-def every(steps: tuple[int, ...]) -> Any:
-    """Index of every s-th pixel along each of the last axes."""
-    return (..., *(slice(None, None, step) for step in steps))
 
 
 def fitted(mask: Tensor, size: tuple[int, ...], how: str) -> Tensor:

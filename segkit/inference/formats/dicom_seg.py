@@ -6,6 +6,7 @@ Patient, study and geometry are those of the images. Frames without a structure 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def write_dicom_seg(path: Path, masks: Array, labels: Sequence[str], slices: Seq
 def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset], Array]:
     """Headers of the images, and the masks in their order, which in a file of several frames is that of the frames."""
     paths = list(dict.fromkeys(one.path for one in slices))
-    images = [header(path) for path in paths]
+    images = [_header(path) for path in paths]
     if len(paths) == len(slices):
         return images, frames
     if len(paths) > 1 or len(slices) != int(images[0].NumberOfFrames):
@@ -84,25 +85,37 @@ def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset]
     return images, frames[np.argsort([one.frame for one in slices])]
 
 
+def _header(path: Path) -> Dataset:
+    """Without an empty character set, which some devices write and highdicom refuses."""
+    found = header(path)
+    if not found.get("SpecificCharacterSet", "ASCII"):
+        del found.SpecificCharacterSet
+    return found
+
+
 def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]) -> Dataset:
     """`frames` (D, H, W, K) of 0 and 1. Its UIDs follow from what is in it: another mask is another object."""
     import highdicom as hd  # a second of import
 
     content = [str(images[0].SeriesInstanceUID), *labels, hashlib.sha256(frames.tobytes()).hexdigest()]
-    seg: Dataset = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=frames,
-        segmentation_type="BINARY",
-        segment_descriptions=[_described(hd, number, label) for number, label in enumerate(labels, 1)],
-        series_instance_uid=generate_uid(entropy_srcs=["series", *content]),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=generate_uid(entropy_srcs=["instance", *content]),
-        instance_number=1,
-        manufacturer="segkit",
-        manufacturer_model_name="segkit",
-        software_versions=__version__,
-        device_serial_number="0",
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how names of patients should be written
+        seg: Dataset = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=frames,
+            segmentation_type="BINARY",
+            omit_empty_frames=bool(frames.any()),
+            segment_descriptions=[_described(hd, number, label) for number, label in enumerate(labels, 1)],
+            series_instance_uid=generate_uid(entropy_srcs=["series", *content]),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=generate_uid(entropy_srcs=["instance", *content]),
+            instance_number=1,
+            manufacturer="segkit",
+            manufacturer_model_name="segkit",
+            software_versions=__version__,
+            device_serial_number="0",
+        )
+    seg.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the names of classes may need it
     return seg
 
 

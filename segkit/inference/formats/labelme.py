@@ -89,16 +89,24 @@ def polygons_of(mask: Array) -> Iterator[list[Point]]:
         yield corners(with_holes(lines[i], holes[i], mask))
 
 
-def with_holes(line: list[Point], holes: Sequence[list[Point]], mask: Array) -> list[Point]:
+def with_holes(outline: list[Point], holes: Sequence[list[Point]], mask: Array) -> list[Point]:
     """One closed line around everything. Holes from left to right, so that what lies left of one is in the line already."""
+    line, after = list(outline), [*range(1, len(outline)), 0]  # a linked list: there may be thousands of holes
+    index = {point: i for i, point in enumerate(line)}
     for hole in sorted(holes, key=min):
         start = hole.index(min(hole))
         x, y = hole[start]
         while x > 0 and mask[y, x - 1]:
             x -= 1
-        at = line.index((x, y))
-        line = [*line[: at + 1], *hole[start:], *hole[: start + 1], *line[at:]]
-    return line
+        detour, first, at = [*hole[start:], *hole[: start + 1], (x, y)], len(line), index[x, y]
+        line += detour
+        after += [*range(first + 1, len(line)), after[at]]
+        after[at] = first
+        index.update((point, i) for i, point in enumerate(detour, first))
+    order = [0]
+    while after[order[-1]]:
+        order.append(after[order[-1]])
+    return [line[i] for i in order]
 
 
 def corners(line: Sequence[Point]) -> list[Point]:
