@@ -259,6 +259,8 @@ def _resize_plane(array: Array, target: tuple[int, int], how: Interpolation | Li
     """cv2.resize, which drops a channel axis of length one, and whose area mode is for shrinking."""
     if array.shape[:2] == target:
         return array
+    if array.dtype == np.float16:  # of very large probability maps; OpenCV does not know it
+        array = array.astype(np.float32)
     grows = how == "area" and target[0] * target[1] > array.shape[0] * array.shape[1]
     flag = cv2.INTER_NEAREST_EXACT if how == "nearest" else cv2.INTER_LINEAR if grows else _CV2[how]
     out = cv2.resize(array, (target[1], target[0]), interpolation=flag)

@@ -34,11 +34,18 @@ Threshold = float | Mapping[str, float]
 def decide(probs: Array, labels: LabelMap, threshold: Threshold) -> Array:
     """Class indices (H, W) uint8 of exclusive maps (the likeliest; from `threshold` on if there is one class), else planes (K, H, W)."""
     if labels.mode == "multiclass":
-        likeliest: Array = probs.argmax(axis=0).astype(np.uint8)
-        return likeliest
+        return likeliest(probs)
     limits = np.array([threshold_of(name, threshold) for name in labels.classes], probs.dtype)
     above: Array = (probs >= limits.reshape(-1, *[1] * (probs.ndim - 1))).astype(np.uint8)
     return above if labels.overlap else above[0]
+
+
+def likeliest(probs: Array) -> Array:
+    """argmax over the first axis (C, *S), row by row of what follows: numpy makes eight bytes of each index on its way."""
+    out = np.empty(probs.shape[1:], np.uint8)
+    for i in range(len(out)):
+        out[i] = probs[:, i].argmax(axis=0)
+    return out
 
 
 def threshold_of(name: str, threshold: Threshold) -> float:

@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segkit.models.sizes import box
+
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-Box = tuple[Any, ...]
-"""A slice by axis."""
+T = TypeVar("T")
 
 SIGMA = 1 / 8
 """Of the Gaussian, as a share of the window (Isensee et al., nnU-Net, 2021)."""
 AT_ONCE = 4
 """Windows in a batch."""
+LARGE = 2**28
+"""Probabilities from which half precision keeps them, with three digits."""
 
 
 def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | None, overlap: float) -> Tensor:
-    """`network` (B, C, *w) -> (B, K, *w) over an image (B, C, *S): (B, K, *S) float32.
+    """`network` (B, C, *w) -> (B, K, *w) over an image (B, C, *S): (B, K, *S) float32; float16 where that is very large.
 
-    An image that is no larger than the window goes through as it is. The sums stay where the image is.
+    An image that is no larger than the window goes through as it is. Sums are kept for one row of windows at a time (a slab
+    of volumes), so that beyond the result little memory is needed.
     """
     shape = tuple(image.shape[2:])
     if window is None or all(s <= w for s, w in zip(shape, window, strict=True)):
         return network(image)
     window = tuple(min(s, w) for s, w in zip(shape, window, strict=True))
     weight = torch.from_numpy(gaussian(window)).to(image.device)
-    total, weights = None, torch.zeros(shape, device=image.device)
-    for boxes in batched(windows(shape, window, overlap), AT_ONCE):
-        out = network(torch.cat([image[(..., *box)] for box in boxes])).float()
-        if total is None:
-            total = torch.zeros((len(image), out.shape[1], *shape), device=image.device)
-        for box, part in zip(boxes, torch.split(out, len(image)), strict=True):
-            total[(..., *box)] += part * weight
-            weights[box] += weight
-    assert total is not None
-    return total / weights
+    rows, *others = starts(shape, window, overlap)
+    result: Tensor | None = None
+    slab, weights = torch.empty(0), torch.empty(0)
+    for row, following in zip(rows, [*rows[1:], shape[0]], strict=True):
+        part = image[:, :, row : row + window[0]]
+        for corners in batched(list(product(*others)), AT_ONCE):
+            places = [box(corner, window[1:]) for corner in corners]
+            out = network(torch.cat([part[place] for place in places])).float()
+            if result is None:
+                size = (len(image), out.shape[1], *shape)
+                result = torch.empty(size, dtype=torch.float16 if math.prod(size) > LARGE else torch.float32, device=image.device)
+                slab = torch.zeros((*size[:2], window[0], *shape[1:]), device=image.device)
+                weights = torch.zeros((window[0], *shape[1:]), device=image.device)
+            for place, one in zip(places, torch.split(out, len(image)), strict=True):
+                slab[place] += one * weight
+                weights[place] += weight
+        assert result is not None
+        n = following - row  # rows that no further window sees
+        result[:, :, row:following] = slab[:, :, :n] / weights[:n]
+        slab, weights = advanced(slab, n, axis=2), advanced(weights, n, axis=0)
+    assert result is not None
+    return result
 
 
-def windows(shape: Shape, window: Shape, overlap: float) -> list[Box]:
-    """Boxes that cover an image, evenly spaced, with at least the wanted overlap."""
-    starts = []
+def advanced(slab: Tensor, n: int, axis: int) -> Tensor:
+    """Without its first n rows, and with as many empty ones at its end."""
+    moved = torch.zeros_like(slab)
+    kept = slab.shape[axis] - n
+    if kept > 0:
+        moved.narrow(axis, 0, kept).copy_(slab.narrow(axis, n, kept))
+    return moved
+
+
+def starts(shape: Shape, window: Shape, overlap: float) -> list[list[int]]:
+    """Where windows begin along each axis: they cover the image, evenly spaced, with at least the wanted overlap."""
+    found = []
     for s, w in zip(shape, window, strict=True):
         n = 1 + -(-(s - w) // max(1, int(w * (1 - overlap))))
-        starts.append([round(i * (s - w) / max(1, n - 1)) for i in range(n)])
-    return [tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True)) for corner in product(*starts)]
+        found.append([round(i * (s - w) / max(1, n - 1)) for i in range(n)])
+    return found
 
 
 def gaussian(window: Shape) -> Array:
@@ -62,6 +88,6 @@ def gaussian(window: Shape) -> Array:
     return np.asarray(np.maximum(weight, 1e-3), np.float32)
 
 
-def batched(boxes: Sequence[Box], n: int) -> Iterator[Sequence[Box]]:
-    for start in range(0, len(boxes), n):
-        yield boxes[start : start + n]
+def batched(corners: Sequence[T], n: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(corners), n):
+        yield corners[start : start + n]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.inference.sliding import gaussian, sliding, windows
+from segkit.inference.sliding import gaussian, sliding, starts
 
 
 def pixelwise(x: Tensor) -> Tensor:
@@ -26,13 +26,21 @@ def test_a_pixelwise_network_gives_the_same_through_any_window(shape: tuple[int,
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
 def test_windows_cover_every_pixel_and_overlap_as_asked(overlap: float) -> None:
     covered = np.zeros(101, int)
-    starts = []
-    for (box,) in windows((101,), (24,), overlap):
-        covered[box] += 1
-        starts.append(box.start)
+    (found,) = starts((101,), (24,), overlap)
+    for start in found:
+        covered[start : start + 24] += 1
     assert covered.min() >= 1
-    assert (starts[0], starts[-1]) == (0, 101 - 24)
-    assert np.diff(starts).max() <= 24 * (1 - overlap) + 1
+    assert (found[0], found[-1]) == (0, 101 - 24)
+    assert np.diff(found).max() <= 24 * (1 - overlap) + 1
+
+
+def test_very_large_maps_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(1, 3, 70, 64)
+    full = sliding(pixelwise, image, (32, 32), 0.5)
+    monkeypatch.setattr("segkit.inference.sliding.LARGE", 1000)
+    half = sliding(pixelwise, image, (32, 32), 0.5)
+    assert (full.dtype, half.dtype) == (torch.float32, torch.float16)
+    torch.testing.assert_close(half.float(), full, rtol=1e-3, atol=1e-3)
 
 
 def test_an_image_no_larger_than_the_window_goes_through_whole() -> None:

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from segkit.data.labels import LabelMap
+from segkit.data.readers import read_mask
 from segkit.errors import SegkitError
 from segkit.inference.writers import (
     is_written,
     mask_paths,
+    palettes,
     read_sizes,
     sizes,
     write_mask,
@@ -50,6 +52,32 @@ def test_mask_of_a_colour_map(tmp_path: Path) -> None:
     raw = read(tmp_path / "a.png")
     assert raw[0, 1].tolist() == [255, 128, 0]
     np.testing.assert_array_equal(labels.encode(raw)[0], CLASSES)
+
+
+def test_a_palette_colours_the_classes_and_leaves_their_values(tmp_path: Path) -> None:
+    labels = LabelMap.of({0: "background", 255: "head", 7: "eye"})
+    (path,) = write_mask(tmp_path / "a.png", CLASSES, labels, palette=True)
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), np.choose(CLASSES, [0, 255, 7]))
+        shown = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(shown, np.array([(0, 0, 0), *labels.colours], np.uint8)[CLASSES])
+    np.testing.assert_array_equal(labels.encode(read_mask(path))[0], CLASSES)
+
+
+def test_a_palette_of_overlapping_classes_has_the_colour_of_the_class(tmp_path: Path) -> None:
+    labels = LabelMap.of({"l": "lung", "h": "heart"}, overlap=True)
+    paths = write_mask(tmp_path / "a.png", np.stack([CLASSES > 0, CLASSES == 2]).astype(np.uint8), labels, palette=True)
+    for path, colour in zip(paths, labels.colours, strict=True):
+        with Image.open(path) as picture:
+            assert sorted(picture.convert("RGB").getcolors() or [])[-1][1] in (colour, (0, 0, 0))
+            assert set(np.unique(np.asarray(picture))) == {0, 255}
+
+
+@pytest.mark.parametrize("values", [{0: "background", 256: "head"}, {"#000000": "background", "#ff0000": "head"}])
+def test_values_that_are_no_index_of_a_palette(values: dict[int | str, str]) -> None:
+    with pytest.raises(SegkitError, match="leave palette=false"):
+        palettes(LabelMap.of(values))
 
 
 def test_overlapping_classes_are_one_file_each(tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ from segkit.inference.jobs import Job
 
 SERIES_NUMBER = 900
 """Far from those that scanners give."""
+EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName"),
+)
+"""Elements that may be empty, but not missing (type 2)."""
 
 
 class DicomSeg:
@@ -86,10 +91,13 @@ def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset]
 
 
 def _header(path: Path) -> Dataset:
-    """Without an empty character set, which some devices write and highdicom refuses."""
+    """As highdicom wants it: empty elements that anonymisers remove are there, an empty character set is not."""
     found = header(path)
     if not found.get("SpecificCharacterSet", "ASCII"):
         del found.SpecificCharacterSet
+    for name in EMPTY:
+        if name not in found:
+            setattr(found, name, "")
     return found
 
 

@@ -1,0 +1,122 @@
+"""Metrics of whole volumes, also where a data set is seen slice by slice: slices are stacked again first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.manifest import Case
+from segkit.errors import SegkitError
+from segkit.metrics import Array, Statistic
+from segkit.metrics.objects import labelled
+from segkit.metrics.overlap import Overlap
+from segkit.metrics.table import Row
+
+
+class VolumeMetric(Protocol):
+    """Any class with these members can be named in `metric.volumes`. As `CaseMetric`, but it sees all classes at once."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]: ...
+
+    def __call__(self, pred: Array, truth: Array, case: Case) -> Sequence[Mapping[str, float]]:
+        """bool planes (K, D, H, W) -> the values of each class. `case` is the volume: its `pixel_mm` has three axes."""
+
+
+class Stack(NamedTuple):
+    """A whole volume: class indices (D, H, W), or planes (K, D, H, W) of 0, 1 where classes overlap."""
+
+    case: Case
+    pred: Array
+    truth: Array
+
+
+class Stacks:
+    """Slices in, whole volumes out: each as soon as its last slice has come, so that few are held at a time."""
+
+    def __init__(self, cases: Iterable[Case]) -> None:
+        self.left = Counter(case.volume for case in cases if case.volume)
+        self.held: dict[str, list[Stack]] = {}
+
+    def add(self, case: Case, pred: Array, truth: Array) -> Stack | None:
+        """None until the volume is whole, and for an image that belongs to none."""
+        if case.dims == 3:
+            return Stack(case, pred, truth)
+        if not case.volume:
+            return None
+        self.held.setdefault(case.volume, []).append(Stack(case, pred, truth))
+        self.left[case.volume] -= 1
+        return None if self.left[case.volume] else stack(self.held.pop(case.volume))
+
+
+def stack(slices: Sequence[Stack]) -> Stack:
+    """Slices of one volume by their position; one that is not there is empty, so that its neighbours keep their distance."""
+    positions = [one.case.position for one in slices]
+    first, n = min(positions), max(positions) - min(positions) + 1
+    case = replace(slices[0].case, id=slices[0].case.volume, volume="", position=0, dims=3)
+    shapes = {one.pred.shape for one in slices} | {one.truth.shape for one in slices}
+    if len(shapes) > 1:
+        raise SegkitError(f"{case.id}: its slices have different sizes, {' and '.join(map(str, sorted(shapes)))}, and make no volume")
+    (shape,) = shapes
+    pred, truth = (np.zeros((*shape[:-2], n, *shape[-2:]), np.uint8) for _ in range(2))
+    for one in slices:
+        pred[..., one.case.position - first, :, :] = one.pred
+        truth[..., one.case.position - first, :, :] = one.truth
+    return Stack(case, pred, truth)
+
+
+def evaluate_volume(volume: Stack, labels: LabelMap, metrics: Mapping[str, VolumeMetric], subset: str = "") -> list[Row]:
+    """One row for each class, in the order of the label map. What is 255 in truth counts in neither."""
+    case, pred, truth = volume
+    planes = [[masks[k] == 1 if labels.overlap else masks == k + 1 for k in range(len(labels.classes))] for masks in (pred, truth)]
+    counts = truth != IGNORE if labels.overlap else (truth != IGNORE)[None]
+    p, t = np.stack(planes[0]) & counts, np.stack(planes[1])
+    values = [dict[str, float]() for _ in labels.classes]
+    for metric in metrics.values():
+        for of_class, found in zip(values, metric(p, t, case), strict=True):
+            of_class.update(found)
+    return [
+        Row(case.id, case.group_or_id, subset, name, int(t[k].sum()), int(p[k].sum()), values[k]) for k, name in enumerate(labels.classes)
+    ]
+
+
+@dataclass(frozen=True)
+class VolumeDice:
+    """Dice over a whole volume, in which slices without the structure weigh nothing.
+
+    `largest`: of the prediction only the largest 3-D object counts (touching by a corner is touching), as in the
+    published numbers of the brain FLAIR network (Buda et al., 2019). `both_empty` and `truth_empty` as in Overlap.
+    """
+
+    largest: bool = False
+    both_empty: float | None = 1.0
+    truth_empty: float | None = 0.0
+
+    names = ("volume_dice",)
+
+    @property
+    def overlap(self) -> Overlap:
+        return Overlap(self.both_empty, self.truth_empty)
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        rule = self.overlap.rule + (", largest object of the prediction" if self.largest else "")
+        return (Statistic("volume_dice", "volume_dice", rule),)
+
+    def __call__(self, pred: Array, truth: Array, case: Case) -> list[dict[str, float]]:
+        kept = [largest_object(mask) for mask in pred] if self.largest else pred
+        return [{"volume_dice": self.overlap(p, t, case)["dice"]} for p, t in zip(kept, truth, strict=True)]
+
+
+def largest_object(mask: Array) -> Array:
+    """(D, H, W) bool; the first of several that are equally large."""
+    objects, n = labelled(mask)
+    return np.asarray(objects == 1 + np.argmax(np.bincount(objects.ravel())[1:])) if n > 1 else mask
