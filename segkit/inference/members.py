@@ -7,7 +7,7 @@ the image, where each brings them by linear interpolation; labels are never inte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import tee
@@ -91,6 +91,8 @@ class Combination(Together):
         check(members)
         self.members, self.merge = members, merge
         super().__init__([member.predictor for member in members], union(members, merge))
+        data = self.config.data.model_copy(update={"source": common_source([p.config.data.source for p in self.predictors])})
+        self.config = self.config.model_copy(update={"data": data})
 
     def merged(self, parts: Sequence[Prediction]) -> Prediction:
         of_members = [member.probs(part) for member, part in zip(self.members, parts, strict=True)]
@@ -154,6 +156,16 @@ def union(members: Sequence[Member], merge: Merge) -> LabelMap:
             values[raw] = kept if values.get(raw, BACKGROUND) == BACKGROUND else values[raw]
     numbers = all(raw.isdecimal() for raw in values)
     return LabelMap.of(dict(sorted(values.items(), key=lambda item: int(item[0]) if numbers else item[0])))
+
+
+def common_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the first member; where members read other labels of the same files, all of them."""
+    merged = dict(sources[0])
+    for key, value in merged.items():
+        others = [source.get(key) for source in sources]
+        if isinstance(value, list) and all(isinstance(other, list) for other in others):
+            merged[key] = sorted({item for other in others for item in other or ()}, key=str)
+    return merged
 
 
 def common_split(cards: Sequence[Card]) -> dict[str, Any]:

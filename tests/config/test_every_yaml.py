@@ -37,7 +37,8 @@ def test_an_option_composes(file: Path) -> None:
     users = [command for command in COMMANDS if group in GROUPS[command]]
     assert users, f"no command has the group {group}"
     for command in users:
-        door.compose(command, [*NEEDED.get(command, []), f"{group}={file.stem}"])
+        members = ["members.a.ckpt=x", "members.b.ckpt=x"] if group == "combination" else []
+        door.compose(command, [*NEEDED.get(command, []), f"{group}={file.stem}", *members])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(door.CONF).as_posix())

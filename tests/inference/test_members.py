@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,3 +119,31 @@ def test_a_command_without_checkpoint_says_so(segkit_in: Cli) -> None:
     done = segkit_in("evaluate")
     assert done.returncode == 2
     assert "add  ckpt=FILE" in done.stderr
+
+
+def test_two_networks_of_the_pelvis_make_one_map_of_six_bones(segkit_in: Cli, tmp_path: Path) -> None:
+    small = (
+        "model.widths=[8,16,24]",
+        "preprocess.size=[96,96]",
+        "sampling.patch=[64,64]",
+        "data.phantom_n=12",
+        "debug=fast",
+        "trainer.compile=false",
+    )
+    for preset in ("pelvis_134", "pelvis_256"):
+        done = segkit_in("train", f"experiment={preset}", "run=r", *small)
+        assert done.returncode == 0, done.stdout + done.stderr
+    members = ("members.a.ckpt=outputs/pelvis_134/r", "members.b.ckpt=outputs/pelvis_256/r")
+    done = segkit_in("evaluate", "combination=pelvis", *members)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "claimed by several members" in done.stdout
+    (table,) = (tmp_path / "outputs/together").rglob("cases.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["class"] for row in rows}) == 6
+    judged = {row["case"] for row in rows}
+    with (tmp_path / "outputs/pelvis_134/r/cases.csv").open() as file:
+        assert judged == {row["case"] for row in csv.DictReader(file)}
+    done = segkit_in("evaluate", "combination=pelvis", *members, "members.b.labels=[femur]")
+    assert done.returncode == 2
+    assert "its checkpoint has no class femur" in done.stderr
