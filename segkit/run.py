@@ -48,7 +48,7 @@ from segkit.rundir import Interrupted, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
 
-CLAIM = "checkpoint.json"
+CLAIM = ".checkpoint.json"
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
@@ -445,10 +445,12 @@ def predict(cfg: Predict) -> int:
     output = Path(cfg.output)
     mine = claim(output, ckpts, cfg.overwrite)
     wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
-    write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n")
-    done = predict_jobs(best, wanted, output, Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite))
+    asked = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
+    done = predict_jobs(best, wanted, output, asked, lambda: write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n"))
     skipped = f", {done.skipped} there already" if done.skipped else ""
     console.print(f"{done.written} masks written to {cfg.output}{skipped}")
+    for note in done.notes:
+        console.print(f"note       {note.where}   {note.what}", markup=False)
     if done.problems:
         console.print(f"{len(done.problems)} images could not be done:")
         for problem in done.problems:

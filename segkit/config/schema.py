@@ -289,6 +289,8 @@ class Predict(Strict):
     output: str
     probabilities: bool
     overlays: bool
+    palette: bool
+    formats: list[str]
     overwrite: bool
     allow_targets: list[str]
     hardware: Hardware

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.checkpoint import first_line
+from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case
 from segkit.data.stacks import Volume
 from segkit.errors import Problem, SegkitError
 from segkit.files import is_full
 from segkit.inference.decide import planes
+from segkit.inference.formats import Target, Writer, opened
 from segkit.inference.jobs import Job, cases_of
 from segkit.inference.predictor import Predictor
-from segkit.inference.writers import Size, is_written, sizes, write_mask, write_overlay, write_probabilities, write_sizes
+from segkit.inference.writers import Size, is_written, palettes, sizes, write_mask, write_overlay, write_probabilities, write_sizes
 from segkit.progress import track
 from segkit.report.samples import panel
 
@@ -32,6 +34,9 @@ class Wanted:
     probabilities: bool = False
     overlays: bool = False
     overwrite: bool = False
+    palette: bool = False
+    formats: tuple[str, ...] = ()
+    """Beside the masks: see `segkit.inference.formats`."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,25 @@ class Done:
     written: int
     skipped: int
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
+    """What a reader of the files should know."""
 
 
-def predict_jobs(predictor: Predictor, jobs: Sequence[Job], output: Path, wanted: Wanted) -> Done:
-    """Masks of all jobs below `output`; what is there already is skipped."""
-    todo = [job for job in jobs if wanted.overwrite or not all(is_written(part, predictor.labels) for part in files_of(job, output))]
+def predict_jobs(
+    predictor: Predictor, jobs: Sequence[Job], output: Path, wanted: Wanted, begin: Callable[[], object] = lambda: None
+) -> Done:
+    """Masks of all jobs below `output`; what is there already is skipped. `begin` is called when nothing speaks against them."""
+    if wanted.palette:
+        palettes(predictor.labels)  # an error now rather than after the first image
+    jobs, writers = opened(wanted.formats, jobs, Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor)))
+    begin()
+    todo = [job for job in jobs if wanted.overwrite or not is_done(job, output, predictor.labels, writers)]
     measured: list[Size] = []
     problems: list[Problem] = []
     try:
         for job in track(todo, "predicting", len(todo)):
             try:
-                measured += predict_one(predictor, job, output, wanted)
+                measured += predict_one(predictor, job, output, wanted, writers)
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
@@ -57,10 +70,23 @@ def predict_jobs(predictor: Predictor, jobs: Sequence[Job], output: Path, wanted
     finally:  # also of a run that is stopped: its masks will be skipped next time
         if measured:
             write_sizes(output / "sizes.csv", measured)
-    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems))
+        for writer in writers:
+            writer.close()
+    notes = tuple(problem for writer in writers for problem in writer.problems)
+    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes)
 
 
-def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted) -> list[Size]:
+def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
+    return all(is_written(part, labels) for part in files_of(job, output)) and all(writer.is_done(job) for writer in writers)
+
+
+def outline_of(predictor: Predictor) -> float:
+    """By how much the training's metric shrinks ellipses, so that a submission does as well."""
+    nodes = predictor.config.metric.cases.values()
+    return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
+
+
+def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted, writers: Sequence[Writer] = ()) -> list[Size]:
     """The mask comes last: where it exists, all else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
@@ -72,8 +98,10 @@ def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted) ->
     if image is not None:
         shown = panel(image, planes(mask, labels))
         write_overlay(output / f"{job.name}_overlay.png", shown.image, shown.pred, labels.colours)
+    for writer in writers:
+        writer.write(job, mask)
     for part, of_part in zip(files_of(job, output), masks_of(job, mask, labels.overlap), strict=True):
-        write_mask(part, of_part, labels, job.like, orient)
+        write_mask(part, of_part, labels, job.like, orient, wanted.palette)
     spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
     return sizes(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 
@@ -99,20 +127,27 @@ def predict_whole(predictor: Predictor, cases: Sequence[Case], stack: bool, prob
 
 
 def is_stack(job: Job, cases: Sequence[Case]) -> bool:
-    """Whether masks of slices become one file of a volume."""
-    return job.like is not None and cases[0].dims == 2 and bool(cases[0].volume)
+    """Whether slices are predicted one by one and belong together: in one file, or in one series of files."""
+    return cases[0].dims == 2 and (len(cases) > 1 or (job.like is not None and bool(cases[0].volume)))
 
 
 def files_of(job: Job, output: Path) -> list[Path]:
     """One; but a volume whose slices came as pictures becomes a picture each."""
     pictures = slice_pictures(job)
+    if is_series(job):
+        return [output / f"{case.id}.png" for case in job.cases]
     return [output / job.name / f"{path.stem}_{z:03d}.png" for z, path in enumerate(pictures)] if pictures else [job.target(output)]
 
 
 def masks_of(job: Job, mask: Array, overlap: bool) -> list[Array]:
-    if not slice_pictures(job):
+    if not (slice_pictures(job) or is_series(job)):
         return [mask]
     return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
+
+
+def is_series(job: Job) -> bool:
+    """Slices of files of their own, which a format wants together."""
+    return job.like is None and len(job.cases) > 1
 
 
 def slice_pictures(job: Job) -> list[Path]:

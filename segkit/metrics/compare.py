@@ -15,6 +15,8 @@ from segkit.metrics.table import CaseTable, Row, mean_of_known
 
 Key = tuple[str, str, str]
 """Subset, case, class."""
+DIGITS = 12
+"""Beyond them differences are rounding errors, which would part ties and turn zeros into wins."""
 
 
 @dataclass(frozen=True)
@@ -103,4 +105,5 @@ def signed_rank_p(differences: Array) -> float:
     """1 where no pair differs, which is no evidence at all; NaN without a pair."""
     if not len(differences):
         return NAN
-    return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+    exact = np.round(differences, DIGITS)
+    return float(wilcoxon(exact).pvalue) if np.any(exact) else 1.0

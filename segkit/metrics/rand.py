@@ -28,7 +28,7 @@ class CellScores:
     which changes the scores by the few pixels of the lines.
     """
 
-    of: Literal["cells", "membranes"] = "cells"
+    of: Literal["cells", "membranes"]
 
     names = ("adapted_rand_error", "v_rand", "v_info")
 
@@ -75,7 +75,7 @@ def margins(joint: coo_array) -> tuple[Array, Array]:
 def rand_score(joint: coo_array) -> float:
     """Harmonic mean of the chances that two pixels of one cell are together in the other partition as well."""
     s, t = margins(joint)
-    return float(2 * np.sum(joint.data**2) / (np.sum(s**2) + np.sum(t**2)))
+    return min(1.0, float(2 * np.sum(joint.data**2) / (np.sum(s**2) + np.sum(t**2))))
 
 
 def information_score(joint: coo_array) -> float:
@@ -83,7 +83,7 @@ def information_score(joint: coo_array) -> float:
     s, t = margins(joint)
     information = entropy(s) + entropy(t) - entropy(joint.data)
     total = entropy(s) + entropy(t)
-    return float(2 * information / total) if total > 0 else 1.0
+    return min(1.0, float(2 * information / total)) if total > 0 else 1.0
 
 
 def entropy(shares: Array) -> float:

@@ -23,7 +23,7 @@ class Surface:
     """Of the distances d from each border pixel of one mask to the nearest border pixel of the other, both ways:
 
     hd: the largest; hd95: the larger of the two 95th percentiles; assd: the mean of all; nsd (surface Dice): the share of
-    border pixels with d <= `tolerance`.
+    border pixels with d <= `tolerance`. Every border pixel counts once, whatever area it stands for.
 
     `unit` px is for images whose pixel size is not known; with mm their distances are missing. A missed or an invented
     object costs the diagonal of the image, more than any misplaced one could, so that a miss never improves a mean. How

@@ -52,7 +52,7 @@ class UWMadison:
         """Of each class; with unit_cube the one of their union."""
         if self.hd == "diag":
             return [hausdorff_diag(p, t) for p, t in zip(pred, truth, strict=True)]
-        return [hausdorff_unit_cube(pred.any(axis=0), truth.any(axis=0))] * len(pred)
+        return [hausdorff_unit_cube(np.any(pred, axis=0), np.any(truth, axis=0))] * len(pred)
 
 
 def pooled_score(dices: Iterable[float], distances: Iterable[float]) -> float:

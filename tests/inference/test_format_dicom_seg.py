@@ -9,6 +9,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, stack_planes
@@ -17,7 +18,7 @@ from segkit.data.views import view
 from segkit.errors import SegkitError
 from segkit.inference.formats import Target, opened
 from segkit.inference.formats.dicom_seg import write_dicom_seg
-from segkit.inference.jobs import Job, of_cases
+from segkit.inference.jobs import of_cases
 
 LABELS = LabelMap.of({"liver": "liver", "kidney": "organ of the back"}, overlap=True)
 BOTH = LabelMap.of({0: "background", 1: "liver", 2: "kidney"})
@@ -28,9 +29,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of CT slices, without a mask."""
     root = tmp_path_factory.mktemp("ct")
     Dicom(root).write_phantom(root, 5, 0)
-    (seg,) = root.rglob("seg.dcm")
-    seg.unlink()
-    return root
+    (root / "patient_000" / "seg.dcm").unlink()
+    return root / "patient_000"
 
 
 def blobs(n: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -76,8 +76,7 @@ def test_highdicom_finds_each_plane_on_its_image(tmp_path: Path, images: Path) -
     np.testing.assert_array_equal(planes, np.stack([classes == 1, classes == 2], axis=-1))
     for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
         assert seg[name].value == headers[0][name].value
-    volume = seg.get_volume()
-    np.testing.assert_allclose(volume.spacing, (*headers[0].PixelSpacing, 0) @ np.eye(3)[[2, 0, 1]].T + (headers[0].SliceThickness, 0, 0))
+    np.testing.assert_allclose(seg.get_volume().spacing, (headers[0].SliceThickness, *headers[0].PixelSpacing))
 
 
 def test_a_series_on_which_nothing_was_found_is_a_file_as_well(tmp_path: Path, images: Path) -> None:
@@ -94,14 +93,24 @@ def test_the_same_mask_is_the_same_object_and_another_one_is_not(tmp_path: Path,
     assert uids[0] == uids[1] != uids[2]
 
 
-def test_names_beyond_ascii_and_elements_that_anonymisers_removed(tmp_path: Path, images: Path) -> None:
+def test_elements_that_anonymisers_removed_and_an_empty_character_set(tmp_path: Path, images: Path) -> None:
     for path in images.rglob("*.dcm"):
         dataset = pydicom.dcmread(path)
-        dataset.SpecificCharacterSet = ""  # as scanners write it
+        dataset.SpecificCharacterSet = ""  # as some scanners write it
         del dataset.PatientName, dataset.StudyID
         dataset.save_as(tmp_path / path.name)
-    path = predicted(tmp_path, tmp_path / "out", LabelMap.of({0: "background", 1: "fémur"}), np.ones(shape_of(images), np.uint8))
-    assert pydicom.dcmread(path).SegmentSequence[0].SegmentLabel == "fémur"
+    path = predicted(tmp_path, tmp_path / "out", BOTH, np.ones(shape_of(images), np.uint8))
+    assert pydicom.dcmread(path).PatientName == ""
+
+
+def test_names_of_patient_and_class_in_any_script(tmp_path: Path, images: Path) -> None:
+    for path in images.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
+        dataset.save_as(tmp_path / path.name)
+    path = predicted(tmp_path, tmp_path / "out", LabelMap.of({0: "background", 1: "ребро"}), np.ones(shape_of(images), np.uint8))
+    dataset = pydicom.dcmread(path)
+    assert (dataset.PatientName, dataset.SegmentSequence[0].SegmentLabel) == ("Müller^Jörg", "ребро")
 
 
 def test_a_radiograph_has_a_file_of_its_own(tmp_path: Path, images: Path) -> None:
@@ -132,9 +141,40 @@ def test_what_cannot_be_referred_to_is_one_clear_error(tmp_path: Path, images: P
     assert not (tmp_path / "out.dcm").exists()
 
 
-def test_only_slices_of_dicom_series_are_joined(tmp_path: Path, images: Path) -> None:
+def test_slices_of_a_series_become_one_job(tmp_path: Path, images: Path) -> None:
     cases = list(Dicom(images).cases())
     assert len(of_cases(cases)) == len(cases)
     (job,), _ = opened(["dicom_seg"], of_cases(cases), Target(tmp_path, BOTH))
     assert [case.id for case in job.cases] == [case.id for case in cases]
-    assert isinstance(job, Job)
+
+
+def enhanced(slices: list[Dataset]) -> Dataset:
+    """All slices as the frames of one file, in the order given."""
+    one = slices[0]
+    frames = np.stack([dataset.pixel_array for dataset in slices])
+    one.SOPClassUID, one.SOPInstanceUID = pydicom.uid.EnhancedCTImageStorage, pydicom.uid.generate_uid(entropy_srcs=["enhanced"])
+    one.NumberOfFrames, one.PixelData = len(frames), frames.tobytes()
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [Dataset()], [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = one.ImageOrientationPatient
+    shared.PixelMeasuresSequence[0].PixelSpacing = one.PixelSpacing
+    shared.PixelMeasuresSequence[0].SliceThickness = one.SliceThickness
+    places = []
+    for dataset in slices:
+        places.append(Dataset())
+        places[-1].PlanePositionSequence = [Dataset()]
+        places[-1].PlanePositionSequence[0].ImagePositionPatient = dataset.ImagePositionPatient
+    one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence = [shared], places
+    del one.ImagePositionPatient, one.ImageOrientationPatient, one.PixelSpacing, one.SliceThickness
+    return one
+
+
+def test_frames_of_one_file_in_another_order_than_their_places(tmp_path: Path, images: Path) -> None:
+    slices = sorted((pydicom.dcmread(path) for path in images.rglob("*.dcm")), key=lambda one: -one.ImagePositionPatient[2])
+    enhanced(slices).save_as(tmp_path / "scan.dcm")
+    masks = blobs(2, shape_of(images))
+    predicted(tmp_path, tmp_path / "out", LABELS, masks)
+    source = Dicom(tmp_path)
+    cases = list(source.cases())
+    assert (source.problems, [case.image.frame for case in cases]) == ([], list(range(len(cases)))[::-1])
+    np.testing.assert_array_equal(np.stack([stack_planes(case, LABELS) for case in cases], axis=1), masks)
