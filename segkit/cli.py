@@ -57,6 +57,7 @@ COMMANDS = (
         "segkit.calibration:command",
         ("segkit calibrate ckpt=RUN_OR_FILE",),
     ),
+    Command("compare", "paired differences of two runs, with interval and test", "segkit.comparing:main", ("segkit compare RUN_A RUN_B",)),
     Command("models", "networks and encoders, with parameters and operations", "segkit.models.catalogue:main"),
     Command(
         "import",
@@ -96,7 +97,7 @@ COMMANDS = (
     ),
     Command("doctor", "check this installation and machine", "segkit.doctor:main"),
 )
-PLAIN = frozenset({"doctor", "models"})
+PLAIN = frozenset({"doctor", "models", "compare"})
 """Take arguments of their own, no config."""
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = """\

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from segkit.data.manifest import Case, encoded_mask
 from segkit.errors import SegkitError
 from segkit.inference.decide import planes
 from segkit.inference.predictor import Predictor
-from segkit.metrics import CaseMetric
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.metrics.volumes import Stacks, evaluate_volume
 from segkit.progress import track
 from segkit.report.samples import Panel, panel, samples
 
@@ -29,14 +29,18 @@ class Evaluation:
     panels: tuple[Panel, ...]
     collisions: Mapping[str, int] = field(default_factory=dict)
     """Of a combination: cases in which several members claimed the same pixels, and how many."""
+    volumes: CaseTable = field(default_factory=lambda: CaseTable((), ()))
+    """Rows of whole volumes, where `metric.volumes` asks for some; their lines stand in `summary` with the others."""
 
     def without(self, classes: Collection[str], seed: int) -> Evaluation:
         """The same but for these classes."""
-        table = CaseTable(tuple(row for row in self.table.rows if row.class_name not in classes), self.table.statistics)
-        return replace(self, table=table, summary=table.summary(seed))
+        table, volumes = (
+            CaseTable(tuple(row for row in one.rows if row.class_name not in classes), one.statistics) for one in (self.table, self.volumes)
+        )
+        return replace(self, table=table, volumes=volumes, summary=summary_of(table, volumes, seed))
 
 
-def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, CaseMetric]:
+def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, Any]:
     return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
 
 
@@ -49,13 +53,31 @@ def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap
     if not cases:
         raise SegkitError("this subset has no labelled case;   choose another  subset=train|val|test|all")
     metrics = build_metrics(predictor.config.metric.cases, predictor.config.allow_targets)
+    of_volumes = build_metrics(predictor.config.metric.volumes, predictor.config.allow_targets)
+    if of_volumes:
+        check_volumes(cases)
+    stacks = Stacks(cases if of_volumes else ())
     rows: list[Row] = []
+    volume_rows: list[Row] = []
     collisions: dict[str, int] = {}
     for case, prediction in track(zip(cases, predictor.predict_all(cases), strict=True), "evaluating", len(cases)):
-        rows += evaluate_case(prediction.mask, encoded_mask(case, labels), labels, case, metrics, sides[case.id])
+        truth = encoded_mask(case, labels)
+        rows += evaluate_case(prediction.mask, truth, labels, case, metrics, sides[case.id])
+        if of_volumes and (volume := stacks.add(case, prediction.mask, truth)):
+            volume_rows += evaluate_volume(volume, labels, of_volumes, sides[case.id])
         collisions |= {case.id: prediction.collisions} if prediction.collisions else {}
-    table = CaseTable.of(rows, metrics)
-    return Evaluation(table, table.summary(predictor.config.seed), tuple(pictures(predictor, cases, labels, table)), collisions)
+    table, volumes = CaseTable.of(rows, metrics), CaseTable.of(volume_rows, of_volumes)
+    summary = summary_of(table, volumes, predictor.config.seed)
+    return Evaluation(table, summary, tuple(pictures(predictor, cases, labels, table)), collisions, volumes)
+
+
+def check_volumes(cases: Iterable[Case]) -> None:
+    if not any(case.volume or case.dims == 3 for case in cases):
+        raise SegkitError("metric.volumes judges whole volumes, but these images belong to none;   choose another  metric=NAME")
+
+
+def summary_of(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
+    return Summary((*table.summary(seed).lines, *volumes.summary(seed).lines))
 
 
 def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:
@@ -75,6 +97,8 @@ def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, tabl
 
 
 def write(evaluation: Evaluation, labels: LabelMap, folder: Path, title: str) -> None:
-    """cases.csv and samples.png."""
+    """cases.csv, volumes.csv where whole volumes were judged, and samples.png."""
     evaluation.table.to_csv(folder / "cases.csv")
+    if evaluation.volumes.rows:
+        evaluation.volumes.to_csv(folder / "volumes.csv")
     samples(evaluation.panels, labels, folder / "samples.png", title)

@@ -26,7 +26,7 @@ from segkit.data.manifest import Case, Manifest
 from segkit.data.open import find
 from segkit.data.phantom import MARK
 from segkit.errors import ProblemsFound, SegkitError, nearest
-from segkit.evaluation import Evaluation, build_metrics, evaluate_cases
+from segkit.evaluation import Evaluation, build_metrics, check_volumes, evaluate_cases
 from segkit.files import CACHE, sha256_of, write_text_atomic
 from segkit.hardware import Hardware
 from segkit.inference import jobs as jobs_
@@ -49,6 +49,7 @@ from segkit.task import SegmentationTask
 from segkit.trainer import build_trainer, prepare_network
 
 CLAIM = ".checkpoint.json"
+SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
@@ -98,7 +99,7 @@ def check_sense(cfg: Train) -> None:
     monitor, trainer = cfg.metric.monitor, cfg.trainer
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
         raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
-    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor):
+    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):
         raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
     if trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise SegkitError("trainer.check_val_every_n_epoch exceeds trainer.max_epochs, so nothing would be validated")
@@ -114,7 +115,10 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
     split = cfg.split
     if resumed and (resumed.path / "split.json").exists():
         split = split.model_copy(update={"kind": "file", "path": str(resumed.path / "split.json")})
-    return prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE.name)
+    prepared = prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE.name)
+    if any(cfg.metric.volumes.values()):
+        check_volumes(prepared.manifest)
+    return prepared
 
 
 def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:

@@ -105,6 +105,7 @@ class Metric(Strict):
     monitor: str
     mode: Literal["min", "max"]
     cases: dict[str, Target | None]
+    volumes: dict[str, Target | None] = {}
 
 
 class Scheduler(Strict):
