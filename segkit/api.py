@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from segkit.config.door import compose
 
 if TYPE_CHECKING:
-    from segkit.run import Result
+    from segkit.from_checkpoint import Result
 
 
 def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
@@ -25,9 +25,9 @@ def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
 def evaluate(ckpt: str | Path, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
     """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`"""
     cfg = compose("evaluate", [_given("ckpt", ckpt), *overrides], config_dirs)
-    from segkit import run
+    from segkit import from_checkpoint
 
-    return run.evaluate(cfg)  # type: ignore[arg-type]
+    return from_checkpoint.evaluate(cfg)  # type: ignore[arg-type]
 
 
 def predict(ckpt: str | Path, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
@@ -38,9 +38,9 @@ def predict(ckpt: str | Path, input: str | Path | None, output: str | Path, *ove
     named = [_given("input", input)] if input is not None else []
     given = [_given("ckpt", ckpt), *named, _given("output", output)]
     cfg = compose("predict", [*given, *overrides])
-    from segkit import run
+    from segkit import from_checkpoint
 
-    return run.predict(cfg)  # type: ignore[arg-type]
+    return from_checkpoint.predict(cfg)  # type: ignore[arg-type]
 
 
 def _given(key: str, value: str | Path) -> str:

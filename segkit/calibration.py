@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from segkit import checkpoint
+from segkit import checkpoint, from_checkpoint
 from segkit.config.targets import instantiate
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, encoded_mask
@@ -123,13 +123,11 @@ def line(class_name: str, what: str, before: Array, after: Array) -> str:
 
 
 def command(cfg: Calibrate) -> int:
-    from segkit import run
-
     path = checkpoint.find(cfg.ckpt)
     where = cfg.hardware
     unfinished = {"postprocess": {}, "threshold": 0.5}
     opened = load(path, where.accelerator, where.precision, where.threads, cfg.allow_targets, unfinished)
-    cases, labels = run.validation_cases(opened.card, opened.config, cfg.data, cfg.allow_targets)
+    cases, labels = from_checkpoint.validation_cases(opened.card, opened.config, cfg.data, cfg.allow_targets)
     judge = judge_of(opened, cases, labels)
     thresholds, nodes, kept = choose(judge, opened.decide)
     for text in kept or ["nothing helps on these validation cases: the checkpoint stays as it is"]:

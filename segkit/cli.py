@@ -42,13 +42,13 @@ COMMANDS = (
     Command(
         "evaluate",
         "per-case table and pictures of a checkpoint",
-        "segkit.run:evaluate",
+        "segkit.from_checkpoint:evaluate",
         ("segkit evaluate ckpt=RUN_OR_FILE", "segkit evaluate ckpt=RUN_OR_FILE data=folder data.root=DIR"),
     ),
     Command(
         "predict",
         "masks for new images, on their own grid",
-        "segkit.run:predict",
+        "segkit.from_checkpoint:predict",
         ("segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR", "segkit predict … overlays=true probabilities=true"),
     ),
     Command(

@@ -16,7 +16,8 @@ from segkit.config.door import CONF, check, compose
 from segkit.data.labels import LabelMap
 from segkit.inference.predictor import load
 from segkit.models.unet import UNet
-from segkit.run import Result, build_loss
+from segkit.from_checkpoint import Result
+from segkit.run import build_loss
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 DEEP = "model.widths=[4,4,4,4,4]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit import run
+from segkit import from_checkpoint, run
 from segkit.config.door import compose
 from segkit.config.schema import Train
 from segkit.data.labels import LabelMap
@@ -39,14 +39,14 @@ def test_a_combination_without_sense_names_the_key(overrides: list[str], words: 
 def test_data_that_lacks_some_classes_is_judged_by_the_classes_of_the_checkpoint_in_their_order() -> None:
     trained = LabelMap.of({"heart": "heart", "left": "left", "right": "right"}, overlap=True)
     lungs = LabelMap.of({"R": "right", "L": "left", "tube": "background"}, overlap=True)
-    found = run.labels_of(lungs, trained)
+    found = from_checkpoint.labels_of(lungs, trained)
     assert found.classes == trained.classes
     assert dict(found.values)["R"] == "right"
-    exclusive = run.labels_of(LabelMap.of({0: "background", 7: "b"}), LabelMap.of({0: "background", 1: "a", 2: "b"}))
+    exclusive = from_checkpoint.labels_of(LabelMap.of({0: "background", 7: "b"}), LabelMap.of({0: "background", 1: "a", 2: "b"}))
     assert exclusive.classes == ("a", "b")
     assert exclusive.encode(np.array([[0, 7]], np.uint8))[0].tolist() == [[0, 2]]
     with pytest.raises(SegkitError, match="the data has classes tumour, the checkpoint a"):
-        run.labels_of(LabelMap.of({0: "background", 1: "tumour"}), LabelMap.of({0: "background", 1: "a"}))
+        from_checkpoint.labels_of(LabelMap.of({0: "background", 1: "tumour"}), LabelMap.of({0: "background", 1: "a"}))
 
 
 def test_a_class_that_no_mask_shows_is_not_judged() -> None:

@@ -72,10 +72,10 @@ def test_a_network_trains_on_it_and_its_masks_come_back_on_the_original_grid(
 
 def run_predict(ckpt: Path, root: Path, output: Path) -> Any:
     """The data set itself as the input."""
-    from segkit import run
+    from segkit import from_checkpoint
 
     cfg: Any = door.compose("predict", [f"ckpt={ckpt}", f"output={output}", f"data.root={root}"])
-    return run.predict(cfg)
+    return from_checkpoint.predict(cfg)
 
 
 def some_cases(name: str, root: Path) -> list[Case]:
