@@ -14,9 +14,9 @@ import segkit
 from segkit.checkpoint import Card, build_model
 from segkit.config.door import CONF, check, compose
 from segkit.data.labels import LabelMap
+from segkit.from_checkpoint import Result
 from segkit.inference.predictor import load
 from segkit.models.unet import UNet
-from segkit.from_checkpoint import Result
 from segkit.run import build_loss
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
