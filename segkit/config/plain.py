@@ -106,7 +106,8 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
         problems.append(
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
         )
-    if command in ("evaluate", "predict") and not container.get("members") and container.get("ckpt") is None and not problems:
+    half = any(problem.where.startswith("members.") for problem in problems)
+    if command in ("evaluate", "predict") and not (container.get("members") or half) and container.get("ckpt") is None:
         problems.insert(0, Problem("ckpt", "is needed", "add  ckpt=FILE"))
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])

@@ -27,7 +27,7 @@ from segkit.trainer import build_callbacks, build_trainer
 OPTIONS = [
     f"{file.parent.name}={file.stem}"
     for file in sorted(door.CONF.glob("*/*.yaml"))
-    if not file.name.startswith("_") and file.parent.name not in ("hardware", "hydra")
+    if not file.name.startswith("_") and file.parent.name not in ("combination", "hardware", "hydra")
 ]
 
 
