@@ -111,11 +111,11 @@ def small_model(n_outputs: int = 1, widths: tuple[int, ...] = (8, 16)) -> Segmen
 def test_init_from_takes_what_fits_and_says_what_it_made_anew(trained: Path) -> None:
     path = checkpoint.find(trained)
     model = small_model(n_outputs=4)
-    assert checkpoint.init_weights(model, path) == ["network.head.weight", "network.head.bias"]
+    assert checkpoint.init_weights(model, path, ("a", "b", "c")) == ["head.conv.weight", "head.conv.bias"]
     theirs, _ = checkpoint.load_model(path)
-    assert torch.equal(model.network.encoder[0][0].weight, theirs.network.encoder[0][0].weight)  # type: ignore[index,union-attr]
+    assert torch.equal(model.network.encoder[0].convs[0].conv.weight, theirs.network.encoder[0].convs[0].conv.weight)  # type: ignore[index,union-attr]
 
 
 def test_init_from_another_architecture_is_refused(trained: Path) -> None:
     with pytest.raises(SegkitError, match="another architecture"):
-        checkpoint.init_weights(small_model(widths=(12, 24, 48)), checkpoint.find(trained))
+        checkpoint.init_weights(small_model(widths=(12, 24, 48)), checkpoint.find(trained), ("head",))

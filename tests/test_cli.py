@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from segkit.cli import BY_NAME
+
 
 def segkit(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "segkit", *words]
@@ -119,7 +121,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, raised: str, told: str) -> N
 @pytest.mark.parametrize(
     ("line", "answers"),
     [
-        ("segkit ", {"train", "evaluate", "predict", "audit", "plan", "phantom", "cache", "doctor"}),
+        ("segkit ", set(BY_NAME)),
         ("segkit ph", {"phantom"}),
         ("segkit train optimizer=a", {"optimizer=adam", "optimizer=adamw"}),
         ("segkit train optimizer.l", {"optimizer.lr="}),

@@ -158,7 +158,8 @@ def test_a_failed_run_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "badnet.py").write_text(
         "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self, in_channels: int, out_channels: int) -> None:\n"
         "        super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(1))\n\n"
-        "    def forward(self, x):\n        raise ZeroDivisionError('as planned')\n"
+        "    def forward(self, x):\n        if torch.is_grad_enabled():  # not when the network is only looked at\n"
+        "            raise ZeroDivisionError('as planned')\n        return self.w * x\n"
     )
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/model/bad.yaml").write_text("_target_: badnet.Net\n")
