@@ -27,7 +27,19 @@ Norm = Literal["none", "batch", "instance", "group"]
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu"]
 Steps = Sequence[int | Sequence[int]]
 
-CONV, UP = {2: nn.Conv2d, 3: nn.Conv3d}, {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+class Conv3d(nn.Conv3d):
+    """torch 2.15 in bf16 on processors: where a volume is two slices deep, the gradient of the kernel holds memory that nobody
+    wrote, NaN now and then. Such a layer is small, so float32 costs nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or x.shape[2] != 2:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+CONV, UP = {2: nn.Conv2d, 3: Conv3d}, {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 POOL, DROPOUT = {2: nn.MaxPool2d, 3: nn.MaxPool3d}, {2: nn.Dropout2d, 3: nn.Dropout3d}
 BATCH, LINEAR = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}, {2: "bilinear", 3: "trilinear"}
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {

@@ -193,6 +193,18 @@ def test_volumes_of_few_slices(norm: Any) -> None:
     assert out.shape == (2, 2, 5, 18, 21)
 
 
+def test_volumes_two_slices_deep_have_finite_gradients_in_bf16() -> None:
+    network = UNet(1, 2, (8, 16, 32), dims=3)
+    for _ in range(20):
+        freed = [torch.full((2**k,), float("nan")) for k in range(6, 18)]
+        del freed
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = network(torch.rand(2, 1, 8, 12, 20))
+        network.zero_grad()
+        out.float().square().mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
 def test_instance_norm_is_what_it_says() -> None:
     x = torch.randn(2, 8, 5, 7) * 3 + 1
     ours = UNet(1, 1, (8, 16), norm="instance").encoder[0].convs[0].norm  # type: ignore[union-attr,index]
