@@ -7,8 +7,9 @@ import warnings
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from segkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from segkit.callbacks.early_stopping import StopEarly
@@ -71,7 +72,9 @@ def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: i
 def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     own, monitor = cfg.callbacks, cfg.metric.monitor
     checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes)
+    averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if (decay := own.weight_averaging.decay) else []
     callbacks: list[L.Callback] = [
+        *averaging,  # before all that save or draw
         EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
         Pictures(own.pictures.every_n_epochs, own.pictures.n_images),
         checkpoints,

@@ -147,6 +147,10 @@ class EarlyStopping(Strict):
     min_delta: Annotated[float, Field(ge=0)]
 
 
+class WeightAveraging(Strict):
+    decay: Annotated[float, Field(gt=0, lt=1)] | None
+
+
 class Pictures(Strict):
     every_n_epochs: Positive
     n_images: Positive
@@ -155,6 +159,7 @@ class Pictures(Strict):
 class Callbacks(Strict):
     checkpoint: Checkpoint
     early_stopping: EarlyStopping
+    weight_averaging: WeightAveraging
     pictures: Pictures
     extra: dict[str, Target | None]
 

@@ -115,6 +115,7 @@ ODD_WAYS = {
         "data.disk_cache_gb=1",
         "preprocess.normalize=volume",
     ),
+    "averaged weights": ("callbacks.weight_averaging.decay=0.9", "callbacks.checkpoint.every_minutes=0.0001"),
 }
 
 
