@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit import checkpoint
+from segkit.benchmark import find_benchmark, judge_benchmark
 from segkit.checkpoint import Card, build_model
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
@@ -21,6 +22,7 @@ from segkit.data.audit import Prepared, data_fingerprint, prepare
 from segkit.data.datamodule import SegmentationData, intensity
 from segkit.data.labels import LabelMap, sided
 from segkit.data.loader import naming_killed_workers
+from segkit.data.manifest import Manifest
 from segkit.data.phantom import MARK
 from segkit.errors import SegkitError, nearest
 from segkit.evaluation import build_metrics, check_volumes, evaluate_cases
@@ -57,6 +59,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
+    benchmark = find_benchmark(cfg, prepared.manifest, prepared.facts)
     card = make_card(cfg, prepared, hardware)
     task = build_task(cfg, card, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
@@ -68,7 +71,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     with run.recording():
         record_start(run, prepared, card)
         fit(run, cfg, hardware, task, data)
-        return finish(run, cfg, hardware, prepared)
+        return finish(run, cfg, hardware, prepared, benchmark)
 
 
 def with_absolute_root(cfg: Train) -> Train:
@@ -236,12 +239,14 @@ def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: Segment
         samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
 
 
-def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared) -> Result:
+def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
     """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     cases, sides = choose_cases(prepared.manifest, best.card, "val")
     judged = evaluate_cases(best, cases, prepared.manifest.labels, sides)
     write_results(run.path, judged, best.card.config["name"], prepared.manifest)
+    if benchmark:
+        judge_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
     record_hparams(run, cfg, judged.summary)
     return Result(run.path, judged.summary, run.best)

@@ -72,7 +72,8 @@ def build_trainer(cfg: Train, run: RunFolder, hardware: Hardware, global_step: i
 def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     own, monitor = cfg.callbacks, cfg.metric.monitor
     checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes)
-    averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if (decay := own.weight_averaging.decay) else []
+    decay = own.weight_averaging.decay
+    averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if decay else []  # type: ignore[no-untyped-call]
     callbacks: list[L.Callback] = [
         *averaging,  # before all that save or draw
         EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),

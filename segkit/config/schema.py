@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +91,12 @@ class Sampling(Strict):
     weights: Literal["uniform", "foreground"]
 
 
+def _none_at_all(transforms: Any) -> Any:
+    return {} if transforms is None else transforms
+
+
 class Augment(Strict):
-    transforms: dict[str, Target | None]
+    transforms: Annotated[dict[str, Target | None], BeforeValidator(_none_at_all)]
 
 
 class Loss(Strict):
@@ -116,6 +120,11 @@ class Scheduler(Strict):
     power: Annotated[float, Field(gt=0)]
     factor: Annotated[float, Field(gt=0, lt=1)]
     patience: Annotated[int, Field(ge=0)]
+
+
+class Benchmark(Strict):
+    root: str | None
+    labels: dict[str, str] | None
 
 
 class Trainer(Strict):
@@ -201,6 +210,7 @@ class Train(Strict):
     lr_scales: dict[str, NotNegative] | None
     allow_targets: list[str]
     data: Data
+    benchmark: Benchmark
     split: Split
     preprocess: Preprocess
     sampling: Sampling
