@@ -22,9 +22,13 @@ def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
     return run.train(cfg, overrides=list(overrides))  # type: ignore[arg-type]
 
 
-def evaluate(ckpt: str | Path, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
-    """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`"""
-    cfg = compose("evaluate", [_given("ckpt", ckpt), *overrides], config_dirs)
+def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`
+
+    With `ckpt=None` what the overrides name is judged: members, or masks.
+    """
+    given = [_given("ckpt", ckpt)] if ckpt is not None else []
+    cfg = compose("evaluate", [*given, *overrides], config_dirs)
     from segkit import from_checkpoint
 
     return from_checkpoint.evaluate(cfg)  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """`segkit calibrate`: thresholds and post-processing chosen on validation cases, kept only if they help.
 
-For each class by itself: first the threshold, then the steps, each tried alone and after those that were kept. Something is
-kept if the mean gain over the validation cases exceeds 1.64 of its standard errors (one-sided 95 %), so that a lucky case
-decides nothing. What was chosen, and what it gained, stands in the checkpoint's card.
+The start is the checkpoint's own decision, whose steps stay where they are. For each class by itself: first the threshold,
+then the steps, each after those that were kept. Something is kept if its mean gain is above 0 by a one-sided t-test over
+groups (patients), for slices of one patient are no independent evidence. The level is 5 % in total for all that is tried
+for a class (Bonferroni), so that where nothing helps, luck keeps something for one class in twenty at most. What was
+chosen, and what it gained, stands in the checkpoint's card.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from segkit import checkpoint, from_checkpoint
 from segkit.config.targets import instantiate
@@ -21,7 +24,7 @@ from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, encoded_mask
 from segkit.errors import SegkitError
 from segkit.evaluation import build_metrics
-from segkit.inference.decide import Decision, threshold_of
+from segkit.inference.decide import Decision, Threshold, threshold_of
 from segkit.inference.predictor import Predictor, load
 from segkit.metrics import CaseMetric, Statistic
 from segkit.metrics.table import evaluate_case
@@ -42,7 +45,10 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "ellipse": {"_target_": f"{STEPS}FitEllipse"},
 }
 """In the order in which they are applied."""
-SURE = 1.64
+CHANCE = 0.05
+"""Of keeping anything for a class where nothing helps, at most."""
+LEAST = 1e-4
+"""A smaller gain is not worth a step."""
 MOST_PIXELS = 400_000_000
 """Of probabilities kept in memory, float16."""
 
@@ -67,6 +73,10 @@ class Judge:
     statistic: Statistic
     sign: float
 
+    @property
+    def groups(self) -> list[str]:
+        return [one.case.group_or_id for one in self.seen]
+
     def scores(self, decision: Decision, class_name: str) -> Array:
         found = []
         for one in self.seen:
@@ -76,66 +86,105 @@ class Judge:
         return self.sign * np.asarray(self.statistic.of(np.array(found, float)))
 
 
-def gain(before: Array, after: Array) -> tuple[float, float]:
-    """Mean paired difference over the cases that both have, and its standard error."""
-    both = ~(np.isnan(before) | np.isnan(after))
-    difference = (after - before)[both]
-    if len(difference) < 2 or np.isnan(after).sum() > np.isnan(before).sum():
-        return 0.0, float("inf")
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+@dataclass(frozen=True)
+class Gain:
+    """After against before over the cases that have both: mean over groups, its standard error, how many groups."""
+
+    mean: float
+    error: float
+    n_groups: int
+
+    @classmethod
+    def of(cls, before: Array, after: Array, groups: Sequence[str]) -> Gain:
+        """`before`, `after`, `groups`: (N,). No gain where a case lost its value, or where there is one group."""
+        both = ~(np.isnan(before) | np.isnan(after))
+        names, index = np.unique(np.asarray(groups, dtype=str)[both], return_inverse=True)
+        if len(names) < 2 or np.isnan(after).sum() > np.isnan(before).sum():
+            return cls(0.0, float("inf"), len(names))
+        by_group = np.bincount(index, weights=(after - before)[both]) / np.bincount(index)
+        return cls(float(by_group.mean()), float(by_group.std(ddof=1) / np.sqrt(len(names))), len(names))
+
+    def is_sure(self, trials: int) -> bool:
+        """Whether it is no chance finding among so many. If two gains in a row are, then so is their sum."""
+        if self.n_groups < 2:
+            return False
+        return self.mean > max(float(stats.t.ppf(1 - CHANCE / trials, self.n_groups - 1)) * self.error, LEAST)
 
 
-def helps(before: Array, after: Array) -> bool:
-    mean, error = gain(before, after)
-    return mean > max(SURE * error, 1e-4)
+@dataclass(frozen=True)
+class Chosen:
+    """A decision, the nodes of the steps that it has beyond the checkpoint's own, and a line about each thing that was kept."""
+
+    decision: Decision
+    nodes: Mapping[str, dict[str, Any]]
+    kept: tuple[str, ...]
+
+    def better(self, decision: Decision, text: str, nodes: Mapping[str, dict[str, Any]]) -> Chosen:
+        return Chosen(decision, {**self.nodes, **nodes}, (*self.kept, text))
 
 
-def choose(judge: Judge, start: Decision) -> tuple[dict[str, float], dict[str, dict[str, Any]], list[str]]:
-    """Thresholds by class, nodes of steps, and a line about each thing that was kept."""
-    thresholds = {name: threshold_of(name, start.threshold) for name in judge.labels.classes}
-    nodes: dict[str, dict[str, Any]] = {}
-    kept: list[str] = []
+def choose(judge: Judge, start: Decision) -> Chosen:
+    exclusive = judge.labels.mode == "multiclass"
+    own = {name: threshold_of(name, start.threshold) for name in judge.labels.classes}
+    chosen = Chosen(start if exclusive else replace(start, threshold=own), {}, ())
     for name in judge.labels.classes:
-        decision = replace(start, threshold=0.5 if judge.labels.mode == "multiclass" else thresholds, steps=())
-        now = judge.scores(decision, name)
-        if judge.labels.mode != "multiclass":
-            tried = {t: judge.scores(replace(decision, threshold={**thresholds, name: t}), name) for t in THRESHOLDS}
-            best = max(tried, key=lambda t: float(np.nanmean(tried[t])))
-            if helps(now, tried[best]):
-                kept.append(line(name, f"threshold {best:g} instead of {thresholds[name]:g}", now, tried[best]))
-                thresholds[name], now = best, tried[best]
-                decision = replace(decision, threshold=dict(thresholds))
-        for key, node in CANDIDATES.items():
-            if judge.seen[0].truth.ndim - judge.labels.overlap == 3 and key == "ellipse":
-                continue
-            step = instantiate({**node, "classes": [name]})
-            after = judge.scores(replace(decision, steps=(*decision.steps, step)), name)
-            if helps(now, after):
-                kept.append(line(name, key, now, after))
-                nodes[f"{key}_{name}" if len(judge.labels.classes) > 1 else key] = {**node, "classes": [name]}
-                decision, now = replace(decision, steps=(*decision.steps, step)), after
-    return thresholds, nodes, kept
+        limits = [] if exclusive else [limit for limit in THRESHOLDS if limit != own[name]]
+        steps = candidates(judge, name, start.steps)
+        trials = len(limits) + len(steps)
+        chosen = with_threshold(judge, chosen, name, limits, trials) if limits else chosen
+        chosen = with_steps(judge, chosen, name, steps, trials)
+    return chosen
 
 
-def line(class_name: str, what: str, before: Array, after: Array) -> str:
-    mean, error = gain(before, after)
-    return f"{class_name}: {what}, {mean:+.4f} (standard error {error:.4f})"
+def with_threshold(judge: Judge, chosen: Chosen, name: str, limits: Sequence[float], trials: int) -> Chosen:
+    decision = chosen.decision
+    own = {one: threshold_of(one, decision.threshold) for one in judge.labels.classes}
+    before = judge.scores(decision, name)
+    tried = {limit: replace(decision, threshold={**own, name: limit}) for limit in limits}
+    gains = {limit: Gain.of(before, judge.scores(other, name), judge.groups) for limit, other in tried.items()}
+    best = max(gains, key=lambda limit: gains[limit].mean)
+    if not gains[best].is_sure(trials):
+        return chosen
+    return chosen.better(tried[best], line(name, f"threshold {best:g} instead of {own[name]:g}", gains[best]), {})
+
+
+def with_steps(judge: Judge, chosen: Chosen, name: str, steps: Mapping[str, Any], trials: int) -> Chosen:
+    before = judge.scores(chosen.decision, name)
+    for key, step in steps.items():
+        decision = replace(chosen.decision, steps=(*chosen.decision.steps, step))
+        after = judge.scores(decision, name)
+        gained = Gain.of(before, after, judge.groups)
+        if gained.is_sure(trials):
+            node = {**CANDIDATES[key], "classes": [name]}
+            chosen, before = chosen.better(decision, line(name, key, gained), {f"calibrated_{key}_{name}": node}), after
+    return chosen
+
+
+def candidates(judge: Judge, name: str, present: Sequence[Any]) -> dict[str, Any]:
+    """Steps to try on a class: not those that the checkpoint applies to it already, and no ellipse in a volume."""
+    steps = {key: instantiate({**node, "classes": [name]}) for key, node in CANDIDATES.items()}
+    applied = [step for step in present if step.classes is None or name in step.classes]
+    there = [replace(step, classes=[name]) for step in applied if type(step) in map(type, steps.values())]
+    volumes = judge.seen[0].truth.ndim - judge.labels.overlap == 3
+    return {key: step for key, step in steps.items() if step not in there and not (volumes and key == "ellipse")}
+
+
+def line(class_name: str, what: str, gained: Gain) -> str:
+    return f"{class_name}: {what}, {gained.mean:+.4f} (standard error {gained.error:.4f}, {gained.n_groups} groups)"
 
 
 def command(cfg: Calibrate) -> int:
     path = checkpoint.find(cfg.ckpt)
     where = cfg.hardware
-    unfinished = {"postprocess": {}, "threshold": 0.5}
-    opened = load(path, where.accelerator, where.precision, where.threads, cfg.allow_targets, unfinished)
+    opened = load(path, where.accelerator, where.precision, where.threads, cfg.allow_targets)
     cases, labels = from_checkpoint.validation_cases(opened.card, opened.config, cfg.data, cfg.allow_targets)
     judge = judge_of(opened, cases, labels)
-    thresholds, nodes, kept = choose(judge, opened.decide)
-    for text in kept or ["nothing helps on these validation cases: the checkpoint stays as it is"]:
+    chosen = choose(judge, opened.decide)
+    for text in chosen.kept or ["nothing helps on these validation cases: the checkpoint stays as it is"]:
         console.print(text, markup=False, highlight=False)
-    if not kept:
+    if not chosen.kept:
         return 0
-    threshold: float | dict[str, float] = thresholds if len(set(thresholds.values())) > 1 else next(iter(thresholds.values()))
-    store(path, threshold, nodes, kept, len(judge.seen))
+    store(path, chosen, len(judge.seen))
     console.print(f"stored in {path}, for validation of {len(judge.seen)} cases;   segkit evaluate ckpt={path} subset=test", markup=False)
     return 0
 
@@ -153,21 +202,32 @@ def judge_of(opened: Predictor, cases: Sequence[Case], labels: LabelMap) -> Judg
         if pixels > MOST_PIXELS:
             console.print(f"note       memory is full with {len(seen)} of {len(cases)} validation cases; these decide")
             break
-    if len(seen) < 5:
-        raise SegkitError(f"{len(seen)} validation cases are too few to choose anything by;   calibrate where there are 5 or more")
-    return Judge(seen, labels, metrics, statistic, sign)
+    judge = Judge(seen, labels, metrics, statistic, sign)
+    if len(seen) < 5 or len(set(judge.groups)) < 2:
+        of_one = " of one group (patient)" if len(seen) >= 5 else ""
+        raise SegkitError(f"{len(seen)} validation cases{of_one} are too few to choose anything by;   calibrate where there are 5 or more")
+    return judge
 
 
-def store(path: Path, threshold: float | dict[str, float], nodes: Mapping[str, Any], kept: Sequence[str], n: int) -> None:
-    """In the card of the checkpoint, whole or not at all."""
+def store(path: Path, chosen: Chosen, n: int) -> None:
+    """In the card of the checkpoint, whole or not at all; the steps after its own."""
     content = checkpoint.read(path)
     if path.suffix == checkpoint.SAFETENSORS:
         raise SegkitError(f"{path} is a shared folder;   calibrate the run's own checkpoint, then share it again")
     card = content[checkpoint.CARD]
-    inference = {**card["config"]["inference"], "threshold": threshold, "postprocess": dict(nodes)}
+    config, past = card["config"], card.get("calibration") or {}
+    threshold, steps = simplest(chosen.decision.threshold), {**config["inference"]["postprocess"], **chosen.nodes}
+    inference = {**config["inference"], "threshold": threshold, "postprocess": steps}
     content[checkpoint.CARD] = {
         **card,
-        "config": {**card["config"], "inference": inference},
-        "calibration": {"n": n, "kept": list(kept)},
+        "config": {**config, "inference": inference},
+        "calibration": {"n": n, "kept": [*past.get("kept", []), *chosen.kept]},
     }
     checkpoint.save(content, path)
+
+
+def simplest(threshold: Threshold) -> Threshold:
+    """One number where all classes have the same."""
+    if isinstance(threshold, Mapping) and len(set(threshold.values())) == 1:
+        return next(iter(threshold.values()))
+    return threshold

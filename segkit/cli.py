@@ -36,14 +36,21 @@ COMMANDS = (
             "segkit train experiment=quickstart",
             "segkit train data=folder data.root=DIR model=smp model.encoder_name=resnet34",
             "segkit train -m model=unet,unet_light seed=0,1,2",
+            "segkit train -m hparams_search=fetal_head_tpe data.root=DIR",
             "segkit train resume=auto",
         ),
     ),
+    Command("tune", "learning rate and weight decay in five stages, each a few trials", "segkit.tuning.command:main"),
     Command(
         "evaluate",
-        "per-case table and pictures of a checkpoint",
+        "per-case table and pictures of a checkpoint, or of masks",
         "segkit.from_checkpoint:evaluate",
-        ("segkit evaluate ckpt=RUN_OR_FILE", "segkit evaluate ckpt=RUN_OR_FILE data=folder data.root=DIR"),
+        (
+            "segkit evaluate ckpt=RUN_OR_FILE",
+            "segkit evaluate ckpt=RUN_OR_FILE data=folder data.root=DIR",
+            "segkit evaluate masks=DIR data=folder data.root=DIR metric=surface",
+            "segkit evaluate experiment=pelvis_combination members.a.ckpt=RUN members.b.ckpt=RUN",
+        ),
     ),
     Command(
         "predict",
@@ -97,7 +104,7 @@ COMMANDS = (
     ),
     Command("doctor", "check this installation and machine", "segkit.doctor:main"),
 )
-PLAIN = frozenset({"doctor", "models", "compare"})
+PLAIN = frozenset({"doctor", "models", "compare", "tune"})
 """Take arguments of their own, no config."""
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = """\
@@ -199,6 +206,8 @@ class Application:
         """Errors end here: Hydra would tell them in its own words, and in a multirun only the first of them."""
         from hydra.core.hydra_config import HydraConfig
 
+        from segkit.sweep import trial as sweep_trial
+
         node = HydraConfig.get()
         overrides = list(node.overrides.task)
         multirun = node.mode is not None and node.mode.name == "MULTIRUN"
@@ -208,6 +217,8 @@ class Application:
             self.codes.append(self.work(cfg, overrides, Path(node.runtime.output_dir) if multirun else None))
         except Exception as error:
             self.codes.append(self.tell(error))
+            if multirun and sweep_trial.current():
+                raise  # the sweep keeps account of its trials
 
     def work(self, cfg: DictConfig, overrides: list[str], run_dir: Path | None) -> int:
         from hydra.core.hydra_config import HydraConfig
@@ -224,11 +235,14 @@ class Application:
         from hydra.errors import HydraException
 
         from segkit.errors import SegkitError
-        from segkit.rundir import Interrupted
+        from segkit.rundir import Interrupted, Pruned
 
         if isinstance(error, Interrupted):
             self.say(str(error) or "interrupted")
             raise Stopped from error
+        if isinstance(error, Pruned):
+            self.say(str(error))
+            return 0
         if isinstance(error, SegkitError | HydraException):
             self.say_error(error)
             return 2
@@ -271,7 +285,7 @@ def run(command: Command, argv: Sequence[str]) -> int:
         return application()
     except SegkitError as error:
         application.say_error(error)
-        return 2
+        return getattr(error, "exit_code", 2)
     except Stopped:
         return 130
     except KeyboardInterrupt:

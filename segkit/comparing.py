@@ -21,8 +21,9 @@ from segkit.metrics.compare import Comparison, Difference, compare
 from segkit.metrics.summary import MOST_WIDTH, OVERALL, unit
 from segkit.metrics.table import CaseTable
 from segkit.progress import console as shared
+from segkit.rundir import read_json
 
-TABLE, VOLUMES = "cases.csv", "volumes.csv"
+TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
 MOST_NAMES = 5
 ALLOW = "allow_targets="
 NOTE = "p: Wilcoxon signed-rank test of the groups (patients), for each line by itself: of 20 lines one is below 0.05 by chance"
@@ -63,17 +64,29 @@ def read_table(place: str | Path, allow: Sequence[str] = ()) -> CaseTable:
     """With the statistics of the run's metrics, of which some compare absolute values; without a config, plain columns."""
     path = Path(place).expanduser()
     path = path / TABLE if path.is_dir() else path
-    config = config_of(path.parent)
-    if config is None:
+    section = metric_of(path.parent)
+    if section is None:
         return CaseTable.from_csv(path)
-    nodes = config["metric"].get("volumes" if path.name == VOLUMES else "cases") or {}
+    nodes = section.get("volumes" if path.name == VOLUMES else "cases") or {}
     metrics: dict[str, CaseMetric] = {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
     return CaseTable.from_csv(path, metrics)
 
 
+def metric_of(folder: Path) -> dict[str, Any] | None:
+    """The metric section that the table was made by: of summary.json beside it, else of the run's config.
+
+    An evaluation may judge by another metric than its run; older ones do not say.
+    """
+    section = read_json(folder / SUMMARY).get("metric")
+    if isinstance(section, dict):
+        return section
+    config = config_of(folder)
+    return None if config is None else config["metric"]
+
+
 def config_of(folder: Path) -> dict[str, Any] | None:
-    """config.yaml of the run: in its folder, or two above one of its evaluations (RUN/evaluation/PART)."""
-    for home in (folder, *folder.resolve().parents[1:2]):
+    """config.yaml of the run: in its folder, or above one of its evaluations (RUN/evaluation/PART, RUN/benchmark)."""
+    for home in (folder, *folder.resolve().parents[:2]):
         if (home / "config.yaml").is_file():
             content = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8"))
             if not isinstance(content, dict) or "metric" not in content:
@@ -84,7 +97,8 @@ def config_of(folder: Path) -> dict[str, Any] | None:
 
 def show(comparison: Comparison, console: Console) -> None:
     several = len({line.class_name for line in comparison.lines} - {OVERALL}) > 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=NOTE, caption_justify="left")
+    rules = [escape(f"{', '.join(names)}: {rule}") for rule, names in comparison.rules().items()]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="\n".join([*rules, NOTE]), caption_justify="left")
     for heading in ("subset", "class", "metric"):
         table.add_column(heading, no_wrap=True)
     for heading in ("A", "B", "B - A", "95 % interval", "p", "n", "groups", "missing"):
@@ -94,6 +108,9 @@ def show(comparison: Comparison, console: Console) -> None:
             table.add_row(*cells(line))
     table.width = console.measure(table, options=console.options.update(width=MOST_WIDTH)).maximum
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
+    for one in comparison.unlike:
+        rules_of = f"A: {one.rule_a};  B: {one.rule_b}"
+        console.print(f"NOT COMPARED: {one.statistic}, which has different rules   {rules_of}", markup=False)
     for name, cases in (("A", comparison.only_a), ("B", comparison.only_b)):
         if cases:
             shown = ", ".join(cases[:MOST_NAMES]) + (" ..." if len(cases) > MOST_NAMES else "")

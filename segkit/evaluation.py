@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from segkit.config.schema import Metric
 from segkit.config.targets import instantiate
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, encoded_mask
 from segkit.errors import SegkitError
 from segkit.inference.decide import planes
-from segkit.inference.predictor import Predictor
+from segkit.inference.predictor import Prediction
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.metrics.volumes import Stacks, evaluate_volume
@@ -20,6 +21,28 @@ from segkit.progress import track
 from segkit.report.samples import Panel, panel, samples
 
 N_WORST, N_OTHER = 4, 8
+
+
+class Rules(Protocol):
+    """What the table asks of a config."""
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def allow_targets(self) -> list[str]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+class Judged(Protocol):
+    """A `Predictor`, or masks that are there already."""
+
+    @property
+    def config(self) -> Rules: ...
+
+    def predict_all(self, images: Iterable[Case]) -> Iterator[Prediction]: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +67,7 @@ def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence
     return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
 
 
-def evaluate_cases(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, sides: Mapping[str, str]) -> Evaluation:
+def evaluate_cases(predictor: Judged, cases: Sequence[Case], labels: LabelMap, sides: Mapping[str, str]) -> Evaluation:
     """Predict and judge every labelled case on its original grid; keep the worst and a few others as pictures.
 
     `sides`: case id -> subset; the subsets are never mixed into one mean.
@@ -80,7 +103,7 @@ def summary_of(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
     return Summary((*table.summary(seed).lines, *volumes.summary(seed).lines))
 
 
-def pictures(predictor: Predictor, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:
+def pictures(predictor: Judged, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:
     """The worst cases by the first metric, then others evenly from the rest."""
     column = table.columns[0]
     by_case = table.by_case(column)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from segkit.errors import SegkitError
 
@@ -50,6 +51,18 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_writable(folder: Path, mend: str) -> None:
+    """SegkitError unless files can be made in `folder`, which need not be there yet. Found by making one: modes say little, to root
+    nothing. It leaves nothing behind."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"{there} is a file" if there.is_file() else error.strerror or str(error)
+        raise SegkitError(f"nothing can be written to {folder}: {what};   {mend}") from error
 
 
 def remove_leftovers(folder: Path) -> int:

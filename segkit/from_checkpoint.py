@@ -1,4 +1,4 @@
-"""The recipes that start from a checkpoint: judge it on a subset or another data set, predict with it."""
+"""The recipes that start from a checkpoint, or from masks: judge them on a subset or another data set, predict."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit import checkpoint, evaluation
+from segkit import checkpoint, evaluation, judging
 from segkit.checkpoint import Card
-from segkit.config.schema import Data, DataOverride, Evaluate, Predict, Train
+from segkit.config.schema import Data, DataOverride, Evaluate, Metric, Predict, Train
 from segkit.data.audit import examine
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, Manifest
 from segkit.data.open import find
 from segkit.errors import ProblemsFound, SegkitError
 from segkit.evaluation import Evaluation, evaluate_cases
-from segkit.files import CACHE, sha256_of, write_text_atomic
+from segkit.files import CACHE, check_writable, sha256_of, write_text_atomic
 from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
 from segkit.inference.batch import Wanted, predict_jobs
-from segkit.inference.members import Combination, Ensemble, Member
+from segkit.inference.members import Combination, Ensemble, Member, Together
 from segkit.inference.predictor import Predictor
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import EXCLUDED
@@ -32,6 +32,9 @@ CLAIM = ".checkpoint.json"
 """In a folder of masks: which checkpoint they are of."""
 
 
+ELSEWHERE = "choose another  output=FOLDER"
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command hands back to Python."""
@@ -39,39 +42,58 @@ class Result:
     folder: Path
     summary: Summary
     ckpt: Path
+    """Of several the first; the folder of masks where these were judged."""
 
 
 def evaluate(cfg: Evaluate) -> Result:
     """The per-case table of a checkpoint on a subset of its own data, or on another data set (then on all its cases)."""
-    best, ckpts = open_checkpoints(cfg)
     given = cfg.data.model_dump(exclude_unset=True)
     is_other = "source" in given
     if is_other and cfg.subset not in ("val", "all"):
         raise SegkitError(f"subset={cfg.subset} is a part of the checkpoint's own data; of other data all cases are judged")
+    if cfg.masks is not None:
+        return evaluate_masks(cfg, Path(cfg.masks).expanduser())
+    best, ckpts = open_checkpoints(cfg)
+    if cfg.metric is not None:
+        best.config = best.config.model_copy(update={"metric": cfg.metric})
     # The cache is this machine's, never a place that a checkpoint names.
     manifest = examine(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, cache_dir=CACHE)
     labels = labels_of(manifest.labels, best.labels)
     cases, sides = choose_cases(manifest, best.card, "other" if is_other else cfg.subset)
+    part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
+    folder = folder_of(cfg, home_of(ckpts, best.card.config["name"]) / "evaluation" / part)
     judged = evaluate_cases(best, cases, labels, sides)
     if is_other and (absent := judged.table.absent):
         console.print(f"not judged, since no mask of this data shows them: {', '.join(absent)}", markup=False)
         judged = judged.without(absent, best.config.seed)
-    part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
     if isinstance(best, Combination):
         tell_collisions(judged)
-    home = home_of(ckpts, best.card.config["name"])
-    folder = Path(cfg.output) if cfg.output else home / "evaluation" / part
-    write_results(folder, judged, best.card.config["name"], manifest)
+    write_results(folder, judged, best.card.config["name"], manifest, best.config.metric)
     return Result(folder, judged.summary, ckpts[0])
+
+
+def evaluate_masks(cfg: Evaluate, masks: Path) -> Result:
+    """The same of masks that any program wrote, on the labelled cases of a data set."""
+    data = Data.model_validate(cfg.data.model_dump())
+    manifest = examine(data, 0, cfg.allow_targets, cache_dir=CACHE)
+    of_cases = judging.find_masks(masks, manifest, data.source.get("orient", "LPS"), cfg.partial)
+    name, cases = masks.absolute().name, [case for case in manifest if case.id in of_cases]
+    folder = folder_of(cfg, Path("outputs") / "masks" / name / f"{manifest.name}-{manifest.hash[:8]}")
+    files = judging.MaskFiles(judging.Rules(cfg.metric or judging.OVERLAP, cfg.allow_targets), manifest.labels, of_cases)
+    judged = evaluate_cases(files, cases, manifest.labels, dict.fromkeys(of_cases, manifest.name))
+    title = f"{name}, {len(cases)} of {len(manifest)} cases" if cfg.partial else name
+    write_results(folder, judged, title, manifest, files.config.metric)
+    return Result(folder, judged.summary, masks)
 
 
 def predict(cfg: Predict) -> int:
     """Masks for new images. Exit code 1 where an image could not be done."""
+    check_writable(Path(cfg.output), ELSEWHERE)
     best, ckpts = open_checkpoints(cfg)
     if best.card.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
-    mine = claim(output, ckpts, cfg.overwrite)
+    mine = claim(cfg, best, ckpts)
     wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
     asked = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
     done = predict_jobs(best, wanted, output, asked, lambda: write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n"))
@@ -95,14 +117,19 @@ def open_checkpoints(cfg: Evaluate | Predict) -> tuple[Predictor, list[Path]]:
         return predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets, inference)
 
     if cfg.members:
-        if cfg.ckpt is not None:
-            raise SegkitError("ckpt and members exclude each other;   a combination needs members alone")
         found = {name: checkpoint.find(member.ckpt) for name, member in cfg.members.items()}
         loaded = {name: load(path) for name, path in found.items()}
         members = [Member(name, one, tuple(cfg.members[name].labels or one.labels.classes)) for name, one in loaded.items()]
         return Combination(members, cfg.merge), list(found.values())
     paths = [checkpoint.find(ckpt) for ckpt in ([cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt or [])]
     return (load(paths[0]) if len(paths) == 1 else Ensemble([load(path) for path in paths])), paths
+
+
+def folder_of(cfg: Evaluate, usual: Path) -> Path:
+    """Where the tables go; known to take them before hours are spent on these."""
+    folder = Path(cfg.output) if cfg.output else usual
+    check_writable(folder, ELSEWHERE)
+    return folder
 
 
 def home_of(ckpts: Sequence[Path], name: str) -> Path:
@@ -122,11 +149,13 @@ def tell_collisions(judged: Evaluation) -> None:
     )
 
 
-def write_results(folder: Path, judged: Evaluation, name: str, manifest: Manifest) -> None:
+def write_results(folder: Path, judged: Evaluation, name: str, manifest: Manifest, metric: Metric | None = None) -> None:
+    """`metric`: of an evaluation, which may judge by another than the run's config names."""
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{name}{' (synthetic phantom data)' if manifest.is_phantom else ''}"
     evaluation.write(judged, manifest.labels, folder, title)
-    RunFolder(folder).write_json("summary.json", {"is_phantom": manifest.is_phantom, "results": judged.summary.as_dict()})
+    rules = {} if metric is None else {"metric": metric.model_dump(mode="json")}
+    RunFolder(folder).write_json("summary.json", {"is_phantom": manifest.is_phantom, **rules, "results": judged.summary.as_dict()})
     judged.summary.print(console, title)
     console.print(f"per case   {folder / 'cases.csv'}\npictures   {folder / 'samples.png'}")
 
@@ -196,11 +225,31 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     return found.cases
 
 
-def claim(output: Path, ckpts: Sequence[Path], overwrite: bool) -> dict[str, str]:
-    """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps."""
-    note = output / CLAIM
-    mine = {"sha256": " ".join(map(sha256_of, ckpts)), "ckpt": ", ".join(str(ckpt.absolute()) for ckpt in ckpts)}
-    if note.is_file() and not overwrite and read_json(note).get("sha256") != mine["sha256"]:
-        theirs = read_json(note).get("ckpt")
-        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs});   name another  output=FOLDER,  or add  overwrite=true")
+def claim(cfg: Predict, best: Predictor, ckpts: Sequence[Path]) -> dict[str, Any]:
+    """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps, and one way to use it."""
+    output = Path(cfg.output)
+    theirs, settings = read_json(output / CLAIM), settings_of(cfg, best)
+    mine = {"sha256": " ".join(map(sha256_of, ckpts)), "ckpt": ", ".join(str(ckpt.absolute()) for ckpt in ckpts), "settings": settings}
+    mend = "name another  output=FOLDER,  or add  overwrite=true"
+    if not theirs or cfg.overwrite:
+        return mine
+    if theirs.get("sha256") != mine["sha256"]:
+        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {mend}")
+    past = theirs.get("settings", {})  # older folders do not say
+    if other := [f"{key}={past[key]}, not {settings[key]}" for key in settings if key in past and past[key] != settings[key]]:
+        raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {mend}")
     return mine
+
+
+def settings_of(cfg: Predict, best: Predictor) -> dict[str, Any]:
+    """What besides the weights makes masks what they are, as JSON gives it back."""
+    used = [one.config.inference.model_dump(mode="json") for one in (best.predictors if isinstance(best, Together) else [best])]
+    for section in used:
+        section["postprocess"] = [node for node in section["postprocess"].values() if node]  # their order counts, not their names
+    alike = {key: [section[key] for section in used] for key in ("tta", "threshold", "window", "overlap", "postprocess")}
+    combined = best if isinstance(best, Combination) else None
+    return {
+        **{f"inference.{key}": of[0] if all(one == of[0] for one in of) else of for key, of in alike.items()},
+        "merge": combined and combined.merge,
+        "members.labels": combined and [list(member.owned) for member in combined.members],
+    }

@@ -26,7 +26,7 @@ from segkit.data.manifest import Manifest
 from segkit.data.phantom import MARK
 from segkit.errors import SegkitError, nearest
 from segkit.evaluation import build_metrics, check_volumes, evaluate_cases
-from segkit.files import CACHE, write_text_atomic
+from segkit.files import CACHE, check_writable, write_text_atomic
 from segkit.from_checkpoint import Result, choose_cases, write_results
 from segkit.hardware import Hardware
 from segkit.inference import predictor
@@ -52,6 +52,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     if done := RunFolder.finished(cfg):
         console.print(f"{done.path} is finished already;   segkit evaluate ckpt={done.path}")
         return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
+    check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
     resumed = RunFolder.to_resume(cfg, overrides)
     cfg = resumed.config(cfg.allow_targets) if resumed else cfg

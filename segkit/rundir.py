@@ -28,7 +28,7 @@ from segkit.errors import SegkitError
 from segkit.files import remove_leftovers, write_text_atomic
 from segkit.processes import is_child, job_name
 
-PLACE_KEYS = ("resume", "run", "output_dir")
+PLACE_KEYS = ("resume", "run", "output_dir", "sweep")
 """Keys that say where a run lives, not what it is."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
@@ -46,6 +46,10 @@ PACKAGES = (
 
 class Interrupted(Exception):
     """Training was asked to stop (Ctrl-C, SIGTERM) and has written its checkpoint."""
+
+
+class Pruned(Exception):
+    """A sweep has stopped this training, as others do better."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,11 @@ class RunFolder:
     def finished(cls, cfg: Train) -> RunFolder | None:
         """The run that `run=NAME resume=auto` asks for, if there is nothing left to do: a job may be queued again and again."""
         run = cls(Path(cfg.output_dir) / str(cfg.name) / str(cfg.run))
-        return run if cfg.resume == "auto" and cfg.run and run.status.get("state") == "finished" else None
+        if cfg.resume != "auto" or not cfg.run or run.status.get("state") != "finished":
+            return None
+        if run.hash(cfg.allow_targets) != config_hash(cfg):
+            raise SegkitError(f"{run.path} is finished, but with another config (see its config.yaml);   choose another  run=NAME")
+        return run
 
     @classmethod
     def named(cls, path: Path, overrides: Sequence[str]) -> RunFolder:
@@ -161,12 +169,15 @@ class RunFolder:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep status.json true: running, then finished, interrupted, or failed with the traceback."""
+        """Keep status.json true: running, then finished, interrupted, pruned by a sweep, or failed with the traceback."""
         self.write_status("running")
         try:
             yield
         except (Interrupted, KeyboardInterrupt):
             self.write_status("interrupted")
+            raise
+        except Pruned:
+            self.write_status("pruned")
             raise
         except BaseException:
             self.write_status("failed", traceback=traceback.format_exc())

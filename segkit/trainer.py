@@ -11,11 +11,13 @@ from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from segkit.callbacks import costs
 from segkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from segkit.callbacks.early_stopping import StopEarly
 from segkit.callbacks.epochs import EpochTable
 from segkit.callbacks.interruption import Interruption
 from segkit.callbacks.pictures import Pictures
+from segkit.callbacks.pruning import Pruning
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
@@ -24,6 +26,7 @@ from segkit.models.probe import flop_per_image
 from segkit.models.wrapper import SegmentationModel
 from segkit.progress import console
 from segkit.rundir import RunFolder
+from segkit.sweep import trial as sweep_trial
 
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -87,7 +90,16 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     if console.is_terminal:
         callbacks.append(RichProgressBar(leave=False))
     extra = (node for node in own.extra.values() if node is not None)
-    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra)]
+    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra), *of_the_sweep(cfg, run)]
+
+
+def of_the_sweep(cfg: Train, run: RunFolder) -> list[L.Callback]:
+    """What a trial does besides: measure what its sweep asks for, report its scores and stop where they are hopeless."""
+    trial = sweep_trial.current()
+    if trial is None:
+        return []
+    measured = [costs.Costs(run.path / "costs.json")] if set(costs.NAMES) & set(trial.objectives) else []
+    return [*measured, *([Pruning(cfg.metric.monitor, trial)] if trial.is_judged else [])]
 
 
 def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from segkit import checkpoint
-from segkit.calibration import Judge, Seen, choose, gain, helps
+from segkit.calibration import Chosen, Gain, Judge, Seen, choose, store
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case
 from segkit.data.readers import ImageFile
-from segkit.inference.decide import Decision
+from segkit.inference.decide import Decision, threshold_of
+from segkit.inference.postprocess import FillHoles, FitEllipse, MinimumSize
 from segkit.metrics.overlap import Overlap
 from tests.conftest import SMALL, Cli
 
@@ -40,32 +43,86 @@ def judge(level: float, specks: int) -> Judge:
 
 
 def test_a_threshold_that_is_too_high_is_lowered_and_specks_are_removed() -> None:
-    thresholds, nodes, kept = choose(judge(0.4, 4), Decision(HEAD, 0.5))
-    assert thresholds["head"] < 0.4
-    assert nodes
-    assert any("threshold" in text for text in kept)
-    steps = [node["_target_"].rpartition(".")[2] for node in nodes.values()]
+    chosen = choose(judge(0.4, 4), Decision(HEAD, 0.5))
+    assert threshold_of("head", chosen.decision.threshold) < 0.4
+    assert any("threshold" in text for text in chosen.kept)
+    steps = [node["_target_"].rpartition(".")[2] for node in chosen.nodes.values()]
     assert {"LargestComponents", "MinimumSize", "Smooth"} & set(steps)
 
 
 def test_nothing_is_kept_where_nothing_helps() -> None:
-    thresholds, nodes, kept = choose(judge(0.9, 0), Decision(HEAD, 0.5))
-    kept_without_ellipse = [text for text in kept if "ellipse" not in text]
-    assert thresholds == {"head": 0.5}
-    assert kept_without_ellipse == []
-    assert set(nodes) <= {"ellipse"}
+    chosen = choose(judge(0.9, 0), Decision(HEAD, 0.5))
+    assert [text for text in chosen.kept if "ellipse" not in text] == []
+    assert set(chosen.nodes) <= {"calibrated_ellipse_head"}
+
+
+def test_the_checkpoints_own_decision_is_where_it_starts() -> None:
+    """Its threshold of 0.3 is as good as any, and a step of its own takes the specks away: there is nothing to gain."""
+    own = Decision(HEAD, 0.3, (MinimumSize(px=9), FitEllipse()))
+    chosen = choose(judge(0.4, 4), own)
+    assert chosen.kept == ()
+    assert chosen.decision.threshold == {"head": 0.3}
+    assert chosen.decision.steps == own.steps
+
+
+def test_own_steps_stay_in_place_before_those_that_are_found() -> None:
+    own = FillHoles()
+    chosen = choose(judge(0.9, 4), Decision(HEAD, 0.5, (own,)))
+    assert chosen.kept
+    assert chosen.decision.steps[0] is own
+    assert "calibrated_fill_holes_head" not in chosen.nodes
 
 
 def test_a_lucky_case_decides_nothing() -> None:
-    before = np.full(10, 0.9)
+    before, alone = np.full(10, 0.9), [str(i) for i in range(10)]
     after = before.copy()
     after[0] += 0.1
-    assert gain(before, after)[0] > 0
-    assert not helps(before, after)
-    assert helps(before, before + 0.01 + 0.001 * np.arange(10))
+    assert Gain.of(before, after, alone).mean > 0
+    assert not Gain.of(before, after, alone).is_sure(1)
+    steady = before + 0.01 + 0.001 * np.arange(10)
+    assert Gain.of(before, steady, alone).is_sure(18)
     missing = before + 0.05
     missing[3] = np.nan  # a head that is lost is no gain
-    assert not helps(before, missing)
+    assert not Gain.of(before, missing, alone).is_sure(1)
+
+
+def test_many_slices_of_a_patient_are_no_many_patients() -> None:
+    gains = np.random.default_rng(0).normal(0.02, 0.02, 4)
+    once = Gain.of(np.zeros(4), gains, list("abcd"))
+    copied = Gain.of(np.zeros(40), np.repeat(gains, 10), [patient for patient in "abcd" for _ in range(10)])
+    assert (copied.mean, copied.error, copied.n_groups) == (pytest.approx(once.mean), pytest.approx(once.error), 4)
+    assert not Gain.of(np.zeros(40), np.repeat(0.02, 40), ["a"] * 40).is_sure(1)
+
+
+@pytest.mark.parametrize(("n_groups", "per_group"), [(40, 1), (4, 10)])
+def test_where_nothing_helps_luck_keeps_something_once_in_twenty(n_groups: int, per_group: int) -> None:
+    """Scores drawn anew at each trial, alike within a patient."""
+
+    @dataclass(frozen=True)
+    class Lucky(Judge):
+        rng: np.random.Generator = field(default_factory=np.random.default_rng)
+
+        def scores(self, decision: Decision, class_name: str) -> np.ndarray:
+            of_group, of_case = self.rng.normal(0.8, 0.02, n_groups), self.rng.normal(0, 0.02, n_groups * per_group)
+            return np.asarray(np.repeat(of_group, per_group) + of_case)
+
+    one = seen(0, 0.9, 0)
+    cases = [replace(one, case=replace(one.case, group=str(i // per_group))) for i in range(n_groups * per_group)]
+    lucky = Lucky(cases, HEAD, {}, Overlap().statistics[0], 1.0, np.random.default_rng(0))
+    kept = [bool(choose(lucky, Decision(HEAD, 0.5)).kept) for _ in range(300)]
+    assert np.mean(kept) <= 0.08
+
+
+def test_what_is_found_is_stored_beside_what_was_there(tmp_path: Path) -> None:
+    ellipse, fill = ({"_target_": f"segkit.inference.postprocess.{step}"} for step in ("FitEllipse", "FillHoles"))
+    config = {"inference": {"threshold": 0.5, "tta": "horizontal", "postprocess": {"ellipse": ellipse}}}
+    checkpoint.save({checkpoint.CARD: {"config": config, "calibration": {"n": 6, "kept": ["earlier"]}}}, tmp_path / "best.ckpt")
+    store(tmp_path / "best.ckpt", Chosen(Decision(HEAD, {"head": 0.35}), {"calibrated_fill_holes_head": fill}, ("found",)), 7)
+    card = checkpoint.read(tmp_path / "best.ckpt")[checkpoint.CARD]
+    inference = card["config"]["inference"]
+    assert (inference["threshold"], inference["tta"]) == (0.35, "horizontal")
+    assert list(inference["postprocess"].items()) == [("ellipse", ellipse), ("calibrated_fill_holes_head", fill)]
+    assert card["calibration"] == {"n": 7, "kept": ["earlier", "found"]}
 
 
 def test_what_was_chosen_is_kept_in_the_checkpoint_and_used(segkit_in: Cli, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
-from segkit.comparing import compare_runs, main, show
+from segkit.comparing import compare_runs, main, read_table, show
 from segkit.metrics.table import CaseTable, Row
+from tests.conftest import Cli
 
 METRICS = {"overlap": {"_target_": "segkit.metrics.overlap.Overlap"}, "hc": {"_target_": "segkit.metrics.ellipse.HeadCircumference"}}
 
@@ -52,6 +54,37 @@ def test_an_evaluation_knows_the_run_it_belongs_to(tmp_path: Path) -> None:
     test = run_folder(a / "evaluation" / "test", error=-1.0)
     (test / "config.yaml").unlink()
     assert {line.statistic for line in compare_runs(a, test).lines} == {"dice", "iou", "hc_mae_mm", "hc_bias_mm"}
+
+
+def test_an_evaluation_by_another_metric_says_by_which(tmp_path: Path) -> None:
+    a = run_folder(tmp_path / "a")
+    test = run_folder(a / "evaluation" / "test", error=-1.0)
+    (test / "config.yaml").unlink()
+    strict = {"overlap": {"_target_": "segkit.metrics.overlap.Overlap", "both_empty": 0.0}}
+    (test / "summary.json").write_text(json.dumps({"metric": {"cases": strict}, "results": {}}))
+    assert {line.statistic for line in compare_runs(test, test).lines} == {"dice", "iou"}
+    assert "dice, iou: both empty = 0, only truth empty = 0" in printed(test, test)
+    (test / "summary.json").write_text(json.dumps({"results": {}}))  # of a segkit that did not say
+    assert {line.statistic for line in compare_runs(a, test).lines} == {"dice", "iou", "hc_mae_mm", "hc_bias_mm"}
+
+
+def test_different_rules_are_told_and_the_rules_stand_below_the_table(tmp_path: Path) -> None:
+    a, b = run_folder(tmp_path / "a"), run_folder(tmp_path / "b")
+    assert "dice, iou: both empty = 1, only truth empty = 0" in printed(a, b)
+    strict = {**METRICS, "overlap": {**METRICS["overlap"], "both_empty": 0.0}}
+    (b / "config.yaml").write_text(yaml.safe_dump({"metric": {"cases": strict}}))
+    text = printed(a, b)
+    assert "NOT COMPARED: dice, which has different rules" in text
+    assert not [line for line in text.splitlines() if line.split()[2:3] == ["dice"]]
+    assert "hc_mae_mm" in text
+
+
+def test_segkit_evaluate_leaves_the_metric_beside_its_table(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("evaluate", f"ckpt={trained}", "metric=surface", "metric.cases.overlap.both_empty=0", "output=judged")
+    assert done.returncode == 0, done.stdout + done.stderr
+    statistics = {statistic.name: statistic.rule for statistic in read_table(tmp_path / "judged").statistics}
+    assert "hd95_mm" in statistics
+    assert statistics["dice"] == "both empty = 0, only truth empty = 0"
 
 
 def test_a_table_alone_will_do(tmp_path: Path) -> None:

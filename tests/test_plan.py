@@ -133,4 +133,4 @@ def test_the_choices_are_keys_that_a_training_knows() -> None:
             overrides = [
                 f"{key}={str(value).replace(' ', '') if value is not None else 'null'}" for key, value in chosen(seen, machine).items()
             ]
-            door.compose("train", overrides)
+            assert door.compose("train", overrides)  # raises ProblemsFound otherwise

@@ -12,14 +12,14 @@ import torch
 
 import segkit
 from segkit.checkpoint import Card, build_model
-from segkit.config.door import CONF, check, compose
+from segkit.config.door import CONF, check, compose, groups
 from segkit.data.labels import LabelMap
 from segkit.from_checkpoint import Result
 from segkit.inference.predictor import load
 from segkit.models.unet import UNet
 from segkit.run import build_loss
 
-PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+PRESETS, COMBINATIONS = (groups(command)["experiment"][1] for command in ("train", "evaluate"))
 DEEP = "model.widths=[4,4,4,4,4]"
 """As deep as the source's, so that sizes go through as there."""
 SMALLER = {
@@ -35,6 +35,7 @@ CHANNELS = {
     "brain_tumor": (1, 1),
     "chest_bones": (1, 3),
     "chest_bones_binary": (1, 1),
+    "chest_organs": (1, 5),
     "em_membrane": (1, 1),
     "em_membrane_fast": (1, 1),
     "fetal_head": (1, 1),
@@ -250,10 +251,15 @@ def commands_of(name: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in re.findall(r"^#   (segkit .*)$", text, re.M)]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_belongs_to_a_command() -> None:
+    assert sorted([*PRESETS, *COMBINATIONS]) == sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *COMBINATIONS])
 def test_a_preset_says_what_to_type_and_what_to_expect(name: str) -> None:
     commands = commands_of(name)
-    assert ["segkit", "train", f"experiment={name}"] in [words[:3] for words in commands]
+    first = "train" if name in PRESETS else "evaluate"
+    assert ["segkit", first, f"experiment={name}"] in [words[:3] for words in commands]
     for _, command, *words in commands:
         check(command, [word for word in words if word != "-m"], multirun="-m" in words)
     assert name == "quickstart" or re.search("not measured yet|Measured: ", head_of(name))

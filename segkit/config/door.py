@@ -6,7 +6,7 @@ Behind the door there are frozen models and plain dicts: a DictConfig never leav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from segkit.config import overrides as hydra_overrides
-from segkit.config import words
+from segkit.config import presets, search, sweeps, words
 from segkit.config.plain import BEFORE, checked
 from segkit.errors import Problem, ProblemsFound
 
@@ -66,13 +66,27 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
     """Raise `ProblemsFound` with everything that is wrong. In a multirun, every swept value is tried by itself."""
     problems: list[Problem] = []
     with _hydra(config_dirs) as loader:
-        for job in hydra_overrides.one_at_a_time(overrides, loader) if multirun else [list(overrides)]:
+        every = list(overrides)
+        jobs: Iterable[list[str]] = [every]
+        if multirun:
+            problems += sweeps.unsteady(command, overrides, loader)
+            every = [*sweeps.listed(command, overrides, loader), *overrides]
+            jobs = search.possible(sweeps.one_at_a_time(every, loader), search.conditions(command, overrides, loader))
+        elif problems := search.needs_multirun(overrides):
+            raise ProblemsFound(problems, BEFORE[command])
+        for job in jobs:
             try:
                 _compose(command, job, loader)
             except ProblemsFound as found:
-                problems += found.problems
+                problems += search.told_of_intervals(found.problems, every)
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+
+
+def jobs(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[list[str]]:
+    """The overrides of each job of a multirun; `typed` replaces the lists that a stage brings, which lie around `overrides`."""
+    with _hydra(config_dirs) as loader:
+        return sweeps.jobs(command, overrides, typed, loader)
 
 
 def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -> BaseModel:
@@ -93,7 +107,12 @@ def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tu
     with _hydra(config_dirs) as loader:
         chosen = hydra_overrides.choices(hydra_overrides.compose(command, []))
         ours = [group for group in reversed(chosen) if not group.startswith("hydra/")]
-        return {group: (chosen[group] or "", hydra_overrides.options(group, loader)) for group in ours}
+        return {group: (chosen[group] or "", _offered(command, group, loader)) for group in ours}
+
+
+def _offered(command: str, group: str, loader: ConfigLoader) -> list[str]:
+    names = hydra_overrides.options(group, loader)
+    return names if group != presets.GROUP else [name for name in names if presets.fits(command, name, loader)]
 
 
 @contextmanager
@@ -114,6 +133,8 @@ def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
 
 
 def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseModel:
+    if stranger := presets.misplaced(command, overrides, loader):
+        raise ProblemsFound([stranger], BEFORE[command])
     cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
     if cfg is None:
         raise ProblemsFound(problems, BEFORE[command])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import suppress
 from typing import Any
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, Transformer, ValueType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -57,30 +57,6 @@ def choices(cfg: DictConfig) -> dict[str, str | None]:
 
 def options(group: str, loader: ConfigLoader) -> list[str]:
     return [name for name in loader.get_group_options(group) if not name.startswith("_")]
-
-
-def one_at_a_time(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
-    """Jobs that together meet every swept value: the first of each, then one value changed at a time."""
-    alternatives = [_alternatives(override, loader) for override in overrides]
-    first = [values[0] for values in alternatives]
-    yield first
-    for i, values in enumerate(alternatives):
-        yield from ([*first[:i], value, *first[i + 1 :]] for value in values[1:])
-
-
-def _alternatives(text: str, loader: ConfigLoader) -> list[str]:
-    try:
-        (override,) = OverridesParser.create(loader).parse_overrides([text])
-    except HydraException:
-        return [text]
-    key = override.get_key_element()
-    if isinstance(override.value(), IntervalSweep):
-        return [f"{key}={override.value().start}", f"{key}={override.value().end}"]  # type: ignore[union-attr]
-    if not override.is_sweep_override():
-        return [text]
-    most = 2 if override.value_type == ValueType.RANGE_SWEEP else None  # numbers of a range are all alike
-    values = [f"{key}={value}" for value in islice(override.sweep_iterator(Transformer.str), most)]
-    return values or [text]
 
 
 def _parse(texts: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], list[Problem]]:
@@ -211,10 +187,8 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _apply_each(command: str, parsed: Sequence[Override], base: DictConfig) -> tuple[DictConfig, list[Problem]]:
     """All at once where Hydra agrees, else one after the other, leaving out what it refuses."""
-    try:
+    with suppress(*REFUSALS):
         return compose(command, [str(o.input_line) for o in parsed]), []
-    except REFUSALS:
-        pass
     cfg, problems = base, []
     taken: list[str] = []
     for override in parsed:

@@ -197,6 +197,13 @@ class Weights(Strict):
     key: str | None = None
 
 
+class Sweep(Strict):
+    """Of a search: its folder's name, and whether its first failure ends it."""
+
+    name: FolderName | None = None
+    fail_fast: bool = False
+
+
 class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
@@ -211,6 +218,7 @@ class Train(Strict):
     allow_targets: list[str]
     data: Data
     benchmark: Benchmark
+    sweep: Sweep = Sweep()
     split: Split
     preprocess: Preprocess
     sampling: Sampling
@@ -285,6 +293,9 @@ class Evaluate(Strict):
     ckpt: str | Annotated[list[str], Field(min_length=1)] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
+    masks: str | None
+    partial: bool
+    metric: Metric | None = None
     inference: InferenceOverride
     subset: Literal["train", "val", "test", "all"]
     output: str | None

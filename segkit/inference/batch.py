@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,25 @@ from segkit.inference.decide import planes
 from segkit.inference.formats import Target, Writer, opened
 from segkit.inference.jobs import Job, cases_of
 from segkit.inference.predictor import Predictor
-from segkit.inference.writers import Size, is_written, palettes, sizes, write_mask, write_overlay, write_probabilities, write_sizes
+from segkit.inference.writers import (
+    Size,
+    is_written,
+    palettes,
+    read_sizes,
+    sizes,
+    write_mask,
+    write_overlay,
+    write_probabilities,
+    write_sizes,
+)
 from segkit.progress import track
 from segkit.report.samples import panel
 
 Array = npt.NDArray[Any]
+SIZES = "sizes.csv"
+"""Area in mm2 or volume in mm3 of every class and image."""
+SECONDS = 30.0
+"""After which it is written again: what a kill costs at most."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +70,43 @@ def predict_jobs(
     if wanted.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
     jobs, writers = opened(wanted.formats, jobs, Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor)))
+    table = Table(output / SIZES)
     begin()
-    todo = [job for job in jobs if wanted.overwrite or not is_done(job, output, predictor.labels, writers)]
-    measured: list[Size] = []
+    todo = [job for job in jobs if wanted.overwrite or job.name not in table.known or not is_done(job, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:
         for job in track(todo, "predicting", len(todo)):
             try:
-                measured += predict_one(predictor, job, output, wanted, writers)
+                table.add(predict_one(predictor, job, output, wanted, writers))
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
                 problems.append(Problem(str(job.source), first_line(error).removeprefix(f"{job.source} ").removeprefix(f"{job.source}: ")))
     finally:  # also of a run that is stopped: its masks will be skipped next time
-        if measured:
-            write_sizes(output / "sizes.csv", measured)
+        table.write()
         for writer in writers:
             writer.close()
     notes = tuple(problem for writer in writers for problem in writer.problems)
     return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes)
+
+
+class Table:
+    """sizes.csv, kept up to date: an image whose line a killed run did not come to write is not done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.written = path, time.monotonic()
+        self.known = {size.case for size in read_sizes(path)} if path.is_file() else set()
+        self.new: list[Size] = []
+
+    def add(self, sizes: list[Size]) -> None:
+        self.new += sizes
+        if time.monotonic() - self.written > SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        if self.new:
+            write_sizes(self.path, self.new)
+        self.new, self.written = [], time.monotonic()
 
 
 def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 from segkit.data.manifest import Case
 from segkit.data.pairing import image_files, natural
 from segkit.data.readers import ImageFile
-from segkit.data.stacks import Volume
+from segkit.data.stacks import Channels, Volume
+from segkit.data.tiff import TiffPage
 from segkit.data.views import by_volume, slices, with_neighbours
 from segkit.data.volumes import VolumeFile, is_volume_file, stem
 from segkit.errors import Problem, ProblemsFound, SegkitError
@@ -69,9 +70,15 @@ def of_cases(cases: Iterable[Case]) -> list[Job]:
     stacked = by_volume([case for case in cases if case.volume in whole_files])
     jobs = [Job(name, members[0].image.paths[0], tuple(members), members[0].image.paths[0]) for name, members in stacked.items()]
     for case in (case for case in cases if case.volume not in whole_files):
-        first = case.image.paths[0]
-        jobs.append(Job(case.id, first, (case,), first if is_volume_file(first) else None))
+        jobs.append(Job(case.id, case.image.paths[0], (case,), like_of(case)))
     return sorted(jobs, key=lambda job: natural(job.name))
+
+
+def like_of(case: Case) -> Path | None:
+    """The volume file whose format a mask takes. None: a picture, also of one page of a stack."""
+    first = case.image.paths[0]
+    image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
+    return first if is_volume_file(first) and not isinstance(image, TiffPage) else None
 
 
 def is_file(case: Case) -> bool:

@@ -6,6 +6,7 @@ the image, where each brings them by linear interpolation; labels are never inte
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +20,18 @@ import numpy.typing as npt
 from segkit.checkpoint import Card
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, LabelMap
 from segkit.errors import SegkitError, nearest
-from segkit.inference.decide import decide
+from segkit.inference.decide import decide, planes, threshold_of
 from segkit.inference.postprocess import postprocess
 from segkit.inference.predictor import Image, Prediction, Predictor
 
 Array = npt.NDArray[Any]
 Merge = Literal["max_prob", "priority", "multilabel"]
-"""max_prob: the likeliest of all owned classes, against the background as the product of the members' backgrounds.
-priority: the first member that claims a pixel has it. multilabel: a plane a class, collisions stay."""
+"""max_prob: the likeliest of all owned classes, against the background as the product of the members' backgrounds; where a
+member has a threshold, its probabilities are moved so that the threshold is 0.5. priority: the first member that claims a
+pixel has it. multilabel: a plane a class, as its member decides, collisions stay."""
 
 
-class Together(Predictor):
+class Together(Predictor, ABC):
     """What ensembles and combinations share: every image goes through all members, one image at a time."""
 
     def __init__(self, predictors: Sequence[Predictor], labels: LabelMap) -> None:
@@ -48,8 +50,9 @@ class Together(Predictor):
         for parts in zip(*streams, strict=True):
             yield self.merged(parts)
 
+    @abstractmethod
     def merged(self, parts: Sequence[Prediction]) -> Prediction:
-        raise NotImplementedError
+        """One prediction from those of all members."""
 
 
 class Ensemble(Together):
@@ -76,12 +79,27 @@ class Member:
     owned: tuple[str, ...]
 
     def probs(self, prediction: Prediction) -> Array:
-        """(1 + owned, *S): everything else, then each owned class."""
+        """(owned, *S) float32"""
+        first = int(self.predictor.labels.mode == "multiclass")
+        return np.asarray(prediction.probs[[first + index for index in self._indices]])
+
+    def claimed(self, prediction: Prediction) -> Array:
+        """(owned, *S) bool: where its own decision, before any post-processing, sees each class."""
         labels = self.predictor.labels
-        first = int(labels.mode == "multiclass")
-        of_owned = prediction.probs[[first + labels.classes.index(name) for name in self.owned]]
-        free = np.prod(1 - of_owned, axis=0) if labels.overlap else 1 - of_owned.sum(axis=0)
-        return np.concatenate([np.clip(free, 0, 1)[None], of_owned])
+        return planes(decide(prediction.probs, labels, self.predictor.decide.threshold), labels)[self._indices]
+
+    def evened(self, prediction: Prediction) -> Array:
+        """`probs` with the odds over those of the threshold: above it is above 0.5. Of several classes the likeliest is taken."""
+        probs = self.probs(prediction)
+        if self.predictor.labels.mode == "multiclass":
+            return probs
+        limit = threshold_of(self.owned[0], self.predictor.decide.threshold)
+        above = probs * (1 - limit)
+        return np.asarray(above / (above + (1 - probs) * limit))
+
+    @property
+    def _indices(self) -> list[int]:
+        return [self.predictor.labels.classes.index(name) for name in self.owned]
 
 
 class Combination(Together):
@@ -95,31 +113,45 @@ class Combination(Together):
         self.config = self.config.model_copy(update={"data": data})
 
     def merged(self, parts: Sequence[Prediction]) -> Prediction:
-        of_members = [member.probs(part) for member, part in zip(self.members, parts, strict=True)]
-        claims = np.stack([probs.argmax(axis=0) > 0 for probs in of_members])
-        owned = {name: probs[i] for member, probs in zip(self.members, of_members, strict=True) for i, name in enumerate(member.owned, 1)}
-        scores = np.stack([owned[name] for name in self.labels.classes])
-        if not self.labels.overlap:
-            background = reduce(np.multiply, (probs[0] for probs in of_members))
-            scores = np.concatenate([background[None], scores])
-        mask = self.by_priority(of_members, claims) if self.merge == "priority" else decide_all(scores, self.labels)
+        pairs = list(zip(self.members, parts, strict=True))
+        claims = [member.claimed(part) for member, part in pairs]
+        mask = self.decided(pairs, claims)
         for member in self.members:
             steps = [limited(step, member.owned) for step in member.predictor.decide.steps]
             mask = postprocess(mask, self.labels, steps, parts[0].pixel_mm)
+        scores = self.scores([member.probs(part) for member, part in pairs])
         probs = scores if self.labels.overlap else scores / scores.sum(axis=0).clip(1e-6)
-        return replace(parts[0], mask=mask, probs=probs.astype(np.float32), collisions=int((claims.sum(axis=0) > 1).sum()))
+        claimants = np.sum([of_member.any(axis=0) for of_member in claims], axis=0)
+        return replace(parts[0], mask=mask, probs=probs.astype(np.float32), collisions=int((claimants > 1).sum()))
 
-    def by_priority(self, of_members: Sequence[Array], claims: Array) -> Array:
-        mask = np.zeros(claims.shape[1:], np.uint8)
-        for member, probs, claimed in zip(self.members, of_members, claims, strict=True):
-            index = np.array([0, *(self.labels.classes.index(name) + 1 for name in member.owned)], np.uint8)
-            mask = np.where((mask == 0) & claimed, index[probs.argmax(axis=0)], mask)
+    def decided(self, pairs: Sequence[tuple[Member, Prediction]], claims: Sequence[Array]) -> Array:
+        """Class indices (*S), or planes (K, *S) where they overlap; uint8."""
+        if self.merge == "max_prob":
+            return np.asarray(self.scores([member.evened(part) for member, part in pairs]).argmax(axis=0), np.uint8)
+        if self.merge == "multilabel":
+            return self.in_order(claims).astype(np.uint8)
+        mask = np.zeros(claims[0].shape[1:], np.uint8)
+        for member, of_member in zip(self.members, claims, strict=True):
+            for name, claimed in zip(member.owned, of_member, strict=True):
+                mask[claimed & (mask == 0)] = self.labels.index(name)
         return mask
 
+    def scores(self, of_members: Sequence[Array]) -> Array:
+        """Of each class, (K, *S); where they exclude each other after the background, (1 + K, *S)."""
+        of_classes = self.in_order(of_members)
+        if self.labels.overlap:
+            return of_classes
+        free = [np.clip(1 - probs.sum(axis=0), 0, 1) for probs in of_members]
+        return np.concatenate([reduce(np.multiply, free)[None], of_classes])
 
-def decide_all(scores: Array, labels: LabelMap) -> Array:
-    """Class indices, also of a single class (against its background), or planes."""
-    return decide(scores, labels, 0.5) if labels.overlap else scores.argmax(axis=0).astype(np.uint8)
+    def in_order(self, of_members: Sequence[Array]) -> Array:
+        """What each member says of its own classes, (owned, *S), in the order of all classes, (K, *S)."""
+        named = {
+            name: of_class
+            for member, of_member in zip(self.members, of_members, strict=True)
+            for name, of_class in zip(member.owned, of_member, strict=True)
+        }
+        return np.stack([named[name] for name in self.labels.classes])
 
 
 def limited(step: Any, owned: Sequence[str]) -> Any:
@@ -138,10 +170,14 @@ def check(members: Sequence[Member]) -> None:
     if twice:
         both = " and ".join(member.name for member in members if twice[0] in member.owned)
         raise SegkitError(f"members {both} both own {twice[0]};   say who has it with  members.NAME.labels=[…]")
+    lost = [(member.name, name) for member in members for name in member.predictor.labels.classes if name not in owners]
+    if lost:
+        who, name = lost[0]
+        raise SegkitError(f"nobody owns {name}, which {who} was trained on;   say who has it with  members.{who}.labels=[…,{name}]")
 
 
 def union(members: Sequence[Member], merge: Merge) -> LabelMap:
-    """All owned classes, in the order of their raw values; what nobody owns is background."""
+    """All classes, in the order of their raw values; other members' classes are background to a member."""
     overlap = any(member.predictor.labels.overlap for member in members)
     if merge == "multilabel" or overlap:
         if merge != "multilabel":

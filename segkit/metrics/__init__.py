@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,10 @@ class Statistic:
 
     def of(self, values: Array) -> Array:
         return np.abs(values) if self.absolute else values
+
+    def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
+        """A value for each row, from its columns: their mean is the number. NaN is missing."""
+        return self.of(np.array([row.get(self.column, NAN) for row in rows], float))
 
 
 class CaseMetric(Protocol):

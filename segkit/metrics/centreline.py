@@ -40,7 +40,9 @@ class Centreline:
 
 
 def within(mask: Array, other: Array) -> float:
-    """The share of the skeleton of `mask` that lies in `other`; 0 where there is no skeleton."""
+    """The share of the skeleton of `mask` that lies in `other`; 0 where the mask is empty."""
     skeleton = np.asarray(skeletonize(mask)) > 0  # type: ignore[no-untyped-call]
+    if not skeleton.any():
+        skeleton = mask  # Lee's thinning leaves nothing of cubes with an even side
     n = int(np.count_nonzero(skeleton))
     return int(np.count_nonzero(skeleton & other)) / n if n else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -39,6 +39,16 @@ class Difference:
     n: int
     missing: int
     n_groups: int
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """A statistic that the tables made by different rules, and so none to compare: 1 for an empty mask is not 0 for it."""
+
+    statistic: str
+    rule_a: str
+    rule_b: str
 
 
 @dataclass(frozen=True)
@@ -48,22 +58,53 @@ class Comparison:
     lines: tuple[Difference, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    unlike: tuple[Unlike, ...] = ()
+
+    def rules(self) -> dict[str, list[str]]:
+        """Rule -> the statistics that follow it."""
+        rules: dict[str, list[str]] = {}
+        for statistic, rule in dict.fromkeys((line.statistic, line.rule) for line in self.lines if line.rule):
+            rules.setdefault(rule, []).append(statistic)
+        return rules
 
 
 def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
-    """A line a subset, class and statistic that both tables have; `overall` averages the classes of each case first."""
+    """A line a subset, class and statistic that both tables have; `overall` averages the classes of each case first.
+
+    SegkitError where they have none that both made by one rule.
+    """
     rows_a, rows_b = by_key(a), by_key(b)
     pairs = [(row, rows_b[key]) for key, row in rows_a.items() if key in rows_b]
     check(pairs)
-    shared = {statistic.name for statistic in b.statistics}
+    shared, unlike = shared_statistics(a, b)
     lines = []
     for subset in dict.fromkeys(row.subset for row, _ in pairs):
         of_subset = [pair for pair in pairs if pair[0].subset == subset]
         classes = list(dict.fromkeys(row.class_name for row, _ in of_subset))
         for class_name in (OVERALL, *classes):
             chosen = [pair for pair in of_subset if class_name in (OVERALL, pair[0].class_name)]
-            lines += [difference(chosen, statistic, class_name, seed) for statistic in a.statistics if statistic.name in shared]
-    return Comparison(tuple(lines), only(rows_a, rows_b), only(rows_b, rows_a))
+            lines += [difference(chosen, statistic, class_name, seed) for statistic in shared]
+    return Comparison(tuple(lines), only(rows_a, rows_b), only(rows_b, rows_a), unlike)
+
+
+def shared_statistics(a: CaseTable, b: CaseTable) -> tuple[list[Statistic], tuple[Unlike, ...]]:
+    """Those of both under one rule, and those under different ones. A table alone does not know its rules, which is told."""
+    theirs = {statistic.name: statistic.rule for statistic in b.statistics}
+    shared: list[Statistic] = []
+    unlike: list[Unlike] = []
+    for ours in (statistic for statistic in a.statistics if statistic.name in theirs):
+        rule = theirs[ours.name]
+        if ours.rule == rule:
+            shared.append(ours)
+        elif ours.rule and rule:
+            unlike.append(Unlike(ours.name, ours.rule, rule))
+        else:
+            shared.append(replace(ours, rule=f"{ours.rule or rule} ({'B' if ours.rule else 'A'}: not known)"))
+    if unlike and not shared:
+        one = unlike[0]
+        told = f"{one.statistic} is made by different rules ({one.rule_a}; {one.rule_b})"
+        raise SegkitError(f"{told}, and so is all else;   judge both alike with  segkit evaluate ckpt=RUN metric=NAME")
+    return shared, tuple(unlike)
 
 
 def by_key(table: CaseTable) -> dict[Key, Row]:
@@ -86,8 +127,9 @@ def check(pairs: Sequence[tuple[Row, Row]]) -> None:
 
 def difference(pairs: Sequence[tuple[Row, Row]], statistic: Statistic, class_name: str, seed: int) -> Difference:
     values: dict[str, list[Array]] = {}
-    for rows in pairs:
-        values.setdefault(rows[0].case, []).append(statistic.of(np.array([row.values.get(statistic.column, NAN) for row in rows])))
+    columns = [statistic.of_rows([row.values for row in side]) for side in zip(*pairs, strict=True)]
+    for (row, _), of_pair in zip(pairs, np.stack(columns, axis=1), strict=True):
+        values.setdefault(row.case, []).append(of_pair)
     groups = {row.case: row.group for row, _ in pairs}
     both = {case: known for case, found in values.items() if len(known := np.array([v for v in found if not np.isnan(v).any()]))}
     means = np.array([known.mean(axis=0) for known in both.values()]).reshape(-1, 2)  # (N, 2)
@@ -98,7 +140,8 @@ def difference(pairs: Sequence[tuple[Row, Row]], statistic: Statistic, class_nam
     by_group = np.bincount(index, weights=paired) / np.bincount(index) if len(names) else paired
     subset = pairs[0][0].subset
     n = len(both)
-    return Difference(subset, class_name, statistic.name, a, b, mean, low, high, signed_rank_p(by_group), n, len(values) - n, len(names))
+    p = signed_rank_p(by_group)
+    return Difference(subset, class_name, statistic.name, a, b, mean, low, high, p, n, len(values) - n, len(names), statistic.rule)
 
 
 def signed_rank_p(differences: Array) -> float:

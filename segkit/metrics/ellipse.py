@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from segkit.data.manifest import Case
 from segkit.metrics import NAN, Array, Statistic
+from segkit.metrics.surface import Surface
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,18 @@ class Ellipse:
     centre: tuple[float, float]
     semi_axes: tuple[float, float]
     angle_rad: float
+
+    def shrunk(self, by: float) -> Ellipse | None:
+        """With semi-axes less `by`; None where nothing is left."""
+        a, b = (axis - by for axis in self.semi_axes)
+        return replace(self, semi_axes=(a, b)) if b > 0 else None
+
+    def filled(self, shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0)) -> Array:
+        """The pixels whose middle lies inside. (H, W) bool."""
+        y, x = (np.arange(n).reshape(way) * mm for n, way, mm in zip(shape, ((-1, 1), (1, -1)), spacing, strict=True))
+        (x0, y0), (a, b), cos, sin = self.centre, self.semi_axes, math.cos(self.angle_rad), math.sin(self.angle_rad)
+        along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
+        return np.asarray((along / a) ** 2 + (across / b) ** 2 <= 1)
 
 
 def fit_ellipse(mask: Array, spacing: tuple[float, ...] = (1.0, 1.0)) -> Ellipse | None:
@@ -75,8 +88,11 @@ def head_circumference_mm(semi_axes: tuple[float, float], pixel_mm: float = 1.0)
 class HeadCircumference:
     """Circumference of the ellipse fitted to the prediction, against the one measured by a sonographer.
 
-    The reference is the fact `hc_mm` of the case, or, without it, the ellipse fitted to the true mask. Missing where no
-    head was predicted, or the pixel size is not known: a mean error says little without its count of missing cases.
+    The reference is the fact `hc_mm` of the case, or, without it, the ellipse fitted to the true mask. Where no ellipse
+    can be fitted to the prediction, the head was missed: its error is the whole circumference, so that a miss never
+    improves a mean, and `missed_head` is 1. Missing where the pixel size is not known, or there is no reference.
+
+    `hd_ellipse_mm`: Hausdorff distance of the filled ellipses of prediction and true mask, as Surface has it.
 
     `outline_px` is how far the border of the masks lies outside the annotated curve. HC18's annotations are lines about
     2.6 pixels wide, so a mask filled to their outer border, and what a network learns from it, is 1.29 pixels too large
@@ -85,24 +101,38 @@ class HeadCircumference:
 
     outline_px: float = 0.0
 
-    names = ("hc_pred_mm", "hc_ref_mm", "hc_error_mm")
+    names = ("hc_pred_mm", "hc_ref_mm", "hc_error_mm", "hd_ellipse_mm", "missed_head")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        rule = "no head found = missing"
-        return Statistic("hc_mae_mm", "hc_error_mm", rule, absolute=True), Statistic("hc_bias_mm", "hc_error_mm", rule)
+        rule, unknown = "missed head = -reference", "; pixel size unknown = missing"
+        errors = (Statistic(f"hc_{name}_mm", "hc_error_mm", rule + unknown, absolute=name == "mae") for name in ("mae", "bias"))
+        distance = Statistic("hd_ellipse_mm", "hd_ellipse_mm", f"one side without head = image diagonal, both left out{unknown}")
+        return *errors, distance, Statistic("missed_head", "missed_head", "share of cases with reference")
 
     def __call__(self, pred: Array, truth: Array, case: Case) -> dict[str, float]:
-        predicted = self.measure(pred, case.pixel_mm)
+        spacing = case.pixel_mm
+        if len(spacing) != 2:
+            return dict.fromkeys(self.names, NAN)
+        found, there = (self.ellipse(mask, spacing) for mask in (pred, truth))
         measured = case.facts.get("hc_mm")
-        reference = self.measure(truth, case.pixel_mm) if measured is None else float(measured)
-        return {"hc_pred_mm": predicted, "hc_ref_mm": reference, "hc_error_mm": predicted - reference}
+        predicted, reference = circumference(found), circumference(there) if measured is None else float(measured)
+        error = predicted - reference if found else -reference
+        missed = NAN if math.isnan(reference) else float(found is None)
+        distance = hausdorff_mm(found, there, truth.shape, spacing)
+        return dict(zip(self.names, (predicted, reference, error, distance, missed), strict=True))
 
-    def measure(self, mask: Array, spacing_mm: tuple[float, ...]) -> float:
-        """Circumference in mm, or NaN."""
-        ellipse = fit_ellipse(mask, spacing_mm) if len(spacing_mm) == 2 else None
-        if ellipse is None:
-            return NAN
-        shrink = self.outline_px * sum(spacing_mm) / 2
-        a, b = (max(axis - shrink, 0.0) for axis in ellipse.semi_axes)
-        return head_circumference_mm((a, b)) if a > 0 else NAN
+    def ellipse(self, mask: Array, spacing_mm: tuple[float, ...]) -> Ellipse | None:
+        """In mm."""
+        fitted = fit_ellipse(mask, spacing_mm)
+        return fitted.shrunk(self.outline_px * sum(spacing_mm) / 2) if fitted else None
+
+
+def circumference(ellipse: Ellipse | None) -> float:
+    return head_circumference_mm(ellipse.semi_axes) if ellipse else NAN
+
+
+def hausdorff_mm(pred: Ellipse | None, truth: Ellipse | None, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> float:
+    """Of the ellipses as masks of an image of that shape. One is None: its diagonal; both: NaN."""
+    p, t = (ellipse.filled(shape, spacing_mm) if ellipse else np.zeros(shape, bool) for ellipse in (pred, truth))
+    return Surface().distances(p, t, spacing_mm)[0]

@@ -12,6 +12,7 @@ from segkit.data.manifest import Case
 from segkit.errors import SegkitError
 from segkit.metrics import Array, Statistic
 from segkit.metrics.overlap import as_number, empty_rule
+from segkit.metrics.surface import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def n_matched(pred: Array, truth: Array, iou: float) -> int:
     both = (pred > 0) & (truth > 0)
     pairs, common = np.unique(np.stack([pred[both], truth[both]]), axis=1, return_counts=True)
     p, t = pairs
-    good = common >= iou * (sizes[0][p] + sizes[1][t] - common)
+    good = common * ROUNDING >= iou * (sizes[0][p] + sizes[1][t] - common)
     (rows, row), (columns, column) = (np.unique(side[good], return_inverse=True) for side in (p, t))
     matches = np.zeros((len(rows), len(columns)))
     matches[row, column] = 1

@@ -110,7 +110,7 @@ class CaseTable:
         rows = [row for row in self.rows if class_name in (OVERALL, row.class_name)]
         groups = {row.case: row.group for row in rows}
         values: dict[str, list[float]] = {case: [] for case in groups}
-        column = statistic.of(np.array([row.values.get(statistic.column, NAN) for row in rows], float))
+        column = statistic.of_rows([row.values for row in rows])
         for row, value in zip(rows, column, strict=True):
             values[row.case].append(float(value))
         return np.array([mean_of_known(of_case) for of_case in values.values()]), list(groups.values())

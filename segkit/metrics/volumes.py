@@ -17,6 +17,10 @@ from segkit.metrics.objects import labelled
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.table import Row
 
+Slices = Array | slice
+"""What picks slices of a volume: a mask (D,), or a slice."""
+ALL = slice(None)
+
 
 class VolumeMetric(Protocol):
     """Any class with these members can be named in `metric.volumes`. As `CaseMetric`, but it sees all classes at once."""
@@ -27,8 +31,11 @@ class VolumeMetric(Protocol):
     @property
     def statistics(self) -> tuple[Statistic, ...]: ...
 
-    def __call__(self, pred: Array, truth: Array, case: Case) -> Sequence[Mapping[str, float]]:
-        """bool planes (K, D, H, W) -> the values of each class. `case` is the volume: its `pixel_mm` has three axes."""
+    def __call__(self, pred: Array, truth: Array, case: Case, there: Slices) -> Sequence[Mapping[str, float]]:
+        """bool planes (K, D, H, W) -> the values of each class. `case` is the volume: its `pixel_mm` has three axes.
+
+        `there` picks the slices that are known; others are empty in both, so that their neighbours keep their distance.
+        """
 
 
 class Stack(NamedTuple):
@@ -37,6 +44,7 @@ class Stack(NamedTuple):
     case: Case
     pred: Array
     truth: Array
+    there: Slices = ALL
 
 
 class Stacks:
@@ -70,18 +78,18 @@ def stack(slices: Sequence[Stack]) -> Stack:
     for one in slices:
         pred[..., one.case.position - first, :, :] = one.pred
         truth[..., one.case.position - first, :, :] = one.truth
-    return Stack(case, pred, truth)
+    return Stack(case, pred, truth, np.isin(np.arange(n), np.subtract(positions, first)))
 
 
 def evaluate_volume(volume: Stack, labels: LabelMap, metrics: Mapping[str, VolumeMetric], subset: str = "") -> list[Row]:
     """One row for each class, in the order of the label map. What is 255 in truth counts in neither."""
-    case, pred, truth = volume
+    case, pred, truth, there = volume
     planes = [[masks[k] == 1 if labels.overlap else masks == k + 1 for k in range(len(labels.classes))] for masks in (pred, truth)]
     counts = truth != IGNORE if labels.overlap else (truth != IGNORE)[None]
     p, t = np.stack(planes[0]) & counts, np.stack(planes[1])
     values = [dict[str, float]() for _ in labels.classes]
     for metric in metrics.values():
-        for of_class, found in zip(values, metric(p, t, case), strict=True):
+        for of_class, found in zip(values, metric(p, t, case, there), strict=True):
             of_class.update(found)
     return [
         Row(case.id, case.group_or_id, subset, name, int(t[k].sum()), int(p[k].sum()), values[k]) for k, name in enumerate(labels.classes)
@@ -92,8 +100,9 @@ def evaluate_volume(volume: Stack, labels: LabelMap, metrics: Mapping[str, Volum
 class VolumeDice:
     """Dice over a whole volume, in which slices without the structure weigh nothing.
 
-    `largest`: of the prediction only the largest 3-D object counts (touching by a corner is touching), as in the
-    published numbers of the brain FLAIR network (Buda et al., 2019). `both_empty` and `truth_empty` as in Overlap.
+    `largest`: of the prediction only the largest 3-D object counts (touching by a corner is touching, and so is lying in
+    slices between which others are missing), as in the published numbers of the brain FLAIR network (Buda et al., 2019).
+    `both_empty` and `truth_empty` as in Overlap.
     """
 
     largest: bool = False
@@ -111,9 +120,10 @@ class VolumeDice:
         rule = self.overlap.rule + (", largest object of the prediction" if self.largest else "")
         return (Statistic("volume_dice", "volume_dice", rule),)
 
-    def __call__(self, pred: Array, truth: Array, case: Case) -> list[dict[str, float]]:
-        kept = [largest_object(mask) for mask in pred] if self.largest else pred
-        return [{"volume_dice": self.overlap(p, t, case)["dice"]} for p, t in zip(kept, truth, strict=True)]
+    def __call__(self, pred: Array, truth: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
+        known = pred[:, there]
+        kept = [largest_object(mask) for mask in known] if self.largest else known
+        return [{"volume_dice": self.overlap(p, t, case)["dice"]} for p, t in zip(kept, truth[:, there], strict=True)]
 
 
 def largest_object(mask: Array) -> Array:

@@ -100,10 +100,33 @@ def test_what_is_needed_is_asked_for() -> None:
     assert "no group model" in complaints("audit", "model=unet")["model"]
 
 
+def test_a_preset_of_the_other_kind_is_one_mistake_however_much_it_sets() -> None:
+    assert complaints("train", "experiment=pelvis_combination", "members.a.ckpt=x") == {
+        "experiment": "pelvis_combination trains nothing;   "
+        "segkit evaluate experiment=pelvis_combination members.a.ckpt=RUN members.b.ckpt=RUN"
+    }
+    for name in ("fetal_head", "pelvis_134", "quickstart"):
+        for command in ("evaluate", "predict"):
+            assert complaints(command, f"experiment={name}", "ckpt=x") == {
+                "experiment": f"{name} is a preset of training;   leave it out: ckpt=RUN carries it already"
+            }
+    assert door.groups("evaluate")["experiment"] == ("", ["pelvis_combination"])
+    assert "pelvis_combination" not in door.groups("train")["experiment"][1]
+
+
+def test_own_presets_are_of_the_kind_that_they_set(user: Path) -> None:
+    (user / "conf" / "experiment" / "flipped.yaml").write_text("# @package _global_\ninference: {tta: flips}\n")
+    (user / "conf" / "experiment" / "five.yaml").write_text("# @package _global_\nckpt: [a, b, c, d, e]\n")
+    door.check("train", ["experiment=flipped"])
+    door.check("evaluate", ["experiment=flipped", "ckpt=x"])
+    door.check("evaluate", ["experiment=five"])
+    assert complaints("train", "experiment=five") == {"experiment": "five trains nothing;   segkit evaluate experiment=five"}
+
+
 def test_swept_values_are_tried_before_the_first_job() -> None:
     found = complaints("train", "model=unet,unet_light,smp,unett", "optimizer.lr=0.1,abc", "data.batch_size=range(0,5)", multirun=True)
     assert set(found) == {"model", "optimizer.lr", "data.batch_size"}
-    door.check("train", ["experiment=glob(*)", "seed=choice(0,1)", "trainer.precision=32,bf16"], multirun=True)
+    door.check("train", ["experiment=glob(*,exclude=*_combination)", "seed=choice(0,1)", "trainer.precision=32,bf16"], multirun=True)
 
 
 def test_numbers_stand_for_text_where_text_is_wanted() -> None:

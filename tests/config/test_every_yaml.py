@@ -14,7 +14,7 @@ from segkit.config.signatures import signature
 FILES = sorted(door.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
 NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
-GROUPS = {command: set(door.groups(command)) for command in COMMANDS}
+GROUPS = {command: door.groups(command) for command in COMMANDS}
 OPTIONS = [f for f in FILES if f.parent != door.CONF and not f.name.startswith("_")]
 
 
@@ -23,6 +23,13 @@ def targets(node: object) -> list[str]:
         own = [node["_target_"]] if "_target_" in node else []
         return own + [target for value in node.values() for target in targets(value)]
     return []
+
+
+def needed(command: str, option: Path) -> list[str]:
+    """The option, and what a command asks for with it: of members a checkpoint each, in place of the only one."""
+    members = [f"members.{name}.ckpt=x" for name in (yaml.safe_load(option.read_text()) or {}).get("members", {})]
+    others = [key for key in NEEDED.get(command, []) if not (members and key.startswith("ckpt"))]
+    return [*others, *members, f"{option.parent.relative_to(door.CONF).as_posix()}={option.stem}"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,19 +41,19 @@ def test_a_command_needs_nothing_but_what_it_asks_for(command: str) -> None:
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_an_option_composes(file: Path) -> None:
     group = file.parent.relative_to(door.CONF).as_posix()
-    users = [command for command in COMMANDS if group in GROUPS[command]]
-    assert users, f"no command has the group {group}"
+    users = [command for command, groups in GROUPS.items() if group in groups and file.stem in groups[group][1]]
+    assert users, f"no command offers {group}={file.stem}"
     for command in users:
-        members = ["members.a.ckpt=x", "members.b.ckpt=x"] if group == "combination" else []
-        door.compose(command, [*NEEDED.get(command, []), f"{group}={file.stem}", *members])
+        door.compose(command, needed(command, file))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(door.CONF).as_posix())
 def test_what_is_named_is_there(file: Path) -> None:
     for target in targets(yaml.safe_load(file.read_text())):
-        signature(target)  # raises where there is no such name, or its source cannot be read
+        assert signature(target) is not None, target  # raises where there is no such name, or its source cannot be read
 
 
 def test_presets_tell_how_to_run_them() -> None:
-    for file in (door.CONF / "experiment").glob("*.yaml"):
-        assert f"segkit train experiment={file.stem}" in file.read_text()
+    for command in ("train", "evaluate"):
+        for name in GROUPS[command]["experiment"][1]:
+            assert f"segkit {command} experiment={name}" in (door.CONF / "experiment" / f"{name}.yaml").read_text()

@@ -24,11 +24,7 @@ from segkit.rundir import RunFolder
 from segkit.task import SegmentationTask
 from segkit.trainer import build_callbacks, build_trainer
 
-OPTIONS = [
-    f"{file.parent.name}={file.stem}"
-    for file in sorted(door.CONF.glob("*/*.yaml"))
-    if not file.name.startswith("_") and file.parent.name not in ("combination", "hardware", "hydra")
-]
+OPTIONS = [f"{group}={name}" for group, (_, names) in sorted(door.groups("train").items()) for name in names]
 
 
 def card_of(cfg: Train) -> Card:

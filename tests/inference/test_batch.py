@@ -1,16 +1,25 @@
-"""Which images `segkit predict` takes, and what their masks are called."""
+"""Which images `segkit predict` takes, what their masks are called, and the table of their sizes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
+import segkit
 from segkit.data.manifest import Case
+from segkit.data.phantom import write_png
 from segkit.data.readers import ImageFile
-from segkit.data.volumes import VolumeFile
+from segkit.data.stacks import Channels, Volume
+from segkit.data.tiff import TiffPage
+from segkit.data.volumes import PlaneFile, VolumeFile
 from segkit.errors import SegkitError
+from segkit.inference.batch import SIZES, Done, Wanted, predict_jobs
 from segkit.inference.jobs import Job, find_images, name_masks, of_cases, of_files
+from segkit.inference.predictor import Predictor
+from segkit.inference.writers import read_sizes
 
 
 def touch(*paths: Path) -> None:
@@ -55,8 +64,72 @@ def test_slices_of_a_volume_file_become_one_mask_and_slices_with_files_of_their_
     assert jobs[2].like == volume.path
 
 
+def test_a_page_of_a_stack_becomes_a_picture_and_a_file_of_one_slice_its_like(tmp_path: Path) -> None:
+    pages = tmp_path / "stack.tif"
+    tifffile.imwrite(pages, np.zeros((3, 8, 9), np.uint8), photometric="minisblack")
+    seen = [TiffPage(pages, z) for z in range(3)]
+    alone = [Case(f"p{z}", seen[z], volume="stack", position=z, whole=Volume(tuple(seen))) for z in range(3)]
+    between = Case("n", Channels((seen[0], seen[1], seen[2])), volume="stack", position=1, whole=Volume(tuple(seen)))
+    assert [job.target(tmp_path).name for job in of_cases([*alone, between])] == ["n.png", "p0.png", "p1.png", "p2.png"]
+    plane = tmp_path / "plane.nii.gz"
+    assert of_cases([Case("a", PlaneFile(plane))])[0].like == plane
+
+
 def test_an_input_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(SegkitError, match="no such file, folder or match"):
         find_images(str(tmp_path / "nothing"), tmp_path / "out")
     with pytest.raises(SegkitError, match="holds no image"):
         find_images(str(tmp_path), tmp_path / "out")
+
+
+def predicted(predictor: Predictor, folder: Path, *, overlays: bool = False) -> Done:
+    return predict_jobs(predictor, of_files(str(folder / "scans"), folder / "masks"), folder / "masks", Wanted(overlays=overlays))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for i in range(3):
+        write_png(tmp_path / f"scans/{i}.png", np.random.default_rng(i).integers(0, 255, (30, 40), np.uint8))
+    return tmp_path
+
+
+def test_every_image_has_a_line_in_the_table_of_sizes_and_a_picture_where_it_is_asked_for(trained: Path, scans: Path) -> None:
+    done = predicted(segkit.load(trained, "cpu"), scans, overlays=True)
+    assert (done.written, done.skipped, done.problems) == (3, 0, ())
+    assert (scans / "masks" / SIZES).read_text().splitlines()[0] == "case,class,n_px,area_mm2,volume_mm3"
+    assert [size.case for size in read_sizes(scans / "masks" / SIZES)] == ["0", "1", "2"]
+    assert all((scans / "masks" / f"{i}_overlay.png").is_file() for i in range(3))
+
+
+def test_what_a_killed_prediction_did_not_come_to_write_into_the_table_is_done_again(trained: Path, scans: Path) -> None:
+    predictor = segkit.load(trained, "cpu")
+    predicted(predictor, scans)
+    table = scans / "masks" / SIZES
+    whole = table.read_text()
+    table.write_text("".join(whole.splitlines(keepends=True)[:3]))  # without the last
+    done = predicted(predictor, scans)
+    assert (done.written, done.skipped) == (1, 2)
+    assert table.read_text() == whole
+
+
+def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = segkit.load(trained, "cpu")
+    monkeypatch.setattr("segkit.inference.batch.SECONDS", 0.0)
+    seen: list[int] = []
+    predict = predictor.predict
+
+    def watched(case: Case) -> object:
+        seen.append(len(read_sizes(scans / "masks" / SIZES)) if seen else 0)
+        return predict(case)
+
+    monkeypatch.setattr(predictor, "predict", watched)
+    predicted(predictor, scans)
+    assert seen == [0, 1, 2]
+
+
+def test_a_file_that_is_no_table_is_told_before_anything_is_predicted(trained: Path, scans: Path) -> None:
+    (scans / "masks").mkdir()
+    (scans / "masks" / SIZES).write_text("name,size\n")
+    with pytest.raises(SegkitError, match="not a table of sizes"):
+        predicted(segkit.load(trained, "cpu"), scans)
+    assert len(list((scans / "masks").iterdir())) == 1

@@ -172,3 +172,32 @@ def test_pixel_sizes_of_the_test_set_stand_in_the_table_of_the_challenge(tmp_pat
     first, second = table(tmp_path / "hc18_submission.csv")[1:]
     assert float(first[3]) == pytest.approx(8.0, abs=0.02)
     assert float(second[3]) == pytest.approx(24.0, abs=0.02)
+
+
+TEST_SETS = {
+    "hc18": (HEAD, [f"{i:03d}_HC.png" for i in range(335)], 1, "hc18_submission.csv"),
+    "nerve": (NERVE, [f"{i}.tif" for i in range(1, 5509)], 1, "nerve_submission.csv"),
+    "uw_madison": (BOWEL, [f"case1_day{d}/scans/slice_{z:04d}_36_31_1.50_1.50.png" for d in (1, 20) for z in range(1, 145)], 3, ""),
+}
+
+
+@pytest.mark.parametrize("name", TEST_SETS)
+def test_a_whole_test_set_has_its_rows_in_its_order(name: str, tmp_path: Path) -> None:
+    """HC18: 335 images; nerve: 5508; UW-Madison: 144 slices of a day, three rows each."""
+    labels, images, rows_each, file = TEST_SETS[name]
+    (tmp_path / "test_set_pixel_size.csv").write_text("filename,pixel size(mm)\n" + "".join(f"{image},0.1\n" for image in images))
+    paths = [tmp_path / "test_set" / image for image in reversed(images)]
+    given = [Job(path.relative_to(tmp_path).as_posix(), path, job(path).cases) for path in paths]
+    jobs, (writer,) = opened([name], given, Target(tmp_path, labels))
+    ellipse = cv2.ellipse(np.zeros((31, 36), np.uint8), (18, 15), (12, 8), 20, 0, 360, 1, -1)
+    for one in jobs:
+        writer.write(one, np.stack([ellipse] * 3) if labels.overlap else ellipse)
+    writer.close()
+    header, *rows = table(tmp_path / (file or "uw_madison_submission.csv"))
+    assert len(rows) == len(images) * rows_each
+    assert all(len(row) == len(header) and all(row) for row in rows)
+    named = [row[0] for row in rows[::rows_each]]
+    if name == "uw_madison":
+        assert named == [f"case1_day{d}_slice_{z:04d}" for d in (1, 20) for z in range(1, 145)]
+    else:
+        assert named == [image.removesuffix(".tif") for image in images]

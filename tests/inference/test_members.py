@@ -65,6 +65,60 @@ def test_a_planted_collision_goes_to_the_likelier_or_to_the_first(base: Any) -> 
     assert both.mask.tolist() == [[[1, 1, 0, 0]], [[0, 1, 1, 0]]]
 
 
+def deciding(toy: Toy, threshold: float | dict[str, float]) -> Toy:
+    toy.decide = Decision(toy.labels, threshold)
+    return toy
+
+
+def binary_pair(base: Any, threshold: float) -> list[Member]:
+    """One claims pixels 0 and 1 at a threshold of 0.3, the other pixels 1 and 2; nobody at 0.5."""
+    a = toy(base, {0: "background", 1: "left"}, (0.4,), (0.4,), (0.05,), (0.05,))
+    b = toy(base, {0: "background", 2: "right"}, (0.05,), (0.45,), (0.4,), (0.05,))
+    return [Member("a", deciding(a, threshold), ("left",)), Member("b", deciding(b, threshold), ("right",))]
+
+
+def test_members_keep_their_thresholds(base: Any) -> None:
+    for merge, mask in {"max_prob": [[1, 2, 2, 0]], "priority": [[1, 1, 2, 0]], "multilabel": [[[1, 1, 0, 0]], [[0, 1, 1, 0]]]}.items():
+        found = Combination(binary_pair(base, 0.3), merge).predict("image")  # type: ignore[arg-type]
+        assert found.mask.tolist() == mask, merge
+        assert found.collisions == 1, merge
+    nothing = Combination(binary_pair(base, 0.5), "priority").predict("image")
+    assert (nothing.mask.any(), nothing.collisions) == (False, 0)
+
+
+def test_a_high_threshold_lets_nothing_through(base: Any) -> None:
+    sure = {0: "background", 1: "left"}, {0: "background", 2: "right"}
+    a, b = (deciding(toy(base, values, (0.7,)), 0.8) for values in sure)
+    for merge in ("priority", "multilabel"):
+        found = Combination([Member("a", a, ("left",)), Member("b", b, ("right",))], merge).predict("image")  # type: ignore[arg-type]
+        assert (found.mask.any(), found.collisions) == (False, 0)
+    alone = toy(base, sure[1], (0.0,))
+    assert not Combination([Member("a", a, ("left",)), Member("b", alone, ("right",))], "max_prob").predict("image").mask.any()
+
+
+def test_without_thresholds_the_background_is_the_product_of_the_members_backgrounds(base: Any) -> None:
+    a = toy(base, {0: "background", 1: "left"}, (0.45,), (0.3,), (0.6,))
+    b = toy(base, {0: "background", 2: "right"}, (0.45,), (0.2,), (0.0,))
+    found = Combination([Member("a", a, ("left",)), Member("b", b, ("right",))], "max_prob").predict("image")
+    scores = np.array([[0.55 * 0.55, 0.7 * 0.8, 0.4], [0.45, 0.3, 0.6], [0.45, 0.2, 0.0]])
+    assert found.mask.tolist() == [scores.argmax(axis=0).tolist()]
+    assert np.allclose(found.probs[:, 0], scores / scores.sum(axis=0))
+
+
+def test_overlapping_classes_are_claimed_each_by_its_own_threshold(base: Any) -> None:
+    """Two classes at 0.45 are two that are not there, and not one that is."""
+    overlapping = toy(base, {"x": "x", "y": "y"}, (0.45, 0.45), (0.45, 0.6), overlap=True)
+    other = toy(base, {0: "background", 1: "z"}, (0.9,), (0.9,))
+    members = [Member("a", overlapping, ("x", "y")), Member("b", other, ("z",))]
+    found = Combination(members, "multilabel").predict("image")
+    assert found.mask[:, 0].tolist() == [[0, 0], [0, 1], [1, 1]]
+    assert found.collisions == 1
+    deciding(overlapping, {"x": 0.4})
+    found = Combination(members, "multilabel").predict("image")
+    assert found.mask[:, 0].tolist() == [[1, 1], [0, 1], [1, 1]]
+    assert found.collisions == 2
+
+
 def test_only_owned_classes_count(base: Any) -> None:
     _, b = pair(base)
     knows_both = toy(base, RIVALS, (0.1, 0.4, 0.5), (0.1, 0.9, 0.0), (0.1, 0.0, 0.9), (0.9, 0.1, 0.0))
@@ -78,9 +132,11 @@ def test_who_owns_what_must_be_clear(base: Any) -> None:
         Combination([a, replace(b, owned=("left", "right"))], "max_prob")
     with pytest.raises(SegkitError, match=r"members\.a\.labels: its checkpoint has no class lefd; did you mean left"):
         Combination([replace(a, owned=("lefd",)), b], "max_prob")
+    with pytest.raises(SegkitError, match=r"nobody owns right, which a was trained on;   .*members\.a\.labels=\[…,right\]"):
+        Combination([a], "max_prob")
     other = toy(base, {0: "background", 1: "up", 2: "right"}, (1.0, 0.0, 0.0))
     with pytest.raises(SegkitError, match="value 1 is left to one member and up to c"):
-        Combination([a, Member("c", other, ("up",))], "max_prob")
+        Combination([a, Member("c", other, ("up", "right"))], "max_prob")
 
 
 def test_cases_that_any_member_was_trained_on_are_not_validation(base: Any) -> None:
@@ -134,7 +190,7 @@ def test_two_networks_of_the_pelvis_make_one_map_of_six_bones(segkit_in: Cli, tm
         done = segkit_in("train", f"experiment={preset}", "run=r", *small)
         assert done.returncode == 0, done.stdout + done.stderr
     members = ("members.a.ckpt=outputs/pelvis_134/r", "members.b.ckpt=outputs/pelvis_256/r")
-    done = segkit_in("evaluate", "combination=pelvis", *members)
+    done = segkit_in("evaluate", "experiment=pelvis_combination", *members)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "claimed by several members" in done.stdout
     (table,) = (tmp_path / "outputs/together").rglob("cases.csv")
@@ -144,6 +200,6 @@ def test_two_networks_of_the_pelvis_make_one_map_of_six_bones(segkit_in: Cli, tm
     judged = {row["case"] for row in rows}
     with (tmp_path / "outputs/pelvis_134/r/cases.csv").open() as file:
         assert judged == {row["case"] for row in csv.DictReader(file)}
-    done = segkit_in("evaluate", "combination=pelvis", *members, "members.b.labels=[femur]")
+    done = segkit_in("evaluate", "experiment=pelvis_combination", *members, "members.b.labels=[femur]")
     assert done.returncode == 2
     assert "its checkpoint has no class femur" in done.stderr

@@ -38,6 +38,16 @@ def test_width_costs_nothing(dims: int) -> None:
     assert 2 * (thin & thick).sum() / (thin.sum() + thick.sum()) < 0.7  # Dice minds
 
 
+@pytest.mark.parametrize("side", range(1, 8))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_is_found_exactly_is_perfect(side: int, dims: int) -> None:
+    """Also cubes, of which thinning may leave nothing: then the whole mask stands for its skeleton."""
+    cube = np.zeros((12,) * dims, bool)
+    cube[(slice(3, 3 + side),) * dims] = True
+    assert cldice(cube, cube) == 1
+    assert cldice(np.roll(cube, 8, axis=0) & ~cube, cube) < 1
+
+
 def test_a_gap_costs_its_length() -> None:
     pred = vessel(width=3)
     pred[:, 40:58] = False

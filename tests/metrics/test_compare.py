@@ -9,7 +9,7 @@ import scipy.stats
 
 from segkit.errors import SegkitError
 from segkit.metrics import Statistic
-from segkit.metrics.compare import Comparison, Difference, compare, signed_rank_p
+from segkit.metrics.compare import Comparison, Difference, Unlike, compare, signed_rank_p
 from segkit.metrics.table import CaseTable, Row
 
 NAN = float("nan")
@@ -120,6 +120,29 @@ def test_only_statistics_of_both_are_compared() -> None:
     other = Statistic("iou", "iou")
     comparison = compare(table(row("1", 0.5), statistics=(DICE, other)), table(row("1", 0.6)))
     assert {d.statistic for d in comparison.lines} == {"dice"}
+
+
+def test_numbers_of_different_rules_are_not_compared() -> None:
+    """1 for an empty mask against 0 for it is no better network."""
+    perfect, nothing, hd = (
+        Statistic("dice", "dice", "both empty = 1"),
+        Statistic("dice", "dice", "both empty = 0"),
+        Statistic("iou", "dice"),
+    )
+    a, b = table(row("1", 0.0), statistics=(nothing, hd)), table(row("1", 1.0), statistics=(perfect, hd))
+    comparison = compare(a, b)
+    assert {d.statistic for d in comparison.lines} == {"iou"}
+    assert comparison.unlike == (Unlike("dice", "both empty = 0", "both empty = 1"),)
+    with pytest.raises(SegkitError, match=r"dice is made by different rules \(both empty = 0; both empty = 1\)"):
+        compare(table(row("1", 0.0), statistics=(nothing,)), table(row("1", 1.0), statistics=(perfect,)))
+
+
+def test_the_rule_stands_beside_every_difference() -> None:
+    known = Statistic("dice", "dice", "both empty = 1")
+    a, alone = table(row("1", 0.5), statistics=(known,)), table(row("1", 0.6))
+    assert compare(a, a).rules() == {"both empty = 1": ["dice"]}
+    assert compare(a, alone).rules() == {"both empty = 1 (B: not known)": ["dice"]}
+    assert compare(alone, a).rules() == {"both empty = 1 (A: not known)": ["dice"]}
 
 
 def test_tables_that_cannot_be_compared() -> None:

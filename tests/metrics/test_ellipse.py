@@ -84,19 +84,61 @@ def test_without_a_measured_reference_the_true_mask_is_measured() -> None:
     assert values["hc_ref_mm"] == pytest.approx(33.155 * 4 / 3, rel=0.005)
 
 
-def test_missing_where_there_is_no_head_or_no_pixel_size() -> None:
-    metric, head = HeadCircumference(), drawn(60, 45)
-    dot = np.zeros_like(head)
+def specks(like: Array) -> list[Array]:
+    """Nothing, and a single pixel."""
+    dot = np.zeros_like(like)
     dot[5, 5] = True
-    for pred, of in ((np.zeros_like(head), case()), (dot, case()), (head, case(spacing_mm=()))):
-        values = metric(pred, head, of)
-        assert math.isnan(values["hc_pred_mm"])
-        assert math.isnan(values["hc_error_mm"])
+    return [np.zeros_like(like), dot]
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_a_missed_head_costs_its_whole_circumference(i: int) -> None:
+    head = drawn(60, 45)
+    values = HeadCircumference()(specks(head)[i], head, case(hc_mm=33.0))
+    assert math.isnan(values["hc_pred_mm"])
+    assert (values["hc_error_mm"], values["missed_head"]) == (-33.0, 1)
+    assert values["hd_ellipse_mm"] == pytest.approx(math.hypot(40, 50))  # the diagonal of the image
+    assert HeadCircumference()(head, head, case(hc_mm=33.0))["missed_head"] == 0
+
+
+def test_missing_a_head_never_improves_the_mean() -> None:
+    """One head that was found 3 mm too small, and one that was missed instead of being found 12 mm too small."""
+    head, smaller = drawn(60, 45), drawn(40, 30)
+    errors = [HeadCircumference()(pred, head, case())["hc_error_mm"] for pred in (drawn(55, 41), smaller, specks(head)[0])]
+    mae, bias, *_ = HeadCircumference().statistics
+    assert mae.of(np.array(errors)[[0, 2]]).mean() > mae.of(np.array(errors)[[0, 1]]).mean()
+    assert bias.of(np.array(errors)[[0, 2]]).mean() < bias.of(np.array(errors)[[0, 1]]).mean()
+
+
+def test_without_a_pixel_size_or_a_reference_everything_is_missing() -> None:
+    head = drawn(60, 45)
+    assert all(math.isnan(value) for value in HeadCircumference()(head, head, case(spacing_mm=())).values())
+    values = HeadCircumference()(head, specks(head)[0], case())
+    assert math.isnan(values["hc_error_mm"])
+    assert math.isnan(values["missed_head"])
+
+
+@pytest.mark.parametrize("spacing", [(0.1, 0.1), (0.25, 0.1)])
+def test_hausdorff_distance_of_the_ellipses(spacing: tuple[float, float]) -> None:
+    """Axes 12 x 9 and 14 x 10 mm: 2 mm apart at the ends of the longer one. Bites and specks do not matter."""
+    truth, pred = (drawn(a, b, angle=0.9, spacing=spacing, shape=(200, 400)) for a, b in ((12, 9), (14, 10)))
+    pred[:6, :6] = True
+    pred[98:102, 195:205] = False
+    assert HeadCircumference()(pred, truth, case(spacing))["hd_ellipse_mm"] == pytest.approx(2, abs=max(spacing))
+    assert HeadCircumference()(truth, truth, case(spacing))["hd_ellipse_mm"] == 0
+
+
+def test_a_filled_ellipse_is_the_one_that_was_drawn() -> None:
+    mask = drawn(60, 45)
+    ellipse = fit_ellipse(mask)
+    assert ellipse is not None
+    assert 2 * (ellipse.filled(mask.shape) & mask).sum() / (ellipse.filled(mask.shape).sum() + mask.sum()) > 0.995
+    assert ellipse.shrunk(50) is None
 
 
 def test_bias_and_absolute_error_are_two_statistics_of_one_column() -> None:
     errors = np.array([-2.0, 1.0])
-    means = {s.name: s.of(errors).mean() for s in HeadCircumference().statistics}
+    means = {s.name: s.of(errors).mean() for s in HeadCircumference().statistics if s.column == "hc_error_mm"}
     assert means == {"hc_mae_mm": 1.5, "hc_bias_mm": -0.5}
 
 

@@ -35,6 +35,12 @@ def test_the_limit_itself_matches(shift: int, f1: float) -> None:
     assert ObjectScores()(boxes((shift, 15 + shift)), boxes((0, 15)), CASE)["object_f1"] == f1
 
 
+def test_the_limit_itself_matches_also_where_it_is_no_exact_number() -> None:
+    """33 columns of 60, by 6 rows; 0.55 * 360 is more than 198 in floating point."""
+    assert ObjectScores(iou=0.55)(boxes((0, 33)), boxes((0, 60)), CASE)["object_f1"] == 1
+    assert ObjectScores(iou=0.551)(boxes((0, 33)), boxes((0, 60)), CASE)["object_f1"] == 0
+
+
 def test_two_objects_run_together_are_one_found_object_at_most() -> None:
     values = ObjectScores()(boxes((0, 40)), boxes((0, 19), (20, 40)), CASE)
     assert values["object_f1"] == pytest.approx(2 * 1 / 3)

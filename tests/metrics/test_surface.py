@@ -77,6 +77,15 @@ def test_ellipses_in_anisotropic_pixels() -> None:
     assert 5.4 < values["assd_mm"] <= 6.3
 
 
+@pytest.mark.parametrize("start", range(60, 200, 7))
+def test_what_lies_exactly_at_the_tolerance_is_within_wherever_it_lies(start: int) -> None:
+    """2 mm are 20 columns of 0.1 mm, which no computer can write exactly. Both have the first column in common."""
+    truth, pred = np.zeros((2, 3, 240), bool)
+    truth[:, [0, start]], pred[:, [0, start + 20]] = True, True
+    assert Surface(tolerance=2)(pred, truth, case(0.1, 0.1))["nsd_2mm"] == 1
+    assert Surface(tolerance=1.999)(pred, truth, case(0.1, 0.1))["nsd_1.999mm"] == 0.5
+
+
 SETTINGS = [((40, 50), (1.0, 1.0)), ((33, 47), (0.7, 1.9)), ((14, 24, 20), (3.0, 0.8, 0.9))]
 
 

@@ -53,6 +53,7 @@ def test_a_slice_that_is_not_there_leaves_its_place_empty() -> None:
     assert volume is not None
     assert volume.pred[:, 0, 0].tolist() == [1, 0, 0, 1]
     assert volume.truth[:, 0, 0].tolist() == [2, 0, 0, 2]
+    assert np.asarray(volume.there).tolist() == [True, False, False, True]
 
 
 def test_volumes_pass_and_single_images_do_not() -> None:
@@ -100,6 +101,24 @@ def test_only_the_largest_object_of_the_prediction_counts() -> None:
     assert VolumeDice()(pred, truth, case) == [{"volume_dice": pytest.approx(16 / 20)}]
     assert VolumeDice(largest=True)(pred, truth, case) == [{"volume_dice": 1}]
     assert VolumeDice(largest=True)(truth, pred, case) == [{"volume_dice": pytest.approx(16 / 20)}]  # truth stays as it is
+
+
+@pytest.mark.parametrize("order", [(0, 1, 5), (5, 0, 1)])
+def test_slices_that_are_missing_do_not_part_an_object(order: tuple[int, ...]) -> None:
+    stacks = Stacks([slice_of("v", i) for i in order])
+    *_, volume = [stacks.add(slice_of("v", i), filled(1), filled(1)) for i in order]
+    assert volume is not None
+    liver, _ = evaluate_volume(volume, LABELS, {"dice": VolumeDice(largest=True)})
+    assert (liver.values["volume_dice"], liver.n_truth_px) == (1, 60)
+
+
+def test_slices_without_the_structure_part_an_object() -> None:
+    cases = [slice_of("v", i) for i in range(4)]
+    stacks = Stacks(cases)
+    *_, volume = [stacks.add(case, filled(int(i != 2)), filled(1)) for i, case in enumerate(cases)]
+    assert volume is not None
+    liver, _ = evaluate_volume(volume, LABELS, {"dice": VolumeDice(largest=True)})
+    assert liver.values["volume_dice"] == pytest.approx(2 * 40 / (40 + 80))
 
 
 def test_empty_volumes_follow_the_rule() -> None:

@@ -8,7 +8,7 @@ and belong to nobody, so that no threshold on brightness finds them. Nothing her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -26,6 +26,8 @@ Random = np.random.Generator
 ROWS, COLUMNS = 192, 208
 LABELS = ("clavicle", "posterior", "anterior")
 SIDES = (-1, 1)
+SIDE = {-1: "right", 1: "left"}
+"""Of the patient, who faces the reader."""
 POSTERIOR, ANTERIOR = 7, 5
 """Ribs of a side."""
 _FINE = 4
@@ -37,7 +39,7 @@ Curve = Callable[[Floats], tuple[Floats, Floats]]
 
 @dataclass(frozen=True)
 class Bone:
-    """A closed outline, points (x, y) in pixels. Pieces of one bone share `group`."""
+    """A closed outline, points (x, y) in pixels; of an organ as well. Pieces of one bone share `group`."""
 
     label: str
     points: tuple[tuple[float, float], ...]
@@ -46,10 +48,11 @@ class Bone:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An image (H, W) uint8 and its bones."""
+    """An image (H, W) uint8 and its bones; or, seen by another annotator, lungs, heart and clavicles by side."""
 
     image: Array
     bones: tuple[Bone, ...]
+    organs: tuple[Bone, ...] = ()
 
     def mask(self, label: str) -> Array:
         """All bones of a label: 0 and 1, as LabelMe fills their outlines."""
@@ -89,7 +92,7 @@ def draw(seed: int, i: int) -> Drawing:
     random = np.random.Generator(np.random.PCG64([seed, i]))
     pose = Pose.draw(random)
     bones = tuple(_bones(random, pose))
-    beam = _soft_tissue(random, pose)
+    beam, organs = _soft_tissue(random, pose)
     beam += _distractors(random, pose)
     for label, density in zip(LABELS, (0.20, 0.15, 0.11), strict=True):
         whole: dict[int, Floats] = {}
@@ -97,7 +100,8 @@ def draw(seed: int, i: int) -> Drawing:
             key = bone.group if bone.group is not None else -1 - number
             whole[key] = np.maximum(whole.get(key, np.float32(0)), _area(bone.points))
         beam += sum((_bone(random, area, density) for area in whole.values()), np.zeros_like(beam))
-    return Drawing(_exposed(random, beam), bones)
+    clavicles = [replace(bone, label=f"{SIDE[side]}_clavicle") for side, bone in zip(SIDES, bones, strict=False)]  # bones begin with them
+    return Drawing(_exposed(random, beam), bones, (*organs, *clavicles))
 
 
 # bones
@@ -170,8 +174,9 @@ def _bone(random: Random, area: Floats, density: float) -> Floats:
 # everything else
 
 
-def _soft_tissue(random: Random, pose: Pose) -> Floats:
-    """What a beam meets without bones: trunk, mediastinum with the heart, diaphragm, and air in the lungs."""
+def _soft_tissue(random: Random, pose: Pose) -> tuple[Floats, list[Bone]]:
+    """What a beam meets without bones: trunk, mediastinum with the heart, diaphragm, and air in the lungs; outlines of these."""
+    organs = [_outline("heart", pose, lambda cos, sin: (0.13 + 0.2 * cos, 0.66 + 0.133 * sin))]
     ys, xs = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
     x = (xs - COLUMNS / 2 - pose.shift[0]) / (COLUMNS / 2 * pose.scale)
     y = (ys - ROWS / 2 - pose.shift[1]) / (ROWS * pose.scale) + 0.5
@@ -182,7 +187,28 @@ def _soft_tissue(random: Random, pose: Pose) -> Floats:
         u = (x * side - 0.42) / (0.30 * (0.75 + 0.5 * np.clip(y, 0, 1)))
         v = (y - (top + dome) / 2) / ((dome - top) / 2)
         beam -= random.uniform(0.50, 0.62) * _soft(1 - (np.abs(u) ** 2.6 + np.abs(v) ** 2.6), 0.12)
-    return np.asarray(beam * (1 - 0.9 * _soft(np.abs(x) - 1.0, 0.03)), np.float32)
+        organs.append(_outline(f"{SIDE[side]}_lung", pose, _lung(side, top, dome)))
+    return np.asarray(beam * (1 - 0.9 * _soft(np.abs(x) - 1.0, 0.03)), np.float32), organs
+
+
+def _lung(side: int, top: float, dome: float) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The curve |u|^2.6 + |v|^2.6 = 1 of the air that `_soft_tissue` takes away."""
+
+    def place(cos: Array, sin: Array) -> tuple[Array, Array]:
+        u, v = (np.sign(part) * np.abs(part) ** (2 / 2.6) for part in (cos, sin))
+        y = (top + dome) / 2 + v * (dome - top) / 2
+        return side * (0.42 + 0.30 * (0.75 + 0.5 * np.clip(y, 0, 1)) * u), y
+
+    return place
+
+
+def _outline(label: str, pose: Pose, place: Callable[[Array, Array], tuple[Array, Array]]) -> Bone:
+    """A closed curve of cosine and sine, on the image; soft tissue is shifted and scaled with the patient, not turned."""
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    x, y = place(np.cos(angles), np.sin(angles))
+    columns = np.clip(x * COLUMNS / 2 * pose.scale + COLUMNS / 2 + pose.shift[0], 0, COLUMNS - 1).round(1)
+    rows = np.clip((y - 0.5) * ROWS * pose.scale + ROWS / 2 + pose.shift[1], 0, ROWS - 1).round(1)
+    return Bone(label, tuple((float(c), float(r)) for c, r in zip(columns, rows, strict=True)))
 
 
 def _distractors(random: Random, pose: Pose) -> Floats:

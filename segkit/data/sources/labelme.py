@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 from PIL import Image
@@ -52,7 +52,7 @@ class LabelMe(JsonSource):
     """`annotations` and `benchmark` are folders below root: the cases, and a test set from elsewhere.
 
     `paint_order` makes one class a pixel: its labels have the values 1, 2, …, and later shapes of a file cover earlier ones.
-    Labels of `leave_out` are not used. `group`: see `JsonSource`.
+    Labels of `leave_out` are not used. `group`: see `JsonSource`. `phantom`: what its phantom shows.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class LabelMe(JsonSource):
         group: str | None = None,
         paint_order: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
+        phantom: Literal["bones", "organs"] = "bones",
     ) -> None:
         super().__init__(root, group)
+        self.drawn = phantom
         self.annotations, self.benchmark = annotations, benchmark
         self.paint_order = tuple(paint_order) if paint_order is not None else None
         self.leave_out = tuple(leave_out)
@@ -102,7 +104,7 @@ class LabelMe(JsonSource):
             document = {
                 "version": "5.4.1",
                 "flags": {},
-                "shapes": [_entry(bone) for bone in drawing.bones],
+                "shapes": [_entry(bone) for bone in (drawing.organs if self.drawn == "organs" else drawing.bones)],
                 "imagePath": image.name if inside else f"{up}/images/{name}.png".lstrip("/"),
                 "imageData": _encoded(drawing.image) if inside else None,
                 "imageHeight": drawing.image.shape[0],

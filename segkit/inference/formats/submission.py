@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ Row = tuple[str, ...]
 """Begins with the key of its image."""
 
 
-class Submission:
+class Submission(ABC):
     """Rows of an older file stay for images that are not predicted again. Written when it is closed."""
 
     file: ClassVar[str]
@@ -32,12 +33,13 @@ class Submission:
         self._owners: dict[str, tuple[str, int]] = {}
         self._changed = False
 
+    @abstractmethod
     def key(self, image: Pixels) -> str:
         """What the table calls an image; empty where it has no name that the table knows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_image(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
-        raise NotImplementedError
+        """The rows of one image."""
 
     def refuses(self, job: Job) -> str:
         """Also what would share a row: all jobs are asked."""

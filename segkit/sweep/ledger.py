@@ -1,0 +1,159 @@
+"""The study of a sweep: claims trials, tells how they ended, and takes up again what was killed or failed.
+
+A trial that is taken up again is a new entry in the study with the parameters, reports and folder of the old one; `first` is the
+number of the oldest, and only the latest attempt counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import prod
+from pathlib import Path
+from typing import IO
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from segkit.sweep.names import trial_name
+from segkit.sweep.outcome import Outcome, read_outcome
+from segkit.sweep.samplers import build_sampler
+from segkit.sweep.settings import Settings
+from segkit.sweep.space import Space
+from segkit.sweep.storage import locked, try_lock
+
+STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+GRACE_SECONDS = 10
+"""A trial in a shared database may belong to a machine that has not yet said so."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process is to run. Its folder's lock is held by `lock` here, and by the process forked to run it.
+
+    `first` is the number that people see, `number` that of this attempt.
+    """
+
+    number: int
+    first: int
+    id: int
+    overrides: dict[str, str]
+    folder: Path
+    lock: IO[str]
+
+
+def first(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get("first", trial.number))
+
+
+def latest(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The attempt of each trial that counts, in the order in which they were first made."""
+    return sorted({first(t): t for t in sorted(trials, key=lambda t: t.number)}.values(), key=first)
+
+
+class Ledger:
+    """`place` is the name of the folder among all of the world: see `opening.open_folder`."""
+
+    def __init__(self, study: Study, folder: Path, place: str, space: Space, settings: Settings, objectives: dict[str, str]) -> None:
+        self.study, self.folder, self.place, self.space, self.settings = study, folder, place, space, settings
+        self.objectives = objectives
+        grid = prod(map(len, space.grid().values())) if settings.sampler == "grid" else settings.n_trials
+        self.n_trials = min(settings.n_trials, grid)
+
+    def trials(self) -> list[FrozenTrial]:
+        return latest(self.study.get_trials(deepcopy=False))
+
+    def take_up(self) -> int:
+        """What has failed is to run once more; how many these are."""
+        with locked(self.folder / "lock"):
+            self._find_dead()
+            failed = [t for t in self.trials() if t.state is TrialState.FAIL and self._is_ours(t) and not self._has_ended(t)]
+            for trial in failed:
+                self._enqueue(trial)
+            return len(failed)
+
+    def claim(self) -> Claim | None:
+        """The next trial; None where all have been claimed."""
+        with locked(self.folder / "lock"):
+            self._find_dead()
+            trials = self.study.get_trials(deepcopy=False)
+            if len(latest(trials)) >= self.n_trials and not any(t.state is TrialState.WAITING for t in trials):
+                return None
+            return self._ask(trials)
+
+    def running_elsewhere(self, mine: Sequence[int]) -> int:
+        """Trials in our folder that processes of other parents are running."""
+        return sum(t.state is TrialState.RUNNING and self._is_ours(t) and t.number not in mine for t in self.trials())
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        if outcome.reason:
+            self.study._storage.set_trial_user_attr(self._id(number), "reason", outcome.reason)
+        self.study.tell(number, outcome.values or None, STATES[outcome.state])
+
+    # --- inside the lock ----------------------------------------------------------------------------------------------
+
+    def _ask(self, before: Sequence[FrozenTrial]) -> Claim:
+        self.study.sampler = build_sampler(self.settings, self.space, len(before))
+        trial = self.study.ask()
+        overrides = self.space.suggest(trial)
+        name = trial.user_attrs.get("folder") or self._free_name(overrides, trial.number, latest(before))
+        (self.folder / name).mkdir(exist_ok=True)
+        lock = try_lock(self.folder / name / ".lock")
+        if lock is None:  # the same values again, at the same time
+            name = f"{name}_trial{trial.number}"
+            (self.folder / name).mkdir(exist_ok=True)
+            lock = try_lock(self.folder / name / ".lock")
+        assert lock is not None
+        for key, value in {"folder": name, "place": self.place, "overrides": overrides}.items():
+            trial.set_user_attr(key, value)
+        return Claim(trial.number, trial.user_attrs.get("first", trial.number), trial._trial_id, overrides, self.folder / name, lock)
+
+    def _free_name(self, overrides: dict[str, str], number: int, others: Sequence[FrozenTrial]) -> str:
+        """Trials of exactly the same values share a folder, and so its result."""
+        name = trial_name(overrides, number)
+        taken = any(t.user_attrs.get("folder") == name and t.user_attrs.get("overrides") != overrides for t in others)
+        return f"{name}_trial{number}" if taken else name
+
+    def _find_dead(self) -> None:
+        """Trials that nobody works on any more: their folder says how they ended, or they run once more."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not self._is_ours(trial):
+                continue
+            name = trial.user_attrs.get("folder")
+            lock = try_lock(self.folder / name / ".lock") if name else None
+            if name and lock is None:
+                continue
+            outcome = read_outcome(self.folder / name, self.objectives) if name else None
+            self.settle(trial.number, outcome or Outcome("failed", reason="killed"))
+            if outcome is None:
+                self._enqueue(trial)
+            if lock:
+                lock.close()
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Made in this folder; other machines may share the database but not the folder."""
+        place = trial.user_attrs.get("place")
+        if place is None and self.settings.storage is not None:
+            started = trial.datetime_start
+            return started is not None and (datetime.now(started.tzinfo) - started).total_seconds() > GRACE_SECONDS
+        return place in (None, self.place)
+
+    def _has_ended(self, trial: FrozenTrial) -> bool:
+        name = trial.user_attrs.get("folder")
+        return name is not None and read_outcome(self.folder / name, self.objectives) is not None
+
+    def _enqueue(self, trial: FrozenTrial) -> None:
+        kept = {key: value for key, value in trial.user_attrs.items() if key in ("folder", "overrides", "place")}
+        again = create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={**kept, "first": first(trial)},
+            system_attrs=trial.system_attrs,
+            intermediate_values=trial.intermediate_values,
+        )
+        self.study.add_trial(again)
+
+    def _id(self, number: int) -> int:
+        return self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)

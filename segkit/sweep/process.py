@@ -1,0 +1,54 @@
+"""The process of one trial, forked from a parent that has imported everything: what it prints and how it fails stays in its folder."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
+    """Leaves with 0, or with 1 and traceback.txt. Everything printed goes to console.txt."""
+    die_with(parent)
+    redirect(folder / "console.txt")
+    (folder / "traceback.txt").unlink(missing_ok=True)
+    try:
+        work()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BaseException:
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        sys.exit(FAILED)
+
+
+def die_with(parent: int) -> None:
+    """On Linux the kernel sends SIGTERM when the parent dies, by kill -9 too, upon which a training writes its checkpoint.
+
+    Elsewhere an orphan runs to its end, which the next start of the sweep finds.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(INTERRUPTED)
+
+
+def redirect(path: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def last_line(folder: Path) -> str:
+    """Of the traceback: what went wrong."""
+    path = folder / "traceback.txt"
+    lines = path.read_text().strip().splitlines() if path.exists() else []
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,113 @@
+"""The stages of tuning as config: they fit every preset, and `-m stage=lr` sweeps around the preset's own values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.config import door
+from segkit.config.sweeps import around
+from segkit.errors import ProblemsFound
+from segkit.tuning.command import STAGES
+
+PRESETS = door.groups("train")["experiment"][1]
+
+
+def config(preset: str, stage: str, *more: str) -> Any:
+    return door.compose("train", [f"experiment={preset}", f"stage={stage}", *more])
+
+
+def rates(*overrides: str, typed: tuple[str, ...] = ()) -> list[float]:
+    jobs = door.jobs("train", overrides, typed)
+    return [float(text.partition("=")[2]) for job in jobs for text in job if text.startswith("optimizer.lr=")]
+
+
+def test_there_are_five_stages() -> None:
+    assert set(door.groups("train")["stage"][1]) == set(STAGES)
+    assert door.groups("train")["stage"][0] == ""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_stage_fits_every_preset(preset: str) -> None:
+    own: Any = door.compose("train", [f"experiment={preset}"])
+    sanity, overfit, lr, lr_wd, final = (config(preset, stage) for stage in STAGES)
+    assert (sanity.optimizer["lr"], sanity.trainer.max_epochs) == (0, 1)
+    assert not sanity.augment.transforms
+    assert not overfit.augment.transforms
+    assert (overfit.data.batch_size, overfit.data.shuffle, overfit.trainer.limit_train_batches) == (2, False, 1)
+    for short in (sanity, overfit, lr, lr_wd):
+        assert short.callbacks.weight_averaging.decay is None
+        assert (short.metric.monitor, short.metric.mode) == ("loss", "min") == (final.metric.monitor, final.metric.mode)
+        assert short.trainer.check_val_every_n_epoch <= short.trainer.max_epochs
+    for chosen in (lr, lr_wd, final):
+        assert (chosen.optimizer, chosen.augment, chosen.model) == (own.optimizer, own.augment, own.model)
+    assert lr.trainer.max_epochs < final.trainer.max_epochs == own.trainer.max_epochs
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_lists_lie_around_the_presets_own_values(preset: str) -> None:
+    own: Any = door.compose("train", [f"experiment={preset}"])
+    tried = rates(f"experiment={preset}", "stage=lr")
+    assert len(tried) == 4
+    assert min(tried) < own.optimizer["lr"] < max(tried)
+    assert any(rate == pytest.approx(own.optimizer["lr"]) for rate in tried)
+    grid = door.jobs("train", [f"experiment={preset}", "stage=lr_wd"])
+    decays = {float(text.partition("=")[2]) for job in grid for text in job if "weight_decay" in text}
+    assert (len(grid), len(decays)) == (9, 3)
+    assert any(decay == pytest.approx(own.optimizer["weight_decay"]) for decay in decays)
+
+
+def test_debug_still_has_the_last_word() -> None:
+    assert config("gi_tract_sgd", "lr", "debug=fast").trainer.max_epochs == 1
+
+
+def test_zero_is_tried_and_small_values_beside_it() -> None:
+    assert around(0.01, 0.3, 1, 3, 10) == "0.003,0.01,0.03,0.1"
+    assert around(0.0, 0.1, 1, 10) == "0,0.0001,0.001"
+
+
+def test_what_the_user_types_replaces_the_list() -> None:
+    assert rates("experiment=gi_tract_sgd", "stage=lr", typed=("optimizer.lr=0.5,0.6",)) == [0.5, 0.6]
+    assert rates("experiment=gi_tract_sgd", "stage=lr", "optimizer.lr=0.1") == [0.03, 0.1, 0.3, 1.0], "around it"
+
+
+def test_the_sweep_of_a_stage_is_hydras_own(tmp_path: Path) -> None:
+    """`-m stage=lr` starts a job for each rate; the refused root ends each of them at once."""
+    command = [sys.executable, "-m", "segkit", "train", "-m", "experiment=gi_tract_sgd", "stage=lr", "data.root=nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("job ")] == [
+        f"optimizer.lr={rate}" for rate in ("0.003", "0.01", "0.03", "0.1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["experiment=gi_tract_sgd,fetal_head", "stage=lr"], "experiment"),
+        (["experiment=gi_tract_sgd", "stage=lr,lr_wd"], "stage"),
+        (["optimizer=sgd,adam", "stage=lr"], "optimizer"),
+    ],
+)
+def test_a_list_around_values_that_are_swept_as_well_is_refused(overrides: list[str], key: str) -> None:
+    with pytest.raises(ProblemsFound) as caught:
+        door.check("train", overrides, multirun=True)
+    assert [problem.where for problem in caught.value.problems] == [key]
+    assert "at a time" in caught.value.problems[0].mend
+    door.check("train", [*overrides, "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0"], multirun=True)
+
+
+def test_the_values_of_a_stage_pass_the_door_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list in the user's own stage is tried like one that is typed."""
+    (tmp_path / "conf" / "stage").mkdir(parents=True)
+    (tmp_path / "conf" / "stage" / "mine.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {optimizer.lr: '0.1,abc', optimizer.lrr: '1,2'}}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProblemsFound) as caught:
+        door.check("train", ["stage=mine"], multirun=True)
+    assert {problem.where for problem in caught.value.problems} == {"optimizer.lr", "optimizer.lrr"}
+    door.check("train", ["stage=mine"])

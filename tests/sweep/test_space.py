@@ -1,0 +1,116 @@
+"""Hydra's sweep grammar as a space of Optuna's, and a trial's values as overrides again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from segkit.errors import SegkitError
+from segkit.sweep.names import trial_name
+from segkit.sweep.samplers import build_sampler, check_sampler
+from segkit.sweep.space import Space
+from tests.sweep.conftest import settings
+
+Make = Callable[..., Space]
+
+
+def drawn(space: Space, n: int, sampler: str = "random", seed: int = 0) -> list[dict[str, str]]:
+    """Overrides of `n` trials, each judged by its number."""
+    study, out = optuna.create_study(), []
+    for i in range(n):
+        study.sampler = build_sampler(settings(sampler=sampler, seed=seed), space, i)
+        trial = study.ask()
+        out.append(space.suggest(trial))
+        study.tell(trial, float(i))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("text", "distribution"),
+    [
+        ("optimizer.lr=tag(log,interval(1e-5,1e-2))", FloatDistribution(1e-5, 1e-2, log=True)),
+        ("model.dropout=interval(0,0.5)", FloatDistribution(0, 0.5)),
+        ("data.batch_size=int(interval(1,8))", IntDistribution(1, 8)),
+        ("data.batch_size=int(tag(log,interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("model.convs=range(1,8,3)", IntDistribution(1, 7, step=3)),  # 1, 4, 7: the stop is left out
+        ("model.convs=range(1,7,3)", IntDistribution(1, 4, step=3)),
+        ("model.dropout=range(0,0.6,0.2)", FloatDistribution(0, 0.4, step=0.2)),
+        ("model=unet,unet_light", CategoricalDistribution(["unet", "unet_light"])),
+        ("model.widths=choice([8,16],[16,32])", CategoricalDistribution(["[8,16]", "[16,32]"])),
+        ("optimizer.lr=1e-3,1e-4", CategoricalDistribution([1e-3, 1e-4])),
+    ],
+)
+def test_what_each_form_searches(text: str, distribution: object, make_space: Make) -> None:
+    (parameter,) = make_space(text).parameters
+    assert parameter.distribution == distribution
+
+
+def test_the_values_of_a_trial_are_overrides_again(make_space: Make) -> None:
+    space = make_space("optimizer.lr=tag(log,interval(1e-5,1e-2))", "model.widths=[8,16],[16,32]", "model.residual=true,false", "seed=1")
+    assert space.fixed == ("seed=1",)
+    for one in drawn(space, 20):
+        assert 1e-5 <= float(one["optimizer.lr"]) <= 1e-2
+        assert one["model.widths"] in ("[8,16]", "[16,32]")
+        assert one["model.residual"] in ("true", "false")
+
+
+def test_a_conditional_key_is_there_only_with_its_condition(make_space: Make) -> None:
+    space = make_space("optimizer.momentum=interval(0.8,0.9)", "optimizer=sgd,adamw", optimizer__momentum="optimizer=sgd")
+    trials = drawn(space, 20)
+    assert {one["optimizer"] for one in trials} == {"sgd", "adamw"}
+    assert all(("optimizer.momentum" in one) == (one["optimizer"] == "sgd") for one in trials)
+
+
+def test_a_grid_meets_every_point_once(make_space: Make) -> None:
+    trials = drawn(make_space("optimizer.lr=1e-3,1e-4", "model.convs=range(1,4)"), 6, "grid")
+    assert len({tuple(one.values()) for one in trials}) == 6
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_the_draws_follow_from_the_seed_and_do_not_repeat(sampler: str, make_space: Make) -> None:
+    """A sampler is made anew for each trial, as after a restart."""
+    space = make_space("optimizer.lr=interval(0,1)", "model.dropout=interval(0,1)")
+    one, again, other = (drawn(space, 6, sampler, seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert len({trial["optimizer.lr"] for trial in one}) == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "when", "message"),
+    [
+        (("optimizer.lr=tag(log,interval(0,1))",), {}, "log needs a lower end above 0"),
+        (("optimizer.lr=interval(1,0.1)",), {}, "the smaller end comes first"),
+        (("model.convs=range(3,3)",), {}, "is empty"),
+        (("optimizer.lr=1e-3",), {}, "nothing to search"),
+        (("run=a,b",), {}, "the sweep's own"),
+        (("model.convs=1,2",), {"model.conv": "model=unet"}, "did you mean model.convs?"),
+        (("model.convs=1,2", "model.bias=true,false"), {"model.convs": "model.bias"}, "write  model.bias=VALUE"),
+        (("a=1,2", "b=1,2"), {"a": "b=1", "b": "a=1"}, "goes round in a circle"),
+    ],
+)
+def test_a_space_that_makes_no_sense_says_why(overrides: tuple[str, ...], when: dict[str, str], message: str, make_space: Make) -> None:
+    with pytest.raises(SegkitError) as error:
+        make_space(*overrides, **{key.replace(".", "__"): text for key, text in when.items()})
+    assert message in str(error.value)
+
+
+def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = make_space("optimizer.lr=interval(0,1)")
+    with pytest.raises(SegkitError, match=r"write  optimizer\.lr=range"):
+        check_sampler(settings(sampler="grid"), space)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SegkitError, match=r"pip install 'segkit\[sweep\]'"):
+        check_sampler(settings(sampler="cmaes"), space)
+    with pytest.raises(SegkitError, match="judges one objective"):
+        settings(objectives={"dice": "max", "parameters": "min"}, pruner="median")
+
+
+def test_folders_are_named_by_what_is_tried() -> None:
+    assert trial_name({"optimizer.lr": "0.0012345678", "model.widths": "[8,16]", "shift": "-1.0"}, 3) == "lr-0.0012346_widths-8-16_shift--1"
+    assert trial_name({"data.seed": "1", "split.seed": "2"}, 3) == "data.seed-1_split.seed-2"
+    long = trial_name({f"key{i}": "x" * 20 for i in range(9)}, 12)
+    assert len(long) == 100
+    assert long.endswith("_trial12")
