@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from segkit.data.pairing import natural
 from segkit.data.readers import ReadError
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder
-from segkit.data.sources.hc18 import HC18, FilledOutline
+from segkit.data.sources.hc18 import HC18, FilledOutline, coarse
 from segkit.errors import Problem
 
 DOT = np.zeros((4, 5), np.uint8)
@@ -522,3 +523,17 @@ def test_an_hc18_table_that_cannot_be_understood(content: str, tmp_path: Path) -
     cases, problems = listed(HC18(tmp_path))
     assert len(cases) == 4
     assert "cannot be understood" in problems[0].what
+
+
+def test_the_masks_of_source_001_hold_every_cell_that_the_head_touches() -> None:
+    """800 x 540 centred on 812 x 812, 68 cells a side of 11.94 pixels: a disc grows by about a cell all around."""
+    rows, columns = np.mgrid[:540, :800]
+    for radius in (60, 120, 200):
+        disc = ((rows - 270) ** 2 + (columns - 400) ** 2 <= radius**2).astype(np.uint8)
+        large = coarse(disc, 68)
+        assert large.shape == disc.shape
+        assert not (disc & ~large & 1).any()
+        grown = math.sqrt(large.sum() / math.pi) - radius
+        assert 0.5 * 812 / 68 < grown < 1.5 * 812 / 68
+        cell = np.floor((np.arange(540) + 136) * 68 / 812).astype(int)
+        assert all((large[cell == one] == large[cell == one][0]).all() for one in np.unique(cell))

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from segkit.data import phantom
 from segkit.data.manifest import Case, relative
@@ -33,6 +34,8 @@ Array = npt.NDArray[Any]
 FOLDER = "training_set"
 TABLE = "training_set_pixel_size_and_HC.csv"
 SUFFIX = "_Annotation"
+CANVAS = 812
+"""The smallest square that source 001's network takes and that holds an image of 800 x 540."""
 LEAST_FILL = 5.0
 """Filled over outline area. An open outline has about 1; closed ones of the data set have 18 (a head early in pregnancy) to 60."""
 
@@ -42,9 +45,11 @@ class FilledOutline:
     """The `Pixels` of an annotation: the inside of its outline, 0 and 255 uint8.
 
     An outline that is not closed, or that the border of the image cuts, is replaced by the ellipse fitted to its pixels.
+    `cells`: see `coarse`; None leaves the mask as it is.
     """
 
     path: Path
+    cells: int | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -63,7 +68,21 @@ class FilledOutline:
             filled = _inside_ellipse(drawn)
         if filled.sum() < LEAST_FILL * area:
             raise ReadError(self.path, "holds no outline of a head: its inside is hardly larger than the line itself")
-        return filled * np.uint8(255)
+        return (filled if self.cells is None else coarse(filled, self.cells)) * np.uint8(255)
+
+
+def coarse(mask: Array, cells: int) -> Array:
+    """The mask of source 001, on its own grid: padded to 812 x 812, shrunk smoothly to `cells` x `cells`, and every cell that the
+    head touches is head, since the source compares 0..255 with 0.5. With 68 cells the head has 1.2 times its area."""
+    rows, columns = mask.shape
+    side = max(CANVAS, rows, columns)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    canvas = np.zeros((side, side), np.uint8)
+    canvas[top : top + rows, left : left + columns] = mask * np.uint8(255)
+    small = Image.fromarray(canvas).resize((cells, cells), Image.Resampling.BILINEAR)  # antialiased, as the source's torchvision
+    touched = (np.asarray(small) > 0.5).astype(np.uint8)
+    whole = cv2.resize(touched, (side, side), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(whole[top : top + rows, left : left + columns])
 
 
 def _inside(drawn: Array) -> Array:
@@ -85,12 +104,12 @@ def _touches_border(drawn: Array) -> bool:
 
 
 class HC18:
-    """`root` holds training_set/ and the table, or is training_set itself."""
+    """`root` holds training_set/ and the table, or is training_set itself. `cells`: see `coarse`."""
 
     default_labels: ClassVar[dict[int | str, str] | None] = {0: "background", 255: "head"}
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path, cells: int | None = None) -> None:
+        self.root, self.cells = Path(root), cells
         self.problems: list[Problem] = []
 
     def cases(self) -> Iterator[Case]:
@@ -140,7 +159,7 @@ class HC18:
         return Case(
             id=key,
             image=ImageFile(image),
-            mask=FilledOutline(outline),
+            mask=FilledOutline(outline, self.cells),
             group=number.group() if number else "",
             spacing_mm=(row[0], row[0]) if row else (),
             facts={"hc_mm": row[1]} if row else {},
