@@ -82,8 +82,8 @@ class Judge:
         for one in self.seen:
             mask = decision(one.probs.astype(np.float32), one.pixel_mm)
             rows = evaluate_case(mask, one.truth, self.labels, one.case, self.metrics)
-            found += [row.values[self.statistic.column] for row in rows if row.class_name == class_name]
-        return self.sign * np.asarray(self.statistic.of(np.array(found, float)))
+            found += [row.values for row in rows if row.class_name == class_name]
+        return self.sign * self.statistic.of_rows(found)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def test_slices_are_judged_as_volumes_and_two_runs_are_compared(segkit_in: Cli, 
     with (tmp_path / "outputs/x/a/cases.csv").open() as file:
         slices = list(csv.DictReader(file))
     assert 0 < len({row["case"] for row in volumes}) < len({row["case"] for row in slices})
-    assert "uw_score" in " ".join(volumes[0])
+    assert "uw_hausdorff_cube" in volumes[0]
+    assert "uw_score" in (tmp_path / "outputs/x/a/summary.json").read_text()
     done = segkit_in("compare", "outputs/x/a", "outputs/x/b")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Wilcoxon" in done.stdout

@@ -1,11 +1,16 @@
-"""A sliding window covers everything, and a network that looks at single pixels gives the same through it."""
+"""A sliding window covers everything, and a network that looks no further than windows overlap gives the same through it."""
 
 from __future__ import annotations
+
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segkit.inference.sliding import gaussian, sliding, starts
 
@@ -21,6 +26,72 @@ def pixelwise(x: Tensor) -> Tensor:
 def test_a_pixelwise_network_gives_the_same_through_any_window(shape: tuple[int, ...], window: tuple[int, ...], overlap: float) -> None:
     image = torch.rand(2, 3, *shape)
     torch.testing.assert_close(sliding(pixelwise, image, window, overlap), pixelwise(image), rtol=1e-4, atol=1e-5)
+
+
+def edges(dims: int) -> torch.nn.Module:
+    """Sees two pixels to each side, and zeros beyond its input."""
+    torch.manual_seed(0)
+    Conv = (torch.nn.Conv2d, torch.nn.Conv3d)[dims - 2]
+    first, second = Conv(1, 4, 3, padding=1, bias=False), Conv(4, 2, 3, padding=1, bias=False)
+    for weight in (first.weight.data, second.weight.data):
+        weight /= weight.abs().sum(dim=tuple(range(1, dims + 2)), keepdim=True)
+    return torch.nn.Sequential(first, torch.nn.ReLU(), second)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("shape", "window"), [((101, 90), (40, 32)), ((50, 41, 36), (24, 24, 24)), ((20, 61, 50), (20, 32, 24))])
+def test_a_convolutional_network_gives_the_same_inside(shape: tuple[int, ...], window: tuple[int, ...]) -> None:
+    """Window borders, where it sees zeros in place of neighbours, count next to nothing, also near the borders of the image."""
+    network, image = edges(len(shape)), torch.rand(1, 1, *shape)
+    whole, inside = network(image), (slice(None), slice(None), *[slice(2, -2)] * len(shape))
+    torch.testing.assert_close(sliding(network, image, window, 0.5)[inside], whole[inside], rtol=0, atol=1e-4)
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside, beside what is `given`: the most at one time."""
+
+    def __init__(self, given: Tensor) -> None:
+        super().__init__()
+        self.given = given.untyped_storage().data_ptr()
+        self.now = self.most = 0
+        self.users: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.hold(tensor)
+        return out
+
+    def hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        where, size = storage.data_ptr(), storage.nbytes()
+        if where == self.given:
+            return
+        if where not in self.users:
+            self.now += size
+            self.most = max(self.most, self.now)
+        self.users[where] = self.users.get(where, 0) + 1
+        weakref.finalize(tensor, self.release, where, size)
+
+    def release(self, where: int, size: int) -> None:
+        self.users[where] -= 1
+        if not self.users[where]:
+            del self.users[where]
+            self.now -= size
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(64,), (12, 32)])
+def test_memory_beyond_the_result_does_not_grow_with_the_rows(shape: tuple[int, ...]) -> None:
+    window, network = (32,) * (1 + len(shape)), edges(1 + len(shape))
+    beyond = []
+    for rows in (100, 800):
+        image = torch.rand(1, 1, rows, *shape)
+        with Held(image) as held:
+            result = sliding(network, image, tuple(min(w, s) for w, s in zip(window, (rows, *shape), strict=True)), 0.5)
+        beyond.append(held.most - result.nbytes)
+    assert 0 < beyond[1] <= beyond[0]
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])

@@ -124,12 +124,9 @@ def test_only_statistics_of_both_are_compared() -> None:
 
 def test_numbers_of_different_rules_are_not_compared() -> None:
     """1 for an empty mask against 0 for it is no better network."""
-    perfect, nothing, hd = (
-        Statistic("dice", "dice", "both empty = 1"),
-        Statistic("dice", "dice", "both empty = 0"),
-        Statistic("iou", "dice"),
-    )
-    a, b = table(row("1", 0.0), statistics=(nothing, hd)), table(row("1", 1.0), statistics=(perfect, hd))
+    perfect, nothing = (Statistic("dice", "dice", f"both empty = {score}") for score in (1, 0))
+    iou = Statistic("iou", "dice")
+    a, b = table(row("1", 0.0), statistics=(nothing, iou)), table(row("1", 1.0), statistics=(perfect, iou))
     comparison = compare(a, b)
     assert {d.statistic for d in comparison.lines} == {"iou"}
     assert comparison.unlike == (Unlike("dice", "both empty = 0", "both empty = 1"),)
