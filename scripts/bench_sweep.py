@@ -161,8 +161,9 @@ def main() -> None:
     print(json.dumps({"cores": len(psutil.Process().cpu_affinity()), "load": os.getloadavg()[0]}))
     with tempfile.TemporaryDirectory() as folder:
         overhead(Path(folder), args.trials, args.workers)
-    with tempfile.TemporaryDirectory() as folder:
-        kills(Path(folder), args.trials, args.workers, args.kills)
+    if args.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            kills(Path(folder), args.trials, args.workers, args.kills)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ HEAD = ("| preset | data | n | Dice | task metric | training | published |", "|-
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
 PELVIS = ("preprocess.size=[300,300]", "sampling.patch=[176,176]", "sampling.patches_per_image=2", "inference.window=[176,176]")
 PELVIS_PHANTOM = ("data=pelvis", f"output={OUT}/pelvis_phantom", "n=60", "seed=0")
-PELVIS = (f"data.root={OUT}/pelvis_phantom", *PELVIS, "optimizer.lr=1e-3", "trainer.check_val_every_n_epoch=5")
+PELVIS = (f"data.root={OUT}/pelvis_phantom", *PELVIS, "optimizer.lr=1e-3", "trainer.check_val_every_n_epoch=4")
 OTHERS = ["airways", "cardiomediastinum", "central_venous_line", "consolidation", "endotracheal_tube", "ground_glass_opacities", "tubings"]
 LUNGS = ", ".join(["left_lung: left_lung", "right_lung: right_lung", *(f"{name}: background" for name in OTHERS)])
 
@@ -78,7 +78,7 @@ RESULTS = (
         "fetal_head_as_coded",
         "HC18, 122 of 999 images",
         "hc18",
-        ("data.exclude=[392_HC]", "trainer.max_epochs=15"),
+        ("data.exclude=[392_HC]", "trainer.max_epochs=12"),
         published="0.9168 (source 001)",
     ),
     Result(
@@ -130,7 +130,7 @@ RESULTS = (
         "pelvis_134",
         "phantom, 60 images",
         phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=20"),
+        keys=(*PELVIS, "trainer.max_epochs=12"),
         published="0.9522",
     ),
     Result(
@@ -138,7 +138,7 @@ RESULTS = (
         "pelvis_256",
         "phantom, 60 images",
         phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=20"),
+        keys=(*PELVIS, "trainer.max_epochs=12"),
         published="0.7454",
     ),
     Result(
@@ -153,7 +153,7 @@ RESULTS = (
         "pelvis_joint",
         "phantom, 60 images",
         phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=40"),
+        keys=(*PELVIS, "trainer.max_epochs=24"),
         published="0.82",
     ),
 )

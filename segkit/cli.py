@@ -217,7 +217,7 @@ class Application:
             self.codes.append(self.work(cfg, overrides, Path(node.runtime.output_dir) if multirun else None))
         except Exception as error:
             self.codes.append(self.tell(error))
-            if multirun and sweep_trial.current():
+            if multirun and self.codes[-1] and sweep_trial.current():
                 raise  # the sweep keeps account of its trials
 
     def work(self, cfg: DictConfig, overrides: list[str], run_dir: Path | None) -> int:

@@ -224,7 +224,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
             permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""
-            console.print(f"stopped; go on with   segkit train resume={run.path}{permission}")
+            console.print(f"stopped; go on with   segkit train resume={run.path}{permission}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
                 leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None

@@ -6,6 +6,7 @@ number of the oldest, and only the latest attempt counts.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,9 +83,10 @@ class Ledger:
                 return None
             return self._ask(trials)
 
-    def running_elsewhere(self, mine: Sequence[int]) -> int:
-        """Trials in our folder that processes of other parents are running."""
-        return sum(t.state is TrialState.RUNNING and self._is_ours(t) and t.number not in mine for t in self.trials())
+    def running_beside(self, mine: Sequence[int]) -> int:
+        """Trials in our folder that other parents, or their orphans, are running on this machine."""
+        here = (t for t in self.trials() if t.state is TrialState.RUNNING and t.user_attrs.get("host") in (None, socket.gethostname()))
+        return sum(self._is_ours(t) and t.number not in mine for t in here)
 
     def settle(self, number: int, outcome: Outcome) -> None:
         if outcome.reason:
@@ -97,15 +99,17 @@ class Ledger:
         self.study.sampler = build_sampler(self.settings, self.space, len(before))
         trial = self.study.ask()
         overrides = self.space.suggest(trial)
-        name = trial.user_attrs.get("folder") or self._free_name(overrides, trial.number, latest(before))
+        known = trial.user_attrs.get("folder")
+        name = known or self._free_name(overrides, trial.number, latest(before))
         (self.folder / name).mkdir(exist_ok=True)
-        lock = try_lock(self.folder / name / ".lock")
+        # the loader processes of a training that was killed outlive it by a few seconds
+        lock = try_lock(self.folder / name / ".lock", patient=known is not None)
         if lock is None:  # the same values again, at the same time
             name = f"{name}_trial{trial.number}"
             (self.folder / name).mkdir(exist_ok=True)
             lock = try_lock(self.folder / name / ".lock")
         assert lock is not None
-        for key, value in {"folder": name, "place": self.place, "overrides": overrides}.items():
+        for key, value in {"folder": name, "place": self.place, "host": socket.gethostname(), "overrides": overrides}.items():
             trial.set_user_attr(key, value)
         return Claim(trial.number, trial.user_attrs.get("first", trial.number), trial._trial_id, overrides, self.folder / name, lock)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,7 @@ class Pool:
     def run(self) -> None:
         """Until no trial is left to run. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise KeyboardInterrupt."""
         self.gpus = visible_gpus() if self.n_jobs > 1 else []
-        with sigterm_interrupts():
+        with sigterm_interrupts(), memory_shared():
             try:
                 while self._fill() or self._others():
                     self._wait()
@@ -84,8 +85,8 @@ class Pool:
         run_apart(work, claim.folder, parent)
 
     def _others(self) -> bool:
-        """Wait for trials that orphans or another parent run in this folder: should they be killed, they are ours to finish."""
-        if self.stopping or not self.ledger.running_elsewhere([]):
+        """Wait for trials that orphans or another parent run beside us: should they be killed, they are ours to finish."""
+        if self.stopping or not self.ledger.running_beside([]):
             return False
         time.sleep(POLL_SECONDS)
         return True
@@ -125,6 +126,17 @@ def failure(worker: Worker) -> Outcome:
         more = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
         return Outcome("failed", reason=f"killed by {signal.Signals(-code).name}{more}")
     return Outcome("failed", reason=last_line(worker.claim.folder) or f"exit code {code}, and no run that has ended")
+
+
+@contextmanager
+def memory_shared() -> Iterator[None]:
+    """What has been imported stays one copy: Python's collector, walking over it in each trial, would have the pages copied."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -54,11 +54,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def try_lock(path: Path) -> IO[str] | None:
-    """The open file that holds the lock, for as long as this process or one forked from it keeps it; None where it is held."""
+def try_lock(path: Path, patient: bool = False) -> IO[str] | None:
+    """The open file that holds the lock, for as long as this process or one forked from it keeps it; None where it is held.
+
+    `patient` waits for it instead.
+    """
     file = path.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
     except BlockingIOError:
         file.close()
         return None

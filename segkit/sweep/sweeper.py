@@ -6,6 +6,7 @@ Imported at every start (see plugin/): what is heavy waits until there is someth
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ class OptunaSweeper(Sweeper):
         from segkit.sweep.settings import read_settings
         from segkit.sweep.space import read_space
 
-        self._check_launcher()
+        self._check_place()
         settings = read_settings(OmegaConf.to_container(self.cfg.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
         listed = [f"{key}={value}" for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
@@ -88,7 +89,9 @@ class OptunaSweeper(Sweeper):
         name = self.cfg.sweep.name or self.cfg.hydra.runtime.choices.get("hparams_search") or "-".join(keys.values())[:80]
         return Path(self.cfg.output_dir, self.experiment, "sweeps", name)
 
-    def _check_launcher(self) -> None:
+    def _check_place(self) -> None:
+        if not hasattr(os, "fork"):
+            raise SegkitError("hydra/sweeper=optuna forks its trials, which this system cannot;   use Linux (WSL) or macOS")
         chosen = self.cfg.hydra.runtime.choices.get("hydra/launcher")
         if chosen not in (None, "basic"):
             raise SegkitError(

@@ -15,7 +15,7 @@ FILES = sorted(door.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
 NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
 GROUPS = {command: door.groups(command) for command in COMMANDS}
-OPTIONS = [f for f in FILES if f.parent != door.CONF and not f.name.startswith("_")]
+OPTIONS = [f for f in FILES if f.parent != door.CONF and "hydra" not in f.parts and not f.name.startswith("_")]
 
 
 def targets(node: object) -> list[str]:

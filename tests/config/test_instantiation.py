@@ -38,7 +38,7 @@ def card_of(cfg: Train) -> Card:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
-    small = [] if option.startswith(("model", "experiment")) else ["model.widths=[8,16]"]
+    small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     cfg = door.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
     task = run.build_task(cfg, card_of(cfg))

@@ -64,10 +64,11 @@ def test_a_killed_sweep_goes_on_where_it_was(toy: Path) -> None:
     assert all(text.count("per case") == 1 for text in consoles)  # each has come to its end once
 
 
-def test_ctrl_c_stops_the_trials_with_checkpoints(toy: Path) -> None:
+def test_being_asked_to_stop_stops_the_trials_with_checkpoints(toy: Path) -> None:
+    """By SIGTERM, as a scheduler does; Ctrl-C takes the same way."""
     process = start(toy, "model.quality=1,2", slow=0.4)
     wait_until(lambda: list((toy / SWEEP).glob("*/metrics.csv")))
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 130, out
     assert list(states(toy / SWEEP).values()) == ["interrupted"]

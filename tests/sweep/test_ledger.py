@@ -104,16 +104,15 @@ def sweep_until_killed(folder: Path, space: Space) -> None:
 
 def test_a_parent_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, space: Space) -> None:
     context, kills = get_context("fork"), 0
-    for i in range(50):
+    for i in range(8):
         parent = context.Process(target=sweep_until_killed, args=(tmp_path, space))
         parent.start()
-        parent.join(0.1 + 0.07 * (i % 5))
-        if parent.exitcode is not None:
-            break
+        parent.join(0.1 + 0.03 * i)
+        kills += parent.exitcode is None
         parent.kill()
         parent.join()
-        kills += 1
-    assert kills >= 3
+    sweep_until_killed(tmp_path, space)
+    assert kills >= 2
     trials = make_ledger(tmp_path, space, n_trials=30).trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 30
     assert len({trial.user_attrs["folder"] for trial in trials}) == 30
@@ -152,7 +151,7 @@ def test_a_trial_that_somebody_works_on_is_left_alone(tmp_path: Path, space: Spa
     mine = claimed(ledger)
     assert mine.first == 1
     assert ledger.claim() is None
-    assert ledger.running_elsewhere([mine.number]) == 1
+    assert ledger.running_beside([mine.number]) == 1
     theirs.lock.close()
     assert claimed(ledger).folder == theirs.folder
 
