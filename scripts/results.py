@@ -199,7 +199,7 @@ def rows_of(result: Result) -> list[str]:
     table.to_csv(Path(OUT, result.name, "cases.csv"))
     minutes = sum(minutes_of(folder) for folder in folders)
     how = f"{result.folds} folds" if result.folds else "hold-out"
-    keys = "".join(f" `{key}`" for key in result.keys if key not in PELVIS and not key.startswith("data"))
+    keys = "".join(f" `{key}`" for key in result.keys if key.startswith(("trainer.max_epochs", "model.")))
     took = f"{minutes:.0f} min" if minutes else ""
     lines = table_lines(table, f"`{result.name}`{keys}", f"{result.on}, {how}", result.metric, took, result.published)
     if result.benchmark:
