@@ -125,7 +125,7 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
 
 def test_a_trial_that_breaks_off_is_listed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The higher the rate the lower the loss, but the highest one breaks off."""
-    from segkit import stages
+    from segkit.tuning import stages
 
     def train(config: Any, overrides: tuple[str, ...]) -> None:
         if config.optimizer["lr"] == 10:
