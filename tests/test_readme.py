@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli import PLAIN
+from segkit.commands import PLAIN
 from segkit.config import door
 from segkit.config.schema import COMMANDS
 from tests.conftest import REPOSITORY
