@@ -15,8 +15,8 @@ PACKAGE = Path(segkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 HYDRA = ("cli.py", "api.py", "config/", "sweep/")
 LIGHTNING = ("task.py", "run.py", "trainer.py", "callbacks/", "data/datamodule.py")
-NO_TORCH = ("report/", "metrics/", "config/", "errors.py", "files.py", "drawing.py", "cli.py", "commands.py", "doctor.py", "progress.py", "rundir.py",
-            "data/sources/", "data/readers.py", "data/labels.py", "data/manifest.py", "data/splits.py", "data/audit.py")  # fmt: skip
+NO_TORCH = ("report/", "metrics/", "config/", "errors.py", "files.py", "drawing.py", "cli.py", "doctor.py", "progress.py", "rundir.py",
+            "commands.py", "data/sources/", "data/readers.py", "data/labels.py", "data/manifest.py", "data/splits.py", "data/audit.py")  # fmt: skip
 
 
 def name(file: Path) -> str:
