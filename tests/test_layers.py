@@ -16,7 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 HYDRA = ("cli.py", "api.py", "config/", "sweep/")
 LIGHTNING = ("task.py", "run.py", "trainer.py", "callbacks/", "data/datamodule.py")
 NO_TORCH = ("report/", "metrics/", "config/", "errors.py", "files.py", "drawing.py", "cli.py", "doctor.py", "progress.py", "rundir.py",
-            "commands.py", "data/sources/", "data/readers.py", "data/labels.py", "data/manifest.py", "data/splits.py", "data/audit.py")  # fmt: skip
+            "commands.py",
+            "data/sources/", "data/readers.py", "data/labels.py", "data/manifest.py", "data/splits.py", "data/audit.py")  # fmt: skip
 
 
 def name(file: Path) -> str:
