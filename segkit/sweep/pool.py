@@ -17,7 +17,7 @@ from types import FrameType
 from segkit.sweep.devices import take_share, visible_gpus
 from segkit.sweep.ledger import Claim, Ledger
 from segkit.sweep.outcome import Outcome, read_outcome
-from segkit.sweep.process import INTERRUPTED, last_line, run_apart
+from segkit.sweep.process import INTERRUPTED, last_line, run_apart, signals_held
 
 POLL_SECONDS = 0.5
 Job = Callable[[Claim], None]
@@ -71,7 +71,8 @@ class Pool:
     def _start(self, claim: Claim) -> None:
         number = min(set(range(self.n_jobs)) - set(self.workers))
         process = multiprocessing.get_context("fork").Process(target=self._in_child, args=(claim, number, os.getpid()))
-        process.start()
+        with signals_held():
+            process.start()
         self.workers[number] = Worker(number, process, claim)
 
     def _in_child(self, claim: Claim, number: int, parent: int) -> None:

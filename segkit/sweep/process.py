@@ -7,18 +7,34 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FAILED, INTERRUPTED = 1, 130
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """While a trial is forked: Python forgets a signal that comes between the fork and its own first steps in the child.
+
+    The child lets it come as soon as it can leave properly: see `run_apart`.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
     """Leaves with 0, or with 1 and traceback.txt. Everything printed goes to console.txt."""
-    die_with(parent)
-    redirect(folder / "console.txt")
-    (folder / "traceback.txt").unlink(missing_ok=True)
     try:
+        die_with(parent)
+        redirect(folder / "console.txt")
+        (folder / "traceback.txt").unlink(missing_ok=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         work()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

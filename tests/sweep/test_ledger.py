@@ -72,6 +72,27 @@ def test_fail_fast_ends_with_the_first_failure(tmp_path: Path, space: Space) -> 
     assert {first: outcome.reason for first, outcome in told.items()} == {0: "ZeroDivisionError", 1: "interrupted"}
 
 
+def fail_while_the_second_is_forked(folder: Path, space: Space) -> None:
+    forks = []
+    os.register_at_fork(before=lambda: forks.append(1), after_in_child=lambda: time.sleep(1 if len(forks) == 2 else 0))
+
+    def job(claim: Claim) -> None:
+        if claim.first:
+            time.sleep(30)
+        time.sleep(0.3)
+        raise ZeroDivisionError
+
+    told = dict(pool(make_ledger(folder, space), job, fail_fast=True))
+    (folder / "told.json").write_text(json.dumps({first: outcome.reason for first, outcome in told.items()}))
+
+
+def test_a_trial_that_is_being_forked_hears_that_it_is_to_stop(tmp_path: Path, space: Space) -> None:
+    parent = get_context("fork").Process(target=fail_while_the_second_is_forked, args=(tmp_path, space))
+    parent.start()
+    parent.join()
+    assert json.loads((tmp_path / "told.json").read_text()) == {"0": "ZeroDivisionError", "1": "interrupted"}
+
+
 def test_a_killed_trial_is_told_at_once_and_runs_again_at_the_next_start(tmp_path: Path, space: Space) -> None:
     def job(claim: Claim) -> None:
         if claim.first == 0 and not (tmp_path / "again").exists():
