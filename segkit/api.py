@@ -25,7 +25,7 @@ def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
 def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
     """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`
 
-    With `ckpt=None` what the overrides name is judged: members, or masks.
+    With `ckpt=None` what the overrides name is judged: members, a sweep's folds, or masks.
     """
     given = [_given("ckpt", ckpt)] if ckpt is not None else []
     cfg = compose("evaluate", [*given, *overrides], config_dirs)
@@ -34,13 +34,13 @@ def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Pat
     return from_checkpoint.evaluate(cfg)  # type: ignore[arg-type]
 
 
-def predict(ckpt: str | Path, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
+def predict(ckpt: str | Path | None, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
     """Masks of the images in `input` (file, folder or glob) as files in `output`; `segkit.load` predicts in memory.
 
-    With `input=None` the images are those of a data set: `"data.root=FOLDER"`.
+    With `ckpt=None` the overrides name members or a sweep's folds, with `input=None` a data set: `"data.root=FOLDER"`.
     """
-    named = [_given("input", input)] if input is not None else []
-    given = [_given("ckpt", ckpt), *named, _given("output", output)]
+    named = {"ckpt": ckpt, "input": input, "output": output}
+    given = [_given(key, value) for key, value in named.items() if value is not None]
     cfg = compose("predict", [*given, *overrides])
     from segkit import from_checkpoint
 

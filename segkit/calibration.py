@@ -19,15 +19,18 @@ import numpy.typing as npt
 from scipy import stats
 
 from segkit import checkpoint, from_checkpoint
+from segkit.checkpoint import Card
 from segkit.config.targets import instantiate
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case, encoded_mask
 from segkit.errors import SegkitError
 from segkit.evaluation import build_metrics
+from segkit.folds import OutOfFold, find_folds, one_of
 from segkit.inference.decide import Decision, Threshold, threshold_of
-from segkit.inference.predictor import Predictor, load
+from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic
 from segkit.metrics.table import evaluate_case
+from segkit.opening import opener
 from segkit.progress import console, track
 
 if TYPE_CHECKING:
@@ -174,9 +177,13 @@ def line(class_name: str, what: str, gained: Gain) -> str:
 
 
 def command(cfg: Calibrate) -> int:
-    path = checkpoint.find(cfg.ckpt)
-    where = cfg.hardware
-    opened = load(path, where.accelerator, where.precision, where.threads, cfg.allow_targets)
+    load = opener(cfg.hardware, cfg.allow_targets)
+    if cfg.sweep is None:
+        paths = [checkpoint.find(cfg.ckpt or "")]
+        opened, use = load(paths), f"segkit evaluate ckpt={paths[0]} subset=test"
+    else:
+        folds = one_of(find_folds(cfg.sweep, cfg.where, cfg.partial))
+        paths, opened, use = folds.ckpts, OutOfFold(folds, load), f"segkit predict sweep={folds.sweep} input=… output=…"
     cases, labels = from_checkpoint.validation_cases(opened.card, opened.config, cfg.data, cfg.allow_targets)
     judge = judge_of(opened, cases, labels)
     chosen = choose(judge, opened.decide)
@@ -184,8 +191,10 @@ def command(cfg: Calibrate) -> int:
         console.print(text, markup=False, highlight=False)
     if not chosen.kept:
         return 0
-    store(path, chosen, len(judge.seen))
-    console.print(f"stored in {path}, for validation of {len(judge.seen)} cases;   segkit evaluate ckpt={path} subset=test", markup=False)
+    for path in reversed(paths):  # the first, with which this began, is the last: a second start after a kill does the same again
+        store(path, chosen, len(judge.seen), opened.card)
+    where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} checkpoints"
+    console.print(f"stored in {where}, for validation of {len(judge.seen)} cases;   {use}", markup=False)
     return 0
 
 
@@ -209,14 +218,15 @@ def judge_of(opened: Predictor, cases: Sequence[Case], labels: LabelMap) -> Judg
     return judge
 
 
-def store(path: Path, chosen: Chosen, n: int) -> None:
-    """In the card of the checkpoint, whole or not at all; the steps after its own."""
+def store(path: Path, chosen: Chosen, n: int, start: Card | None = None) -> None:
+    """In the card of the checkpoint, whole or not at all; the steps after those of `start` (None: its own)."""
     content = checkpoint.read(path)
     if path.suffix == checkpoint.SAFETENSORS:
         raise SegkitError(f"{path} is a shared folder;   calibrate the run's own checkpoint, then share it again")
     card = content[checkpoint.CARD]
-    config, past = card["config"], card.get("calibration") or {}
-    threshold, steps = simplest(chosen.decision.threshold), {**config["inference"]["postprocess"], **chosen.nodes}
+    config = card["config"]
+    began, past = (start.config, start.calibration) if start else (config, card.get("calibration") or {})
+    threshold, steps = simplest(chosen.decision.threshold), {**began["inference"]["postprocess"], **chosen.nodes}
     inference = {**config["inference"], "threshold": threshold, "postprocess": steps}
     content[checkpoint.CARD] = {
         **card,

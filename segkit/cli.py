@@ -60,9 +60,14 @@ class Application:
         folders = [args.config_dir] if args.config_dir else []
         if args.help:
             return self.explain(folders)
-        multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
         only_shown = args.cfg or args.info or args.shell_completion or args.hydra_help
         own_config = args.config_path or args.config_name or args.experimental_rerun
+        if self.command.name == "train" and not only_shown:
+            from segkit.config.folds import spelled_out
+
+            self.argv = spelled_out(self.argv, args.overrides, folders)
+            args = self.parse()
+        multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
         if not only_shown and not own_config:
             from segkit.config import door
 

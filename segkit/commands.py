@@ -23,11 +23,18 @@ COMMANDS = (
             "segkit train experiment=quickstart",
             "segkit train data=folder data.root=DIR model=smp model.encoder_name=resnet34",
             "segkit train -m model=unet,unet_light seed=0,1,2",
+            "segkit train experiment=NAME split=kfold folds=all",
             "segkit train -m hparams_search=fetal_head_tpe data.root=DIR",
             "segkit train resume=auto",
         ),
     ),
     Command("tune", "learning rate and weight decay in five stages, each a few trials", "segkit.tuning.command:main"),
+    Command(
+        "sweep", "what a sweep has found so far: table, importance, pictures, page", "segkit.sweep.show:main", ("segkit sweep show NAME",)
+    ),
+    Command(
+        "tensorboard", "open TensorBoard on an experiment, a sweep, a run or all", "segkit.watching:main", ("segkit tensorboard NAME",)
+    ),
     Command(
         "evaluate",
         "per-case table and pictures of a checkpoint, or of masks",
@@ -35,6 +42,7 @@ COMMANDS = (
         (
             "segkit evaluate ckpt=RUN_OR_FILE",
             "segkit evaluate ckpt=RUN_OR_FILE data=folder data.root=DIR",
+            "segkit evaluate sweep=NAME",
             "segkit evaluate masks=DIR data=folder data.root=DIR metric=surface",
             "segkit evaluate experiment=pelvis_combination members.a.ckpt=RUN members.b.ckpt=RUN",
         ),
@@ -43,13 +51,19 @@ COMMANDS = (
         "predict",
         "masks for new images, on their own grid",
         "segkit.from_checkpoint:predict",
-        ("segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR", "segkit predict … overlays=true probabilities=true"),
+        (
+            "segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR",
+            "segkit predict sweep=NAME input=DIR output=DIR",
+            "segkit predict … overlays=true probabilities=true",
+            "segkit predict … hardware.devices=2",
+            "segkit predict … part=1/4",
+        ),
     ),
     Command(
         "calibrate",
         "choose thresholds and post-processing on validation cases, where they help",
         "segkit.calibration:command",
-        ("segkit calibrate ckpt=RUN_OR_FILE",),
+        ("segkit calibrate ckpt=RUN_OR_FILE", "segkit calibrate sweep=NAME"),
     ),
     Command("compare", "paired differences of two runs, with interval and test", "segkit.comparing:main", ("segkit compare RUN_A RUN_B",)),
     Command("models", "networks and encoders, with parameters and operations", "segkit.models.catalogue:main"),
@@ -91,7 +105,7 @@ COMMANDS = (
     ),
     Command("doctor", "check this installation and machine", "segkit.doctor:main"),
 )
-PLAIN = frozenset({"doctor", "models", "compare", "tune"})
+PLAIN = frozenset({"doctor", "models", "compare", "tune", "sweep", "tensorboard"})
 """Take arguments of their own, no config."""
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = """\
@@ -103,7 +117,7 @@ FLAGS = """\
 
 
 def usage() -> str:
-    lines = [f"  {command.name:<10} {command.help}" for command in COMMANDS]
+    lines = [f"  {command.name:<11} {command.help}" for command in COMMANDS]
     return "\n".join(
         [
             "segkit: medical image segmentation experiments",

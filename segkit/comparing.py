@@ -24,14 +24,17 @@ from segkit.progress import console as shared
 from segkit.rundir import read_json
 
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
+OUT_OF_FOLD = "evaluation/val"
+"""In the folder of a sweep over folds: what  segkit evaluate sweep=NAME  writes."""
 MOST_NAMES = 5
 ALLOW = "allow_targets="
 NOTE = "p: Wilcoxon signed-rank test of the groups (patients), for each line by itself: of 20 lines one is below 0.05 by chance"
 
 HELP = """segkit compare A B [allow_targets=PACKAGE,…]
 
-A and B: run folders, folders that segkit evaluate wrote, or case tables (cases.csv, volumes.csv). Shows for each class and metric
-the paired difference B - A with its 95 % interval and a Wilcoxon signed-rank test, over the cases that both have."""
+A and B: run folders, folders of sweeps over folds (after  segkit evaluate sweep=NAME), folders that segkit evaluate wrote, or case
+tables (cases.csv, volumes.csv). Shows for each class and metric the paired difference B - A with its 95 % interval and a Wilcoxon
+signed-rank test, over the cases that both have."""
 
 
 def main(argv: Sequence[str] = ()) -> int:
@@ -63,6 +66,7 @@ def compare_runs(a: str | Path, b: str | Path, allow: Sequence[str] = ()) -> Com
 def read_table(place: str | Path, allow: Sequence[str] = ()) -> CaseTable:
     """With the statistics of the run's metrics, of which some compare absolute values; without a config, plain columns."""
     path = Path(place).expanduser()
+    path = path / OUT_OF_FOLD if (path / "sweep.json").exists() else path
     path = path / TABLE if path.is_dir() else path
     section = metric_of(path.parent)
     if section is None:

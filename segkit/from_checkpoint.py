@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit import checkpoint, evaluation, judging
+from segkit import evaluation, judging
 from segkit.checkpoint import Card
+from segkit.claim import claim, occupy
 from segkit.config.schema import Data, DataOverride, Evaluate, Metric, Predict, Train
 from segkit.data.audit import examine
 from segkit.data.labels import LabelMap
@@ -17,20 +17,20 @@ from segkit.data.manifest import Case, Manifest
 from segkit.data.open import find
 from segkit.errors import ProblemsFound, SegkitError
 from segkit.evaluation import Evaluation, evaluate_cases
-from segkit.files import CACHE, check_writable, sha256_of, write_text_atomic
+from segkit.files import CACHE, check_writable
+from segkit.folds import OutOfFold, best_of, find_folds
 from segkit.inference import jobs as jobs_
 from segkit.inference import predictor
-from segkit.inference.batch import Wanted, predict_jobs
-from segkit.inference.members import Combination, Ensemble, Member, Together
+from segkit.inference.batch import Done, Show, Wanted, predict_jobs
+from segkit.inference.members import Combination
 from segkit.inference.predictor import Predictor
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import EXCLUDED
-from segkit.progress import console
-from segkit.rundir import RunFolder, read_json
-
-CLAIM = ".checkpoint.json"
-"""In a folder of masks: which checkpoint they are of."""
-
+from segkit.opening import open_checkpoints, opener
+from segkit.parts import Part
+from segkit.progress import console, track
+from segkit.rundir import RunFolder
+from segkit.side_by_side import predict_side_by_side
 
 ELSEWHERE = "choose another  output=FOLDER"
 
@@ -47,13 +47,38 @@ class Result:
 
 def evaluate(cfg: Evaluate) -> Result:
     """The per-case table of a checkpoint on a subset of its own data, or on another data set (then on all its cases)."""
-    given = cfg.data.model_dump(exclude_unset=True)
-    is_other = "source" in given
+    is_other = "source" in cfg.data.model_fields_set
     if is_other and cfg.subset not in ("val", "all"):
         raise SegkitError(f"subset={cfg.subset} is a part of the checkpoint's own data; of other data all cases are judged")
     if cfg.masks is not None:
         return evaluate_masks(cfg, Path(cfg.masks).expanduser())
+    if cfg.sweep is not None:
+        return evaluate_sweep(cfg, cfg.sweep, is_other)
     best, ckpts = open_checkpoints(cfg)
+    return evaluate_opened(cfg, best, ckpts, home_of(ckpts, best.card.config["name"]) / "evaluation")
+
+
+def evaluate_sweep(cfg: Evaluate, sweep: str, is_other: bool) -> Result:
+    """Each case of the cross-validation by the networks that did not see it; test cases and other data by all together.
+
+    Of a sweep over more than folds each group by itself; the result is that of the best.
+    """
+    if not is_other and cfg.subset in ("train", "all"):
+        raise SegkitError(f"subset={cfg.subset}: each fold has trained on other cases;   subset=val  judges all of them, out of fold")
+    groups = find_folds(sweep, cfg.where, cfg.partial)
+    load = opener(cfg.hardware, cfg.allow_targets, cfg.inference)
+    results: dict[str, Result] = {}
+    for folds in groups:
+        best = OutOfFold(folds, load) if cfg.subset == "val" and not is_other else load(folds.ckpts)
+        own = str(Path(cfg.output) / folds.name) if cfg.output and len(groups) > 1 else cfg.output
+        results[folds.title] = evaluate_opened(cfg.model_copy(update={"output": own}), best, folds.ckpts, folds.home, folds.title)
+    return results[best_of({title: result.summary for title, result in results.items()}, best.config.metric)]
+
+
+def evaluate_opened(cfg: Evaluate, best: Predictor, ckpts: Sequence[Path], home: Path, about: str = "") -> Result:
+    """`home`: where the folder of the part that is judged goes, unless `output` says otherwise."""
+    given = cfg.data.model_dump(exclude_unset=True)
+    is_other = "source" in given
     if cfg.metric is not None:
         best.config = best.config.model_copy(update={"metric": cfg.metric})
     # The cache is this machine's, never a place that a checkpoint names.
@@ -61,14 +86,15 @@ def evaluate(cfg: Evaluate) -> Result:
     labels = labels_of(manifest.labels, best.labels)
     cases, sides = choose_cases(manifest, best.card, "other" if is_other else cfg.subset)
     part = f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset
-    folder = folder_of(cfg, home_of(ckpts, best.card.config["name"]) / "evaluation" / part)
+    folder = folder_of(cfg, home / part)
     judged = evaluate_cases(best, cases, labels, sides)
     if is_other and (absent := judged.table.absent):
         console.print(f"not judged, since no mask of this data shows them: {', '.join(absent)}", markup=False)
         judged = judged.without(absent, best.config.seed)
     if isinstance(best, Combination):
         tell_collisions(judged)
-    write_results(folder, judged, best.card.config["name"], manifest, best.config.metric)
+    name = str(best.card.config["name"])
+    write_results(folder, judged, f"{name}, {about}" if about else name, manifest, best.config.metric)
     return Result(folder, judged.summary, ckpts[0])
 
 
@@ -87,18 +113,19 @@ def evaluate_masks(cfg: Evaluate, masks: Path) -> Result:
 
 
 def predict(cfg: Predict) -> int:
-    """Masks for new images. Exit code 1 where an image could not be done."""
+    """Masks for new images, or for a part of them. Exit code 1 where an image could not be done."""
     check_writable(Path(cfg.output), ELSEWHERE)
-    best, ckpts = open_checkpoints(cfg)
-    if best.card.is_phantom:
-        console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
-    output = Path(cfg.output)
-    mine = claim(cfg, best, ckpts)
-    wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
-    asked = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
-    done = predict_jobs(best, wanted, output, asked, lambda: write_text_atomic(output / CLAIM, json.dumps(mine, indent=1) + "\n"))
+    part = Part.named(cfg.part)
+    alone = cfg.hardware.devices == 1
+    done = predict_part(cfg, part, track) if alone else predict_side_by_side(predict_part, cfg, part)
+    mine = done.written + done.skipped + len(done.problems)
+    share = f"part {part}, {mine} of {done.of} images{'' if mine else ', nothing to do'}: " if part else ""
     skipped = f", {done.skipped} there already" if done.skipped else ""
-    console.print(f"{done.written} masks written to {cfg.output}{skipped}")
+    console.print(f"{share}{done.written} masks written to {cfg.output}{skipped}")
+    if part and not done.merged:
+        console.print(
+            "tables are put together when all parts have ended;   the same command without part does what is missing", markup=False
+        )
     for note in done.notes:
         console.print(f"note       {note.where}   {note.what}", markup=False)
     if done.problems:
@@ -108,21 +135,16 @@ def predict(cfg: Predict) -> int:
     return 1 if done.problems else 0
 
 
-def open_checkpoints(cfg: Evaluate | Predict) -> tuple[Predictor, list[Path]]:
-    """One checkpoint, the ensemble of several, or a combination of members, and the files."""
-    inference = cfg.inference.model_dump(exclude_unset=True, exclude_none=True)
-    where = cfg.hardware
-
-    def load(ckpt: Path) -> Predictor:
-        return predictor.load(ckpt, where.accelerator, where.precision, where.threads, cfg.allow_targets, inference)
-
-    if cfg.members:
-        found = {name: checkpoint.find(member.ckpt) for name, member in cfg.members.items()}
-        loaded = {name: load(path) for name, path in found.items()}
-        members = [Member(name, one, tuple(cfg.members[name].labels or one.labels.classes)) for name, one in loaded.items()]
-        return Combination(members, cfg.merge), list(found.values())
-    paths = [checkpoint.find(ckpt) for ckpt in ([cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt or [])]
-    return (load(paths[0]) if len(paths) == 1 else Ensemble([load(path) for path in paths])), paths
+def predict_part(cfg: Predict, part: Part | None, show: Show) -> Done:
+    """By this process alone."""
+    best, ckpts = open_checkpoints(cfg)
+    if best.card.is_phantom:
+        console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
+    output = Path(cfg.output)
+    mine = claim(cfg, best, ckpts)
+    wanted = jobs_.of_cases(cases_to_predict(cfg, best)) if cfg.input is None else jobs_.of_files(cfg.input, output)
+    asked = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
+    return predict_jobs(best, wanted, output, asked, lambda: occupy(cfg, mine), part, show)
 
 
 def folder_of(cfg: Evaluate, usual: Path) -> Path:
@@ -223,33 +245,3 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     if errors:
         raise ProblemsFound(errors, before="prediction starts")
     return found.cases
-
-
-def claim(cfg: Predict, best: Predictor, ckpts: Sequence[Path]) -> dict[str, Any]:
-    """Masks that are there already are skipped, so a folder belongs to one checkpoint, whose hash it keeps, and one way to use it."""
-    output = Path(cfg.output)
-    theirs, settings = read_json(output / CLAIM), settings_of(cfg, best)
-    mine = {"sha256": " ".join(map(sha256_of, ckpts)), "ckpt": ", ".join(str(ckpt.absolute()) for ckpt in ckpts), "settings": settings}
-    mend = "name another  output=FOLDER,  or add  overwrite=true"
-    if not theirs or cfg.overwrite:
-        return mine
-    if theirs.get("sha256") != mine["sha256"]:
-        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {mend}")
-    past = theirs.get("settings", {})  # older folders do not say
-    if other := [f"{key}={past[key]}, not {settings[key]}" for key in settings if key in past and past[key] != settings[key]]:
-        raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {mend}")
-    return mine
-
-
-def settings_of(cfg: Predict, best: Predictor) -> dict[str, Any]:
-    """What besides the weights makes masks what they are, as JSON gives it back."""
-    used = [one.config.inference.model_dump(mode="json") for one in (best.predictors if isinstance(best, Together) else [best])]
-    for section in used:
-        section["postprocess"] = [node for node in section["postprocess"].values() if node]  # their order counts, not their names
-    alike = {key: [section[key] for section in used] for key in ("tta", "threshold", "window", "overlap", "postprocess")}
-    combined = best if isinstance(best, Combination) else None
-    return {
-        **{f"inference.{key}": of[0] if all(one == of[0] for one in of) else of for key, of in alike.items()},
-        "merge": combined and combined.merge,
-        "members.labels": combined and [list(member.owned) for member in combined.members],
-    }

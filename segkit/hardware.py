@@ -13,7 +13,9 @@ from typing import Literal
 import psutil
 import torch
 
+from segkit.config.schema import Trainer
 from segkit.errors import SegkitError
+from segkit.processes import job, layout
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["32", "bf16", "16"]
@@ -33,12 +35,29 @@ class Hardware:
     name: str
     precision: Precision
     threads: int
+    processes: int = 1
+    """Of one training on this machine, one a device; `threads` is for each of them."""
+    machines: int = 1
+
+    @property
+    def world(self) -> int:
+        return self.processes * self.machines
+
+    @classmethod
+    def of_training(cls, wanted: Trainer) -> Hardware:
+        """SegkitError where there are fewer devices than asked for."""
+        device = choose_device(wanted.accelerator)
+        there = count_devices(device)
+        n, machines = layout(
+            wanted.devices, wanted.num_nodes, there, 1 if device == "cpu" else there, "core(s)" if device == "cpu" else "GPU(s)"
+        )
+        name = device_name(device)
+        return cls(device, name, choose_precision(device, wanted.precision), share_of_cores(wanted.threads, n), n, machines)
 
     @classmethod
     def choose(cls, accelerator: Accelerator, precision: str | None, threads: str | int) -> Hardware:
         device = choose_device(accelerator)
-        n = usable_cores() if threads == "auto" else int(threads)
-        return cls(device, device_name(device), choose_precision(device, precision or "auto"), n)
+        return cls(device, device_name(device), choose_precision(device, precision or "auto"), share_of_cores(threads))
 
     def prepare_process(self) -> None:
         """Threads and memory of this process."""
@@ -52,7 +71,11 @@ class Hardware:
         return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
 
     def __str__(self) -> str:
-        return f"{self.name}, precision {self.precision}, {self.threads} threads"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        machines = f" on each of {self.machines} machines" if self.machines > 1 else ""
+        return f"{self.name}, precision {self.precision}, " + (
+            threads if self.world == 1 else f"{self.processes} processes of {threads}{machines}"
+        )
 
 
 def choose_device(accelerator: Accelerator) -> str:
@@ -64,6 +87,14 @@ def choose_device(accelerator: Accelerator) -> str:
     if accelerator in ("gpu", "auto") and has_cuda:
         return "cuda"
     return "mps" if accelerator in ("mps", "auto") and has_mps else "cpu"
+
+
+def count_devices(device: str) -> int:
+    """Of a processor its cores: one process each is the most that makes sense."""
+    started = job()
+    if device == "cpu" and started and started.by == "srun":
+        return started.per_machine  # each of which sees the cores that are its own
+    return {"cuda": torch.cuda.device_count(), "mps": 1, "cpu": usable_cores()}[device]
 
 
 def choose_precision(device: str, asked: str) -> Precision:
@@ -114,13 +145,22 @@ def usable_cores() -> int:
     return cores
 
 
-def loader_workers(asked: str | int, device: str, cached: bool) -> int:
+def share_of_cores(asked: str | int, processes: int = 1) -> int:
+    """Threads of one of so many processes. srun has bound each of its tasks to cores of its own."""
+    if asked != "auto":
+        return int(asked)
+    started = job()
+    return usable_cores() if started and started.by == "srun" else max(1, usable_cores() // processes)
+
+
+def loader_workers(asked: str | int, device: str, cached: bool, processes: int = 1) -> int:
     """On a processor the training itself wants all cores, so one worker decodes ahead, and none where all is in memory."""
     if asked != "auto":
         return int(asked)
+    cores = share_of_cores("auto", processes)
     if device == "cpu":
-        return 0 if cached or usable_cores() < 2 else 1
-    return min(8, max(1, usable_cores() - 1))
+        return 0 if cached or cores < 2 else 1
+    return min(8, max(1, cores - 1))
 
 
 def cache_budget(asked: str | float) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit import checkpoint
 from segkit.benchmark import find_benchmark, judge_benchmark
@@ -29,35 +27,41 @@ from segkit.evaluation import build_metrics, check_volumes, evaluate_cases
 from segkit.files import CACHE, check_writable, write_text_atomic
 from segkit.from_checkpoint import Result, choose_cases, write_results
 from segkit.hardware import Hardware
+from segkit.hparams import record_hparams
 from segkit.inference import predictor
 from segkit.losses import Unaware, WeightedLoss, check_shares
-from segkit.metrics.summary import OVERALL, Summary
+from segkit.metrics.summary import Summary
 from segkit.models.probe import probe
 from segkit.models.wrapper import SegmentationModel
 from segkit.optim import freeze
-from segkit.processes import children_join, is_child
+from segkit.processes import end_with_parent, is_child, job_name, training_together
 from segkit.progress import console
 from segkit.report.curves import curves
 from segkit.report.samples import samples
-from segkit.rundir import Interrupted, RunFolder, read_json, versions
+from segkit.rundir import Interrupted, Pruned, RunFolder, read_json, versions
 from segkit.task import SegmentationTask
-from segkit.trainer import build_trainer, prepare_network
+from segkit.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
 
 SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
+
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
 def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
     """Train one experiment and leave a complete run folder."""
+    console.quiet |= is_child()
+    end_with_parent()
+    cfg = named_after_job(cfg)
     if done := RunFolder.finished(cfg):
         console.print(f"{done.path} is finished already;   segkit evaluate ckpt={done.path}")
         return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
-    resumed = RunFolder.to_resume(cfg, overrides)
+    resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
     cfg = resumed.config(cfg.allow_targets) if resumed else cfg
     check_sense(cfg)
-    hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
+    hardware = Hardware.of_training(cfg.trainer)
+    check_devices(cfg, hardware)
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.facts)
@@ -66,13 +70,35 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
     data = SegmentationData(prepared, cfg, hardware.device, card.top)
     if is_child():
-        fit(run, cfg, hardware, task, data)
+        with suppress(Interrupted, Pruned):  # the first process tells of it
+            fit(run, cfg, hardware, task, data)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, prepared, hardware)
     with run.recording():
         record_start(run, prepared, card)
-        fit(run, cfg, hardware, task, data)
+        try:
+            fit(run, cfg, hardware, task, data)
+        except Pruned:
+            if cfg.logger.tensorboard:
+                record_hparams(run.path, cfg)
+            raise
         return finish(run, cfg, hardware, prepared, benchmark)
+
+
+def named_after_job(cfg: Train) -> Train:
+    """The processes that torchrun or srun has started must meet in one folder, and a job that is queued again find its own."""
+    if cfg.run is None and cfg.resume in (None, "auto") and (name := job_name()):
+        return cfg.model_copy(update={"run": name})
+    return cfg
+
+
+def joined(cfg: Train) -> RunFolder | None:
+    """What `resume=auto` means for the others that torchrun or srun has started: the folder that the first process goes on with.
+
+    Nobody writes a checkpoint before all have come together, so what is there now is what the first process finds.
+    """
+    path = Path(cfg.output_dir) / str(cfg.name) / str(cfg.run)
+    return RunFolder(path, resumed=True) if (path / "config.yaml").exists() else None
 
 
 def with_absolute_root(cfg: Train) -> Train:
@@ -217,9 +243,13 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
-    trainer = build_trainer(cfg, run, hardware, step, n_train)
+    together = training_together(
+        run.path, cfg.allow_targets, hardware.processes, hardware.threads, lambda what: run.write_status("failed", traceback=what)
+    )
     try:
-        with children_join(run.path, cfg.allow_targets), naming_killed_workers(data.train, data.val):
+        with together, naming_killed_workers(data.train, data.val):
+            strategy, sync = build_strategy(cfg, hardware, task.model, task.card.channels), wants_sync(cfg, hardware, task.model)
+            trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
             trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
@@ -249,38 +279,11 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, b
     if benchmark:
         judge_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
-    record_hparams(run, cfg, judged.summary)
+    if cfg.logger.tensorboard:
+        record_hparams(run.path, cfg, judged.summary)
     return Result(run.path, judged.summary, run.best)
 
 
 def draw_curves(run: RunFolder, cfg: Train) -> None:
     if (run.path / "metrics.csv").exists():
         curves(run.path / "metrics.csv", run.path / "curves.png", cfg.metric.monitor, cfg.metric.mode)
-
-
-def record_hparams(run: RunFolder, cfg: Train, summary: Summary) -> None:
-    """TensorBoard's HPARAMS tab stays empty unless hyper-parameters are written together with final metrics."""
-    if not cfg.logger.tensorboard:
-        return
-    metrics = {f"final/{line.statistic}": line.mean for line in reversed(summary.lines) if line.class_name == OVERALL}
-    logger = TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False)
-    logger.log_hyperparams(hparams(cfg), metrics)
-    logger.finalize("success")
-
-
-def hparams(cfg: Train) -> dict[str, str | int | float | bool]:
-    """The scalars that people compare runs by: `model.widths`, `optimizer.lr`, `data.batch_size` and so on."""
-    sections = ("model", "optimizer", "scheduler", "preprocess", "loss")
-    tree = cfg.model_dump(mode="json")
-    chosen = {name: tree[name] for name in sections} | {"seed": cfg.seed, "data": {"batch_size": cfg.data.batch_size}}
-    return dict(leaves(chosen))
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        elif key == "_target_":
-            yield prefix.rstrip("."), value.rpartition(".")[2]
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str | int | float | bool) else str(value)

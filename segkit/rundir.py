@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def versions() -> dict[str, str]:
 def session() -> dict[str, Any]:
     return {
         "when": now(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "git": git_state(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),

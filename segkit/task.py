@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -32,6 +35,14 @@ from segkit.optim import build_scheduler, keep_frozen, parameter_groups
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class JudgedCase:
+    """Of a validation case: its losses by name, and its rows of the table."""
+
+    losses: dict[str, float]
+    rows: list[Row]
+
+
 class SegmentationTask(L.LightningModule):
     """Trains `model` against `loss`; validates on the original grid, case by case."""
 
@@ -48,7 +59,8 @@ class SegmentationTask(L.LightningModule):
         self.metrics, self.config, self.card = metrics, config, card
         self.labels, self.window = card.label_map(), window_of(config)
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
-        self.rows: list[Row] = []
+        self.judged: dict[int, JudgedCase] = {}
+        """By index; a process may have seen one that another has seen, too."""
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
 
@@ -88,34 +100,44 @@ class SegmentationTask(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """By norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
-        if gradient_clip_val:
+        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
+            self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]  # of all shards together
+        elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     # --- validation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self.rows = []
+        """All processes judge the weights of the first one, which are the ones that are saved: batch norm has seen other images."""
+        self.judged = {}
+        if together():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
         """Index -> mask on the original grid."""
         logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
-        parts = self.loss(logits, batch.mask)
-        self.log_dict({f"val/{name}": value for name, value in parts.items()}, batch_size=len(batch.indices), on_epoch=True, sync_dist=True)
         probs = activate(logits, self.model.mode).cpu().numpy()
-        return {index: self.judge(index, one, steps) for index, one, steps in zip(batch.indices, probs, batch.steps, strict=True)}
+        masks = {}
+        for i, (index, steps) in enumerate(zip(batch.indices, batch.steps, strict=True)):
+            losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
+            masks[index], rows = self.judge(index, probs[i], steps)
+            self.judged[index] = JudgedCase({name: float(value) for name, value in losses.items()}, rows)
+        return masks
 
-    def judge(self, index: int, probs: Array, steps: tuple[Step, ...]) -> Array:
-        """The mask of one validation case, from probabilities (C, *s) on the network's grid; its rows join the table."""
+    def judge(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
+        """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
         case, truth = dataset.cases[index], dataset.truth(index)
         mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
-        self.rows += evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
-        return mask
+        return mask, evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
 
     def on_validation_epoch_end(self) -> None:
         """The means over all cases, the same on every process."""
-        rows = gather(self.rows)
-        summary = CaseTable.of(rows, self.metrics).summary()
+        cases = gather(self.judged)
+        for name in cases[0].losses:
+            self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
+        summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
         for line in summary.lines:
             if line.class_name == "overall":
                 self.log(f"val/{line.statistic}", line.mean)
@@ -147,10 +169,16 @@ def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
     return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
 
 
-def gather(rows: list[Row]) -> list[Row]:
-    """The rows of all processes, so that each counts every case once."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    everyone: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(everyone, rows)
-    return [row for part in everyone for row in part]
+def together() -> bool:
+    """Whether other processes share this training."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def gather(mine: dict[int, JudgedCase]) -> list[JudgedCase]:
+    """The cases of all processes in the order of the validation set, each once."""
+    everyone = [mine]
+    if together():
+        everyone = [{} for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(everyone, mine)
+    cases = {index: case for part in everyone for index, case in part.items()}
+    return [cases[index] for index in sorted(cases)]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from segkit.checkpoint import Card
+from segkit.claim import CLAIM, claim
 from segkit.config.door import compose
 from segkit.config.schema import InferenceOverride
 from segkit.data.labels import LabelMap
 from segkit.errors import SegkitError
-from segkit.from_checkpoint import CLAIM, claim
 from segkit.hardware import Hardware
 from segkit.inference.decide import Decision
 from segkit.inference.members import Combination, Ensemble, Member

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from segkit.files import write_text_atomic
@@ -17,7 +18,7 @@ from segkit.progress import console
 
 
 class EpochTable(L.Callback):
-    """Means over the epoch. The rows are part of the checkpoint, so a resumed run rewrites what it repeats."""
+    """Means over the epoch and the processes that share it. The checkpoint holds the rows: a resumed run rewrites what it repeats."""
 
     def __init__(self, path: Path, announce: bool) -> None:
         self.path, self.announce = path, announce
@@ -43,7 +44,8 @@ class EpochTable(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and self._validated}
-        train = {f"train/{name}": float(total) / self._count for name, total in self._sums.items()}
+        sums = everywhere({name: float(total) for name, total in self._sums.items()})
+        train = {f"train/{name}": sum(one.get(name, 0.0) for one in sums) / (len(sums) * self._count) for name in sums[0]}
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.rows.append({**place, "seconds": round(self._elapsed(), 2), "lr": lr, **train, **metrics})
@@ -68,9 +70,24 @@ class EpochTable(L.Callback):
             console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}")
 
     def state_dict(self) -> dict[str, Any]:
-        sums = {name: float(total) for name, total in self._sums.items()}
+        """Of all processes, of which one saves; all of them save at the same moment."""
+        sums = everywhere({name: float(total) for name, total in self._sums.items()})
         return {"rows": self.rows, "sums": sums, "count": self._count, "seconds": self._elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self._count, self._seconds = list(state["rows"]), state["count"], state["seconds"]
-        self._sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
+        mine = dict(enumerate(state["sums"])).get(dist.get_rank() if together() else 0, {})  # it may go on with more processes
+        self._sums = {name: torch.tensor(total) for name, total in mine.items()}
+
+
+def together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def everywhere(mine: dict[str, float]) -> list[dict[str, float]]:
+    """The same of each process of this training."""
+    if not together():
+        return [mine]
+    everyone: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    return everyone

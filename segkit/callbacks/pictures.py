@@ -26,7 +26,7 @@ class Pictures(L.Callback):
         dataset: CaseDataset = trainer.datamodule.val  # type: ignore[attr-defined]
         labels = dataset.labels
         for index, mask in outputs.items():
-            if index < self.n_images:
+            if index < self.n_images * trainer.world_size:  # of its share the first process draws as many as of the whole
                 case = dataset.cases[index]
                 truth = planes(dataset.truth(index), labels)
                 self._panels[index] = panel(case.image.read(), planes(mask, labels), truth, case.id)

@@ -26,6 +26,13 @@ from segkit.config.words import section
 from segkit.errors import Problem, nearest
 
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError)
+LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}
+"""Hydra's own, each a package."""
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -108,6 +115,8 @@ def _exists(name: object, known: Sequence[str]) -> bool:
 
 
 def _no_choice(group: str, name: str, known: Sequence[str]) -> Problem:
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        return Problem(group, f"{name} needs the package {LAUNCHERS[name]}", "pip install 'segkit[sweep]'")
     hint = nearest(name, known)
     what = f"has no choice {name}" + (f"; {hint}" if hint else "")
     return Problem(group, what, f"choose from  {', '.join(known)}")

@@ -107,7 +107,7 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
         )
     half = any(problem.where.startswith("members.") for problem in problems)
-    if command in ("evaluate", "predict"):
+    if command in ("evaluate", "predict", "calibrate"):
         problems[:0] = _what_is_judged(container, half)
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
@@ -116,11 +116,13 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
 
 def _what_is_judged(container: Mapping[str, Any], half: bool) -> list[Problem]:
     """One of the keys that say so. `half`: members are given, but not whole."""
-    given = [key for key in ("ckpt", "members", "masks") if container.get(key) or (half and key == "members")]
+    given = [key for key in ("ckpt", "members", "sweep", "masks") if container.get(key) or (half and key == "members")]
     if not given:
         return [Problem("ckpt", "is needed", "add  ckpt=FILE")]
     if len(given) > 1:
         return [Problem(given[-1], f"and {given[0]} exclude each other", f"leave one out: {' or '.join(given)}")]
+    if container.get("where") and given != ["sweep"]:
+        return [Problem("where", "chooses among the trainings of a sweep", "add  sweep=NAME")]
     if given == ["masks"] and not (container.get("data") or {}).get("source"):
         return [Problem("data", "is needed: what the masks are of", "add  data=NAME data.root=FOLDER")]
     return []

@@ -18,12 +18,27 @@ def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
+def _is_typed(folds: Any) -> Any:
+    if folds is not None:
+        raise ValueError("stands for several trainings: type it on the command line,  segkit train split=kfold folds=all")
+    return folds
+
+
 def _stays_below(name: str) -> str:
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.strip():
         raise ValueError(f"must name a folder below output_dir, got {name!r}")
     return name
 
 
+def _is_a_part(part: str) -> str:
+    number, _, of = part.partition("/")
+    if part != "auto" and not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"is auto, or a share such as 1/4 to 4/4, got {part!r}")
+    return part
+
+
+PartName = Annotated[str, AfterValidator(_is_a_part)]
+"""Of a list that several jobs share; auto: as SLURM or torchrun number their jobs."""
 FolderName = Annotated[str, AfterValidator(_stays_below)]
 Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
 Positive = Annotated[int, Field(gt=0)]
@@ -130,8 +145,9 @@ class Benchmark(Strict):
 class Trainer(Strict):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Literal["auto"] | Positive
-    num_nodes: Positive
-    strategy: Literal["auto", "ddp"]
+    num_nodes: Literal["auto"] | Positive
+    strategy: Literal["auto", "ddp", "fsdp"]
+    sync_batchnorm: Literal["auto"] | bool
     precision: Literal["auto", "32", "bf16", "16"]
     channels_last: bool
     compile: Literal["auto"] | bool
@@ -220,6 +236,7 @@ class Train(Strict):
     benchmark: Benchmark
     sweep: Sweep = Sweep()
     split: Split
+    folds: Annotated[None, BeforeValidator(_is_typed)] = None
     preprocess: Preprocess
     sampling: Sampling
     augment: Augment
@@ -260,10 +277,17 @@ class Hardware(Strict):
     threads: Literal["auto"] | Positive
 
 
+class PredictHardware(Hardware):
+    devices: Positive = 1
+
+
 class Calibrate(Strict):
     """`segkit calibrate`"""
 
-    ckpt: str
+    ckpt: str | None
+    sweep: str | None
+    where: dict[str, Any] | None
+    partial: bool
     allow_targets: list[str]
     data: DataOverride
     hardware: Hardware
@@ -291,6 +315,8 @@ class Evaluate(Strict):
     """`segkit evaluate`"""
 
     ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    sweep: str | None
+    where: dict[str, Any] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
     masks: str | None
@@ -308,8 +334,11 @@ class Predict(Strict):
     """`segkit predict`"""
 
     ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    sweep: str | None
+    where: dict[str, Any] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
+    partial: bool
     inference: InferenceOverride
     input: str | None
     data: DataOverride
@@ -319,8 +348,9 @@ class Predict(Strict):
     palette: bool
     formats: list[str]
     overwrite: bool
+    part: PartName | None = None
     allow_targets: list[str]
-    hardware: Hardware
+    hardware: PredictHardware
 
 
 class Import(Train):
@@ -337,6 +367,7 @@ class Audit(Strict):
     """`segkit audit`"""
 
     output: str | None
+    part: PartName | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     allow_targets: list[str]
     data: Data

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Transformer, ValueType
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from segkit.config import presets
 from segkit.config.overrides import REFUSALS, compose, options
 from segkit.errors import Problem, SegkitError
 
@@ -89,5 +91,13 @@ def alternatives(text: str, loader: ConfigLoader) -> list[str]:
     if not override.is_sweep_override():
         return [text]
     most = 2 if override.value_type == ValueType.RANGE_SWEEP else None  # numbers of a range are all alike
-    values = [f"{key}={value}" for value in islice(override.sweep_iterator(Transformer.str), most)]
+    values = [f"{key}={value}" for value in islice(swept(override, loader, Transformer.str), most)]
     return values or [text]
+
+
+def swept(override: Override, loader: ConfigLoader, transform: Callable[[Any], Any]) -> Iterator[Any]:
+    """Its values. `experiment=glob(pelvis_*)` means the presets that can be trained."""
+    values = override.sweep_iterator(transform)
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP and override.key_or_group == presets.GROUP:
+        return (value for value in values if presets.fits("train", str(value), loader))
+    return values

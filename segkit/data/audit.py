@@ -16,7 +16,7 @@ from rich.text import Text
 
 from segkit.config import schema
 from segkit.data.checks import audit
-from segkit.data.facts import CaseFacts, data_fingerprint, scan
+from segkit.data.facts import CaseFacts, data_fingerprint, measure, scan
 from segkit.data.manifest import Manifest, relative
 from segkit.data.measures import MEDIAN
 from segkit.data.open import find, name_labels
@@ -24,6 +24,7 @@ from segkit.data.splits import Split, check_split, make_split
 from segkit.data.suspicions import near_duplicates, suspicions
 from segkit.errors import Problem, ProblemsFound, Severity
 from segkit.files import CACHE, write_bytes_atomic, write_text_atomic
+from segkit.parts import Part
 from segkit.progress import console
 from segkit.report.audit_page import audit_page
 from segkit.report.contact_sheet import contact_sheet
@@ -83,7 +84,7 @@ class Looked:
 def look(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequence[str], cache_dir: Path) -> Looked:
     """Goes on after every fault, so that all are found."""
     found = find(data, seed, allow, cache_dir)
-    facts = scan(found.cases, found.facts_file(cache_dir))
+    facts = scan(found.cases, found.facts_folder(cache_dir))
     labels, label_problems = name_labels(data, found, facts)
     manifest = found.manifest(labels)
     labelled = manifest.labelled()
@@ -115,6 +116,9 @@ def _in_error(manifest: Manifest, problems: Sequence[Problem]) -> dict[str, str]
 
 def command(cfg: schema.Audit) -> int:
     """`segkit audit`: 1 where there are errors. That a sound data set cannot be split by itself is none; a split that was asked for is."""
+    part = Part.named(cfg.part)
+    if part is not None:
+        return measure_part(cfg, part)
     looked = look(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
     severity: Severity = "warning" if cfg.split.kind == "auto" else "error"
     looked = replace(looked, problems=(*looked.problems, *(replace(problem, severity=severity) for problem in looked.refused)))
@@ -127,6 +131,20 @@ def command(cfg: schema.Audit) -> int:
     else:
         console.print("output=DIR  keeps this, with pictures of the cases", markup=False)
     return int(any(problem.severity == "error" for problem in looked.problems))
+
+
+def measure_part(cfg: schema.Audit, part: Part) -> int:
+    """Reads a share of the files for the audit of them all, which finds their facts in the cache."""
+    found = find(cfg.data, cfg.seed, cfg.allow_targets, CACHE)
+    mine = part.share(found.cases, lambda case: case.volume or case.id)
+    facts, _ = measure(mine, folder := found.facts_folder(CACHE))
+    unread = sum(bool(fact.errors) for fact in facts.values())
+    console.print(
+        f"part {part}: {len(mine)} of {len(found.cases)} cases are measured, {unread} of them could not be read; kept in {folder}\n"
+        "when all parts have ended, the same command without part audits them all",
+        markup=False,
+    )
+    return 0
 
 
 def _write(looked: Looked, summary: Mapping[str, Any], folder: Path) -> None:

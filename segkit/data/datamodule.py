@@ -25,7 +25,7 @@ from segkit.data.loader import EpochSampler, TrainLoader
 from segkit.data.patches import Patches
 from segkit.errors import SegkitError
 from segkit.files import CACHE
-from segkit.hardware import cache_budget, loader_workers, usable_cores
+from segkit.hardware import cache_budget, loader_workers, share_of_cores
 from segkit.progress import console, track
 
 Array = npt.NDArray[Any]
@@ -51,11 +51,11 @@ class SegmentationData(L.LightningDataModule):
         return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, self.top, patches, per_case, cache)
 
     def setup(self, stage: str) -> None:
-        budget = cache_budget(self.config.data.cache_gb) // (self.trainer.world_size if self.trainer else 1)
+        budget = cache_budget(self.config.data.cache_gb) // self._beside
         for dataset in (self.train, self.val):
             needed = sum(decoded_bytes(self.prepared.facts[case.id], dataset) for case in dataset.cases)
             if needed <= budget:
-                dataset.keep_in_memory(usable_cores())
+                dataset.keep_in_memory(share_of_cores("auto", self._beside))
                 budget -= needed
         if self.trainer is None or self.trainer.is_global_zero:
             kept = "decoded once and kept in memory" if self.train.in_memory else "streamed from disk"
@@ -74,9 +74,9 @@ class SegmentationData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world = self._place
-        if len(self.val) < world:
-            raise SegkitError(f"{len(self.val)} validation cases for {world} processes;   use fewer  trainer.devices")
-        mine = range(rank, len(self.val), world)  # no padding to equal shares: every case counts once
+        n = len(self.val)
+        # As many on each process, since they meet in every step: some repeat one of the first cases, which then counts once.
+        mine = [i % n for i in range(rank, n + -n % world, world)]
         size = self.config.inference.batch_size if same_size(self.config) else 1
         return DataLoader(self.val, batch_size=size, sampler=mine, **self._workers(self.val))
 
@@ -93,8 +93,13 @@ class SegmentationData(L.LightningDataModule):
         """Number of this process, and of how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    @property
+    def _beside(self) -> int:
+        """Processes that share this machine's cores and memory."""
+        return self.trainer.num_devices if self.trainer else 1
+
     def _workers(self, dataset: CaseDataset) -> dict[str, Any]:
-        n = loader_workers(self.config.data.num_workers, self.device, dataset.in_memory)
+        n = loader_workers(self.config.data.num_workers, self.device, dataset.in_memory, self._beside)
         alive = {"persistent_workers": True, "prefetch_factor": 4} if n else {}
         return {"num_workers": n, "collate_fn": collate, "worker_init_fn": leave_ctrl_c_to_the_main_process, **alive}
 

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segkit.data import facts_cache
 from segkit.data.intensity import unit_scale
 from segkit.data.labels import LabelMap, pack_rgb
 from segkit.data.manifest import Case, Pixels
 from segkit.data.measures import THUMBNAIL, Fit, Structure, counted, fit, grey, perceptual_hash, quantiles, structure, thumbnail
 from segkit.data.readers import ReadError
-from segkit.files import write_text_atomic
 from segkit.progress import track
 
 Array = npt.NDArray[Any]
@@ -37,6 +38,9 @@ MOST_VALUES = 64
 """Distinct mask values kept by count; more than that are no labels but grey levels."""
 MOST_MEASURED = 20
 """With more distinct values than this, how they lie is not measured: they are no labels."""
+SECONDS = 30.0
+"""After which measured facts are on disk: what a kill costs at most."""
+QUEUE = 1024
 
 
 @dataclass(frozen=True)
@@ -133,17 +137,44 @@ class CaseFacts:
 
 
 def scan(cases: Sequence[Case], cache: Path | None = None) -> dict[str, CaseFacts]:
-    """Facts by case id. Never fails on a file: what cannot be read is among the facts. `cache` is a JSON file."""
-    known = _load(cache)
-    signatures = {case.id: _signature(case) for case in cases}
-    fresh = [case for case in cases if signatures[case.id] not in known]
-    threads = min(16, os.cpu_count() or 1)  # decoding releases the interpreter's lock
-    with ThreadPoolExecutor(threads) as pool:
-        seen = dict(zip([c.id for c in fresh], track(pool.map(facts_of, fresh), "reading files", len(fresh)), strict=True))
-    facts = {case.id: seen[case.id] if case.id in seen else known[signatures[case.id]] for case in cases}
-    if cache is not None and seen:
-        _save(cache, {signatures[id_]: fact for id_, fact in facts.items() if not fact.errors})
+    """Facts by case id. Never fails on a file: what cannot be read is among the facts. `cache` is a folder (`facts_cache`)."""
+    facts, signatures = measure(cases, cache)
+    if cache is not None:
+        facts_cache.tidy(cache, set(signatures.values()))
     return facts
+
+
+def measure(cases: Sequence[Case], cache: Path | None) -> tuple[dict[str, CaseFacts], dict[str, str]]:
+    """Facts, and the signatures by which the cache knows them, by case id. Others may be filling the cache as well."""
+    signatures = {case.id: _signature(case) for case in cases}
+    known = _known(cache, set(signatures.values()))
+    fresh = [case for case in cases if signatures[case.id] not in known]
+    seen: dict[str, CaseFacts] = {}
+    kept, due = 0, time.monotonic() + SECONDS
+    try:
+        for case, fact in track(_measured(fresh), "reading files", len(fresh)):
+            seen[case.id] = fact
+            if time.monotonic() > due:
+                kept, due = _keep(cache, seen, signatures, kept), time.monotonic() + SECONDS
+    finally:  # also of a scan that is stopped
+        _keep(cache, seen, signatures, kept)
+    return {case.id: seen[case.id] if case.id in seen else known[signatures[case.id]] for case in cases}, signatures
+
+
+def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, CaseFacts]]:
+    """In threads, as decoding releases the interpreter's lock; some at a time, since a million in a queue take a gigabyte."""
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for first in range(0, len(cases), QUEUE):
+            some = cases[first : first + QUEUE]
+            yield from zip(some, pool.map(facts_of, some), strict=True)
+
+
+def _keep(cache: Path | None, seen: Mapping[str, CaseFacts], signatures: Mapping[str, str], kept: int) -> int:
+    """Writes what has been seen after the first `kept`; how many it is now. What could not be read is tried again next time."""
+    new = {signatures[id_]: asdict(fact) for id_, fact in islice(seen.items(), kept, None) if not fact.errors}
+    if cache is not None and new:
+        facts_cache.add(cache, new)
+    return len(seen)
 
 
 def facts_of(case: Case) -> CaseFacts:
@@ -280,15 +311,10 @@ def _signature(case: Case) -> str:
     return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _load(cache: Path | None) -> dict[str, CaseFacts]:
-    """A cache that cannot be understood is as good as none."""
-    if cache is None or not cache.is_file():
-        return {}
-    try:
-        return {key: CaseFacts.from_dict(data) for key, data in json.loads(cache.read_text()).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
-
-
-def _save(cache: Path, facts: Mapping[str, CaseFacts]) -> None:
-    write_text_atomic(cache, json.dumps({key: asdict(fact) for key, fact in facts.items()}))
+def _known(cache: Path | None, wanted: Collection[str]) -> dict[str, CaseFacts]:
+    """What cannot be understood is as good as none."""
+    known: dict[str, CaseFacts] = {}
+    for signature, data in facts_cache.read(cache, wanted) if cache else ():
+        with suppress(TypeError, KeyError, AttributeError):
+            known[signature] = CaseFacts.from_dict(data)
+    return known

@@ -45,16 +45,16 @@ class Found:
     def manifest(self, labels: LabelMap) -> Manifest:
         return Manifest(self.name, self.root, self.cases, labels, self.is_phantom)
 
-    def facts_file(self, cache_dir: Path) -> Path:
+    def facts_folder(self, cache_dir: Path) -> Path:
         place = hashlib.sha1(str(self.root).encode(), usedforsecurity=False).hexdigest()[:10]
-        return cache_dir / f"facts-{self.name}-{place}.json"
+        return cache_dir / f"facts-{self.name}-{place}"
 
 
 def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
     """All cases of a data set, unread unless their labels must be inferred. Raises ProblemsFound."""
     found = find(data, seed, allow, cache_dir)
     declared = data.labels is not None or found.default_labels is not None or bool(data.overlap)
-    facts = {} if declared else scan(found.cases, found.facts_file(cache_dir))
+    facts = {} if declared else scan(found.cases, found.facts_folder(cache_dir))
     labels, problems = name_labels(data, found, facts)
     errors = [p for p in (*found.problems, *problems) if p.severity == "error"]
     if errors:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,30 @@ from segkit.data.manifest import Case
 from segkit.data.stacks import Volume
 from segkit.errors import Problem, SegkitError
 from segkit.files import is_full
+from segkit.inference import tables
 from segkit.inference.decide import planes
 from segkit.inference.formats import Target, Writer, opened
 from segkit.inference.jobs import Job, cases_of
 from segkit.inference.predictor import Predictor
+from segkit.inference.tables import Table
 from segkit.inference.writers import (
+    SIZE_HEADER,
     Size,
     is_written,
     palettes,
-    read_sizes,
+    rows_of,
     sizes,
     write_mask,
     write_overlay,
     write_probabilities,
-    write_sizes,
 )
+from segkit.parts import Part
 from segkit.progress import track
 from segkit.report.samples import panel
 
 Array = npt.NDArray[Any]
 SIZES = "sizes.csv"
 """Area in mm2 or volume in mm3 of every class and image."""
-SECONDS = 30.0
-"""After which it is written again: what a kill costs at most."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,42 @@ class Done:
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...] = ()
     """What a reader of the files should know."""
+    of: int = 0
+    """Images, those of other parts among them."""
+    merged: bool = True
+    """Whether the tables hold all parts."""
+
+
+Show = Callable[[Sequence[Job], str], Iterable[Job]]
+"""Yields the jobs one by one, as `segkit.progress.track` does."""
 
 
 def predict_jobs(
-    predictor: Predictor, jobs: Sequence[Job], output: Path, wanted: Wanted, begin: Callable[[], object] = lambda: None
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    output: Path,
+    wanted: Wanted,
+    begin: Callable[[], object] = lambda: None,
+    part: Part | None = None,
+    show: Show = track,
 ) -> Done:
-    """Masks of all jobs below `output`; what is there already is skipped. `begin` is called when nothing speaks against them."""
+    """Masks of all jobs below `output`, or of a part of them; what is there already is skipped. `begin` is called when nothing
+    speaks against them."""
     if wanted.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
-    jobs, writers = opened(wanted.formats, jobs, Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor)))
-    table = Table(output / SIZES)
+    target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
+    everything, writers = opened(wanted.formats, jobs, target)
+    jobs = everything if part is None else part.share(everything, unit_of)
+    table = Table(output, SIZES, SIZE_HEADER, part)
+    known = table.known  # an error now, too
     begin()
-    todo = [job for job in jobs if wanted.overwrite or job.name not in table.known or not is_done(job, output, predictor.labels, writers)]
+    tables.begin(output, part)
+    todo = [job for job in jobs if wanted.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:
-        for job in track(todo, "predicting", len(todo)):
+        for job in show(todo, "predicting"):
             try:
-                table.add(predict_one(predictor, job, output, wanted, writers))
+                table.add(rows_of(predict_one(predictor, job, output, wanted, writers)))
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
@@ -87,26 +106,13 @@ def predict_jobs(
         for writer in writers:
             writer.close()
     notes = tuple(problem for writer in writers for problem in writer.problems)
-    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes)
+    merged = tables.end(output, part)
+    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes, len(everything), merged)
 
 
-class Table:
-    """sizes.csv, kept up to date: an image whose line a killed run did not come to write is not done."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.written = path, time.monotonic()
-        self.known = {size.case for size in read_sizes(path)} if path.is_file() else set()
-        self.new: list[Size] = []
-
-    def add(self, sizes: list[Size]) -> None:
-        self.new += sizes
-        if time.monotonic() - self.written > SECONDS:
-            self.write()
-
-    def write(self) -> None:
-        if self.new:
-            write_sizes(self.path, self.new)
-        self.new, self.written = [], time.monotonic()
+def unit_of(job: Job) -> str:
+    """Slices of one volume are predicted by one part: each looks at the whole volume."""
+    return job.cases[0].volume or job.name if job.cases else job.name
 
 
 def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:

@@ -5,12 +5,11 @@ Every file appears whole or not at all, so a file that exists is a case that is 
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,8 @@ from segkit.data.labels import Array, LabelMap
 from segkit.data.volumes import stem, write_like
 from segkit.drawing import PREDICTION, outline
 from segkit.errors import SegkitError
-from segkit.files import atomic_path, write_bytes_atomic, write_text_atomic
+from segkit.files import atomic_path, write_bytes_atomic
+from segkit.inference.tables import Rows, read_rows
 
 SIZE_HEADER = ("case", "class", "n_px", "area_mm2", "volume_mm3")
 
@@ -134,26 +134,18 @@ def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ..
     return [Size(case_id, name, n, n * area, n * volume) for name, n in zip(labels.classes, counts, strict=True)]
 
 
-def write_sizes(path: Path, new: Iterable[Size]) -> None:
-    """Write the table; lines of an older one stay for the cases that were not predicted again."""
-    new = list(new)
-    cases = {size.case for size in new}
-    old = [size for size in read_sizes(path) if size.case not in cases] if path.is_file() else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SIZE_HEADER)
-    for size in [*old, *new]:
-        *keys, mm2, mm3 = astuple(size)
-        writer.writerow([*keys, *("" if math.isnan(mm) else repr(float(mm)) for mm in (mm2, mm3))])
-    write_text_atomic(path, text.getvalue())
+def rows_of(found: Sequence[Size]) -> Rows:
+    """As the table of sizes has them."""
+    rows: Rows = {}
+    for size in found:
+        numbers = ("" if math.isnan(mm) else repr(float(mm)) for mm in (size.area_mm2, size.volume_mm3))
+        rows.setdefault(size.case, []).append((size.case, size.class_name, str(size.n_px), *numbers))
+    return rows
 
 
 def read_sizes(path: Path) -> list[Size]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        if tuple(next(reader, ())) != SIZE_HEADER:
-            raise SegkitError(f"{path}: not a table of sizes;   move it away, or choose another output")
-        return [Size(case, name, int(px), *(float(mm) if mm else math.nan for mm in (mm2, mm3))) for case, name, px, mm2, mm3 in reader]
+    rows = [row for of_case in read_rows(path, SIZE_HEADER).values() for row in of_case]
+    return [Size(case, name, int(px), *(float(mm) if mm else math.nan for mm in (mm2, mm3))) for case, name, px, mm2, mm3 in rows]
 
 
 def file_name(class_name: str) -> str:

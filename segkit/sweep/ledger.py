@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +24,8 @@ from segkit.sweep.space import Space
 from segkit.sweep.storage import locked, try_lock
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+JOB_LOCK = ".job.lock"
+"""Held in a trial's folder by the job that a launcher runs, which may outlive the parent that holds the folder's own lock."""
 GRACE_SECONDS = 10
 """A trial in a shared database may belong to a machine that has not yet said so."""
 
@@ -59,8 +60,8 @@ class Ledger:
     def __init__(self, study: Study, folder: Path, place: str, space: Space, settings: Settings, objectives: dict[str, str]) -> None:
         self.study, self.folder, self.place, self.space, self.settings = study, folder, place, space, settings
         self.objectives = objectives
-        grid = prod(map(len, space.grid().values())) if settings.sampler == "grid" else settings.n_trials
-        self.n_trials = min(settings.n_trials, grid)
+        assert settings.n_trials is not None  # see Settings.of
+        self.n_trials = settings.n_trials
 
     def trials(self) -> list[FrozenTrial]:
         return latest(self.study.get_trials(deepcopy=False))
@@ -96,7 +97,7 @@ class Ledger:
     # --- inside the lock ----------------------------------------------------------------------------------------------
 
     def _ask(self, before: Sequence[FrozenTrial]) -> Claim:
-        self.study.sampler = build_sampler(self.settings, self.space, len(before))
+        self.study.sampler = build_sampler(self.settings, self.space, len(latest(before)))
         trial = self.study.ask()
         overrides = self.space.suggest(trial)
         known = trial.user_attrs.get("folder")
@@ -126,7 +127,7 @@ class Ledger:
                 continue
             name = trial.user_attrs.get("folder")
             lock = try_lock(self.folder / name / ".lock") if name else None
-            if name and lock is None:
+            if name and (lock is None or self._is_at_work(name)):
                 continue
             outcome = read_outcome(self.folder / name, self.objectives) if name else None
             self.settle(trial.number, outcome or Outcome("failed", reason="killed"))
@@ -134,6 +135,14 @@ class Ledger:
                 self._enqueue(trial)
             if lock:
                 lock.close()
+
+    def _is_at_work(self, name: str) -> bool:
+        """A launcher's job, whose parent is gone."""
+        path = self.folder / name / JOB_LOCK
+        lock = try_lock(path) if path.exists() else None
+        if lock:
+            lock.close()
+        return path.exists() and lock is None
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Made in this folder; other machines may share the database but not the folder."""

@@ -27,3 +27,9 @@ def clean(text: str) -> str:
     """Numbers to five digits, everything but letters, digits, dot, minus and underscore as minus."""
     number = re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?|-?\d+e[+-]?\d+", text, re.IGNORECASE)
     return re.sub(r"[^\w.-]+", "-", f"{float(text):.5g}" if number else text.strip("[](){}'\" "))
+
+
+def shown(text: str, most: int = 40) -> str:
+    """For a table: as `clean` has numbers, everything else as it was typed, if not too long."""
+    short = clean(text) if re.fullmatch(r"[\d.e+-]+", text, re.IGNORECASE) else text
+    return short if len(short) <= most else f"{short[: most - 1]}…"

@@ -25,22 +25,20 @@ class Narrator:
         keys = [parameter.key for parameter in ledger.space.parameters]
         self.short = short_keys(keys)
 
-    def begin(self, n_failed: int) -> None:
+    def begin(self, n_failed: int, launcher: str | None = None) -> None:
         counts, settings = self.counts(), self.ledger.settings
         known = [f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state]]
         known += [f"{n_failed} to run once more"] if n_failed else []
         pruning = "" if settings.pruner == "none" else f", {settings.pruner} pruning"
+        how = f"by {launcher}" if launcher else f"{settings.n_jobs} at a time"
         say(f"sweep      {self.ledger.folder}")
-        say(
-            f"trials     {self.ledger.n_trials}, {settings.n_jobs} at a time; {settings.sampler}{pruning}"
-            + "".join(f"; {k}" for k in known)
-        )
+        say(f"trials     {self.ledger.n_trials}, {how}; {settings.sampler}{pruning}" + "".join(f"; {k}" for k in known))
 
-    def tell(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
+    def tell(self, claim: Claim, outcome: Outcome, seconds: float | None) -> None:
         values = "  ".join(f"{name} {value:.4g}" for name, value in zip(self.ledger.objectives, outcome.values, strict=False))
         what = values or (f"failed: {outcome.reason}" if outcome.state == "failed" else outcome.state)
         given = " ".join(f"{self.short[key]}={clean(text)}" for key, text in claim.overrides.items())
-        say(f"trial {claim.first:<4} {what}   {given}   {seconds:.0f} s")
+        say(f"trial {claim.first:<4} {what}   {given}" + ("" if seconds is None else f"   {seconds:.0f} s"))
 
     def end(self) -> None:
         """The best, and every failure with its place. Raises `TrialsFailed`."""

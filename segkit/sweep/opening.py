@@ -19,7 +19,7 @@ from segkit.errors import SegkitError
 from segkit.files import write_text_atomic
 from segkit.rundir import read_json
 from segkit.sweep.space import Space
-from segkit.sweep.storage import locked
+from segkit.sweep.storage import locked, without_password
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 KEY = "segkit"
@@ -30,19 +30,23 @@ PLACES = (
 """Overrides that say where and how trials run, not what they are: they may differ from start to start."""
 
 
-def open_folder(folder: Path, space: Space, objectives: Mapping[str, str]) -> str:
-    """Make the folder, or find it again; its own name among all folders of the world. Raises `SegkitError` where another search has it."""
+def open_folder(folder: Path, space: Space, objectives: Mapping[str, str], study: str | None = None, storage: str | None = None) -> str:
+    """Make the folder, or find it again; its own name among all folders of the world. Raises `SegkitError` where another search has it.
+
+    sweep.json says where the last start had its study, for those who read it; see `reading.read_sweep`.
+    """
+    where = {"study": study, "storage": storage and without_password(storage)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock"):
             known, wanted = read_json(folder / "sweep.json"), identity(space, objectives)
-            if not known:
-                known = {"id": uuid.uuid4().hex, **wanted}
-                write_text_atomic(folder / "sweep.json", json.dumps(known, indent=1))
+            check_same(known or wanted, wanted, folder.name)
+            told = {"id": uuid.uuid4().hex, **wanted, **known, **where}
+            if told != known:
+                write_text_atomic(folder / "sweep.json", json.dumps(told, indent=1))
     except OSError as error:
         raise SegkitError(f"{folder} cannot be written: {error.strerror}") from error
-    check_same(known, wanted, folder.name)
-    return str(known["id"])
+    return str(told["id"])
 
 
 def open_study(storage: BaseStorage, name: str, space: Space, objectives: Mapping[str, str], pruner: BasePruner) -> optuna.Study:

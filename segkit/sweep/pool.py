@@ -21,7 +21,7 @@ from segkit.sweep.process import INTERRUPTED, last_line, run_apart, signals_held
 
 POLL_SECONDS = 0.5
 Job = Callable[[Claim], None]
-Told = Callable[[Claim, Outcome, float], None]
+Told = Callable[[Claim, Outcome, float | None], None]
 
 
 @dataclass

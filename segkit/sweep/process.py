@@ -32,15 +32,25 @@ def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
     """Leaves with 0, or with 1 and traceback.txt. Everything printed goes to console.txt."""
     try:
         die_with(parent)
-        redirect(folder / "console.txt")
-        (folder / "traceback.txt").unlink(missing_ok=True)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        work()
+        with redirected(folder / "console.txt"), leaving_traceback(folder):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            work()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BaseException:
-        (folder / "traceback.txt").write_text(traceback.format_exc())
         sys.exit(FAILED)
+
+
+@contextmanager
+def leaving_traceback(folder: Path) -> Iterator[None]:
+    (folder / "traceback.txt").unlink(missing_ok=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        raise
 
 
 def die_with(parent: int) -> None:
@@ -55,12 +65,23 @@ def die_with(parent: int) -> None:
         os._exit(INTERRUPTED)
 
 
-def redirect(path: Path) -> None:
+@contextmanager
+def redirected(path: Path) -> Iterator[None]:
+    """What this process and its children print goes to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
     with path.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for old, now in zip(before, (1, 2), strict=True):
+            os.dup2(old, now)
+            os.close(old)
 
 
 def last_line(folder: Path) -> str:

@@ -6,6 +6,7 @@ TPE: Bergstra et al., 2011. CMA-ES: Hansen and Ostermeier, 2001. ASHA: Li et al.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,27 @@ from optuna import pruners, samplers
 
 from segkit.errors import SegkitError
 from segkit.sweep.settings import Settings
-from segkit.sweep.space import Space
+from segkit.sweep.space import Space, Value
 
 
-class Grid(samplers.GridSampler):
-    """How many trials there are, the ledger decides; Optuna's own would stop a loop that is not there."""
+class Listed(samplers.BaseSampler):
+    """One combination of the grid. Optuna's own sampler goes through the grid in random order."""
 
-    def after_trial(self, *args: Any, **kwargs: Any) -> None:
-        pass
+    def __init__(self, combination: Mapping[str, Value]) -> None:
+        self.combination = combination
+
+    def infer_relative_search_space(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Value:
+        return self.combination[param_name]
 
 
 def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.BaseSampler:
-    """A function of the seed and of the number of trials before, so that a sweep taken up again does not repeat its draws."""
+    """A function of the seed and of the number of trials that were drawn before, so that a sweep taken up again repeats no draw."""
     seed = int(np.random.SeedSequence((settings.seed, n_before)).generate_state(1)[0])
     match settings.sampler:
         case "tpe":
@@ -32,14 +42,14 @@ def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.B
         case "random":
             return samplers.RandomSampler(seed=seed)
         case "grid":
-            return Grid(space.grid(), seed=settings.seed)
+            grid = space.combinations()
+            return Listed(grid[n_before % len(grid)])  # beyond the last: only trials that are taken up again, with values of their own
         case "cmaes":
             return samplers.CmaEsSampler(n_startup_trials=settings.startup_trials, seed=seed, warn_independent_sampling=False)
+    raise ValueError(settings.sampler)
 
 
-def check_sampler(settings: Settings, space: Space) -> None:
-    if settings.sampler == "grid":
-        space.grid()
+def check_sampler(settings: Settings) -> None:
     if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise SegkitError("hydra.sweeper.sampler=cmaes needs the package cmaes;   pip install 'segkit[sweep]'")
     if settings.sampler == "cmaes" and len(settings.objectives or ()) > 1:

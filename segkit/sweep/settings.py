@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,21 +12,34 @@ from segkit.config import words
 from segkit.config.schema import Positive, Strict
 from segkit.errors import Problem, ProblemsFound
 
-SAMPLERS = ("tpe", "random", "grid", "cmaes")
+if TYPE_CHECKING:
+    from segkit.sweep.space import Space
+
+N_TRIALS = 20
 
 
 class Settings(Strict):
     params: dict[str, Any] | None
     when: dict[str, str] | None
     objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] | None
-    sampler: Literal["tpe", "random", "grid", "cmaes"]
-    n_trials: Positive
+    sampler: Literal["auto", "tpe", "random", "grid", "cmaes"]
+    n_trials: Positive | None
     n_jobs: Positive
     startup_trials: Annotated[int, Field(ge=0)]
     pruner: Literal["none", "median", "asha", "hyperband"]
     warmup_epochs: Positive
     storage: str | None
     seed: Annotated[int, Field(ge=0)]
+
+    def of(self, space: Space) -> Settings:
+        """Sampler and number of trials as they come out for a space: what can be listed is run through, as in any multirun of Hydra's.
+
+        Raises `ProblemsFound` for a grid of what cannot be listed.
+        """
+        listed = self.sampler == "grid" or (self.sampler == "auto" and self.n_trials is None and space.is_listed())
+        most = len(space.combinations()) if listed else self.n_trials or N_TRIALS
+        sampler = "grid" if listed else "tpe" if self.sampler == "auto" else self.sampler
+        return self.model_copy(update={"sampler": sampler, "n_trials": min(self.n_trials or most, most)})
 
 
 def read_settings(node: Mapping[str, Any]) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +13,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from segkit.config import sweeps
 from segkit.errors import Problem, ProblemsFound, nearest
 
 Value = str | int | float
@@ -65,7 +67,8 @@ class Space:
                 chosen[parameter.key] = parameter.suggest(trial)
         return chosen
 
-    def grid(self) -> dict[str, list[Value]]:
+    def combinations(self) -> list[dict[str, Value]]:
+        """The grid, the last key fastest. Raises `ProblemsFound` where it has no end."""
         problems, grid = [], {}
         for parameter in self.parameters:
             try:
@@ -76,7 +79,14 @@ class Space:
                 problems.append(Problem(parameter.key, "a grid has no conditions", "use  hydra.sweeper.sampler=tpe"))
         if problems:
             raise ProblemsFound(problems)
-        return grid
+        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+    def is_listed(self) -> bool:
+        """Whether it is a list of combinations: no interval, no condition."""
+        try:
+            return bool(self.combinations())
+        except ProblemsFound:
+            return False
 
     def as_dict(self) -> dict[str, str]:
         """What makes it this space and no other."""
@@ -107,26 +117,26 @@ def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: Config
     parameters = []
     for override in swept:
         try:
-            parameters.append(_parameter(override, conditions.get(override.get_key_element())))
+            parameters.append(_parameter(override, conditions.get(override.get_key_element()), loader))
         except ValueError as error:
             problems.append(Problem(override.get_key_element(), str(error)))
     if not swept:
-        mend = "add  'optimizer.lr=tag(log,interval(1e-5,1e-2))'  or  hparams_search=NAME"
-        problems.append(Problem("hydra/sweeper", "optuna has nothing to search", mend))
+        mend = "leave it out, or add  optimizer.lr=1e-3,1e-4  or  'optimizer.lr=tag(log,interval(1e-5,1e-2))'  or  hparams_search=NAME"
+        problems.append(Problem("-m", "has nothing to vary", mend))
     ordered = _conditions_first(parameters, problems)
     if problems:
         raise ProblemsFound(problems)
     return Space(tuple(ordered), tuple(str(override.input_line) for override in fixed))
 
 
-def _parameter(override: Override, when: tuple[str, str] | None) -> Parameter:
+def _parameter(override: Override, when: tuple[str, str] | None, loader: ConfigLoader) -> Parameter:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         return Parameter(key, _interval(value), when=when)
     if isinstance(value, RangeSweep):
         return Parameter(key, _range(value), when=when)
     texts: dict[Value, str] = {}
-    for choice in override.sweep_iterator(Transformer.identity):
+    for choice in sweeps.swept(override, loader, Transformer.identity):
         text = str(choice).lower() if isinstance(choice, bool) else Transformer.str(choice)
         texts[choice if isinstance(choice, int | float) and not isinstance(choice, bool) else text] = text  # True would be 1
     return Parameter(key, CategoricalDistribution(list(texts)), texts, when)

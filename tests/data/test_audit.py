@@ -340,7 +340,7 @@ def test_facts_are_read_once_and_again_where_a_file_changed(bench: Bench, monkey
 
 def test_a_broken_cache_is_read_anew(bench: Bench) -> None:
     first = bench.prepare()
-    for path in bench.cache.glob("facts-*.json"):
+    for path in bench.cache.glob("facts-*/*.jsonl"):
         path.write_text(path.read_text()[:100])
     assert bench.prepare().facts == first.facts
 

@@ -170,16 +170,3 @@ def test_a_failed_run_keeps_its_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert status["state"] == "failed"
     assert "as planned" in status["traceback"]
-
-
-def test_two_processes_on_one_machine_give_the_table_of_one(trained: Path, tmp_path: Path) -> None:
-    """DDP over gloo: every case is judged once, and the children join the run instead of starting their own."""
-    done = run_segkit(
-        tmp_path, "train", *SMALL, "trainer.devices=2", "trainer.strategy=ddp", "trainer.threads=1", "run=two",
-        env={"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in (tmp_path / "outputs/small").iterdir()] == ["two"]
-    ids = [line.split(",")[0] for line in (tmp_path / "outputs/small/two/cases.csv").read_text().splitlines()]
-    assert ids == [line.split(",")[0] for line in (trained / "cases.csv").read_text().splitlines()]
-    assert len((tmp_path / "outputs/small/two/metrics.csv").read_text().splitlines()) == 4

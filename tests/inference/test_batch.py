@@ -114,7 +114,8 @@ def test_what_a_killed_prediction_did_not_come_to_write_into_the_table_is_done_a
 
 def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = segkit.load(trained, "cpu")
-    monkeypatch.setattr("segkit.inference.batch.SECONDS", 0.0)
+    monkeypatch.setattr("segkit.inference.tables.SECONDS", 0.0)
+    monkeypatch.setattr("segkit.inference.tables.SHARE", 1e9)
     seen: list[int] = []
     predict = predictor.predict
 
@@ -130,6 +131,6 @@ def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch
 def test_a_file_that_is_no_table_is_told_before_anything_is_predicted(trained: Path, scans: Path) -> None:
     (scans / "masks").mkdir()
     (scans / "masks" / SIZES).write_text("name,size\n")
-    with pytest.raises(SegkitError, match="not a table of sizes"):
+    with pytest.raises(SegkitError, match="first line is not  case,class"):
         predicted(segkit.load(trained, "cpu"), scans)
     assert len(list((scans / "masks").iterdir())) == 1

@@ -11,16 +11,18 @@ from PIL import Image
 from segkit.data.labels import LabelMap
 from segkit.data.readers import read_mask
 from segkit.errors import SegkitError
+from segkit.inference.tables import Table
 from segkit.inference.writers import (
+    SIZE_HEADER,
     is_written,
     mask_paths,
     palettes,
     read_sizes,
+    rows_of,
     sizes,
     write_mask,
     write_overlay,
     write_probabilities,
-    write_sizes,
 )
 
 CLASSES = np.array([[0, 1, 1], [2, 0, 2]], np.uint8)
@@ -138,11 +140,16 @@ def test_areas_in_pixels_and_mm2(tmp_path: Path) -> None:
 def test_area_table_keeps_the_cases_that_were_skipped(tmp_path: Path) -> None:
     labels = LabelMap.of({0: "background", 1: "head"})
     path = tmp_path / "sizes.csv"
-    write_sizes(path, [*sizes("a", CLASSES == 1, labels, (0.1, 0.3)), *sizes("b", CLASSES == 1, labels)])
-    write_sizes(path, sizes("b", CLASSES > 0, labels, (1.0, 1.0)))
+    for found in (
+        [*sizes("a", CLASSES == 1, labels, (0.1, 0.3)), *sizes("b", CLASSES == 1, labels)],
+        sizes("b", CLASSES > 0, labels, (1.0, 1.0)),
+    ):
+        table = Table(tmp_path, path.name, SIZE_HEADER)
+        table.add(rows_of(found))
+        table.write()
     a, b = read_sizes(path)
     assert (a.case, a.n_px, a.area_mm2) == ("a", 2, 2 * (0.1 * 0.3))
     assert (b.case, b.n_px, b.area_mm2) == ("b", 4, 4.0)
     (tmp_path / "sizes.csv").write_text("something else\n")
-    with pytest.raises(SegkitError, match="not a table of sizes"):
-        write_sizes(path, [])
+    with pytest.raises(SegkitError, match="first line is not  case,class"):
+        read_sizes(path)

@@ -46,7 +46,7 @@ SEARCH = (
     *("train", "-m", "data=phantom", "data.phantom_n=12", "data.batch_size=4", "preprocess.size=[32,48]", "model=toy", "name=small"),
     *("allow_targets=[toynet]", "optimizer.lr=0.05", "trainer.max_epochs=3", "trainer.compile=false", "trainer.accelerator=cpu"),
     *("callbacks.pictures.every_n_epochs=100", "callbacks.checkpoint.every_minutes=0.001", "inference.tta=none"),
-    *("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "sweep.name=s"),
+    "sweep.name=s",
 )
 SWEEP = Path("outputs/small/sweeps/s")
 

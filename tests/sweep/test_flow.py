@@ -75,9 +75,9 @@ def test_being_asked_to_stop_stops_the_trials_with_checkpoints(toy: Path) -> Non
 
 
 def test_pruning_stops_a_bad_trial_from_inside(toy: Path) -> None:
-    """quality=0 predicts nothing; by this seed the grid does not begin with it. A pruned trial is done with."""
+    """quality=0 predicts nothing. A pruned trial is done with."""
     median = ("hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=1", "hydra.sweeper.warmup_epochs=1")
-    args = ("model.quality=1,0,2", "trainer.max_epochs=6", "hydra.sweeper.seed=0", *median)
+    args = ("model.quality=1,0,2", "trainer.max_epochs=6", *median)
     code, out = search(toy, *args)
     assert code == 0, out
     assert states(toy / SWEEP)["quality-0"] == "pruned"
@@ -97,6 +97,23 @@ def test_two_starts_work_on_one_sweep(toy: Path) -> None:
     assert set(states(toy / SWEEP).values()) == {"finished"}
 
 
+def test_without_a_name_the_varied_keys_give_it_and_another_list_is_another_sweep(toy: Path) -> None:
+    home, nameless = toy / "outputs/small/sweeps", [key for key in SEARCH if not key.startswith("sweep.name")]
+    fast = ("debug=fast", "callbacks.pictures.n_images=1")
+
+    def sweep(*args: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "segkit", *nameless, *fast, *args], cwd=toy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sweep("seed=0,1")
+    assert {path.name for path in (home / "seed").iterdir() if path.is_dir()} == {"seed-0", "seed-1"}
+    assert "trials     2, 1 at a time; grid; 2 finished" in sweep("seed=0,1")
+    assert sorted(path.name for path in home.iterdir()) == ["seed"]
+    sweep("seed=2,3")
+    assert sorted(path.name for path in home.iterdir()) == ["seed", "seed-2"]
+
+
 def test_dice_against_the_size_of_the_network(toy: Path) -> None:
     objectives = "hydra.sweeper.objectives={dice: max, parameters: min, ms_per_image: min}"
     code, out = search(toy, "model.quality=1", "optimizer.lr=0.01,0.05", objectives, "trainer.max_epochs=1")
@@ -114,6 +131,8 @@ def test_dice_against_the_size_of_the_network(toy: Path) -> None:
         (("optimizer.lr=interval(0.1,1)", "hydra.sweeper.sampler=bayes"), "hydra.sweeper.sampler"),
         (("optimizer.lr=interval(0.1,1)", "hydra.sweeper.sampler=tpe", "hydra.sweeper.n_trials=0"), "needs more than 0"),
         (("optimizer.lr=interval(0.1,1)", "hydra.sweeper.n_trialss=1"), "did you mean hydra.sweeper.n_trials?"),
+        (("optimizer.lr=interval(0.1,1)", "data.root=nowhere"), "data.root=nowhere: no such folder"),
+        (("seed=1",), "-m   has nothing to vary"),
     ],
 )
 def test_a_wrong_search_is_refused_before_its_first_trial(args: tuple[str, ...], message: str, toy: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_draws_follow_from_the_seed_and_do_not_repeat(sampler: str, make_spa
         (("optimizer.lr=tag(log,interval(0,1))",), {}, "log needs a lower end above 0"),
         (("optimizer.lr=interval(1,0.1)",), {}, "the smaller end comes first"),
         (("model.convs=range(3,3)",), {}, "is empty"),
-        (("optimizer.lr=1e-3",), {}, "nothing to search"),
+        (("optimizer.lr=1e-3",), {}, "nothing to vary"),
         (("run=a,b",), {}, "the sweep's own"),
         (("model.convs=1,2",), {"model.conv": "model=unet"}, "did you mean model.convs?"),
         (("model.convs=1,2", "model.bias=true,false"), {"model.convs": "model.bias"}, "write  model.bias=VALUE"),
@@ -100,12 +100,40 @@ def test_a_space_that_makes_no_sense_says_why(overrides: tuple[str, ...], when: 
 def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     space = make_space("optimizer.lr=interval(0,1)")
     with pytest.raises(SegkitError, match=r"write  optimizer\.lr=range"):
-        check_sampler(settings(sampler="grid"), space)
+        settings(sampler="grid").of(space)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SegkitError, match=r"pip install 'segkit\[sweep\]'"):
-        check_sampler(settings(sampler="cmaes"), space)
+        check_sampler(settings(sampler="cmaes"))
     with pytest.raises(SegkitError, match="judges one objective"):
         settings(objectives={"dice": "max", "parameters": "min"}, pruner="median")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys", "sampler", "n_trials"),
+    [
+        (("model=unet,unet_light", "seed=range(0,3)"), {}, "grid", 6),
+        (("model=unet,unet_light",), {"n_trials": 9}, "tpe", 9),
+        (("optimizer.lr=interval(0,1)", "seed=0,1"), {}, "tpe", 20),
+        (("seed=range(0,10)",), {"sampler": "grid", "n_trials": 4}, "grid", 4),
+        (("seed=range(0,10)",), {"sampler": "random"}, "random", 20),
+    ],
+)
+def test_what_can_be_listed_is_run_through_unless_a_search_is_asked_for(
+    overrides: tuple[str, ...], keys: dict[str, object], sampler: str, n_trials: int, make_space: Make
+) -> None:
+    chosen = settings(**{"sampler": "auto", "n_trials": None, **keys}).of(make_space(*overrides))
+    assert (chosen.sampler, chosen.n_trials) == (sampler, n_trials)
+
+
+def test_a_grid_goes_in_the_order_in_which_it_is_typed(make_space: Make) -> None:
+    space = make_space("model=unet_light,unet", "seed=1,0")
+    order = [("unet_light", "1"), ("unet_light", "0"), ("unet", "1"), ("unet", "0")]
+    assert [(one["model"], one["seed"]) for one in drawn(space, 4, "grid")] == order
+
+
+def test_a_glob_of_presets_means_those_that_train(make_space: Make) -> None:
+    (parameter,) = make_space("experiment=glob(pelvis_*)").parameters
+    assert list(parameter.texts) == ["pelvis_134", "pelvis_256", "pelvis_joint"]  # and not pelvis_combination
 
 
 def test_folders_are_named_by_what_is_tried() -> None:

@@ -17,9 +17,10 @@ from segkit.data.manifest import Pixels
 from segkit.data.readers import ReadError
 from segkit.errors import Problem
 from segkit.inference.decide import planes
-from segkit.inference.formats.submission import Row, Submission
+from segkit.inference.formats.submission import Submission
 from segkit.inference.formats.writer import Array
 from segkit.inference.jobs import Job
+from segkit.inference.tables import Row
 from segkit.metrics.ellipse import fit_ellipse
 
 TABLE = "test_set_pixel_size.csv"

@@ -13,9 +13,10 @@ from segkit.data import rle
 from segkit.data.manifest import Pixels
 from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
 from segkit.inference.decide import planes
-from segkit.inference.formats.submission import Row, Submission
+from segkit.inference.formats.submission import Submission
 from segkit.inference.formats.writer import Array
 from segkit.inference.jobs import Job
+from segkit.inference.tables import Row
 
 
 class NerveCodes(Submission):

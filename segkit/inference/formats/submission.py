@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 from segkit.data.manifest import Pixels
-from segkit.data.pairing import natural
-from segkit.errors import Problem, SegkitError
-from segkit.files import write_text_atomic
+from segkit.errors import Problem
 from segkit.inference.formats.writer import Array, Target
 from segkit.inference.jobs import Job
-
-Row = tuple[str, ...]
-"""Begins with the key of its image."""
+from segkit.inference.tables import Row, Table
 
 
 class Submission(ABC):
-    """Rows of an older file stay for images that are not predicted again. Written when it is closed."""
+    """Rows of an older file stay for images that are not predicted again."""
 
     file: ClassVar[str]
     header: ClassVar[Row]
@@ -31,7 +23,7 @@ class Submission(ABC):
         self.target = target
         self.problems: list[Problem] = []
         self._owners: dict[str, tuple[str, int]] = {}
-        self._changed = False
+        self.table = Table(target.output, self.file, self.header, target.part)
 
     @abstractmethod
     def key(self, image: Pixels) -> str:
@@ -55,36 +47,10 @@ class Submission(ABC):
         return ""
 
     def is_done(self, job: Job) -> bool:
-        return all(self.key(image) in self.rows for image in self.target.images(job))
+        return all(self.key(image) in self.table.known for image in self.target.images(job))
 
     def write(self, job: Job, mask: Array) -> None:
-        for image, of_image in self.target.slices(job, mask):
-            self.rows[self.key(image)] = list(self.of_image(job, image, of_image))
-            self._changed = True
+        self.table.add({self.key(image): self.of_image(job, image, of_image) for image, of_image in self.target.slices(job, mask)})
 
     def close(self) -> None:
-        if not self._changed:
-            return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        for key in sorted(self.rows, key=natural):
-            writer.writerows(self.rows[key])
-        write_text_atomic(self.path, text.getvalue())
-
-    @property
-    def path(self) -> Path:
-        return self.target.output / self.file
-
-    @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        rows: dict[str, list[Row]] = {}
-        if not self.path.is_file():
-            return rows
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != self.header:
-                raise SegkitError(f"{self.path}: its first line is not  {','.join(self.header)};   move it away, or choose another output")
-            for row in reader:
-                rows.setdefault(row[0], []).append(tuple(row))
-        return rows
+        self.table.write()

@@ -15,6 +15,7 @@ from segkit.data.manifest import Pixels
 from segkit.data.stacks import Channels, Volume
 from segkit.errors import Problem
 from segkit.inference.jobs import Job
+from segkit.parts import Part
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +48,8 @@ class Target:
     """`data.neighbours`: which channels of an image are its own slice."""
     outline_px: float = 0.0
     """How far the border of the masks lies outside the true one (see `segkit.metrics.ellipse.HeadCircumference`)."""
+    part: Part | None = None
+    """Of the images, which other jobs share."""
 
     def images(self, job: Job) -> list[Pixels]:
         """The images of a job, without neighbours: one, or all slices of its volume. Of a volume file none."""

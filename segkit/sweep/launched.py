@@ -1,0 +1,124 @@
+"""Trials that one of Hydra's launchers runs: as jobs of SLURM, on Ray, or in joblib's processes.
+
+The launcher takes a batch and comes back when all of it has ended; meanwhile the run folders tell how each trial ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from segkit.errors import SegkitError
+from segkit.sweep.ledger import JOB_LOCK, Claim, Ledger
+from segkit.sweep.outcome import Outcome, read_outcome
+from segkit.sweep.pool import POLL_SECONDS, Told
+from segkit.sweep.process import last_line, leaving_traceback, redirected
+from segkit.sweep.storage import try_lock
+from segkit.sweep.trial import RunningTrial
+
+
+@dataclass
+class LaunchedJob:
+    """The task as it travels to the process, or machine, that the launcher gives it. `trials`: by `run`, as in the job's config."""
+
+    task: TaskFunction
+    trials: Mapping[str, RunningTrial]
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        folder = Path(cfg.output_dir, cfg.name, cfg.run)
+        lock = try_lock(folder / JOB_LOCK)
+        if lock is None:
+            raise SegkitError(f"{folder}: another job is at this trial already")
+        self.trials[cfg.run].announce()
+        with lock, redirected(folder / "console.txt"), leaving_traceback(folder):
+            return self.task(cfg)
+
+
+@dataclass
+class Batches:
+    """`job` of a claim is the trial and its overrides; `told` hears how each ended, but no seconds: a launcher has its own queue."""
+
+    ledger: Ledger
+    job: Callable[[Claim], tuple[RunningTrial, list[str]]]
+    told: Told
+    size: int
+    fail_fast: bool
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    has_failed: bool = False
+    waiting: dict[int, Claim] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Until no trial is left to run. Jobs of another start of this sweep, perhaps still in a queue, are waited for."""
+        while not (self.has_failed and self.fail_fast):
+            batch = self._claim()
+            if batch:
+                self._launch(batch)
+            elif self.ledger.running_beside([]):
+                threading.Event().wait(POLL_SECONDS)
+            else:
+                break
+
+    def _claim(self) -> list[Claim]:
+        self.waiting = {}
+        while len(self.waiting) < self.size and (claim := self.ledger.claim()):
+            self.waiting[claim.number] = claim
+            self._tell_ended()  # its run had ended before somebody was killed, or another trial had the same values
+        return list(self.waiting.values())
+
+    def _launch(self, batch: Sequence[Claim]) -> None:
+        jobs = [self.job(claim) for claim in batch]
+        task = LaunchedJob(self.task, {run_of(overrides): trial for trial, overrides in jobs})
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=task, config=self.config)
+        error = ""
+        with self._watched():
+            try:
+                launcher.launch([overrides for _, overrides in jobs], initial_job_idx=batch[0].number)
+            except Exception as raised:  # whatever a launcher makes of a job that failed, or was killed
+                error = (str(raised).strip().splitlines() or [type(raised).__name__])[0]
+        self._tell_ended()
+        for claim in list(self.waiting.values()):
+            reason = last_line(claim.folder) or error or "no result"
+            self._tell(claim, Outcome("failed", reason=reason))
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Trials are told as they end, not when the last of the batch has."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(POLL_SECONDS):
+                self._tell_ended()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _tell_ended(self) -> None:
+        for claim in list(self.waiting.values()):
+            if outcome := read_outcome(claim.folder, self.ledger.objectives):
+                self._tell(claim, outcome)
+
+    def _tell(self, claim: Claim, outcome: Outcome) -> None:
+        del self.waiting[claim.number]
+        self.ledger.settle(claim.number, outcome)
+        claim.lock.close()
+        self.has_failed |= outcome.state == "failed"
+        self.told(claim, outcome, None)
+
+
+def run_of(overrides: Sequence[str]) -> str:
+    return next(text.partition("=")[2].strip("'") for text in overrides if text.startswith("run="))
