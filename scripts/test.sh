@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/install.sh"
 install "[test]"
-exec .venv/bin/python -m pytest -m "not slow" "$@"
+exec .venv/bin/python -m pytest -m "not slow" -n logical --dist loadfile "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,27 @@ SMALL = (
 """A U-Net of two levels on sixteen phantoms: about two seconds of training."""
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-n` each worker has its share of the cores: trainings that share them wait for each other more than they compute."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and CORES:
+        n = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, CORES[int(worker.removeprefix("gw")) :: n] or CORES)
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """For trainings and predictions in several processes, of which segkit starts no more than there are cores."""
+    if not CORES:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,14 @@ import segkit
 from segkit import checkpoint, run
 from segkit.config.schema import Train
 from segkit.data.datamodule import SegmentationData
-from segkit.hardware import usable_cores
 from segkit.inference import predictor
-from tests.conftest import SMALL, run_segkit
+from tests.conftest import CORES, SMALL, run_segkit
 from tests.sweep.conftest import NET, SEARCH, SWEEP, states
 
-pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two processes want two cores")
+pytestmark = [
+    pytest.mark.skipif(len(CORES) < 2, reason="two processes want two cores"),
+    pytest.mark.usefixtures("all_cores"),
+]
 
 KEYS = (
     *SMALL, "data.phantom_n=25", "model.norm=instance", "model.widths=[8,16,32]", "model.deep_supervision=1",

@@ -23,6 +23,9 @@ from segkit.inference.writers import read_sizes
 Job = Callable[..., "subprocess.Popen[str]"]
 
 
+pytestmark = pytest.mark.usefixtures("all_cores")
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
