@@ -9,6 +9,7 @@ chosen, and what it gained, stands in the checkpoint's card.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,18 +205,33 @@ def judge_of(opened: Predictor, cases: Sequence[Case], labels: LabelMap) -> Judg
     monitor = opened.config.metric.monitor.split("/")[0]
     statistic = statistics.get(monitor) or next(iter(statistics.values()))
     sign = -1.0 if monitor in statistics and opened.config.metric.mode == "min" else 1.0
-    seen, pixels = [], 0
-    for case, prediction in track(zip(cases, opened.predict_all(cases), strict=True), "predicting", len(cases)):
+    seen = []
+    chosen = fitting(cases, pixels_of(cases, labels), MOST_PIXELS)
+    if len(chosen) < len(cases):
+        console.print(f"note       memory holds {len(chosen)} of {len(cases)} validation cases; these, evenly taken, decide")
+    for case, prediction in track(zip(chosen, opened.predict_all(chosen), strict=True), "predicting", len(chosen)):
         seen.append(Seen(case, prediction.probs.astype(np.float16), encoded_mask(case, labels), prediction.pixel_mm))
-        pixels += prediction.probs.size
-        if pixels > MOST_PIXELS:
-            console.print(f"note       memory is full with {len(seen)} of {len(cases)} validation cases; these decide")
-            break
     judge = Judge(seen, labels, metrics, statistic, sign)
     if len(seen) < 5 or len(set(judge.groups)) < 2:
         of_one = " of one group (patient)" if len(seen) >= 5 else ""
         raise SegkitError(f"{len(seen)} validation cases{of_one} are too few to choose anything by;   calibrate where there are 5 or more")
     return judge
+
+
+def pixels_of(cases: Sequence[Case], labels: LabelMap) -> list[int]:
+    """Of each case's probabilities, which are on the grid of its mask."""
+    channels = len(labels.classes) + (labels.mode == "multiclass")
+    first = (next(iter(case.masks.values())).read().shape[: case.dims] for case in cases)
+    return [channels * math.prod(shape) for shape in track(first, "reading sizes", len(cases))]
+
+
+def fitting(cases: Sequence[Case], pixels: Sequence[int], most: int) -> list[Case]:
+    """As many cases as `most` pixels hold, evenly from all over the list: it goes fold by fold, and patient by patient."""
+    n, chosen = len(cases), list(range(len(cases)))
+    while n and (total := sum(pixels[i] for i in chosen)) > most:
+        n = n * most // total
+        chosen = [i * len(cases) // n for i in range(n)]
+    return [cases[i] for i in chosen]
 
 
 def store(path: Path, chosen: Chosen, n: int, start: Card | None = None) -> None:

@@ -5,10 +5,12 @@ Which share a case is in follows from its place in the list alone, so that a job
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,8 +50,17 @@ class Part:
         return [item for item in items if places[unit(item)] % self.of == self.number - 1]
 
     def piece(self, number: int, of: int) -> Part:
-        """A part of this part."""
-        return Part((self.number - 1) * of + number, self.of * of)
+        """Every `of`-th unit of this part."""
+        return Part(self.number + self.of * (number - 1), self.of * of)
+
+    def overlaps(self, other: Part) -> bool:
+        """Whether a long list has units that are in both."""
+        return (self.number - other.number) % math.gcd(self.of, other.of) == 0
+
+
+def is_whole(parts: Iterable[Part]) -> bool:
+    """Whether parts none of which overlaps another are everything: 1/2, 2/4 and 4/4."""
+    return sum(Fraction(1, part.of) for part in parts) == 1
 
 
 def from_environment(environment: Mapping[str, str]) -> Part:

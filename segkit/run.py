@@ -58,7 +58,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
     resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
-    cfg = resumed.config(cfg.allow_targets) if resumed else cfg
+    cfg = resumed.config(cfg.allow_targets) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
     check_sense(cfg)
     hardware = Hardware.of_training(cfg.trainer)
     check_devices(cfg, hardware)

@@ -23,14 +23,19 @@ from typing import Any
 import psutil
 import yaml
 
+from segkit.addresses import without_password
 from segkit.config import plain
 from segkit.config.schema import Train
 from segkit.errors import SegkitError
 from segkit.files import remove_leftovers, write_text_atomic
 from segkit.processes import is_child, job_name
+from segkit.sweep import trial
 
-PLACE_KEYS = ("resume", "run", "output_dir", "sweep")
-"""Keys that say where a run lives, not what it is."""
+PLACE_KEYS = (
+    *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
+    *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
+)
+"""Keys that say where a run lives and how it is watched, not what it is."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
 PACKAGES = (
@@ -87,6 +92,8 @@ class RunFolder:
         path = run_dir or reserve(parent, name)
         run = cls(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts anew in its folder
+            stale.unlink(missing_ok=True)
         write_text_atomic(path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
         write_text_atomic(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
         return run
@@ -149,11 +156,14 @@ class RunFolder:
 
     def is_unfinished(self) -> bool:
         state = self.status.get("state", "failed")  # killed before its first word
-        return state in ("interrupted", "failed") or (state == "running" and not self.is_alive())
+        mine = trial.current() is not None  # who runs a trial holds its lock, so nobody else is at it
+        return state in ("interrupted", "failed") or (state == "running" and (mine or not self.is_alive()))
 
     def is_alive(self) -> bool:
         """Whether the recorded process still runs; one on another host does if it wrote lately."""
         status = self.status
+        if status.get("job") and status["job"] == os.environ.get("SLURM_JOB_ID"):
+            return False  # our own job, which was queued again
         if status["host"] != socket.gethostname():
             newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json"))
             return time.time() - newest < SILENCE_SECONDS
@@ -187,6 +197,7 @@ class RunFolder:
 
     def write_status(self, state: str, **more: Any) -> None:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": psutil.Process().create_time()}
+        me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
         started = self.status.get("started", now())
         self.write_json("status.json", {"state": state, "started": started, "changed": now(), **me, **more})
 
@@ -213,8 +224,18 @@ def reserve(parent: Path, name: str | None) -> Path:
 
 
 def config_hash(cfg: Train) -> str:
-    content = {k: v for k, v in cfg.model_dump(mode="json").items() if k not in PLACE_KEYS}
+    content = without_places(cfg.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept = {key: value for key, value in node.items() if not is_below(f"{prefix}{key}", PLACE_KEYS)}
+    return {key: without_places(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+def is_below(key: str, others: Sequence[str]) -> bool:
+    """Whether a dotted key is one of them, or in a section that is."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -233,7 +254,7 @@ def versions() -> dict[str, str]:
 def session() -> dict[str, Any]:
     return {
         "when": now(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(map(without_password, sys.argv)),
         "git": git_state(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),

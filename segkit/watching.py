@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,7 +163,8 @@ def watch(folder: Path, request: Request) -> None:
 
 def follow(folder: Path, logdir: Path, stop: Event) -> None:
     while not stop.wait(SECONDS_BETWEEN_LOOKS):
-        link_runs(folder, logdir)
+        with suppress(OSError):  # a folder that vanished meanwhile, a network that is gone for a moment: the next look finds the rest
+            link_runs(folder, logdir)
 
 
 def link_runs(folder: Path, logdir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from segkit import checkpoint
-from segkit.calibration import Chosen, Gain, Judge, Seen, choose, store
+from segkit.calibration import Chosen, Gain, Judge, Seen, choose, fitting, store
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import Case
 from segkit.data.readers import ImageFile
@@ -111,6 +112,19 @@ def test_where_nothing_helps_luck_keeps_something_once_in_twenty(n_groups: int, 
     lucky = Lucky(cases, HEAD, {}, Overlap().statistics[0], 1.0, np.random.default_rng(0))
     kept = [bool(choose(lucky, Decision(HEAD, 0.5)).kept) for _ in range(300)]
     assert np.mean(kept) <= 0.08
+
+
+def test_where_memory_is_short_all_folds_are_judged() -> None:
+    """40 cases of 4 folds, one after the other; one in ten is large."""
+    cases = [replace(seen(0, 0.9, 0).case, id=str(i), group=f"fold {i // 10}") for i in range(40)]
+    pixels = [50 if i % 10 == 7 else 5 for i in range(40)]
+    chosen = fitting(cases, pixels, 200)
+    assert chosen == fitting(cases, pixels, 200)
+    assert sum(pixels[int(case.id)] for case in chosen) <= 200
+    assert min(Counter(case.group for case in chosen).values()) >= len(chosen) // 4 > 0
+    assert len(fitting(cases, [5] * 40, 200)) == 40
+    assert [case.id for case in fitting(cases, [5] * 40, 50)] == [str(i) for i in range(0, 40, 4)]
+    assert fitting(cases, [5] * 40, 4) == []
 
 
 def test_what_is_found_is_stored_beside_what_was_there(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 
 from segkit.config.door import compose
 from segkit.errors import ProblemsFound, SegkitError
-from segkit.parts import Part, from_environment, write_text_if_new
+from segkit.parts import Part, from_environment, is_whole, write_text_if_new
 
 NAMES = [f"{volume}{z}" for volume in "abcdefg" for z in range(3)]
 
@@ -22,9 +23,23 @@ def test_every_item_is_in_one_part_with_all_of_its_unit() -> None:
     assert Part(9, 9).share(NAMES, lambda name: name[0]) == []
 
 
-def test_pieces_of_parts_are_parts_of_the_whole() -> None:
-    pieces = [Part(i, 3).piece(k, 2) for i in (1, 2, 3) for k in (1, 2)]
-    assert pieces == [Part(i, 6) for i in range(1, 7)]
+def test_pieces_of_a_part_are_that_part() -> None:
+    """So jobs may divide theirs as they like."""
+    for part in (Part(1, 1), Part(1, 2), Part(3, 3)):
+        pieces = [part.piece(k, 3).share(NAMES, str) for k in (1, 2, 3)]
+        assert sorted(name for piece in pieces for name in piece) == part.share(NAMES, str)
+
+
+def test_what_overlaps_and_what_is_everything() -> None:
+    every = [Part(i, of) for of in range(1, 7) for i in range(1, of + 1)]
+    held = {part: set(part.share(range(60), str)) for part in every}
+    for part, other in product(every, every):
+        assert part.overlaps(other) == bool(held[part] & held[other])
+    for parts in combinations(every, 3):
+        if not any(part.overlaps(other) for part, other in combinations(parts, 2)):
+            assert is_whole(parts) == (set().union(*(held[part] for part in parts)) == set(range(60)))
+    assert is_whole([Part(1, 2), *(Part(2, 2).piece(k, 3) for k in (1, 2, 3))])
+    assert not is_whole([])
 
 
 def array(task: int, first: int, count: int, step: int = 1) -> dict[str, str]:
@@ -41,7 +56,7 @@ def array(task: int, first: int, count: int, step: int = 1) -> dict[str, str]:
         ({"RANK": "3", "WORLD_SIZE": "8"}, Part(4, 8)),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Part(2, 2)),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}, Part(4, 8)),
-        ({**array(2, 1, 3), "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Part(4, 6)),
+        ({**array(2, 1, 3), "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Part(5, 6)),
     ],
 )
 def test_auto_asks_who_started_the_jobs(environment: dict[str, str], part: Part) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -67,6 +68,21 @@ def test_a_run_that_starts_later_is_added(outputs: Path, tmp_path: Path) -> None
     make_run(outputs / "hearts/later")
     watching.link_runs(outputs / "hearts", logdir)
     assert names(logdir) == {"first", "later"}
+
+
+def test_a_look_that_fails_is_not_the_last(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, looks, link = Event(), iter((True, False)), watching.link_runs
+
+    def look(folder: Path, logdir: Path) -> None:
+        if next(looks):
+            raise OSError("Stale file handle")
+        link(folder, logdir)
+        stop.set()
+
+    monkeypatch.setattr(watching, "link_runs", look)
+    monkeypatch.setattr(watching, "SECONDS_BETWEEN_LOOKS", 0.001)
+    watching.follow(outputs / "hearts", tmp_path / "logdir", stop)
+    assert names(tmp_path / "logdir") == {"first"}
 
 
 def test_it_serves_until_it_is_stopped_and_leaves_nothing(outputs: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The models are strict and frozen, and refuse unknown keys; `door.py` turns their
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,12 @@ def _is_typed(folds: Any) -> Any:
 def _stays_below(name: str) -> str:
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.strip():
         raise ValueError(f"must name a folder below output_dir, got {name!r}")
+    return name
+
+
+def _is_a_word(name: str) -> str:
+    if not re.fullmatch(r"(?![.-])[\w.-]+", name):
+        raise ValueError(f"is a name of letters, digits, dot, minus and underscore that starts with none of . -, got {name!r}")
     return name
 
 
@@ -216,7 +223,7 @@ class Weights(Strict):
 class Sweep(Strict):
     """Of a search: its folder's name, and whether its first failure ends it."""
 
-    name: FolderName | None = None
+    name: Annotated[str, AfterValidator(_is_a_word)] | None = None
     fail_fast: bool = False
 
 

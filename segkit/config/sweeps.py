@@ -36,7 +36,7 @@ def listed(command: str, overrides: Sequence[str], loader: ConfigLoader, typed: 
     try:
         fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
         params = OmegaConf.select(compose(command, fixed), "hydra.sweeper.params") or {}
-        return [f"{key}={values}" for key, values in params.items() if key not in keys]
+        return [as_typed(str(key), values) for key, values in params.items() if key not in keys]
     except REFUSALS:
         return []  # what is wrong is told when the jobs are tried
 
@@ -101,3 +101,8 @@ def swept(override: Override, loader: ConfigLoader, transform: Callable[[Any], A
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP and override.key_or_group == presets.GROUP:
         return (value for value in values if presets.fits("train", str(value), loader))
     return values
+
+
+def as_typed(key: str, value: Any) -> str:
+    """An entry of `hydra.sweeper.params` as on the command line. Text is in Hydra's grammar already: `choice(a, b)`."""
+    return f"{key}={value if isinstance(value, str) else Transformer.str(value)}"

@@ -90,7 +90,7 @@ def predict_jobs(
     table = Table(output, SIZES, SIZE_HEADER, part)
     known = table.known  # an error now, too
     begin()
-    tables.begin(output, part)
+    tables.begin(output, part, wanted.overwrite)
     todo = [job for job in jobs if wanted.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:

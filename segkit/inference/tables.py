@@ -2,6 +2,7 @@
 
 Of a prediction in parts each job has tables of its own, in the folder .parts/1-of-4 of the output, so that no job ever
 writes the file of another. The part that ends last puts them together, and so does a prediction that is not one of parts.
+Jobs may divide their parts further, each as it likes: 1/2 over two GPUs is 1/4 and 3/4.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from segkit.data.pairing import natural
 from segkit.errors import SegkitError
 from segkit.files import write_text_atomic
-from segkit.parts import Part
+from segkit.parts import Part, is_whole
 
 PARTS, ENDED = ".parts", "ended"
 SECONDS, SHARE = 30.0, 0.05
@@ -87,20 +88,32 @@ def write_rows(path: Path, header: Row, rows: Rows) -> None:
 # parts
 
 
-def begin(output: Path, part: Part | None) -> None:
-    if part is not None:
-        (folder_of(output, part) / ENDED).unlink(missing_ok=True)
+def begin(output: Path, part: Part | None, overwrite: bool = False) -> None:
+    """Parts that share images with this one have not ended any more. To overwrite, no part has: where a mark of these stands, this
+    part is the first of a new prediction, and all marks are of the last one."""
+    if part is None:
+        return
+    marks = ended(output)
+    again = [mark for mark, other in marks.items() if part.overlaps(other)]
+    for mark in marks if overwrite and again else again:
+        mark.unlink(missing_ok=True)
 
 
 def end(output: Path, part: Part | None) -> bool:
     """Puts the tables together, unless other parts have not ended. Two that end at the same moment write the same."""
     if part is not None:
         write_text_atomic(folder_of(output, part) / ENDED, "")
-        if not all((folder_of(output, Part(i, part.of)) / ENDED).exists() for i in range(1, part.of + 1)):
+        if not is_whole(ended(output).values()):
             return False
     for file in sorted({path.name for path in output.glob(f"{PARTS}/*/*.csv")}):
         merge(output, file)
     return True
+
+
+def ended(output: Path) -> dict[Path, Part]:
+    """The parts that have ended, by their marks. None overlaps another, see `begin`."""
+    marks = output.glob(f"{PARTS}/*-of-*/{ENDED}")
+    return {mark: Part(*map(int, mark.parent.name.split("-of-"))) for mark in marks}
 
 
 def merge(output: Path, file: str) -> None:

@@ -5,7 +5,9 @@ The launcher takes a batch and comes back when all of it has ended; meanwhile th
 
 from __future__ import annotations
 
+import resource
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +18,6 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from segkit.errors import SegkitError
 from segkit.sweep.ledger import JOB_LOCK, Claim, Ledger
 from segkit.sweep.outcome import Outcome, read_outcome
 from segkit.sweep.pool import POLL_SECONDS, Told
@@ -24,10 +25,13 @@ from segkit.sweep.process import last_line, leaving_traceback, redirected
 from segkit.sweep.storage import try_lock
 from segkit.sweep.trial import RunningTrial
 
+LOST_SECONDS = 30.0
+"""Without a job at work, after a launcher has lost one: then the rest of its batch has been lost as well."""
+
 
 @dataclass
 class LaunchedJob:
-    """The task as it travels to the process, or machine, that the launcher gives it. `trials`: by `run`, as in the job's config."""
+    """The task as it travels to the process, or machine, that the launcher gives it. `trials`: by folder."""
 
     task: TaskFunction
     trials: Mapping[str, RunningTrial]
@@ -35,9 +39,9 @@ class LaunchedJob:
     def __call__(self, cfg: DictConfig) -> Any:
         folder = Path(cfg.output_dir, cfg.name, cfg.run)
         lock = try_lock(folder / JOB_LOCK)
-        if lock is None:
-            raise SegkitError(f"{folder}: another job is at this trial already")
-        self.trials[cfg.run].announce()
+        if lock is None:  # a job of a start before this one, which had waited in the launcher's queue
+            return None
+        self.trials[str(folder)].announce()
         with lock, redirected(folder / "console.txt"), leaving_traceback(folder):
             return self.task(cfg)
 
@@ -58,13 +62,15 @@ class Batches:
     waiting: dict[int, Claim] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Until no trial is left to run. Jobs of another start of this sweep, perhaps still in a queue, are waited for."""
+        """Until no trial is left to run. Jobs of another start of this sweep are waited for."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each claim of a batch holds a lock
         while not (self.has_failed and self.fail_fast):
             batch = self._claim()
             if batch:
                 self._launch(batch)
             elif self.ledger.running_beside([]):
-                threading.Event().wait(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
             else:
                 break
 
@@ -72,12 +78,12 @@ class Batches:
         self.waiting = {}
         while len(self.waiting) < self.size and (claim := self.ledger.claim()):
             self.waiting[claim.number] = claim
-            self._tell_ended()  # its run had ended before somebody was killed, or another trial had the same values
+            self._tell_if_ended(claim)  # its run had ended before somebody was killed, or another trial had the same values
         return list(self.waiting.values())
 
     def _launch(self, batch: Sequence[Claim]) -> None:
         jobs = [self.job(claim) for claim in batch]
-        task = LaunchedJob(self.task, {run_of(overrides): trial for trial, overrides in jobs})
+        task = LaunchedJob(self.task, {str(claim.folder): trial for claim, (trial, _) in zip(batch, jobs, strict=True)})
         launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=task, config=self.config)
         error = ""
         with self._watched():
@@ -85,10 +91,22 @@ class Batches:
                 launcher.launch([overrides for _, overrides in jobs], initial_job_idx=batch[0].number)
             except Exception as raised:  # whatever a launcher makes of a job that failed, or was killed
                 error = (str(raised).strip().splitlines() or [type(raised).__name__])[0]
-        self._tell_ended()
+        self._wait_for_those_at_work(LOST_SECONDS if error else 0)
         for claim in list(self.waiting.values()):
             reason = last_line(claim.folder) or error or "no result"
             self._tell(claim, Outcome("failed", reason=reason))
+
+    def _wait_for_those_at_work(self, patience: float) -> None:
+        """A launcher comes back at the first job that it has lost, while the others still run, or are about to."""
+        until = time.monotonic() + patience
+        while True:
+            self._tell_ended()
+            begun = [self.ledger.is_at_work(claim.folder.name) for claim in self.waiting.values()]
+            if any(begun):
+                until = time.monotonic() + patience
+            elif time.monotonic() >= until or not any((claim.folder / JOB_LOCK).exists() for claim in self.waiting.values()):
+                return
+            time.sleep(POLL_SECONDS)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -109,8 +127,11 @@ class Batches:
 
     def _tell_ended(self) -> None:
         for claim in list(self.waiting.values()):
-            if outcome := read_outcome(claim.folder, self.ledger.objectives):
-                self._tell(claim, outcome)
+            self._tell_if_ended(claim)
+
+    def _tell_if_ended(self, claim: Claim) -> None:
+        if outcome := read_outcome(claim.folder, self.ledger.objectives):
+            self._tell(claim, outcome)
 
     def _tell(self, claim: Claim, outcome: Outcome) -> None:
         del self.waiting[claim.number]
@@ -118,7 +139,3 @@ class Batches:
         claim.lock.close()
         self.has_failed |= outcome.state == "failed"
         self.told(claim, outcome, None)
-
-
-def run_of(overrides: Sequence[str]) -> str:
-    return next(text.partition("=")[2].strip("'") for text in overrides if text.startswith("run="))

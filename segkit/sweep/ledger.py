@@ -67,13 +67,18 @@ class Ledger:
         return latest(self.study.get_trials(deepcopy=False))
 
     def take_up(self) -> int:
-        """What has failed is to run once more; how many these are."""
+        """What has failed is to run once more; how many these are. None while others are at work: they would all take it up."""
         with locked(self.folder / "lock"):
             self._find_dead()
-            failed = [t for t in self.trials() if t.state is TrialState.FAIL and self._is_ours(t) and not self._has_ended(t)]
-            for trial in failed:
+            ours = [t for t in self.trials() if self._is_ours(t)]
+            if any(t.state is TrialState.RUNNING for t in ours):
+                return 0
+            failed = [t for t in ours if t.state is TrialState.FAIL]
+            again = {t.user_attrs.get("folder", t.number): t for t in failed if self._outcome(t) is None}  # equal trials share a folder
+            settled = [t for t in failed if (outcome := self._outcome(t)) and outcome.state != "failed"]
+            for trial in [*again.values(), *settled]:
                 self._enqueue(trial)
-            return len(failed)
+            return len(again)
 
     def claim(self) -> Claim | None:
         """The next trial; None where all have been claimed."""
@@ -82,7 +87,7 @@ class Ledger:
             trials = self.study.get_trials(deepcopy=False)
             if len(latest(trials)) >= self.n_trials and not any(t.state is TrialState.WAITING for t in trials):
                 return None
-            return self._ask(trials)
+            return self._ask(latest(trials))
 
     def running_beside(self, mine: Sequence[int]) -> int:
         """Trials in our folder that other parents, or their orphans, are running on this machine."""
@@ -97,14 +102,18 @@ class Ledger:
     # --- inside the lock ----------------------------------------------------------------------------------------------
 
     def _ask(self, before: Sequence[FrozenTrial]) -> Claim:
-        self.study.sampler = build_sampler(self.settings, self.space, len(latest(before)))
+        self.study.sampler = build_sampler(self.settings, self.space, len(before))
         trial = self.study.ask()
+        own = trial.user_attrs.get("first", trial.number)
+        # the draw follows from the trial itself, whoever asks at the same time, or is killed here and drawn again
+        place = len({first(t) for t in self.study.get_trials(deepcopy=False) if first(t) < own})
+        self.study.sampler = build_sampler(self.settings, self.space, place)
         overrides = self.space.suggest(trial)
         known = trial.user_attrs.get("folder")
-        name = known or self._free_name(overrides, trial.number, latest(before))
+        name = known or self._free_name(overrides, trial.number, before)
         (self.folder / name).mkdir(exist_ok=True)
         # the loader processes of a training that was killed outlive it by a few seconds
-        lock = try_lock(self.folder / name / ".lock", patient=known is not None)
+        lock = try_lock(self.folder / name / ".lock", seconds=15 if known else 1)
         if lock is None:  # the same values again, at the same time
             name = f"{name}_trial{trial.number}"
             (self.folder / name).mkdir(exist_ok=True)
@@ -127,16 +136,16 @@ class Ledger:
                 continue
             name = trial.user_attrs.get("folder")
             lock = try_lock(self.folder / name / ".lock") if name else None
-            if name and (lock is None or self._is_at_work(name)):
+            if name and (lock is None or self.is_at_work(name)):
                 continue
-            outcome = read_outcome(self.folder / name, self.objectives) if name else None
+            outcome = self._outcome(trial)
             self.settle(trial.number, outcome or Outcome("failed", reason="killed"))
             if outcome is None:
                 self._enqueue(trial)
             if lock:
                 lock.close()
 
-    def _is_at_work(self, name: str) -> bool:
+    def is_at_work(self, name: str) -> bool:
         """A launcher's job, whose parent is gone."""
         path = self.folder / name / JOB_LOCK
         lock = try_lock(path) if path.exists() else None
@@ -152,9 +161,9 @@ class Ledger:
             return started is not None and (datetime.now(started.tzinfo) - started).total_seconds() > GRACE_SECONDS
         return place in (None, self.place)
 
-    def _has_ended(self, trial: FrozenTrial) -> bool:
+    def _outcome(self, trial: FrozenTrial) -> Outcome | None:
         name = trial.user_attrs.get("folder")
-        return name is not None and read_outcome(self.folder / name, self.objectives) is not None
+        return read_outcome(self.folder / name, self.objectives) if name else None
 
     def _enqueue(self, trial: FrozenTrial) -> None:
         kept = {key: value for key, value in trial.user_attrs.items() if key in ("folder", "overrides", "place")}

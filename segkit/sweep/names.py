@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 LONGEST = 100
+"""Bytes: file systems allow 255, and a letter may take four."""
 
 
 def trial_name(overrides: Mapping[str, str], number: int) -> str:
@@ -14,13 +15,13 @@ def trial_name(overrides: Mapping[str, str], number: int) -> str:
     short = short_keys(list(overrides))
     name = "_".join(f"{short[key]}-{clean(text)}" for key, text in overrides.items())
     tail = f"_trial{number}"
-    return name if len(name) <= LONGEST else name[: LONGEST - len(tail)] + tail
+    return name if len(name.encode()) <= LONGEST else name.encode()[: LONGEST - len(tail)].decode(errors="ignore") + tail
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, unless two share it."""
-    last = [clean(re.split(r"[./]", key)[-1]) for key in keys]
-    return {key: part if last.count(part) == 1 else clean(key) for key, part in zip(keys, last, strict=True)}
+    """The last part of each key, unless two share it. Without the plus of one that is added."""
+    last = [clean(re.split(r"[./]", key.lstrip("+"))[-1]) for key in keys]
+    return {key: part if last.count(part) == 1 else clean(key.lstrip("+")) for key, part in zip(keys, last, strict=True)}
 
 
 def clean(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,15 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from segkit.addresses import without_password
 from segkit.errors import SegkitError
 from segkit.files import write_text_atomic
-from segkit.rundir import read_json
+from segkit.rundir import PLACE_KEYS, is_below, read_json
 from segkit.sweep.space import Space
-from segkit.sweep.storage import locked, without_password
+from segkit.sweep.storage import locked
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 KEY = "segkit"
-PLACES = (
-    *("output_dir", "data.root", "data.num_workers", "data.cache_gb", "data.disk_cache_gb", "allow_targets", "sweep.", "hydra.", "logger"),
-    *("trainer.accelerator", "trainer.devices", "trainer.threads", "callbacks.checkpoint", "callbacks.pictures"),
-)
-"""Overrides that say where and how trials run, not what they are: they may differ from start to start."""
 
 
 def open_folder(folder: Path, space: Space, objectives: Mapping[str, str], study: str | None = None, storage: str | None = None) -> str:
@@ -54,7 +51,7 @@ def open_study(storage: BaseStorage, name: str, space: Space, objectives: Mappin
     quiet()
     directions = [DIRECTIONS[mode] for mode in objectives.values()]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True)
-    wanted = identity(space, objectives)
+    wanted = of_the_study(identity(space, objectives))
     if not study.user_attrs and study.get_trials(deepcopy=False):
         raise SegkitError(f"the storage has a study {name} already, which segkit did not make;   choose a new  sweep.name=NAME")
     if KEY not in study.user_attrs:
@@ -70,8 +67,30 @@ def check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -
 
 
 def identity(space: Space, objectives: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    fixed = (text.partition("=") for text in space.fixed if not text.lstrip("+").startswith(PLACES))
-    return {"space": space.as_dict(), "objectives": dict(objectives), "fixed": {key: value for key, _, value in fixed}}
+    return {"space": space.as_dict(), "objectives": dict(objectives), "fixed": dict(space.shared)}
+
+
+def of_the_study(wanted: Mapping[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Short, as databases want it, and without the folder of the images, which another machine may have elsewhere."""
+    fixed = json.dumps({key: value for key, value in wanted["fixed"].items() if key != "data.root"}, sort_keys=True)
+    return {**wanted, "fixed": {"config": hashlib.sha256(fixed.encode()).hexdigest()[:16]}}
+
+
+def shared(config: Mapping[str, Any], space: Space) -> dict[str, str]:
+    """The config of a sweep by key, without what its trials vary, and what says where they run: that may differ from start to start."""
+    varied = tuple(parameter.key.lstrip("+").replace("/", ".") for parameter in space.parameters)
+    found = {key: str(value) for key, value in leaves(config) if not is_below(key, (*varied, *PLACE_KEYS, "name", "hydra"))}
+    if root := config["data"].get("root"):
+        found["data.root"] = str(Path(root).expanduser().absolute())
+    return found
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

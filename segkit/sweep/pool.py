@@ -19,7 +19,7 @@ from segkit.sweep.ledger import Claim, Ledger
 from segkit.sweep.outcome import Outcome, read_outcome
 from segkit.sweep.process import INTERRUPTED, last_line, run_apart, signals_held
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, PATIENCE_SECONDS = 0.5, 120.0
 Job = Callable[[Claim], None]
 Told = Callable[[Claim, Outcome, float | None], None]
 
@@ -73,7 +73,7 @@ class Pool:
         process = multiprocessing.get_context("fork").Process(target=self._in_child, args=(claim, number, os.getpid()))
         with signals_held():
             process.start()
-        self.workers[number] = Worker(number, process, claim)
+            self.workers[number] = Worker(number, process, claim)
 
     def _in_child(self, claim: Claim, number: int, parent: int) -> None:
         for worker in self.workers.values():
@@ -95,7 +95,8 @@ class Pool:
     def _wait(self) -> None:
         done = wait([worker.process.sentinel for worker in self.workers.values()]) if self.workers else []
         for worker in [w for w in self.workers.values() if w.process.sentinel in done]:
-            self._finish(worker)
+            if self.workers.get(worker.number) is worker:  # with fail_fast the first to fail has had all stopped
+                self._finish(worker)
 
     def _finish(self, worker: Worker) -> None:
         worker.process.join()
@@ -112,10 +113,13 @@ class Pool:
             self._stop()
 
     def _stop(self) -> None:
-        self.stopping = True
+        """A trial writes its checkpoint after the batch that it is at; one that is stuck is killed, and goes on from an older one."""
+        self.stopping, until = True, time.monotonic() + PATIENCE_SECONDS
         for worker in list(self.workers.values()):
             worker.process.terminate()
         for worker in list(self.workers.values()):
+            worker.process.join(max(0.0, until - time.monotonic()))
+            worker.process.kill()
             self._finish(worker)
 
 

@@ -14,6 +14,7 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from segkit.addresses import absolute
 from segkit.data.labels import Array
 from segkit.errors import SegkitError
 from segkit.report.curves import best_row, read_columns
@@ -194,7 +195,7 @@ def read_sweep(folder: Path, storage: str | None = None) -> Sweep:
 
 def _frozen(folder: Path, known: Mapping[str, str | None], storage: str | None) -> list[FrozenTrial]:
     quiet()
-    url, name = storage or known.get("storage"), known.get("study") or f"{folder.absolute().parents[1].name}/{folder.name}"
+    url, name = absolute(storage or known.get("storage")), known.get("study") or f"{folder.absolute().parents[1].name}/{folder.name}"
     again = f"segkit sweep show {folder} storage=URL"
     if url and "***" in url:
         raise SegkitError(f"the study of {folder} is at {url}, whose password is not kept;   {again}")

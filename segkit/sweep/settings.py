@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from segkit.addresses import absolute
 from segkit.config import words
 from segkit.config.schema import Positive, Strict
 from segkit.errors import Problem, ProblemsFound
@@ -28,16 +29,16 @@ class Settings(Strict):
     startup_trials: Annotated[int, Field(ge=0)]
     pruner: Literal["none", "median", "asha", "hyperband"]
     warmup_epochs: Positive
-    storage: str | None
+    storage: Annotated[str | None, AfterValidator(absolute)]
     seed: Annotated[int, Field(ge=0)]
 
     def of(self, space: Space) -> Settings:
         """Sampler and number of trials as they come out for a space: what can be listed is run through, as in any multirun of Hydra's.
 
-        Raises `ProblemsFound` for a grid of what cannot be listed.
+        Raises `ProblemsFound` for a grid of what cannot be listed, or is too long to be run through.
         """
         listed = self.sampler == "grid" or (self.sampler == "auto" and self.n_trials is None and space.is_listed())
-        most = len(space.combinations()) if listed else self.n_trials or N_TRIALS
+        most = space.size() if listed else self.n_trials or N_TRIALS
         sampler = "grid" if listed else "tpe" if self.sampler == "auto" else self.sampler
         return self.model_copy(update={"sampler": sampler, "n_trials": min(self.n_trials or most, most)})
 

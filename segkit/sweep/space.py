@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from decimal import Decimal
+from itertools import islice, product
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -19,6 +20,8 @@ from segkit.errors import Problem, ProblemsFound, nearest
 Value = str | int | float
 OWN = ("run", "resume", "name", "output_dir", "sweep.name", "sweep.fail_fast")
 """Keys by which a sweep arranges its trials."""
+MOST = 100_000
+"""Combinations of a grid."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,34 @@ class Parameter:
             case IntDistribution(low=low, high=high, step=step, log=log):
                 return str(trial.suggest_int(self.key, low, high, step=step, log=log))
             case FloatDistribution(low=low, high=high, step=step, log=log):
-                return repr(trial.suggest_float(self.key, low, high, step=step, log=log))
+                drawn = trial.suggest_float(self.key, low, high, step=step, log=log)
+                return repr(drawn if step is None else _steps(low, step, [round((drawn - low) / step)])[0])
         raise TypeError(self.distribution)
 
-    def grid(self) -> list[Value]:
+    def grid(self) -> Sequence[Value]:
         """All its values, smallest first. Raises ValueError for an interval, which has too many."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)  # type: ignore[arg-type]
             case IntDistribution(low=low, high=high, step=step, log=False):
-                return list(range(low, high + 1, step))
+                return range(low, high + 1, step)
             case FloatDistribution(low=low, high=high, step=float() as step):
-                return [low + i * step for i in range(round((high - low) / step) + 1)]
+                return _steps(low, step, range(round((high - low) / step) + 1))
         raise ValueError("an interval has no grid")
+
+
+def _steps(start: float, step: float, numbers: Iterable[int]) -> list[float]:
+    """In decimals, as people count: 0.3, and not 0.30000000000000004."""
+    return [float(Decimal(str(start)) + i * Decimal(str(step))) for i in numbers]
 
 
 @dataclass(frozen=True)
 class Space:
-    """`fixed`: the overrides that all trials share."""
+    """`fixed`: the overrides that all trials share; `shared`: what these and the config files come to, see `opening.shared`."""
 
     parameters: tuple[Parameter, ...]
     fixed: tuple[str, ...]
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def suggest(self, trial: Trial) -> dict[str, str]:
         """Key -> text of this trial. What it has been given before (a trial taken up again) it keeps."""
@@ -68,7 +78,20 @@ class Space:
         return chosen
 
     def combinations(self) -> list[dict[str, Value]]:
-        """The grid, the last key fastest. Raises `ProblemsFound` where it has no end."""
+        """The grid, the last key fastest. Raises as `size`."""
+        self.size()
+        grid = self._grid()
+        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+    def size(self) -> int:
+        """Of the grid. Raises `ProblemsFound` where it has no end, or more than `MOST` combinations."""
+        n = math.prod(len(values) for values in self._grid().values())
+        if n > MOST:
+            mend = "search them:  hydra.sweeper.sampler=tpe hydra.sweeper.n_trials=100"
+            raise ProblemsFound([Problem("-m", f"has {n:,} combinations, more than the {MOST:,} of the longest grid", mend)])
+        return n
+
+    def _grid(self) -> dict[str, Sequence[Value]]:
         problems, grid = [], {}
         for parameter in self.parameters:
             try:
@@ -79,12 +102,12 @@ class Space:
                 problems.append(Problem(parameter.key, "a grid has no conditions", "use  hydra.sweeper.sampler=tpe"))
         if problems:
             raise ProblemsFound(problems)
-        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return grid
 
     def is_listed(self) -> bool:
         """Whether it is a list of combinations: no interval, no condition."""
         try:
-            return bool(self.combinations())
+            return bool(self._grid())
         except ProblemsFound:
             return False
 
@@ -138,7 +161,10 @@ def _parameter(override: Override, when: tuple[str, str] | None, loader: ConfigL
     texts: dict[Value, str] = {}
     for choice in sweeps.swept(override, loader, Transformer.identity):
         text = str(choice).lower() if isinstance(choice, bool) else Transformer.str(choice)
-        texts[choice if isinstance(choice, int | float) and not isinstance(choice, bool) else text] = text  # True would be 1
+        is_number = isinstance(choice, int | float) and not isinstance(choice, bool)  # True would be 1
+        texts.setdefault(choice if is_number else text, text)  # of 1 and 1.0, which are one, as it is typed first
+    if isinstance(value, ChoiceSweep) and value.shuffle:  # anew at each start, where a sweep has to be the same
+        texts = dict(sorted(texts.items(), key=lambda item: item[1]))
     return Parameter(key, CategoricalDistribution(list(texts)), texts, when)
 
 
@@ -157,12 +183,20 @@ def _interval(sweep: IntervalSweep) -> IntDistribution | FloatDistribution:
 
 def _range(sweep: RangeSweep) -> IntDistribution | FloatDistribution:
     """As Hydra counts: the stop is left out."""
-    values = sorted(sweep.range())
-    if not values or not math.isfinite(sum(values)):
-        raise ValueError(f"range({sweep.start}, {sweep.stop}, {sweep.step}) is empty")
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(values[0], values[-1], step=abs(int(sweep.step)))
-    return FloatDistribution(values[0], values[-1], step=abs(float(sweep.step)))
+    start, step, text = sweep.start, sweep.step, f"range({sweep.start}, {sweep.stop}, {sweep.step})"
+    if not step:
+        raise ValueError(f"{text} has no step")
+    assert start is not None
+    values = sweep.range()
+    n = len(values) if isinstance(values, range) else sum(1 for _ in islice(values, MOST + 1))
+    if not n:
+        raise ValueError(f"{text} is empty")
+    if isinstance(values, range):
+        return IntDistribution(min(values[0], values[-1]), max(values[0], values[-1]), step=abs(values.step))
+    if n > MOST:
+        raise ValueError(f"{text} has more than {MOST:,} numbers;   write  interval(START,STOP)")
+    low, high = sorted(_steps(start, step, [0, n - 1]))
+    return FloatDistribution(low, high, step=abs(step))
 
 
 def _condition(key: str, text: str, swept: Sequence[Override], problems: list[Problem]) -> tuple[str, str] | None:

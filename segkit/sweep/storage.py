@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import IO
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from segkit.addresses import absolute, without_password
 from segkit.errors import SegkitError
 
 
@@ -54,22 +55,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def try_lock(path: Path, patient: bool = False) -> IO[str] | None:
-    """The open file that holds the lock, for as long as this process or one forked from it keeps it; None where it is held.
-
-    `patient` waits for it instead.
-    """
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
+    """The open file that holds the lock, for as long as this process or one forked from it keeps it; None where it is held for
+    longer than `seconds`."""
+    file, until = path.open("w"), time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                file.close()
+                return None
+        time.sleep(0.05)
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """`url` None: journal.log in `folder`; without `://` the path of a journal file. Raises `SegkitError` naming what fails."""
+    url = absolute(url)
     if url is None or "://" not in url:
         journal = folder / "journal.log" if url is None else Path(url)
         try:
@@ -83,9 +86,5 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         name = getattr(error.__cause__, "name", None) or str(error)
         raise SegkitError(f"hydra.sweeper.storage={without_password(url)}: the database's driver is missing: {name}") from error
     except Exception as error:  # whatever SQLAlchemy and the driver raise
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = without_password(str(error.__cause__ or error).strip().splitlines()[0])
         raise SegkitError(f"hydra.sweeper.storage={without_password(url)} cannot be reached: {reason}") from error
-
-
-def without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

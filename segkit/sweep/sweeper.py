@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import run_job
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -41,23 +43,25 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Returns when no trial is left; raises `TrialsFailed` where some have failed."""
+        from segkit.config import sweeps
         from segkit.sweep.settings import read_settings
         from segkit.sweep.space import read_space
 
         settings = read_settings(OmegaConf.to_container(self.cfg.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-        listed = [f"{key}={value}" for key, value in (settings.params or {}).items()]
+        listed = [sweeps.as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
         self._search(settings.of(space), space)
 
     def _search(self, settings: Settings, space: Space) -> None:
         from segkit.sweep.ledger import Ledger
         from segkit.sweep.narrator import Narrator
-        from segkit.sweep.opening import open_folder, open_study
+        from segkit.sweep.opening import open_folder, open_study, shared
         from segkit.sweep.samplers import build_pruner, check_sampler
         from segkit.sweep.storage import open_storage
 
         check_sampler(settings)
         self._check_root()
+        space = replace(space, shared=shared(self._config(), space))
         objectives = dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode})
         self.name = self.experiment(space)
         folder = self.folder(space, objectives)
@@ -74,6 +78,10 @@ class OptunaSweeper(Sweeper):
         finally:
             draw(folder, settings.storage)
         narrator.end()
+
+    def _config(self) -> Any:
+        config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])
+        return OmegaConf.to_container(config, resolve=True)
 
     def _check_root(self) -> None:
         """Told once, and not by each trial."""
@@ -161,7 +169,8 @@ class OptunaSweeper(Sweeper):
         """Overrides that have a training live in its trial's folder, and go on with what is there."""
         run = claim.folder.relative_to(Path(self.cfg.output_dir, self.name))
         where = {"name": self.name, "run": run, "hydra.sweep.dir": claim.folder.parent, "hydra.sweep.subdir": claim.folder.name}
-        return [*(f"{key}='{value}'" for key, value in where.items()), "resume=auto"]
+        quoted = {key: QuotedString(str(value), Quote.single).with_quotes() for key, value in where.items()}
+        return [*(f"{key}={value}" for key, value in quoted.items()), "resume=auto"]
 
     # --- in the trial's process -----------------------------------------------------------------------------------------
 

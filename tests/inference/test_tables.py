@@ -10,9 +10,9 @@ from segkit.parts import Part
 HEADER = ("case", "n")
 
 
-def predict(output: Path, part: Part | None, **rows: str) -> bool:
+def predict(output: Path, part: Part | None, overwrite: bool = False, **rows: str) -> bool:
     """Writes a row for each case; whether the tables are whole now."""
-    begin(output, part)
+    begin(output, part, overwrite)
     table = Table(output, "t.csv", HEADER, part)
     for case, n in rows.items():
         table.add({case: [(case, n)]})
@@ -53,3 +53,33 @@ def test_a_part_without_images_ends_as_well(tmp_path: Path) -> None:
     assert not predict(tmp_path, Part(1, 2), a="1")
     assert predict(tmp_path, Part(2, 2))
     assert whole(tmp_path) == "case,n\na,1\n"
+
+
+def test_jobs_with_unlike_numbers_of_devices_are_parts_of_one_prediction(tmp_path: Path) -> None:
+    three = [Part(1, 2).piece(k, 3) for k in (1, 2, 3)]
+    assert not predict(tmp_path, three[0], a="1")
+    assert not predict(tmp_path, Part(2, 2), b="1")
+    assert not predict(tmp_path, three[1], c="1")
+    assert predict(tmp_path, three[2])
+    assert whole(tmp_path) == "case,n\na,1\nb,1\nc,1\n"
+
+
+def test_a_part_that_is_divided_otherwise_than_before_is_waited_for(tmp_path: Path) -> None:
+    predict(tmp_path, Part(1, 2), a="1")
+    assert predict(tmp_path, Part(2, 2), b="1")
+    assert not predict(tmp_path, Part(1, 4), a="2")
+    assert predict(tmp_path, Part(3, 4), c="1")
+    assert whole(tmp_path) == "case,n\na,2\nb,1\nc,1\n"
+
+
+def test_to_overwrite_all_parts_must_end_once_more(tmp_path: Path) -> None:
+    predict(tmp_path, Part(1, 2), a="1")
+    predict(tmp_path, Part(2, 2), b="1")
+    assert not predict(tmp_path, Part(2, 2), overwrite=True, b="2")
+    assert whole(tmp_path) == "case,n\na,1\nb,1\n"
+    assert predict(tmp_path, Part(1, 2), overwrite=True, a="2")
+    assert whole(tmp_path) == "case,n\na,2\nb,2\n"
+    pieces = [*(Part(1, 2).piece(k, 2) for k in (1, 2)), Part(2, 2)]
+    rows: list[dict[str, str]] = [{"a": "3"}, {}, {"b": "3"}]
+    assert [predict(tmp_path, piece, overwrite=True, **row) for piece, row in zip(pieces, rows, strict=True)] == [False, False, True]
+    assert whole(tmp_path) == "case,n\na,3\nb,3\n"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,10 @@ def leave_run(claim: Claim, dice: float | str = 0.5, state: str = "finished") ->
 def states(folder: Path) -> dict[str, str]:
     """Run folder -> state."""
     return {path.parent.name: json.loads(path.read_text())["state"] for path in folder.glob("*/status.json")}
+
+
+def wait_until(there: Callable[[], object], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)

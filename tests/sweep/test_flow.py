@@ -8,21 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import Cli
-from tests.sweep.conftest import SEARCH, SWEEP, search, start, states
-
-
-def wait_until(there: Callable[[], object], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
+from tests.sweep.conftest import SEARCH, SWEEP, search, start, states, wait_until
 
 
 def test_one_of_three_fails_and_a_second_start_runs_only_that(toy: Path) -> None:
@@ -42,26 +34,42 @@ def test_one_of_three_fails_and_a_second_start_runs_only_that(toy: Path) -> None
 
 
 def test_a_killed_sweep_goes_on_where_it_was(toy: Path) -> None:
-    """The parent by kill -9, upon which its trial writes a checkpoint; then a trial by kill -9, which fails; then to the end."""
+    """The parent by kill -9, upon which its trial writes a checkpoint; then, as if on another machine, a trial by kill -9, which fails;
+    then to the end, logging more often."""
     process = start(toy, "model.quality=1,2", slow=0.4)
     wait_until(lambda: list((toy / SWEEP).glob("*/checkpoints/last.ckpt")))
     process.kill()
     process.communicate()
     wait_until(lambda: "interrupted" in states(toy / SWEEP).values())
+    (status,) = (toy / SWEEP).glob("*/status.json")
+    status.write_text(json.dumps({**json.loads(status.read_text()), "host": "elsewhere", "state": "running"}))
     process = start(toy, "model.quality=1,2", slow=0.4)
-    wait_until(lambda: "running" in states(toy / SWEEP).values())
+    wait_until(lambda: json.loads(status.read_text())["host"] != "elsewhere")
     time.sleep(0.5)
     (trial,) = psutil.Process(process.pid).children()
     os.kill(trial.pid, signal.SIGKILL)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "killed by SIGKILL" in out
-    code, out = search(toy, "model.quality=1,2")
+    code, out = search(toy, "model.quality=1,2", "logger.log_every_n_steps=1", "trainer.threads=1")
     assert code == 0, out
     assert states(toy / SWEEP) == {"quality-1": "finished", "quality-2": "finished"}
     consoles = [path.read_text() for path in (toy / SWEEP).glob("*/console.txt")]
     assert sum(text.count("resuming") for text in consoles) == 2
     assert all(text.count("per case") == 1 for text in consoles)  # each has come to its end once
+
+
+def test_an_edited_config_is_another_sweep(toy: Path) -> None:
+    (toy / "conf/experiment").mkdir()
+    preset = toy / "conf/experiment/mine.yaml"
+    preset.write_text("# @package _global_\nmodel: {quality: 1}\n")
+    code, out = search(toy, "experiment=mine", "seed=0,1", "debug=fast")
+    assert code == 0, out
+    preset.write_text("# @package _global_\nmodel: {quality: 2}\n")
+    code, out = search(toy, "experiment=mine", "seed=0,1", "debug=fast")
+    assert code == 2
+    assert "there is a sweep s already, and it is another one;   choose a new  sweep.name=NAME" in out
+    assert "model.quality   was 1, now 2" in out
 
 
 def test_being_asked_to_stop_stops_the_trials_with_checkpoints(toy: Path) -> None:

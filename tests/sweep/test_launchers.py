@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.sweep.conftest import SWEEP, search, states
+from tests.sweep.conftest import SWEEP, search, start, states, wait_until
 
 LAUNCHERS = {
     "joblib": ("hydra.launcher.n_jobs=2",),
@@ -36,6 +39,21 @@ def test_a_launcher_runs_the_trials_and_a_second_start_only_what_failed(launcher
     assert set(states(toy / SWEEP).values()) == {"finished"}
     assert not (toy / SWEEP / "quality-3/traceback.txt").exists()
     assert [path.name for path in (toy / "outputs").iterdir() if not path.name.startswith(".")] == ["small"]
+
+
+def test_a_job_that_is_killed_is_lost_alone(toy: Path) -> None:
+    pytest.importorskip("submitit", reason="extra sweep is not installed")
+    keys = ("model.quality=1,2", "trainer.max_epochs=8", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")
+    process = start(toy, *keys, slow=0.4)
+    wait_until(lambda: list((toy / SWEEP).glob("quality-1/metrics.csv")) and list((toy / SWEEP).glob("quality-2/metrics.csv")))
+    os.kill(json.loads((toy / SWEEP / "quality-1/status.json").read_text())["pid"], signal.SIGKILL)
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert "1 of 2 trials failed" in out
+    assert states(toy / SWEEP) == {"quality-1": "running", "quality-2": "finished"}  # the first had no time to say otherwise
+    code, out = search(toy, *keys)
+    assert code == 0, out
+    assert "resuming" in (toy / SWEEP / "quality-1/console.txt").read_text()
 
 
 def test_a_launcher_that_is_not_installed_names_the_extra(tmp_path: Path) -> None:

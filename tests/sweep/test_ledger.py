@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from optuna.trial import TrialState
 
 from segkit.errors import SegkitError
 from segkit.sweep.ledger import Claim, Ledger
-from segkit.sweep.opening import open_study
+from segkit.sweep.opening import open_study, shared
 from segkit.sweep.outcome import Outcome, read_outcome
 from segkit.sweep.pool import Pool
 from segkit.sweep.samplers import build_pruner
@@ -70,6 +71,44 @@ def test_fail_fast_ends_with_the_first_failure(tmp_path: Path, space: Space) -> 
 
     told = dict(pool(make_ledger(tmp_path, space), job, fail_fast=True))
     assert {first: outcome.reason for first, outcome in told.items()} == {0: "ZeroDivisionError", 1: "interrupted"}
+
+
+def test_trials_that_fail_at_once_end_a_sweep_that_stops_at_the_first(tmp_path: Path, space: Space) -> None:
+    def job(claim: Claim) -> None:
+        raise ZeroDivisionError
+
+    told = pool(make_ledger(tmp_path, space, n_trials=8), job, n_jobs=4, fail_fast=True)
+    assert len(told) <= 4
+    assert all(outcome.state == "failed" for _, outcome in told)
+
+
+def test_trials_of_the_same_values_that_failed_run_once_more_and_no_start_waits_for_itself(tmp_path: Path, make_space: Make) -> None:
+    def job(claim: Claim) -> None:
+        if not (tmp_path / "mended").exists():
+            raise ZeroDivisionError
+        with (tmp_path / "log").open("a") as log:
+            log.write(claim.folder.name + "\n")
+        leave_run(claim)
+
+    space = make_space("model.bias=true,false")
+    pool(make_ledger(tmp_path, space, n_trials=6), job, n_jobs=1)
+    (tmp_path / "mended").touch()
+    for _ in range(2):
+        ledger = make_ledger(tmp_path, space, n_trials=6, n_jobs=2)
+        ledger.take_up()
+        pool(ledger, job)
+    assert sorted((tmp_path / "log").read_text().split()) == ["bias-false", "bias-true"]
+    assert {trial.state for trial in ledger.trials()} == {TrialState.COMPLETE}
+
+
+def test_a_kill_while_a_combination_is_drawn_does_not_lose_it(tmp_path: Path, make_space: Make) -> None:
+    space = make_space("model=unet,unet_light", "seed=0,1")
+    ledger = make_ledger(tmp_path, space, sampler="grid", n_trials=4)
+    claimed(ledger).lock.close()
+    ledger.study.ask()  # and no more
+    pool(make_ledger(tmp_path, space, sampler="grid", n_trials=4), leave_run)
+    trained = sorted(trial.user_attrs["folder"] for trial in ledger.trials())
+    assert trained == ["model-unet_light_seed-0", "model-unet_light_seed-1", "model-unet_seed-0", "model-unet_seed-1"]
 
 
 def fail_while_the_second_is_forked(folder: Path, space: Space) -> None:
@@ -204,11 +243,26 @@ def test_another_search_cannot_take_the_folder_or_the_study(tmp_path: Path, spac
     ledger = make_ledger(tmp_path, space)
     with pytest.raises(SegkitError, match=r"sweep\.name=NAME\n.*was 0\.0 to 1\.0, now 0\.0 to 2\.0"):
         make_ledger(tmp_path, make_space("optimizer.lr=interval(0,2)"))
-    with pytest.raises(SegkitError, match=r"trainer\.max_epochs   was not there, now 9"):
-        make_ledger(tmp_path, make_space("optimizer.lr=interval(0,1)", "trainer.max_epochs=9"))
-    make_ledger(tmp_path, make_space("optimizer.lr=interval(0,1)", "trainer.threads=1"))  # where, not what
     with pytest.raises(SegkitError, match="was max, now min"):
         open_study(ledger.study._storage, "small/s", space, {"dice": "min"}, build_pruner("none", 0, 1, 1))
+
+
+def test_another_config_or_other_images_are_another_sweep(tmp_path: Path, space: Space) -> None:
+    def config(root: str = "a", epochs: int = 5, threads: int = 2, lr: float = 0.1) -> Space:
+        tree = {"data": {"root": root}, "trainer": {"max_epochs": epochs, "threads": threads}, "optimizer": {"lr": lr}}
+        return replace(space, shared=shared(tree, space))
+
+    make_ledger(tmp_path, config())
+    make_ledger(tmp_path, config(threads=8, lr=0.2))  # where it runs, and what is searched
+    with pytest.raises(SegkitError, match=r"trainer\.max_epochs   was 5, now 9"):
+        make_ledger(tmp_path, config(epochs=9))
+    with pytest.raises(SegkitError, match=r"data\.root   was .*/a, now .*/b"):
+        make_ledger(tmp_path, config("b"))
+    journal = str(tmp_path / "study.log")  # which knows nothing of a folder of images: another machine may have them elsewhere
+    make_ledger(tmp_path / "here", config(), storage=journal)
+    make_ledger(tmp_path / "there", config("b"), storage=journal)
+    with pytest.raises(SegkitError, match="it is another one"):
+        make_ledger(tmp_path / "elsewhere", config(epochs=9), storage=journal)
 
 
 def test_a_record_cut_off_by_a_kill_is_taken_off_the_journal(tmp_path: Path, space: Space) -> None:

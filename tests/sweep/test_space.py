@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import optuna
 import pytest
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from segkit.config.sweeps import as_typed
 from segkit.errors import SegkitError
-from segkit.sweep.names import trial_name
 from segkit.sweep.samplers import build_sampler, check_sampler
 from segkit.sweep.space import Space
 from tests.sweep.conftest import settings
@@ -84,6 +86,8 @@ def test_the_draws_follow_from_the_seed_and_do_not_repeat(sampler: str, make_spa
         (("optimizer.lr=tag(log,interval(0,1))",), {}, "log needs a lower end above 0"),
         (("optimizer.lr=interval(1,0.1)",), {}, "the smaller end comes first"),
         (("model.convs=range(3,3)",), {}, "is empty"),
+        (("model.dropout=range(0,1,0.0)",), {}, "no step"),
+        (("model.dropout=range(0,inf)",), {}, "write  interval(START,STOP)"),
         (("optimizer.lr=1e-3",), {}, "nothing to vary"),
         (("run=a,b",), {}, "the sweep's own"),
         (("model.convs=1,2",), {"model.conv": "model=unet"}, "did you mean model.convs?"),
@@ -136,9 +140,41 @@ def test_a_glob_of_presets_means_those_that_train(make_space: Make) -> None:
     assert list(parameter.texts) == ["pelvis_134", "pelvis_256", "pelvis_joint"]  # and not pelvis_combination
 
 
-def test_folders_are_named_by_what_is_tried() -> None:
-    assert trial_name({"optimizer.lr": "0.0012345678", "model.widths": "[8,16]", "shift": "-1.0"}, 3) == "lr-0.0012346_widths-8-16_shift--1"
-    assert trial_name({"data.seed": "1", "split.seed": "2"}, 3) == "data.seed-1_split.seed-2"
-    long = trial_name({f"key{i}": "x" * 20 for i in range(9)}, 12)
-    assert len(long) == 100
-    assert long.endswith("_trial12")
+@pytest.mark.parametrize("text", ["range(0,1,0.1)", "range(0.9,-0.05,-0.1)"])
+def test_a_range_of_fractions_is_counted_in_decimals(text: str, make_space: Make) -> None:
+    space, tenths = make_space(f"model.dropout={text}"), ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    (parameter,) = space.parameters
+    assert [one["model.dropout"] for one in drawn(space, 10, "grid")] == tenths
+    assert {one["model.dropout"] for one in drawn(space, 200)} == set(tenths)
+    for value in parameter.grid():  # as the study checks a trial that is taken up again
+        optuna.trial.create_trial(value=0, params={parameter.key: value}, distributions={parameter.key: parameter.distribution})
+
+
+def test_a_number_typed_twice_is_tried_as_it_is_typed_first(make_space: Make) -> None:
+    assert [one["seed"] for one in drawn(make_space("seed=1,1.0,2"), 2, "grid")] == ["1", "2"]
+
+
+def test_a_shuffled_list_is_the_same_space_at_each_start(make_space: Make) -> None:
+    spaces = [make_space("model=shuffle(unet,unet_light,smp,monai)", "seed=shuffle(range(0,9))") for _ in range(6)]
+    assert all(space == spaces[0] and space.as_dict() == spaces[0].as_dict() for space in spaces)
+    assert set(spaces[0].parameters[0].texts) == {"unet", "unet_light", "smp", "monai"}
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 0.5, [8, 16], ["a", None], {"a": 1}, "text"])
+def test_a_listed_key_reads_as_its_value_was_written(value: object, loader: ConfigLoader) -> None:
+    override = OverridesParser.create(loader).parse_override(as_typed("key", value))
+    assert not override.is_sweep_override()
+    assert override.value() == value
+    assert type(override.value()) is type(value)
+
+
+def test_a_listed_key_may_be_a_sweep() -> None:
+    assert as_typed("model", "choice(unet, smp)") == "model=choice(unet, smp)"
+
+
+@pytest.mark.parametrize("keys", [{"sampler": "auto", "n_trials": None}, {"sampler": "grid", "n_trials": 5}])
+def test_a_grid_that_cannot_be_run_through_is_refused_at_once(keys: dict[str, object], make_space: Make) -> None:
+    space = make_space(*(f"{key}=range(0,1000)" for key in ("seed", "split.seed", "model.convs")))
+    with pytest.raises(SegkitError, match=r"has 1,000,000,000 combinations.*hydra\.sweeper\.sampler=tpe hydra\.sweeper\.n_trials="):
+        settings(**keys).of(space)
+    assert settings(sampler="auto", n_trials=7).of(space).n_trials == 7
