@@ -100,7 +100,7 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(outputs: Path, tmp_pat
         assert taken.stderr.startswith(f"segkit tensorboard: port={port} cannot be had")
         assert f"add  port={port + 1}" in taken.stderr
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # as Ctrl-C, which whoever runs these tests in the background has made it ignore
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert f"http://localhost:{port}/" in out
