@@ -124,7 +124,7 @@ def training_together(run: Path, allow: Sequence[str], n: int, threads: int, tel
             raise
         if PARENT in environment:
             sys.exit(1)  # the first process is gone, or tells what has happened
-        if what := lost(others, run):
+        if what := lost(others, run, seconds=END_SECONDS):
             raise SegkitError(what) from error
         raise
     finally:
@@ -186,11 +186,14 @@ def watching(others: Sequence[subprocess.Popen[bytes]], run: Path, tell: Callabl
         over.set()
 
 
-def lost(others: Sequence[subprocess.Popen[bytes]], run: Path) -> str:
-    """What to say of processes that have failed; empty where all is well."""
-    failed = [(i, code) for i, other in enumerate(others, start=2) if (code := other.poll())]
-    if not failed:
-        return ""
+def lost(others: Sequence[subprocess.Popen[bytes]], run: Path, seconds: float = 0.0) -> str:
+    """What to say of processes that have failed; empty where all is well. A process is gone a moment after its connections: `seconds`
+    waits for that."""
+    until = time.monotonic() + seconds
+    while not (failed := [(i, code) for i, other in enumerate(others, start=2) if (code := other.poll())]):
+        if not others or time.monotonic() >= until:
+            return ""
+        time.sleep(0.02)
     number, code = failed[0]
     how = f"was killed by signal {-code}" if code < 0 else f"has failed (exit code {code}; its own words stand above)"
     return f"process {number} of the {len(others) + 1} that share this training {how};   go on with  segkit train resume={run}"

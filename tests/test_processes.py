@@ -188,3 +188,9 @@ def test_who_shares_a_training_does_not_outlive_it() -> None:
     import psutil
 
     assert not psutil.pid_exists(int(done.stdout)) or not psutil.wait_procs([psutil.Process(int(done.stdout))], timeout=20)[1]
+
+
+def test_a_process_is_given_the_moment_that_its_end_takes_after_its_connections(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3); raise SystemExit(3)"])
+    assert processes.lost([other], tmp_path) == ""
+    assert "process 2 of the 2 that share this training has failed (exit code 3" in processes.lost([other], tmp_path, seconds=30)
