@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segkit.config.targets import instantiate
-from segkit.errors import SegkitError
+from segkit.errors import SegkitError, plain_command
 from segkit.metrics import CaseMetric
 from segkit.metrics.compare import Comparison, Difference, compare
 from segkit.metrics.summary import MOST_WIDTH, OVERALL, unit
@@ -37,21 +36,15 @@ tables (cases.csv, volumes.csv). Shows for each class and metric the paired diff
 signed-rank test, over the cases that both have."""
 
 
+@plain_command("compare", HELP)
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 0, or 2 for what cannot be compared."""
-    if set(argv) & {"-h", "--help"}:
-        print(HELP)
-        return 0
     allow = [package for arg in argv if arg.startswith(ALLOW) for package in arg.removeprefix(ALLOW).strip("[]").split(",")]
     places = [arg for arg in argv if not arg.startswith(ALLOW)]
-    try:
-        if len(places) != 2:
-            raise SegkitError(f"two runs are needed, and {len(places)} given;   segkit compare RUN_A RUN_B")
-        a, b = places
-        comparison = compare_runs(a, b, allow)
-    except SegkitError as error:
-        print(f"segkit compare: {error}", file=sys.stderr)
-        return 2
+    if len(places) != 2:
+        raise SegkitError(f"two runs are needed, and {len(places)} given;   segkit compare RUN_A RUN_B")
+    a, b = places
+    comparison = compare_runs(a, b, allow)
     for name, place in (("A", a), ("B", b)):
         shared.print(f"{name}   {place}", markup=False)
     show(comparison, shared)

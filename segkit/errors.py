@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from functools import wraps
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -53,3 +55,23 @@ def nearest(word: str, choices: Iterable[str], prefix: str = "") -> str:
     """'did you mean optimizer.lr?' for the right name closest to `word`, or '' where none is close."""
     close = get_close_matches(word, [str(c) for c in choices], n=1, cutoff=0.6)
     return f"did you mean {prefix}{close[0]}?" if close else ""
+
+
+def plain_command(name: str, usage: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
+    """Makes the main function of a command without config: --help prints `usage`, a mistake of input is one line and exit code 2."""
+
+    def decorate(work: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+        @wraps(work)
+        def main(argv: Sequence[str] = ()) -> int:
+            if set(argv) & {"-h", "--help"}:
+                print(usage)
+                return 0
+            try:
+                return work(argv)
+            except SegkitError as error:
+                print(f"segkit {name}: {error}", file=sys.stderr)
+                return 2
+
+        return main
+
+    return decorate

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, suppress
@@ -21,7 +20,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
-from segkit.errors import SegkitError, nearest
+from segkit.errors import SegkitError, nearest, plain_command
 from segkit.sweep.find import all_sweeps
 
 HELP = """\
@@ -44,20 +43,13 @@ class Request:
     output_dir: Path = Path("outputs")
 
 
+@plain_command("tensorboard", HELP)
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 0 when it is stopped, 2 for what is not there or a port in use."""
-    if set(argv) & {"-h", "--help"}:
-        print(HELP)
-        return 0
-    try:
-        request = parse(argv)
-        check_port(request)
+    request = parse(argv)
+    check_port(request)
+    with suppress(KeyboardInterrupt):  # that is how it ends
         watch(find_folder(request.name, request.output_dir), request)
-    except SegkitError as error:
-        print(f"segkit tensorboard: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
     return 0
 
 

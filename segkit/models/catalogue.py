@@ -16,7 +16,7 @@ from torch import nn
 
 from segkit.config import door
 from segkit.config.targets import instantiate, keywords_of
-from segkit.errors import SegkitError, nearest
+from segkit.errors import SegkitError, nearest, plain_command
 from segkit.models.probe import flop_per_image
 from segkit.models.smp import TIMM, TRANSFORMER, Architecture, encoder_names, smp_network, weights_on_offer
 from segkit.models.wrapper import Normalizer, SegmentationModel
@@ -57,16 +57,10 @@ class Row:
         return self.name, parameters, f"{self.flop / 1e9:.2f}" if self.flop else "-", self.remark
 
 
+@plain_command("models", HELP)
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 0, 1 where no encoder matches, 2 for arguments that it does not take."""
-    if set(argv) & {"-h", "--help"}:
-        print(HELP)
-        return 0
-    try:
-        request = parse(argv)
-    except SegkitError as error:
-        print(f"segkit models: {error}", file=sys.stderr)
-        return 2
+    request = parse(argv)
     return encoders(request) if request.pattern else overview(request)
 
 

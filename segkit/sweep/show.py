@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segkit.errors import SegkitError, nearest
+from segkit.errors import SegkitError, nearest, plain_command
 
 HELP = """\
 segkit sweep [output_dir=outputs]
@@ -28,17 +27,11 @@ class Request:
     all: bool = False
 
 
+@plain_command("sweep", HELP)
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 0, or 2 for what is not understood or not there."""
-    if set(argv) & {"-h", "--help"}:
-        print(HELP)
-        return 0
-    try:
-        request = parse(argv)
-        return show(request) if request.name else overview(request)
-    except SegkitError as error:
-        print(f"segkit sweep: {error}", file=sys.stderr)
-        return 2
+    request = parse(argv)
+    return show(request) if request.name else overview(request)
 
 
 def parse(argv: Sequence[str]) -> Request:
