@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def config(args: argparse.Namespace, folder: Path) -> Any:
-    from segkit.config.door import compose
+    from segkit.config.compose import compose
 
     root = [f"data.root={args.root}"] if args.root else [f"data.phantom_n={args.n}"]
     size = f"preprocess.size=[{','.join(map(str, args.size))}]"
@@ -39,10 +39,10 @@ def rate(dataset: Any, n: int, epoch: int) -> float:
 
 
 def rates(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
-    from segkit import run
-    from segkit.data.augment import Augmentation
     from segkit.data.datamodule import array_cache
     from segkit.data.dataset import CaseDataset
+    from segkit.data.transforms.augment import Augmentation
+    from segkit.training import train as run
 
     cfg = config(args, folder)
     prepared = run.prepare_data(cfg, None)
@@ -68,10 +68,10 @@ def training_rate(size: list[int]) -> float:
     """Images a second of the classic U-Net's training step, batch 4, with segkit's own choices for this machine."""
     import torch
 
-    from segkit.hardware import Hardware
     from segkit.losses import WeightedLoss
     from segkit.losses.dice import dice_loss
     from segkit.models.unet import UNet
+    from segkit.system.hardware import Hardware
 
     hardware = Hardware.choose("auto", "auto", "auto")
     hardware.prepare_process()

@@ -37,7 +37,7 @@ SWEEP = Path("outputs/fake/sweeps/bench")
 
 def fake_training(config: Any, overrides: list[str], run_dir: Path) -> None:
     """Leaves what the search reads of a run; `finished.log` has a line for every time that a trial came to its end."""
-    from segkit.rundir import RunFolder
+    from segkit.training.run_folder import RunFolder
 
     time.sleep(OBJECTIVE_SECONDS)
     score = 1 - abs(config.optimizer["lr"] - 1e-3) - 0.1 * config.optimizer["weight_decay"]
@@ -51,7 +51,7 @@ def search(arguments: list[str]) -> int:
     """`segkit train …` with the fake training."""
     from dataclasses import replace
 
-    from segkit import cli
+    from segkit.cli.main import main as cli
 
     return cli.run(replace(cli.BY_NAME["train"], runs="bench_sweep:fake_training"), arguments)
 
@@ -116,8 +116,8 @@ def study_states(cwd: Path) -> dict[str, int]:
     """Of the attempts that count."""
     import optuna
 
-    from segkit.sweep.ledger import latest
-    from segkit.sweep.storage import open_storage
+    from segkit.training.sweeps.storage import open_storage
+    from segkit.training.sweeps.study import latest
 
     study = optuna.load_study(study_name="fake/bench", storage=open_storage(None, cwd / SWEEP))
     states = [trial.state.name for trial in latest(study.get_trials(deepcopy=False))]
@@ -142,7 +142,7 @@ def compare(root: str, epochs: int) -> None:
 
 
 def best_dice(sweep: Path) -> float:
-    from segkit.sweep.outcome import read_outcome
+    from segkit.training.sweeps.outcome import read_outcome
 
     outcomes = [read_outcome(path.parent, {"dice": "max"}) for path in sweep.glob("*/status.json")]
     return max(outcome.values[0] for outcome in outcomes if outcome and outcome.values)

@@ -41,7 +41,7 @@ NETWORKS = {
 
 
 def config(folder: Path, steps: int, network: str) -> Any:
-    from segkit.config.door import compose
+    from segkit.config.compose import compose
 
     rest = ["name=bench", f"output_dir={folder}", "trainer.max_epochs=100", "logger=none", f"trainer.limit_train_batches={steps}"]
     return compose("train", [*NETWORKS[network], *rest])
@@ -51,10 +51,11 @@ def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
     """Between the ends of consecutive training batches, through the whole framework."""
     import lightning as L
 
-    from segkit import run, trainer
     from segkit.data.datamodule import SegmentationData
-    from segkit.hardware import Hardware
-    from segkit.rundir import RunFolder
+    from segkit.system.hardware import Hardware
+    from segkit.training import train as run
+    from segkit.training import trainer
+    from segkit.training.run_folder import RunFolder
 
     class Clock(L.Callback):
         def __init__(self) -> None:
@@ -84,11 +85,11 @@ def seconds_of_plain(folder: Path, steps: int, network: str) -> list[float]:
     import torch
     from torch.utils.data import DataLoader
 
-    from segkit import run
-    from segkit.data.augment import Augmentation
     from segkit.data.datamodule import patches_of
     from segkit.data.dataset import CaseDataset, collate
-    from segkit.hardware import Hardware
+    from segkit.data.transforms.augment import Augmentation
+    from segkit.system.hardware import Hardware
+    from segkit.training import train as run
 
     cfg = config(folder, steps, network)
     prepared = run.prepare_data(cfg, None)
@@ -126,9 +127,9 @@ def gflops_of_bf16_product(folder: Path, steps: int, network: str) -> list[float
 
 def gflop_of_a_batch(folder: Path, steps: int, network: str) -> list[float]:
     """Of the forward pass, and twice that for the backward."""
-    from segkit import run
-    from segkit.hardware import Hardware
     from segkit.models.probe import flop_per_image
+    from segkit.system.hardware import Hardware
+    from segkit.training import train as run
 
     cfg = config(folder, steps, network)
     card = run.make_card(cfg, run.prepare_data(cfg, None), Hardware.choose("cpu", "32", "auto"))

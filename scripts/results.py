@@ -190,7 +190,7 @@ def segkit(command: list[str]) -> int:
 
 def rows_of(result: Result) -> list[str]:
     """Lines of the table; none where a fold lacks."""
-    from segkit.folds import out_of_fold
+    from segkit.training.sweeps.folds import out_of_fold
 
     folders = [Path(OUT, result.name, run) for run in result.runs()]
     if not all((folder / "summary.json").is_file() for folder in folders):
@@ -209,7 +209,7 @@ def rows_of(result: Result) -> list[str]:
 
 def benchmark_line(folders: list[Path], name: str) -> str:
     """Every fold's network has seen none of its images: the mean over folds, and their range."""
-    from segkit.comparing import read_table
+    from segkit.cli.compare import read_table
 
     summaries = [read_table(folder / "benchmark").summary() for folder in folders]
     cells = []

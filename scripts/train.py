@@ -2,6 +2,6 @@
 
 import sys
 
-from segkit.cli import main
+from segkit.cli.main import main
 
 raise SystemExit(main(["train", *sys.argv[1:]]))

@@ -6,28 +6,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segkit.api import evaluate, predict, train
-    from segkit.config.door import compose
+    from segkit.cli.api import evaluate, predict, train
+    from segkit.config.compose import compose
+    from segkit.data.case import Case, Manifest
     from segkit.data.labels import LabelMap
-    from segkit.data.manifest import Case, Manifest
-    from segkit.errors import SegkitError
     from segkit.inference.predictor import load
-    from segkit.sharing import push, save
+    from segkit.models.hub import push, save
+    from segkit.system.errors import SegkitError
 
     __version__: str
 
 _HOMES = {
     "load": "segkit.inference.predictor",
-    "save": "segkit.sharing",
-    "push": "segkit.sharing",
-    "train": "segkit.api",
-    "evaluate": "segkit.api",
-    "predict": "segkit.api",
-    "compose": "segkit.config.door",
-    "Case": "segkit.data.manifest",
-    "Manifest": "segkit.data.manifest",
+    "save": "segkit.models.hub",
+    "push": "segkit.models.hub",
+    "train": "segkit.cli.api",
+    "evaluate": "segkit.cli.api",
+    "predict": "segkit.cli.api",
+    "compose": "segkit.config.compose",
+    "Case": "segkit.data.case",
+    "Manifest": "segkit.data.case",
     "LabelMap": "segkit.data.labels",
-    "SegkitError": "segkit.errors",
+    "SegkitError": "segkit.system.errors",
 }
 
 __all__ = [

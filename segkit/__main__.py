@@ -1,5 +1,5 @@
 """`python -m segkit` is `segkit`."""
 
-from segkit.cli import main
+from segkit.cli.main import main
 
 raise SystemExit(main())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.commands import PLAIN
-from segkit.config import door
+from segkit.cli.commands import PLAIN
+from segkit.config import compose
 from segkit.config.folds import spelled_out
 from segkit.config.schema import COMMANDS
 from tests.conftest import REPOSITORY
@@ -35,7 +35,7 @@ def test_a_command_of_the_readme_passes_the_door(line: str, tmp_path: Path) -> N
     assert command in COMMANDS
     words = spelled_out(words, words, [tmp_path]) if command == "train" else words
     multirun = "-m" in words
-    door.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)
+    compose.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)
 
 
 @pytest.mark.parametrize("script", re.findall(r"bash (scripts/\w+\.sh)", TEXT))
@@ -43,7 +43,7 @@ def test_scripts_named_in_the_readme_exist(script: str) -> None:
     assert (REPOSITORY / script).is_file()
 
 
-@pytest.mark.parametrize("preset", sorted(path.stem for path in (door.CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (compose.CONF / "experiment").glob("*.yaml")))
 def test_every_preset_is_named(preset: str) -> None:
     assert f"`{preset}`" in TEXT
 
@@ -51,6 +51,6 @@ def test_every_preset_is_named(preset: str) -> None:
 @pytest.mark.parametrize("row", re.findall(r"^\| `(\w+)` \| ([a-z0-9_ ]+) \| ", TEXT, re.M))
 def test_the_table_of_groups_lists_the_options_that_exist(row: tuple[str, str]) -> None:
     group, options = row
-    if (door.CONF / group).is_dir():
-        found = {file.stem for file in (door.CONF / group).glob("*.yaml") if not file.name.startswith("_")}
+    if (compose.CONF / group).is_dir():
+        found = {file.stem for file in (compose.CONF / group).glob("*.yaml") if not file.name.startswith("_")}
         assert set(options.split()) == found

@@ -8,10 +8,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from segkit.config.door import compose
+from segkit.config.compose import compose
 from segkit.config.schema import Split, Train
 from segkit.config.sweeps import key_of
-from segkit.errors import Problem, ProblemsFound
+from segkit.system.errors import Problem, ProblemsFound
 
 KEY, FOLD = "folds", "split.fold"
 

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from segkit.config.messages import section
 from segkit.config.schema import COMMANDS
 from segkit.config.targets import keywords_of
-from segkit.config.words import section
-from segkit.errors import Problem, nearest
+from segkit.system.errors import Problem, nearest
 
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError)
 LAUNCHERS = {

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import OmegaConf
 
 from segkit.config.schema import COMMANDS
-from segkit.errors import Problem
+from segkit.system.errors import Problem
 
 GROUP = "experiment"
 TRAINING, JUDGING = ("train", "import"), ("evaluate", "predict")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from segkit.config.overrides import REFUSALS, compose
 from segkit.config.sweeps import alternatives, key_of
-from segkit.errors import Problem
+from segkit.system.errors import Problem
 
 When = Mapping[str, str]
 """Key -> the override, such as `optimizer=sgd`, without which it is left alone."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from segkit.config import presets
 from segkit.config.overrides import REFUSALS, compose, options
-from segkit.errors import Problem, SegkitError
+from segkit.system.errors import Problem, SegkitError
 
 SMALL = 1e-4
 """What is tried around 0, times the factors."""

@@ -18,9 +18,9 @@ from typing import Any, Never
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from segkit.config import words
+from segkit.config import messages
 from segkit.config.signatures import Absent, Signature, Unreadable, signature
-from segkit.errors import Problem, SegkitError, nearest
+from segkit.system.errors import Problem, SegkitError, nearest
 
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
@@ -158,7 +158,7 @@ def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
         text = json.dumps(value, default=str)
         TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        return words.describe(error, json.loads(text), at=where)
+        return messages.describe(error, json.loads(text), at=where)
     except (PydanticUserError, TypeError):  # an annotation that pydantic has no idea of
         return []
     return []

@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.config import schema
-from segkit.data import geometry
-from segkit.data.intensity import Range
-from segkit.data.manifest import Case
-from segkit.data.preprocess import Decoded, Preprocessing
-from segkit.errors import SegkitError
-from segkit.files import CACHE, atomic_path
-from segkit.progress import console
+from segkit.data.case import Case
+from segkit.data.transforms import geometry
+from segkit.data.transforms.intensity import Range
+from segkit.data.transforms.preprocess import Decoded, Preprocessing
+from segkit.system.errors import SegkitError
+from segkit.system.files import CACHE, atomic_path
+from segkit.system.progress import console
 
 Array = npt.NDArray[Any]
 VERSION = 2

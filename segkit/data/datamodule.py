@@ -15,18 +15,18 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader
 
 from segkit.config.schema import Train
-from segkit.data.audit import CaseFacts, Prepared
-from segkit.data.augment import Augmentation
+from segkit.data.audit.audit import CaseFacts, Prepared
 from segkit.data.cache import ArrayCache
 from segkit.data.dataset import CaseDataset, Sample, collate
-from segkit.data.intensity import SIXTEEN_BIT
 from segkit.data.labels import LabelMap
 from segkit.data.loader import EpochSampler, TrainLoader
-from segkit.data.patches import Patches
-from segkit.errors import SegkitError
-from segkit.files import CACHE
-from segkit.hardware import cache_budget, loader_workers, share_of_cores
-from segkit.progress import console, track
+from segkit.data.transforms.augment import Augmentation
+from segkit.data.transforms.intensity import SIXTEEN_BIT
+from segkit.data.transforms.patches import Patches
+from segkit.system.errors import SegkitError
+from segkit.system.files import CACHE
+from segkit.system.hardware import cache_budget, loader_workers, share_of_cores
+from segkit.system.progress import console, track
 
 Array = npt.NDArray[Any]
 

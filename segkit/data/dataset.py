@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from segkit.data import preprocess
-from segkit.data.augment import Augmentation
 from segkit.data.cache import ArrayCache
-from segkit.data.geometry import Step
-from segkit.data.intensity import SIXTEEN_BIT, Intensity
+from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.manifest import Case, encoded_mask
-from segkit.data.patches import Patches, locations_of
-from segkit.data.preprocess import Decoded, Preprocessing
-from segkit.progress import track
+from segkit.data.transforms import preprocess
+from segkit.data.transforms.augment import Augmentation
+from segkit.data.transforms.geometry import Step
+from segkit.data.transforms.intensity import SIXTEEN_BIT, Intensity
+from segkit.data.transforms.patches import Patches, locations_of
+from segkit.data.transforms.preprocess import Decoded, Preprocessing
+from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
 MAX_WORKERS = 256

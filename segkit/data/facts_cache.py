@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segkit.files import write_text_atomic
+from segkit.system.files import write_text_atomic
 
 SUFFIX = ".jsonl"
 MOST_FILES = 8

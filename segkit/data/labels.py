@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 Array = npt.NDArray[Any]
 Mode = Literal["binary", "multiclass", "multilabel"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from segkit.data.dataset import Batch, CaseDataset, Sample
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 Array = npt.NDArray[Any]
 

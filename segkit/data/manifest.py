@@ -1,161 +1,218 @@
-"""The manifest: what a source found on disk, one `Case` an image, before anything is read."""
+"""From the data section of a config to a manifest: the source is built, its cases are put in order, their labels named."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from rich.markup import escape
 
+from segkit.config import schema
+from segkit.config.targets import instantiate
+from segkit.data.case import Case, Manifest
 from segkit.data.labels import BACKGROUND, LabelMap
+from segkit.data.phantoms import base
+from segkit.data.sources.base import natural
+from segkit.data.statistics import MOST_VALUES, CaseFacts, scan, values_seen
+from segkit.data.views import view
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
+from segkit.system.progress import console
 
-Array = npt.NDArray[Any]
-Subset = Literal["train", "val", "test"]
-
-
-class Pixels(Protocol):
-    """A recipe that yields an array: a file, an outline to fill, a run-length code, a stack of neighbouring slices.
-
-    Implementations are frozen dataclasses: small, comparable, and they travel to loader workers by pickle.
-    """
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that `read` opens."""
-
-    def read(self) -> Array:
-        """Image: (H, W, C) in its own dtype; a volume (D, H, W, C). Mask: integers (H, W) or (D, H, W), or colours
-        (H, W, 3). Raises `ReadError`."""
-
-
-class Volumetric(Pixels, Protocol):
-    """The `Pixels` of a volume, which can say its size without being read whole."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Slices, rows, columns, from the header. Raises `ReadError`."""
+Facts = Mapping[str, CaseFacts]
+_VALUE = re.compile(r"-?\d+|#[0-9a-f]{6}")
+PROPOSED = 20
+"""With more distinct values than this, a mask holds no labels but grey levels, and no label map is proposed."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One image with what is known about it. `mask` is None for unlabelled images, a dict of planes where classes overlap.
-
-    A source yields slices (`dims` 2) or whole volumes (`dims` 3), as the files come; `views.py` makes the one from the other.
-    """
-
-    id: str
-    image: Pixels
-    mask: Pixels | Mapping[str, Pixels] | None = None
-    group: str = ""
-    """Patient, exam or volume: cases of one group never stand on both sides of a split. Empty: the case is its own group."""
-    split: str = ""
-    """The side that the data set itself prescribes (train, val, test), or empty."""
-    spacing_mm: tuple[float, ...] = ()
-    """Pixel size by axis, in millimetres: (rows, columns), or (slices, rows, columns) where that is known; empty where unknown."""
-    facts: Mapping[str, float | str] = field(default_factory=dict)
-    """Reference values that a metric may use, such as the head circumference in mm."""
-    volume: str = ""
-    """Of a slice: the volume it belongs to. Empty: an image by itself."""
-    position: int = 0
-    """Of a slice: its number within the volume. Numbers may be missing where slices are."""
-    dims: Literal[2, 3] = 2
-    """3: image and masks are whole volumes; the image is then `Volumetric`."""
-    whole: Pixels | None = None
-    """Of a slice: its whole volume, over which intensities are looked at. `views.py` fills it in."""
-
-    @property
-    def masks(self) -> dict[str, Pixels]:
-        if self.mask is None:
-            return {}
-        return dict(self.mask) if isinstance(self.mask, Mapping) else {"": self.mask}
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (*self.image.paths, *(path for mask in self.masks.values() for path in mask.paths))
-
-    @property
-    def pixel_mm(self) -> tuple[float, ...]:
-        """Pixel size by axis of this image or volume; empty where unknown."""
-        return self.spacing_mm[-self.dims :] if len(self.spacing_mm) >= self.dims else ()
-
-    @property
-    def group_or_id(self) -> str:
-        return self.group or self.id
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All cases of a data set, in natural order of their ids, with the meaning of their labels."""
+class Found:
+    """What a source found, before its files are read and its labels named."""
 
     name: str
     root: Path
     cases: tuple[Case, ...]
-    labels: LabelMap
-    is_phantom: bool = False
+    default_labels: Mapping[Any, str] | None
+    is_phantom: bool
+    problems: tuple[Problem, ...]
 
-    def __len__(self) -> int:
-        return len(self.cases)
+    def manifest(self, labels: LabelMap) -> Manifest:
+        return Manifest(self.name, self.root, self.cases, labels, self.is_phantom)
 
-    def __iter__(self) -> Iterator[Case]:
-        return iter(self.cases)
-
-    @cached_property
-    def by_id(self) -> dict[str, Case]:
-        return {case.id: case for case in self.cases}
-
-    @cached_property
-    def hash(self) -> str:
-        """Identity of the manifest: ids, groups, relative file names and sizes. Equal on every platform and at every root."""
-        digest = hashlib.sha256()
-        for case in self.cases:
-            files = [f"{relative(path, self.root)}:{size_of(path)}" for path in case.paths]
-            digest.update("\t".join([case.id, case.group, case.split, *files]).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
-    @property
-    def dims(self) -> int:
-        """2 for images and slices, 3 for volumes."""
-        return self.cases[0].dims if self.cases else 2
-
-    def labelled(self) -> Manifest:
-        return Manifest(self.name, self.root, tuple(c for c in self.cases if c.masks), self.labels, self.is_phantom)
+    def facts_folder(self, cache_dir: Path) -> Path:
+        place = hashlib.sha1(str(self.root).encode(), usedforsecurity=False).hexdigest()[:10]
+        return cache_dir / f"facts-{self.name}-{place}"
 
 
-def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
+    """All cases of a data set, unread unless their labels must be inferred. Raises ProblemsFound."""
+    found = find(data, seed, allow, cache_dir)
+    declared = data.labels is not None or found.default_labels is not None or bool(data.overlap)
+    facts = {} if declared else scan(found.cases, found.facts_folder(cache_dir))
+    labels, problems = name_labels(data, found, facts)
+    errors = [p for p in (*found.problems, *problems) if p.severity == "error"]
+    if errors:
+        raise ProblemsFound(errors)
+    return found.manifest(labels)
 
 
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
+def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Found:
+    """Builds the source, or its phantom where `data.root` is not set, and lists its cases in natural order of their ids."""
+    root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
+    source = instantiate(data.source, allow=allow, root=root)
+    try:
+        listed = list(source.cases())
+    except OSError as error:
+        raise SegkitError(f"{root} cannot be listed: {error}") from error
+    problems: list[Problem] = list(source.problems)
+    unique = _unique(sorted(listed, key=lambda case: natural(case.id)), problems)
+    viewed = view(_without(unique, data.exclude), data.dims, data.neighbours, problems)
+    cases = sorted(_without(viewed, data.exclude), key=lambda case: natural(case.id))
+    settled = {id_ for id_ in data.exclude if any(_is_about(problem, id_) for problem in source.problems)}
+    problems = [problem for problem in problems if not any(_is_about(problem, id_) for id_ in settled)]
+    problems += _unknown_ids([id_ for id_ in data.exclude if id_ not in settled], [*unique, *viewed])
+    if not cases and not any(problem.severity == "error" for problem in problems):
+        left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
+        problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
+    name = base.source_name(data.source)
+    return Found(name, root, tuple(cases), source.default_labels, (root / base.MARK).exists(), tuple(problems))
 
 
-def encoded_mask(case: Case, labels: LabelMap) -> Array:
-    """The truth of a case: class indices (*S) uint8, or planes (K, *S) uint8 of 0, 1 (255 = ignore) where classes overlap.
+def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.id in seen:
+            problems.append(Problem(f"case {case.id}", "two cases have this id", "the source must give each its own"))
+        seen.setdefault(case.id, case)
+    return list(seen.values())
 
-    Values that the label map does not name become `ignore`: the audit has refused them before this is called.
+
+def _without(cases: Sequence[Case], exclude: Sequence[str]) -> list[Case]:
+    """Cases and whole volumes go by their names; also the slices that a volume was cut into."""
+    names = set(exclude)
+    return [case for case in cases if case.id not in names and case.volume not in names]
+
+
+def _is_about(problem: Problem, id_: str) -> bool:
+    """Whether a fault of the layout is that of one case, and so is settled by leaving that out."""
+    return re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.mend}") is not None
+
+
+def _unknown_ids(exclude: Sequence[str], cases: Sequence[Case]) -> list[Problem]:
+    known = {case.id for case in cases} | {case.volume for case in cases}
+    return [Problem("data.exclude", f"{id_!r} is no case", nearest(id_, known) or "remove it") for id_ in exclude if id_ not in known]
+
+
+# the phantom
+
+
+def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Path:
+    """The folder of the synthetic data set, written on first use; several processes may ask for it at once."""
+    folder = (cache_dir / _phantom_name(data, seed)).absolute()
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            base.write(instantiate(data.source, allow=allow, root=temporary), temporary, data.phantom_n, seed)
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, and wrote the same
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    console.print(
+        f"[bold yellow]SYNTHETIC DATA[/]: data.root is not set, so this uses a phantom of {data.phantom_n} images\n"
+        f"  in {escape(str(folder))}\n"
+        "  its results say nothing about patients;   your own images:  data.root=FOLDER"
+    )
+    return folder
+
+
+def _phantom_name(data: schema.Data, seed: int) -> str:
+    name = base.source_name(data.source)
+    keys = json.dumps({k: v for k, v in data.source.items() if k != "_target_"}, sort_keys=True, default=str)
+    layout = "" if keys == "{}" else "-" + hashlib.sha1(keys.encode(), usedforsecurity=False).hexdigest()[:6]
+    return f"phantom-{name}{layout}-n{data.phantom_n}-seed{seed}-v{base.VERSION}"
+
+
+# the labels
+
+
+def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    """`data.labels`, else the source's own, else what the planes' names or the masks' values say without doubt.
+
+    Where they do not, the map is a guess that comes with the problem to mend, so that the audit can go on.
     """
-    if labels.overlap:
-        return stack_planes(case, labels)
-    (mask,) = case.masks.values()
-    return labels.encode(mask.read())[0]
+    if not found.cases:  # nothing to name, and the reason has been told
+        return LabelMap.of({"0": BACKGROUND, "1": "foreground"}), []
+    given = data.labels if data.labels is not None else found.default_labels
+    overlap = any("" not in case.masks for case in found.cases if case.masks) if data.overlap is None else data.overlap
+    if given is not None:
+        return _given_labels(given, overlap, facts)
+    if overlap:
+        return _plane_names(found.cases, facts)
+    return _inferred(facts)
 
 
-def stack_planes(case: Case, labels: LabelMap) -> Array:
-    """Planes of one class name are joined; a class without a plane in this case is empty, which is an answer, not a gap."""
-    read = {raw: mask.read() for raw, mask in case.masks.items()}
-    shape = next(iter(read.values())).shape
-    planes = np.zeros((len(labels.classes), *shape), np.uint8)
-    for raw, name in labels.values:
-        if name == BACKGROUND:  # a structure that is not wanted
-            continue
-        if name == "ignore" and raw in read:
-            planes[:, read[raw] > 0] = 255
-        elif raw in read:
-            plane = planes[labels.classes.index(name)]
-            plane[(read[raw] > 0) & (plane != 255)] = 1
-    return planes
+def labels_line(names: Mapping[str, str]) -> str:
+    """What to type on the command line, whose grammar knows no #: colours are written 0xrrggbb there."""
+    inner = ", ".join(f"{_typed(value.replace('#', '0x'))}: {_typed(name)}" for value, name in names.items())
+    return f"data.labels='{{{inner}}}'"
+
+
+def _typed(word: str) -> str:
+    """Quoted where the command line would take it for something else, or drop a blank at its end."""
+    return word if re.fullmatch(r"[\w.\-+/@?|]+( [\w.\-+/@?|]+)*", word) else f'"{word}"'
+
+
+def _given_labels(given: Mapping[Any, str], overlap: bool, facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    if not overlap:
+        given = {str(raw).lower().replace("0x", "#"): name for raw, name in given.items()}
+    wrong = [] if overlap else [raw for raw in given if not _VALUE.fullmatch(raw)]
+    if wrong:
+        what = f"{wrong[0]!r} is no mask value: whole numbers and colours 0xrrggbb are"
+        mend = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
+        return _any_values(facts), [Problem("data.labels", what, mend)]
+    try:
+        return LabelMap.of(given, overlap), []
+    except SegkitError as error:
+        what, _, mend = str(error).partition(";   ")
+        return _any_values(facts), [Problem("data.labels", what, mend)]
+
+
+def _any_values(facts: Facts) -> LabelMap:
+    """Where the map is wrong: one that takes every value there is, so that the other checks can go on."""
+    values = values_seen(facts.values())
+    return LabelMap.of(dict.fromkeys(("1", *values), "foreground") | {_background(values): BACKGROUND})
+
+
+def _background(values: Iterable[str]) -> str:
+    return "#000000" if any(value.startswith("#") for value in values) else "0"
+
+
+def _plane_names(cases: Sequence[Case], facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    planes = dict.fromkeys(plane for case in cases for plane in case.masks if plane)
+    if planes:
+        return LabelMap.of({plane: plane for plane in planes}, overlap=True), []
+    what = "is true: that wants one mask for each structure, and no case has such"
+    return _any_values(facts), [Problem("data.overlap", what, "data.overlap=false")]
+
+
+def _inferred(facts: Facts) -> tuple[LabelMap, list[Problem]]:
+    """0/1 and 0/255 need no map; also where a mask, or all of them, hold only one of the two."""
+    values = list(values_seen(facts.values()))
+    if set(values) <= {"0", "1"} or set(values) <= {"0", "255"}:
+        return LabelMap.of({"0": BACKGROUND, "255" if "255" in values else "1": "foreground"}), []
+    if len(values) > PROPOSED:
+        many = f"{'more than ' * (len(values) >= MOST_VALUES)}{len(values)}"
+        what = f"the masks hold {many} different values: grey levels or blurred edges, not labels"
+        return _any_values(facts), [Problem("masks", what, "save them as PNG with one value a class (no JPEG, no smoothing)")]
+    background = _background(values)
+    names = {value: BACKGROUND if value == background else "NAME" for value in dict.fromkeys([background, *values])}
+    what = f"the masks hold {', '.join(values)}, and nothing says what these are"
+    return _any_values(facts), [Problem("data.labels", what, f"add  {labels_line(names)}")]

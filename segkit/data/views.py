@@ -9,11 +9,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from segkit.data.manifest import Case, Pixels
-from segkit.data.pairing import natural
-from segkit.data.readers import ReadError
-from segkit.data.stacks import Blank, Channels, Slice, Volume, shape_of
-from segkit.errors import Problem
+from segkit.data.case import Case, Pixels
+from segkit.data.io.images import ReadError
+from segkit.data.slices import Blank, Channels, Slice, Volume, shape_of
+from segkit.data.sources.base import natural
+from segkit.system.errors import Problem
 
 
 def view(cases: Sequence[Case], dims: int, neighbours: Sequence[int], problems: list[Problem]) -> list[Case]:

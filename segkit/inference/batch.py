@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segkit.checkpoint import first_line
+from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case
-from segkit.data.stacks import Volume
-from segkit.errors import Problem, SegkitError
-from segkit.files import is_full
-from segkit.inference import tables
+from segkit.data.samples import panel
+from segkit.data.slices import Volume
 from segkit.inference.decide import planes
-from segkit.inference.formats import Target, Writer, opened
-from segkit.inference.jobs import Job, cases_of
+from segkit.inference.inputs import Job, cases_of
 from segkit.inference.predictor import Predictor
-from segkit.inference.tables import Table
-from segkit.inference.writers import (
+from segkit.inference.writers import tables
+from segkit.inference.writers.formats import Target, Writer, opened
+from segkit.inference.writers.masks import (
     SIZE_HEADER,
     Size,
     is_written,
@@ -33,9 +30,12 @@ from segkit.inference.writers import (
     write_overlay,
     write_probabilities,
 )
-from segkit.parts import Part
-from segkit.progress import track
-from segkit.report.samples import panel
+from segkit.inference.writers.tables import Table
+from segkit.models.checkpoint import first_line
+from segkit.system.errors import Problem, SegkitError
+from segkit.system.files import is_full
+from segkit.system.parts import Part
+from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
 SIZES = "sizes.csv"
@@ -51,7 +51,7 @@ class Wanted:
     overwrite: bool = False
     palette: bool = False
     formats: tuple[str, ...] = ()
-    """Beside the masks: see `segkit.inference.formats`."""
+    """Beside the masks: see `segkit.inference.writers.formats`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Done:
 
 
 Show = Callable[[Sequence[Job], str], Iterable[Job]]
-"""Yields the jobs one by one, as `segkit.progress.track` does."""
+"""Yields the jobs one by one, as `segkit.system.progress.track` does."""
 
 
 def predict_jobs(

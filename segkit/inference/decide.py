@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from segkit.config.schema import Inference
 from segkit.config.targets import instantiate
-from segkit.data import geometry
 from segkit.data.labels import LabelMap
-from segkit.errors import SegkitError, nearest
+from segkit.data.transforms import geometry
 from segkit.inference.postprocess import Step, postprocess
+from segkit.system.errors import SegkitError, nearest
 
 Array = npt.NDArray[Any]
 

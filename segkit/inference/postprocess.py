@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from segkit.data.labels import LabelMap
-from segkit.metrics.ellipse import fit_ellipse
+from segkit.metrics.head_circumference import fit_ellipse
 
 Array = npt.NDArray[Any]
 

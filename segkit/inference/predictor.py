@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segkit.checkpoint import Card, load_model
 from segkit.config.schema import Train
-from segkit.data.geometry import Step
-from segkit.data.intensity import Intensity
-from segkit.data.manifest import Case
-from segkit.data.preprocess import to_grid
-from segkit.data.readers import ImageFile
-from segkit.errors import SegkitError
-from segkit.hardware import Accelerator, Hardware
+from segkit.data.case import Case
+from segkit.data.io.images import ImageFile
+from segkit.data.transforms.geometry import Step
+from segkit.data.transforms.intensity import Intensity
+from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.decide import Decision, restore
-from segkit.inference.sliding import sliding
+from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, copies
-from segkit.models.wrapper import SegmentationModel
+from segkit.models.checkpoint import Card, load_model
+from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError
+from segkit.system.hardware import Accelerator, Hardware
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")

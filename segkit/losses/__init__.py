@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.data.labels import IGNORE, Mode
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 
 class WeightedLoss(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from segkit.data.labels import Mode
-from segkit.losses.classes import class_weights_of
+from segkit.losses.base import class_weights_of
 from segkit.losses.pixelwise import PixelLoss, cross_entropy_map
 
 

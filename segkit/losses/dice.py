@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from segkit.data.labels import Mode
-from segkit.losses.classes import class_weights_of
-from segkit.losses.region import Over, RegionLoss, overlap
+from segkit.losses.base import class_weights_of
+from segkit.losses.overlap import Over, RegionLoss, overlap
 
 
 def dice_loss(

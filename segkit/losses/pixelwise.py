@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from segkit.data.labels import IGNORE, Mode
-from segkit.errors import SegkitError
-from segkit.losses.classes import class_weights_of, planes, probabilities
+from segkit.losses.base import class_weights_of, planes, probabilities
+from segkit.system.errors import SegkitError
 
 Map = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, C, *S) and target (ignored pixels are 0) -> loss of each pixel, in the shape of the target."""

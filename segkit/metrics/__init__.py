@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 
 Array = npt.NDArray[Any]
 NAN = float("nan")

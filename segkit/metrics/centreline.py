@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.morphology import skeletonize
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import Array, Statistic
 from segkit.metrics.overlap import as_number, empty_rule
 

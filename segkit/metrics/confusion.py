@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import NAN, Array, Statistic
 from segkit.metrics.overlap import as_number, empty_rule, told
 

@@ -8,11 +8,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
+from segkit.data.case import Case
 from segkit.metrics import Array, Statistic
 from segkit.metrics.overlap import as_number, empty_rule
 from segkit.metrics.surface import ROUNDING
+from segkit.system.errors import SegkitError
 
 
 @dataclass(frozen=True)

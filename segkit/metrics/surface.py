@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.spatial import cKDTree
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import NAN, Array, Statistic
 
 FAR = 95.0

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.manifest import Case
-from segkit.data.pairing import Natural, natural
-from segkit.errors import SegkitError
-from segkit.files import write_text_atomic
+from segkit.data.sources.base import Natural, natural
 from segkit.metrics import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarise
+from segkit.system.errors import SegkitError
+from segkit.system.files import write_text_atomic
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 SUBSETS = ("train", "val", "test")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import NAN, Array, Statistic
 from segkit.metrics.overlap import as_number, told
 from segkit.metrics.surface import border, nearest_distance, surface_distances

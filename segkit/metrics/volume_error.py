@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import NAN, Array, Statistic
 
 DIMS = {"ml": 3, "mm3": 3, "mm2": 2}

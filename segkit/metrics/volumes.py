@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
 from segkit.metrics import Array, Statistic
 from segkit.metrics.objects import labelled
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.table import Row
+from segkit.system.errors import SegkitError
 
 Slices = Array | slice
 """What picks slices of a volume: a mask (D,), or a slice."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.errors import SegkitError
-from segkit.models.wrapper import SegmentationModel
+from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError
 
 ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spatial element")
 """How torch's norms complain about a single pixel, in a batch of one."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 SEARCHED = 4096
 """No network of use needs a larger step to its next possible size."""

@@ -19,8 +19,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
-from segkit.errors import SegkitError, nearest
-from segkit.models import weight_files
+from segkit.models.weights import files
+from segkit.system.errors import SegkitError, nearest
 
 Architecture = Literal[
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT"
@@ -233,7 +233,7 @@ def _not_had(encoder_name: str, weights: str, repository: str, error: Exception)
 
 def _own_from_file(recipe: Recipe, path: Path) -> nn.Module:
     """smp's encoders know older names of their weights; the first convolution is fitted as smp fits it."""
-    state = weight_files.read(path)
+    state = files.read(path)
     for channels in dict.fromkeys((recipe.in_channels, 3)):
         network = replace(recipe, in_channels=channels).build()
         encoder: Any = network.encoder
@@ -254,7 +254,7 @@ def _timm_from_file(recipe: Recipe, path: Path) -> nn.Module:
     random = torch.get_rng_state()
     fresh: Any = recipe.build().encoder
     torch.set_rng_state(random)
-    overlay = {"pretrained_cfg_overlay": {"state_dict": weight_files.read(path)}}
+    overlay = {"pretrained_cfg_overlay": {"state_dict": files.read(path)}}
     network = replace(recipe, options={**recipe.options, **overlay}).build(True)
     loaded: Any = network.encoder
     pairs = [(name, a, b) for (name, a), b in zip(fresh.named_parameters(), loaded.parameters(), strict=True) if a.ndim > 1 and a.any()]

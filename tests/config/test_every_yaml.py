@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segkit.config import door
+from segkit.config import compose
 from segkit.config.schema import COMMANDS
 from segkit.config.signatures import signature
 
-FILES = sorted(door.CONF.rglob("*.yaml"))
+FILES = sorted(compose.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
 NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
-GROUPS = {command: door.groups(command) for command in COMMANDS}
-OPTIONS = [f for f in FILES if f.parent != door.CONF and "hydra" not in f.parts and not f.name.startswith("_")]
+GROUPS = {command: compose.groups(command) for command in COMMANDS}
+OPTIONS = [f for f in FILES if f.parent != compose.CONF and "hydra" not in f.parts and not f.name.startswith("_")]
 
 
 def targets(node: object) -> list[str]:
@@ -29,25 +29,25 @@ def needed(command: str, option: Path) -> list[str]:
     """The option, and what a command asks for with it: of members a checkpoint each, in place of the only one."""
     members = [f"members.{name}.ckpt=x" for name in (yaml.safe_load(option.read_text()) or {}).get("members", {})]
     others = [key for key in NEEDED.get(command, []) if not (members and key.startswith("ckpt"))]
-    return [*others, *members, f"{option.parent.relative_to(door.CONF).as_posix()}={option.stem}"]
+    return [*others, *members, f"{option.parent.relative_to(compose.CONF).as_posix()}={option.stem}"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_needs_nothing_but_what_it_asks_for(command: str) -> None:
-    door.compose(command, NEEDED.get(command, []))
-    assert (door.CONF / f"{command}.yaml").is_file()
+    compose.compose(command, NEEDED.get(command, []))
+    assert (compose.CONF / f"{command}.yaml").is_file()
 
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_an_option_composes(file: Path) -> None:
-    group = file.parent.relative_to(door.CONF).as_posix()
+    group = file.parent.relative_to(compose.CONF).as_posix()
     users = [command for command, groups in GROUPS.items() if group in groups and file.stem in groups[group][1]]
     assert users, f"no command offers {group}={file.stem}"
     for command in users:
-        door.compose(command, needed(command, file))
+        compose.compose(command, needed(command, file))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(door.CONF).as_posix())
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(compose.CONF).as_posix())
 def test_what_is_named_is_there(file: Path) -> None:
     for target in targets(yaml.safe_load(file.read_text())):
         assert signature(target) is not None, target  # raises where there is no such name, or its source cannot be read
@@ -56,4 +56,4 @@ def test_what_is_named_is_there(file: Path) -> None:
 def test_presets_tell_how_to_run_them() -> None:
     for command in ("train", "evaluate"):
         for name in GROUPS[command]["experiment"][1]:
-            assert f"segkit {command} experiment={name}" in (door.CONF / "experiment" / f"{name}.yaml").read_text()
+            assert f"segkit {command} experiment={name}" in (compose.CONF / "experiment" / f"{name}.yaml").read_text()

@@ -8,23 +8,23 @@ import lightning as L
 import pytest
 import torch
 
-from segkit import run
-from segkit.callbacks.checkpoints import Checkpoints
-from segkit.checkpoint import Card
-from segkit.config import door
+from segkit.config import compose
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
-from segkit.data.augment import Augmentation
 from segkit.data.labels import LabelMap
 from segkit.data.sources.phantom import Phantom
 from segkit.data.splits import Split, make_split
-from segkit.errors import SegkitError
-from segkit.hardware import Hardware
-from segkit.rundir import RunFolder
-from segkit.task import SegmentationTask
-from segkit.trainer import build_callbacks, build_trainer
+from segkit.data.transforms.augment import Augmentation
+from segkit.models.checkpoint import Card
+from segkit.system.errors import SegkitError
+from segkit.system.hardware import Hardware
+from segkit.training import train as run
+from segkit.training.callbacks.checkpoints import Checkpoints
+from segkit.training.module import SegmentationTask
+from segkit.training.run_folder import RunFolder
+from segkit.training.trainer import build_callbacks, build_trainer
 
-OPTIONS = [f"{group}={name}" for group, (_, names) in sorted(door.groups("train").items()) for name in names]
+OPTIONS = [f"{group}={name}" for group, (_, names) in sorted(compose.groups("train").items()) for name in names]
 
 
 def card_of(cfg: Train) -> Card:
@@ -39,7 +39,7 @@ def card_of(cfg: Train) -> Card:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
-    cfg = door.compose("train", [option, *small, f"output_dir={tmp_path}"])
+    cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
     task = run.build_task(cfg, card_of(cfg))
     assert isinstance(task, SegmentationTask)
@@ -57,9 +57,9 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["holdout", "kfold"])
 def test_splits_divide_a_real_manifest(kind: str, tmp_path: Path) -> None:
-    from segkit.data.manifest import Manifest
+    from segkit.data.case import Manifest
 
-    cfg = door.compose("train", [f"split={kind}"])
+    cfg = compose.compose("train", [f"split={kind}"])
     assert isinstance(cfg, Train)
     Phantom(root=tmp_path).write_phantom(tmp_path, 10, 0)
     cases = tuple(Phantom(root=tmp_path).cases())

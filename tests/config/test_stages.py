@@ -9,31 +9,31 @@ from typing import Any
 
 import pytest
 
-from segkit.config import door
+from segkit.cli.tune_command import STAGES
+from segkit.config import compose
 from segkit.config.sweeps import around
-from segkit.errors import ProblemsFound
-from segkit.tuning.command import STAGES
+from segkit.system.errors import ProblemsFound
 
-PRESETS = door.groups("train")["experiment"][1]
+PRESETS = compose.groups("train")["experiment"][1]
 
 
 def config(preset: str, stage: str, *more: str) -> Any:
-    return door.compose("train", [f"experiment={preset}", f"stage={stage}", *more])
+    return compose.compose("train", [f"experiment={preset}", f"stage={stage}", *more])
 
 
 def rates(*overrides: str, typed: tuple[str, ...] = ()) -> list[float]:
-    jobs = door.jobs("train", overrides, typed)
+    jobs = compose.jobs("train", overrides, typed)
     return [float(text.partition("=")[2]) for job in jobs for text in job if text.startswith("optimizer.lr=")]
 
 
 def test_there_are_five_stages() -> None:
-    assert set(door.groups("train")["stage"][1]) == set(STAGES)
-    assert door.groups("train")["stage"][0] == ""
+    assert set(compose.groups("train")["stage"][1]) == set(STAGES)
+    assert compose.groups("train")["stage"][0] == ""
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_stage_fits_every_preset(preset: str) -> None:
-    own: Any = door.compose("train", [f"experiment={preset}"])
+    own: Any = compose.compose("train", [f"experiment={preset}"])
     sanity, overfit, lr, lr_wd, final = (config(preset, stage) for stage in STAGES)
     assert (sanity.optimizer["lr"], sanity.trainer.max_epochs) == (0, 1)
     assert not sanity.augment.transforms
@@ -50,12 +50,12 @@ def test_every_stage_fits_every_preset(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_lists_lie_around_the_presets_own_values(preset: str) -> None:
-    own: Any = door.compose("train", [f"experiment={preset}"])
+    own: Any = compose.compose("train", [f"experiment={preset}"])
     tried = rates(f"experiment={preset}", "stage=lr")
     assert len(tried) == 4
     assert min(tried) < own.optimizer["lr"] < max(tried)
     assert any(rate == pytest.approx(own.optimizer["lr"]) for rate in tried)
-    grid = door.jobs("train", [f"experiment={preset}", "stage=lr_wd"])
+    grid = compose.jobs("train", [f"experiment={preset}", "stage=lr_wd"])
     decays = {float(text.partition("=")[2]) for job in grid for text in job if "weight_decay" in text}
     assert (len(grid), len(decays)) == (9, 3)
     assert any(decay == pytest.approx(own.optimizer["weight_decay"]) for decay in decays)
@@ -93,10 +93,10 @@ def test_a_stage_is_a_sweep_like_any_other(tmp_path: Path) -> None:
 )
 def test_a_list_around_values_that_are_swept_as_well_is_refused(overrides: list[str], key: str) -> None:
     with pytest.raises(ProblemsFound) as caught:
-        door.check("train", overrides, multirun=True)
+        compose.check("train", overrides, multirun=True)
     assert [problem.where for problem in caught.value.problems] == [key]
     assert "at a time" in caught.value.problems[0].mend
-    door.check("train", [*overrides, "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0"], multirun=True)
+    compose.check("train", [*overrides, "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0"], multirun=True)
 
 
 def test_the_values_of_a_stage_pass_the_door_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +107,6 @@ def test_the_values_of_a_stage_pass_the_door_before_the_first_job(tmp_path: Path
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ProblemsFound) as caught:
-        door.check("train", ["stage=mine"], multirun=True)
+        compose.check("train", ["stage=mine"], multirun=True)
     assert {problem.where for problem in caught.value.problems} == {"optimizer.lr", "optimizer.lrr"}
-    door.check("train", ["stage=mine"])
+    compose.check("train", ["stage=mine"])

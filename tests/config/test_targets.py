@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from segkit.config.targets import check_target, instantiate, keywords_of
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 OWN = '''
 from __future__ import annotations
@@ -159,12 +159,12 @@ def test_complaints_of_a_constructor_name_it(own: list[str]) -> None:
         "os.system",
         "builtins.eval",
         "segkit.data.sources.Path",
-        "segkit.data.readers.os.system",
+        "segkit.data.io.images.os.system",
         "segkit.config.targets.instantiate",
-        "segkit.cli.main",
+        "segkit.cli.main.main",
         "segkit.models",
-        "segkit.models.download.fetch",
-        "segkit.models.external.obtain",
+        "segkit.models.weights.download.fetch",
+        "segkit.models.weights.load.obtain",
         "segkit.models.smp._from_hub",
         "segkit.models.smp.Recipe",
         "segmentation_models_pytorch.Unet",

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.config import door
-from segkit.data.augment import Augmentation
+from segkit.config import compose
 from segkit.data.cache import ArrayCache, command, keep_within, size_of
+from segkit.data.case import Case
 from segkit.data.dataset import CaseDataset
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case
-from segkit.data.patches import Patches
-from segkit.data.readers import ImageFile, MaskFile
+from segkit.data.transforms.augment import Augmentation
+from segkit.data.transforms.patches import Patches
 from tests.conftest import SMALL, Cli
-from tests.data.test_geometry import Grid
+from tests.data.transforms.test_geometry import Grid
 
 LABELS = LabelMap.of({0: "background", 255: "head"})
 GRID = Grid((40, 60), crop_foreground=0.05, scale="percentiles", normalize="volume")
@@ -133,12 +133,12 @@ def test_the_cache_command_counts_and_frees_its_folder_and_nothing_else(tmp_path
         (cache / name / "data").write_bytes(bytes(1000))
     (cache / "facts-x.json").write_text("{}")
     (tmp_path / "run").mkdir()
-    cfg: Any = door.compose("cache", [f"output_dir={tmp_path}"])
+    cfg: Any = compose.compose("cache", [f"output_dir={tmp_path}"])
     assert command(cfg) == 0
     told = capsys.readouterr().out
     assert "clear=true" in told
     assert [line.split()[-3] for line in told.splitlines()[:3]] == ["2", "1", "1"]
-    assert command(door.compose("cache", [f"output_dir={tmp_path}", "clear=true"])) == 0  # type: ignore[arg-type]
+    assert command(compose.compose("cache", [f"output_dir={tmp_path}", "clear=true"])) == 0  # type: ignore[arg-type]
     assert list(cache.iterdir()) == []
     assert (tmp_path / "run").is_dir()
     shutil.rmtree(cache)

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.data.augment import Augmentation
+from segkit.data.case import Case
 from segkit.data.datamodule import top_of
 from segkit.data.dataset import CaseDataset, Sample, collate
-from segkit.data.facts import facts_of
-from segkit.data.intensity import unit_scale
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.manifest import Case
-from segkit.data.patches import Patches
-from segkit.data.readers import ImageFile, MaskFile
-from tests.data.test_geometry import Grid
+from segkit.data.statistics import facts_of
+from segkit.data.transforms.augment import Augmentation
+from segkit.data.transforms.intensity import unit_scale
+from segkit.data.transforms.patches import Patches
+from tests.data.transforms.test_geometry import Grid
 
 LABELS = LabelMap.of({0: "background", 255: "head"})
 TRANSFORMS = {

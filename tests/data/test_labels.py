@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segkit.data.labels import IGNORE, LabelMap, sided, unique_values
-from segkit.errors import SegkitError
+from segkit.system.errors import SegkitError
 
 
 def test_zero_and_255_become_zero_and_one_and_back() -> None:

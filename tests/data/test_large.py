@@ -11,12 +11,12 @@ import pytest
 CODE = """
 import resource
 from pathlib import Path
-from segkit.config import door
+from segkit.config import compose
 from segkit.data.labels import LabelMap
-from segkit.data.open import find
+from segkit.data.manifest import find
 from segkit.data.splits import make_split
 
-cfg = door.compose("audit", ["data=folder", "data.root=set", "data.source.group='^p(\\\\d+)_'"])
+cfg = compose.compose("audit", ["data=folder", "data.root=set", "data.source.group='^p(\\\\d+)_'"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = find(cfg.data, 0, (), Path("cache"))
 manifest = found.manifest(LabelMap.of({0: "background", 1: "a"}))

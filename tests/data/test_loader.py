@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segkit.data.case import Case
 from segkit.data.dataset import CaseDataset, collate
 from segkit.data.labels import LabelMap
 from segkit.data.loader import EpochSampler, TrainLoader, naming_killed_workers
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
-from tests.data.test_geometry import Grid
+from segkit.system.errors import SegkitError
+from tests.data.transforms.test_geometry import Grid
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from segkit.config import schema
-from segkit.data.facts import CaseFacts, MaskFacts
+from segkit.data.case import Case, Manifest
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case, Manifest
-from segkit.data.readers import ImageFile, MaskFile
 from segkit.data.splits import Split, check_split, make_split
-from segkit.errors import ProblemsFound
+from segkit.data.statistics import CaseFacts, MaskFacts
+from segkit.system.errors import ProblemsFound
 
 LABELS = LabelMap.of({0: "background", 1: "bone"})
 

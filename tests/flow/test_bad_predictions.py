@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.config import door
-from segkit.data.phantom import write_png
-from segkit.errors import SegkitError
-from segkit.files import check_writable
-from segkit.from_checkpoint import evaluate, predict
+from segkit.cli.evaluate import evaluate, predict
+from segkit.config import compose
+from segkit.data.phantoms.base import write_png
+from segkit.system.errors import SegkitError
+from segkit.system.files import check_writable
 from tests.conftest import run_segkit
 
 
@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(command: str, *keys: str) -> str:
     """What it says, having written nothing but what is kept of data sets."""
-    cfg: Any = door.compose(command, keys)
+    cfg: Any = compose.compose(command, keys)
     before = files()
     with pytest.raises(SegkitError) as error:
         (evaluate if command == "evaluate" else predict)(cfg)

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 import segkit
-from segkit import checkpoint, run
 from segkit.config.schema import Train
 from segkit.data.datamodule import SegmentationData
 from segkit.inference import predictor
+from segkit.models import checkpoint
+from segkit.training import train as run
 from tests.conftest import CORES, SMALL, run_segkit
-from tests.sweep.conftest import NET, SEARCH, SWEEP, states
+from tests.training.sweeps.conftest import NET, SEARCH, SWEEP, states
 
 pytestmark = [
     pytest.mark.skipif(len(CORES) < 2, reason="two processes want two cores"),

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 import segkit
-from segkit.config import door
-from segkit.data.audit import command as audit
-from segkit.data.audit import look
-from segkit.data.manifest import Case, Manifest, encoded_mask
-from segkit.data.open import find
-from segkit.data.phantom import command as phantom
+from segkit.config import compose
+from segkit.data.audit.audit import command as audit
+from segkit.data.audit.audit import look
+from segkit.data.case import Case, Manifest, encoded_mask
+from segkit.data.manifest import find
+from segkit.data.phantoms.base import command as phantom
 from segkit.inference.decide import planes
 from segkit.inference.predictor import load
 
-SOURCES = sorted(file.stem for file in (door.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
+SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
 N = {"decathlon": 8, "nnunet": 8, "brats": 8}
 """Volumes; of all others images."""
 SMALL = ("model=unet_light", "model.widths=[8,16]", "trainer.accelerator=cpu", "debug=fast", "split=holdout", "split.val_fraction=0.25")
 
 
 def size_of(name: str) -> str:
-    dims = door.compose("train", [f"data={name}"]).data.dims  # type: ignore[attr-defined]
+    dims = compose.compose("train", [f"data={name}"]).data.dims  # type: ignore[attr-defined]
     return "preprocess.size=[64,64]" if dims == 2 else "preprocess.size=[16,48,48]"
 
 
@@ -37,13 +37,13 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A phantom as `segkit phantom` writes it."""
     name: str = request.param
     root = tmp_path_factory.mktemp(name) / "set"
-    assert phantom(door.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={root}"])) == 0  # type: ignore[arg-type]
+    assert phantom(compose.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={root}"])) == 0  # type: ignore[arg-type]
     return name, root
 
 
 def test_its_phantom_audits_clean(made: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, root = made
-    code = audit(door.compose("audit", [f"data={name}", f"data.root={root}", f"output={tmp_path}"]))  # type: ignore[arg-type]
+    code = audit(compose.compose("audit", [f"data={name}", f"data.root={root}", f"output={tmp_path}"]))  # type: ignore[arg-type]
     problems = json.loads((tmp_path / "audit.json").read_text())["problems"]
     assert code == 0
     assert [p for p in problems if p["severity"] != "note"] == []
@@ -72,14 +72,14 @@ def test_a_network_trains_on_it_and_its_masks_come_back_on_the_original_grid(
 
 def run_predict(ckpt: Path, root: Path, output: Path) -> Any:
     """The data set itself as the input."""
-    from segkit import from_checkpoint
+    from segkit.cli import evaluate
 
-    cfg: Any = door.compose("predict", [f"ckpt={ckpt}", f"output={output}", f"data.root={root}"])
-    return from_checkpoint.predict(cfg)
+    cfg: Any = compose.compose("predict", [f"ckpt={ckpt}", f"output={output}", f"data.root={root}"])
+    return evaluate.predict(cfg)
 
 
 def some_cases(name: str, root: Path) -> list[Case]:
-    cfg: Any = door.compose("train", [f"data={name}", f"data.root={root}"])
+    cfg: Any = compose.compose("train", [f"data={name}", f"data.root={root}"])
     cases = find(cfg.data, 0, (), root / ".cache").cases
     return [cases[0], cases[-1]]
 
@@ -87,7 +87,7 @@ def some_cases(name: str, root: Path) -> list[Case]:
 def test_its_truth_is_not_what_a_threshold_finds(made: tuple[str, Path]) -> None:
     """Otsu's threshold, on the better side and channel, over all structures together; mean Dice below 0.8."""
     name, root = made
-    cfg: Any = door.compose("train", [f"data={name}", f"data.root={root}"])
+    cfg: Any = compose.compose("train", [f"data={name}", f"data.root={root}"])
     manifest = look(cfg.data, None, 0, (), root / ".cache").labelled
     known = [score for case in manifest if (score := best_threshold_dice(case, manifest)) is not None]
     assert known
@@ -121,7 +121,7 @@ def test_slices_train_as_volumes_and_volumes_as_slices(name: str, keys: str, tmp
     """The same manifest in 2-D, 2.5-D and 3-D; predictions return where they came from."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "set"
-    phantom(door.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={root}"]))  # type: ignore[arg-type]
+    phantom(compose.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={root}"]))  # type: ignore[arg-type]
     size = "preprocess.size=[8,48,48]" if "dims=3" in keys else "preprocess.size=[48,48]"
     result = segkit.train(f"data={name}", f"data.root={root}", *keys.split(), size, *SMALL, "data.batch_size=2")
     assert run_predict(result.ckpt, root, tmp_path / "masks") == 0

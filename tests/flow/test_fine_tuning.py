@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import segkit
-from segkit import SegkitError, checkpoint
+from segkit import SegkitError
+from segkit.models import checkpoint
 from segkit.models.unet import UNet
-from segkit.optim import freeze, matching, parameter_groups
+from segkit.training.optim import freeze, matching, parameter_groups
 from tests.conftest import SMALL, Cli
 
 DEEPER = (*SMALL, "trainer.max_epochs=2")

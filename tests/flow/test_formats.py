@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.data import rle
+from segkit.data.io import rle
 from tests.conftest import SMALL, Cli
 
 N = 12

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit import run
-from segkit.config.door import compose
+from segkit.config.compose import compose
 from segkit.data.dataset import CaseDataset, collate
-from segkit.hardware import Hardware
+from segkit.system.hardware import Hardware
+from segkit.training import train as run
 
 IMAGES = ("data.phantom_n=16", "preprocess.size=[64,64]")
 VOLUMES = ("data=decathlon", "data.dims=3", "preprocess=volume", "data.phantom_n=12", "model.widths=[8,16,32]")

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-import segkit.data.facts as facts_module
-from segkit.cli import main
-from segkit.inference.writers import read_sizes
+import segkit.data.statistics as facts_module
+from segkit.cli.main import main
+from segkit.inference.writers.masks import read_sizes
 
 Job = Callable[..., "subprocess.Popen[str]"]
 

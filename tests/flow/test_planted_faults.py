@@ -12,10 +12,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from segkit.config import door
-from segkit.data.audit import look
-from segkit.data.phantom import command as phantom
-from segkit.errors import Problem
+from segkit.config import compose
+from segkit.data.audit.audit import look
+from segkit.data.phantoms.base import command as phantom
+from segkit.system.errors import Problem
 
 N = {"decathlon": 8, "folder": 24, "csv": 24, "lgg": 24}
 LABELS = "data.labels={0: background, 255: head}"
@@ -29,14 +29,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def of(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name) / "set"
-            phantom(door.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={made[name]}"]))  # type: ignore[arg-type]
+            phantom(compose.compose("phantom", [f"data={name}", f"n={N.get(name, 24)}", f"output={made[name]}"]))  # type: ignore[arg-type]
         return made[name]
 
     return of
 
 
 def audited(name: str, root: Path, *overrides: str) -> list[Problem]:
-    cfg: Any = door.compose("audit", [f"data={name}", f"data.root={root}", *([LABELS] if name in ("folder", "csv") else []), *overrides])
+    cfg: Any = compose.compose("audit", [f"data={name}", f"data.root={root}", *([LABELS] if name in ("folder", "csv") else []), *overrides])
     looked = look(cfg.data, cfg.split, cfg.seed, (), root.parent / f"cache-{root.name}")
     return [problem for problem in (*looked.problems, *looked.refused) if problem.severity != "note"]
 

@@ -17,7 +17,7 @@ import cv2
 import pytest
 import yaml
 
-from segkit.tuning.command import read
+from segkit.cli.tune_command import read
 from tests.conftest import SMALL, Cli, run_segkit
 
 TINY = (*(word for word in SMALL if "max_epochs" not in word), "data.phantom_n=10", "logger.tensorboard=false")
@@ -111,7 +111,7 @@ def test_another_config_is_another_trial_and_stages_can_be_chosen(tuned: tuple[P
 
 
 def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
-    from segkit.tuning.stages import next_words
+    from segkit.cli.tune import next_words
 
     request = read(["experiment=gi_tract_sgd", "optimizer.lr=0.02", "stages=[final,sanity,lr]", "lr.seed=7"])
     assert request.stages == ("sanity", "lr", "final")
@@ -125,7 +125,7 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
 
 def test_a_trial_that_breaks_off_is_listed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The higher the rate the lower the loss, but the highest one breaks off."""
-    from segkit.tuning import stages
+    from segkit.cli import tune as stages
 
     def train(config: Any, overrides: tuple[str, ...]) -> None:
         if config.optimizer["lr"] == 10:
@@ -137,7 +137,7 @@ def test_a_trial_that_breaks_off_is_listed_and_the_others_go_on(tmp_path: Path, 
         (folder / "status.json").write_text('{"state": "finished"}')
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("segkit.tuning.trials.run.train", train)
+    monkeypatch.setattr("segkit.cli.tune_trials.run.train", train)
     assert stages.tune(read(["name=small", "stages=[lr,final]", "lr.optimizer.lr=0.1,1,10"])) == 0
     assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "out of memory", ""]
     assert [trial["state"] for trial in trials(tmp_path)] == ["finished", "finished", "failed", "finished"]

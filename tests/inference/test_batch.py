@@ -9,17 +9,17 @@ import pytest
 import tifffile
 
 import segkit
-from segkit.data.manifest import Case
-from segkit.data.phantom import write_png
-from segkit.data.readers import ImageFile
-from segkit.data.stacks import Channels, Volume
-from segkit.data.tiff import TiffPage
-from segkit.data.volumes import PlaneFile, VolumeFile
-from segkit.errors import SegkitError
+from segkit.data.case import Case
+from segkit.data.io.images import ImageFile
+from segkit.data.io.tiff import TiffPage
+from segkit.data.io.volumes import PlaneFile, VolumeFile
+from segkit.data.phantoms.base import write_png
+from segkit.data.slices import Channels, Volume
 from segkit.inference.batch import SIZES, Done, Wanted, predict_jobs
-from segkit.inference.jobs import Job, find_images, name_masks, of_cases, of_files
+from segkit.inference.inputs import Job, find_images, name_masks, of_cases, of_files
 from segkit.inference.predictor import Predictor
-from segkit.inference.writers import read_sizes
+from segkit.inference.writers.masks import read_sizes
+from segkit.system.errors import SegkitError
 
 
 def touch(*paths: Path) -> None:
@@ -114,8 +114,8 @@ def test_what_a_killed_prediction_did_not_come_to_write_into_the_table_is_done_a
 
 def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = segkit.load(trained, "cpu")
-    monkeypatch.setattr("segkit.inference.tables.SECONDS", 0.0)
-    monkeypatch.setattr("segkit.inference.tables.SHARE", 1e9)
+    monkeypatch.setattr("segkit.inference.writers.tables.SECONDS", 0.0)
+    monkeypatch.setattr("segkit.inference.writers.tables.SHARE", 1e9)
     seen: list[int] = []
     predict = predictor.predict
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from segkit.data.labels import LabelMap
-from segkit.errors import SegkitError
 from segkit.inference.decide import check
 from segkit.inference.postprocess import FillHoles, FitEllipse, LargestComponents, MinimumSize, Smooth, components, postprocess
+from segkit.system.errors import SegkitError
 
 TWO = LabelMap.of({0: "background", 1: "a", 2: "b"})
 PLANES = LabelMap.of({1: "a", 2: "b"}, overlap=True)

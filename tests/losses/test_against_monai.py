@@ -10,10 +10,10 @@ from torch import Tensor
 
 from segkit.data.labels import Mode
 from segkit.losses import prepare
-from segkit.losses.boundary import hausdorff_loss
 from segkit.losses.dice import dice_loss
+from segkit.losses.distance import hausdorff_loss
+from segkit.losses.overlap import jaccard_loss, tversky_loss
 from segkit.losses.pixelwise import focal_loss
-from segkit.losses.region import jaccard_loss, tversky_loss
 
 monai: Any = pytest.importorskip("monai.losses", reason="MONAI is not installed (it comes with the extra: pip install segkit[test])")
 MODES: list[Mode] = ["binary", "multiclass", "multilabel"]

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.config.door import CONF, compose
+from segkit.config.compose import CONF, compose
 from segkit.config.targets import instantiate
 from segkit.data.labels import IGNORE, LabelMap, Mode
-from segkit.errors import SegkitError
 from segkit.losses import WeightedLoss, prepare
-from segkit.losses.boundary import boundary_loss, hausdorff_loss
 from segkit.losses.cross_entropy import cross_entropy_loss
 from segkit.losses.dice import dice_loss
+from segkit.losses.distance import boundary_loss, hausdorff_loss
 from segkit.losses.lovasz import lovasz_loss
+from segkit.losses.overlap import jaccard_loss, mcc_loss, tversky_loss
 from segkit.losses.pixelwise import focal_loss, mse_loss
-from segkit.losses.region import jaccard_loss, mcc_loss, tversky_loss
-from segkit.run import build_loss
+from segkit.system.errors import SegkitError
+from segkit.training.train import build_loss
 
 MODES: list[Mode] = ["binary", "multiclass", "multilabel"]
 PRESETS = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))

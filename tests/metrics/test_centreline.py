@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.centreline import Centreline
 

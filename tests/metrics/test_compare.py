@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from segkit.errors import SegkitError
 from segkit.metrics import Statistic
 from segkit.metrics.compare import Comparison, Difference, Unlike, compare, signed_rank_p
 from segkit.metrics.table import CaseTable, Row
+from segkit.system.errors import SegkitError
 
 NAN = float("nan")
 DICE = Statistic("dice", "dice")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics.confusion import Confusion
 from segkit.metrics.volume_error import VolumeError
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.uw_madison import slice_dice

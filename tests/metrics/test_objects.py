@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
+from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.objects import ObjectScores
+from segkit.system.errors import SegkitError
 
 CASE = Case("a", image=None)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics.overlap import Overlap
 
 CASE = Case("a", image=None)  # type: ignore[arg-type]  # overlap looks at the masks alone

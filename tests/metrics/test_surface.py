@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.surface import Surface, border
 

@@ -10,12 +10,12 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
+from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.system.errors import SegkitError
 
 METRICS = {"overlap": Overlap(both_empty=None)}
 NAN = float("nan")

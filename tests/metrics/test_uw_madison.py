@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import directed_hausdorff
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.compare import compare
 from segkit.metrics.table import CaseTable, Row

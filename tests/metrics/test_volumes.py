@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case
-from segkit.errors import SegkitError
 from segkit.metrics import Array
 from segkit.metrics.volumes import Stack, Stacks, VolumeDice, evaluate_volume
+from segkit.system.errors import SegkitError
 
 LABELS = LabelMap.of({0: "background", 1: "liver", 2: "tumour"})
 OVERLAPPING = LabelMap.of({"lung": "lung", "heart": "heart"}, overlap=True)

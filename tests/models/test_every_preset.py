@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from segkit.checkpoint import Card, build_model
-from segkit.config.door import CONF, compose
-from segkit.models.wrapper import SegmentationModel
-from segkit.run import build_loss
+from segkit.config.compose import CONF, compose
+from segkit.models.checkpoint import Card, build_model
+from segkit.models.segmentation import SegmentationModel
+from segkit.training.train import build_loss
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PARAMETERS = {

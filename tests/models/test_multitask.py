@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segkit.errors import SegkitError
 from segkit.models.multitask import MultiTaskUNet
-from segkit.models.wrapper import Normalizer, SegmentationModel
+from segkit.models.segmentation import Normalizer, SegmentationModel
+from segkit.system.errors import SegkitError
 
 SMALL = "resnet18"
 

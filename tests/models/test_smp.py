@@ -14,9 +14,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.smp import Architecture, smp_network, weights_on_offer
-from segkit.models.wrapper import Normalizer, SegmentationModel
+from segkit.system.errors import SegkitError
 
 ARCHITECTURES = get_args(Architecture)
 STRIDES = {"PSPNet": 8, "PAN": 128, "DeepLabV3": 8, "DeepLabV3Plus": 16}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from segkit.errors import SegkitError
+from segkit.models.segmentation import Normalizer, SegmentationModel, mirrored
 from segkit.models.unet import UNet
-from segkit.models.wrapper import Normalizer, SegmentationModel, mirrored
+from segkit.system.errors import SegkitError
 
 SMALL = (4, 8, 16, 32, 64)
 

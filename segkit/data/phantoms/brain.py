@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from segkit.progress import track
+from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

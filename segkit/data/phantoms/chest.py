@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data import polygons
-from segkit.data.polygons import Shape
-from segkit.progress import track
+from segkit.data.io import polygons
+from segkit.data.io.polygons import Shape
+from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.progress import track
+from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

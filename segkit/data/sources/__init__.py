@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from segkit.data.manifest import Case
-from segkit.errors import Problem
+from segkit.data.case import Case
+from segkit.system.errors import Problem
 
 
 class Source(Protocol):

@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import natural, unreadable
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import ReadError
 from segkit.data.phantoms import brain
-from segkit.data.readers import ReadError
+from segkit.data.slices import Region, shape_of
+from segkit.data.sources.base import natural, unreadable
 from segkit.data.sources.nnunet import on_one_grid
-from segkit.data.stacks import Region, shape_of
 from segkit.data.views import slice_of
-from segkit.errors import Problem, nearest
+from segkit.system.errors import Problem, nearest
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}

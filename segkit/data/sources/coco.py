@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from segkit.data import phantom
-from segkit.data.json_files import JsonSource, read_json
-from segkit.data.manifest import Case, Pixels
-from segkit.data.phantoms import chest
-from segkit.data.polygons import Shape
-from segkit.data.readers import ImageFile, ReadError, failures_told, image_size
-from segkit.data.stacks import Blank
-from segkit.errors import nearest
+from segkit.data.case import Case, Pixels
+from segkit.data.io.images import ImageFile, ReadError, failures_told, image_size
+from segkit.data.io.polygons import Shape
+from segkit.data.phantoms import base, chest
+from segkit.data.slices import Blank
+from segkit.data.sources.json_files import JsonSource, read_json
+from segkit.system.errors import nearest
 
 Array = npt.NDArray[Any]
 Code = dict[str, Any]
@@ -109,7 +108,7 @@ class Coco(JsonSource):
         table["categories"] = [{"id": id_, "name": name} for id_, name in enumerate(chest.LABELS, 1)]
         for image_id, (name, drawing) in enumerate(chest.drawings(n, seed), 1):
             rows, columns = drawing.image.shape
-            phantom.write_png(root / self.images_name / f"{name}.png", drawing.image)
+            base.write_png(root / self.images_name / f"{name}.png", drawing.image)
             table["images"].append({"id": image_id, "file_name": f"{name}.png", "height": rows, "width": columns})
             for bone in drawing.bones:
                 table["annotations"].append(

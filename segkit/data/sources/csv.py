@@ -18,12 +18,11 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import ClassVar
 
-from segkit.data import phantom
-from segkit.data.manifest import Case, Pixels
-from segkit.data.pairing import Pair, pair, unreadable
-from segkit.data.phantoms import fetal_head
-from segkit.data.readers import ReadError, stem
-from segkit.errors import Problem, nearest
+from segkit.data.case import Case, Pixels
+from segkit.data.io.images import ReadError, stem
+from segkit.data.phantoms import base, ultrasound
+from segkit.data.sources.base import Pair, pair, unreadable
+from segkit.system.errors import Problem, nearest
 
 _MASK_WORDS = ("label", "labels", "target", "annotation", "seg", "segmentation", "gt", "truth")
 _KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
@@ -62,10 +61,10 @@ class Csv:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own table name, so an instance is needed."""
         lines = ["id,image,mask,group,spacing"]
-        for exam, k, drawing in fetal_head.exams(n, seed):
+        for exam, k, drawing in ultrasound.exams(n, seed):
             name = f"{exam:03d}_{k}"
-            phantom.write_png(root / "images" / f"{name}.png", drawing.image)
-            phantom.write_png(root / "masks" / f"{name}.png", drawing.mask)
+            base.write_png(root / "images" / f"{name}.png", drawing.image)
+            base.write_png(root / "masks" / f"{name}.png", drawing.mask)
             lines.append(f"{name},images/{name}.png,masks/{name}.png,{exam:03d},{drawing.pixel_mm:.12g}")
         table = root / self.table_name
         table.parent.mkdir(parents=True, exist_ok=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.manifest import Case, relative
-from segkit.data.pairing import Keyed, image_files, pair, unreadable
+from segkit.data.case import Case, relative
+from segkit.data.io.images import ReadError, stem
+from segkit.data.io.volumes import header
 from segkit.data.phantoms import brain
-from segkit.data.readers import ReadError, stem
-from segkit.data.volumes import header
-from segkit.errors import Problem
+from segkit.data.sources.base import Keyed, image_files, pair, unreadable
+from segkit.system.errors import Problem
 
 IMAGES, LABELS, CARD = "imagesTr", "labelsTr", "dataset.json"
 MODALITY = "t1ce"

@@ -22,14 +22,14 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from segkit.data import dicom
-from segkit.data.dicom import DicomSlice, RoiPlane, SegPlane
-from segkit.data.dicom_headers import UNEVEN, Annotation, Image, Piece, Series, images_of, plane_name, segmentation, structure_set
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import natural
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io import dicom
+from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
+from segkit.data.io.dicom_series import UNEVEN, Annotation, Image, Piece, Series, images_of, plane_name, segmentation, structure_set
+from segkit.data.io.images import ReadError
 from segkit.data.phantoms import ct
-from segkit.data.readers import ReadError
-from segkit.errors import Problem, nearest
+from segkit.data.sources.base import natural
+from segkit.system.errors import Problem, nearest
 
 Array = npt.NDArray[Any]
 

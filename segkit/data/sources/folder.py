@@ -8,12 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
-from segkit.data import phantom
-from segkit.data.manifest import Case, relative
-from segkit.data.pairing import Keyed, image_files, pair, unreadable
-from segkit.data.phantoms import fetal_head
-from segkit.data.readers import KINDS, ReadError, stem
-from segkit.errors import Problem
+from segkit.data.case import Case, relative
+from segkit.data.io.images import KINDS, ReadError, stem
+from segkit.data.phantoms import base, ultrasound
+from segkit.data.sources.base import Keyed, image_files, pair, unreadable
+from segkit.system.errors import Problem
 
 # What people call these folders, for the suggestion where one is missing.
 _SYNONYMS = {
@@ -77,9 +76,9 @@ class Folder:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own folder names and suffixes, so an instance is needed."""
         masks = self.masks_name if self.masks_name is not None else "masks"
-        for name, drawing in fetal_head.drawings(n, seed):
-            phantom.write_png(root / self.images_name / f"{name}{self.image_suffix}.png", drawing.image)
-            phantom.write_png(root / masks / f"{name}{self.mask_suffix}.png", drawing.mask)
+        for name, drawing in ultrasound.drawings(n, seed):
+            base.write_png(root / self.images_name / f"{name}{self.image_suffix}.png", drawing.image)
+            base.write_png(root / masks / f"{name}{self.mask_suffix}.png", drawing.mask)
 
     # finding files
 

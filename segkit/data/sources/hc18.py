@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segkit.data import phantom
-from segkit.data.manifest import Case, relative
-from segkit.data.pairing import Keyed, image_files
-from segkit.data.phantoms import fetal_head
-from segkit.data.readers import ImageFile, ReadError, read_mask
-from segkit.errors import Problem
+from segkit.data.case import Case, relative
+from segkit.data.io.images import ImageFile, ReadError, read_mask
+from segkit.data.phantoms import base
+from segkit.data.phantoms import ultrasound as fetal_head
+from segkit.data.sources.base import Keyed, image_files
+from segkit.system.errors import Problem
 
 Array = npt.NDArray[Any]
 
@@ -137,8 +137,8 @@ class HC18:
         rows = []
         for exam, k, drawing in fetal_head.exams(n, seed):
             stem = f"{exam:03d}_{k if k > 1 else ''}HC"
-            phantom.write_png(root / FOLDER / f"{stem}.png", drawing.image)
-            phantom.write_png(root / FOLDER / f"{stem}{SUFFIX}.png", drawing.outline)
+            base.write_png(root / FOLDER / f"{stem}.png", drawing.image)
+            base.write_png(root / FOLDER / f"{stem}{SUFFIX}.png", drawing.outline)
             rows.append(f"{stem}.png,{drawing.pixel_mm:.12g},{drawing.circumference_mm:.2f}\r\n")
         header = "filename,pixel size(mm),head circumference (mm)\r\n"
         (root / TABLE).write_bytes((header + "".join(rows)).encode())

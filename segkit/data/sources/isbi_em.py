@@ -18,12 +18,12 @@ from typing import Literal
 
 import numpy as np
 
-from segkit.data import phantom
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.phantoms import membranes
-from segkit.data.readers import IMAGE_SUFFIXES, ImageFile, MaskFile, ReadError
-from segkit.data.tiff import TiffPage, TiffPageMask, tiff_pages
-from segkit.errors import Problem
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import IMAGE_SUFFIXES, ImageFile, MaskFile, ReadError
+from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
+from segkit.data.phantoms import base
+from segkit.data.phantoms import microscopy as membranes
+from segkit.system.errors import Problem
 
 VOLUME = "train"
 SPACING_MM = (50e-6, 4e-6, 4e-6)
@@ -65,8 +65,8 @@ class IsbiEm:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         step = max(1, -(-PHANTOM_DEPTH // n))
         for i, drawn in enumerate(membranes.sections(n, seed, step)):
-            phantom.write_png(root / "train" / "image" / f"{i * step}.png", drawn.image)
-            phantom.write_png(root / "train" / "label" / f"{i * step}.png", np.where(drawn.membrane, 0, 255).astype(np.uint8))
+            base.write_png(root / "train" / "image" / f"{i * step}.png", drawn.image)
+            base.write_png(root / "train" / "label" / f"{i * step}.png", np.where(drawn.membrane, 0, 255).astype(np.uint8))
 
     def _keys_are_right(self) -> bool:
         if self.foreground not in LABELS:

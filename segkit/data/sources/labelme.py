@@ -19,15 +19,16 @@ from typing import Any, Literal, NamedTuple
 import cv2
 from PIL import Image
 
-from segkit.data import phantom, polygons
-from segkit.data.json_files import JsonSource
-from segkit.data.manifest import Case, Pixels
-from segkit.data.pairing import natural
+from segkit.data.case import Case, Pixels
+from segkit.data.io import polygons
+from segkit.data.io.images import ImageFile, ReadError, image_size
+from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
+from segkit.data.phantoms import base as phantom
 from segkit.data.phantoms import chest
-from segkit.data.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
-from segkit.data.readers import ImageFile, ReadError, image_size
-from segkit.data.stacks import Blank
-from segkit.errors import nearest
+from segkit.data.slices import Blank
+from segkit.data.sources.base import natural
+from segkit.data.sources.json_files import JsonSource
+from segkit.system.errors import nearest
 
 SLIGHT = 2.0
 """Pixels by which a hand may slip over the edge."""

@@ -21,12 +21,12 @@ import numpy.typing as npt
 import tifffile
 from scipy import ndimage
 
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import natural
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import ImageFile, MaskFile, ReadError
 from segkit.data.phantoms import brain
-from segkit.data.readers import ImageFile, MaskFile, ReadError
-from segkit.data.stacks import Slice, Volume, recent
-from segkit.errors import Problem
+from segkit.data.slices import Slice, Volume, recent
+from segkit.data.sources.base import natural
+from segkit.system.errors import Problem
 
 Array = npt.NDArray[Any]
 

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 import tifffile
 
-from segkit.data import rle
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import Keyed, natural
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io import rle
+from segkit.data.io.images import ImageFile, MaskFile, ReadError, image_size
 from segkit.data.phantoms import nerve
-from segkit.data.readers import ImageFile, MaskFile, ReadError, image_size
-from segkit.errors import Problem
+from segkit.data.sources.base import Keyed, natural
+from segkit.system.errors import Problem
 
 FOLDER = "train"
 TABLE = "train_masks.csv"

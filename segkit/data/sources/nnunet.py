@@ -20,14 +20,14 @@ from typing import Any
 import tifffile
 from PIL import Image
 
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import Pair, natural, pair, unreadable
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import ReadError, failures_told
+from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import brain
-from segkit.data.readers import ReadError, failures_told
+from segkit.data.slices import Channels, Region
+from segkit.data.sources.base import Pair, natural, pair, unreadable
 from segkit.data.sources.decathlon import CARD, IMAGES, LABELS, consecutive, read_card
-from segkit.data.stacks import Channels, Region
-from segkit.data.volumes import header, is_volume_file
-from segkit.errors import Problem
+from segkit.system.errors import Problem
 
 BACKGROUND, IGNORE = "background", "ignore"
 KEYS = ("channel_names", "labels", "file_ending")

@@ -21,12 +21,12 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.nifti import LPS_TO_RAS
-from segkit.data.pairing import Keyed, pair, unreadable
-from segkit.data.phantoms import pelvis
-from segkit.data.readers import ReadError
-from segkit.errors import Problem, nearest
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import ReadError
+from segkit.data.io.nifti import LPS_TO_RAS
+from segkit.data.phantoms import xray
+from segkit.data.sources.base import Keyed, pair, unreadable
+from segkit.system.errors import Problem, nearest
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ class Pelvis:
         """Seven of ten images in train, two in valid. Some masks have a value that means nothing, as in the original."""
         test, valid = max(1, round(0.1 * n)), max(2, round(0.2 * n))
         folders = ["train"] * max(1, n - valid - test) + ["valid"] * valid + ["test"] * test
-        for i, drawn in enumerate(pelvis.radiographs(n, seed)):
+        for i, drawn in enumerate(xray.radiographs(n, seed)):
             labels = drawn.labels.copy()
             if i % 5 == 3:
                 corner = labels[-9:-4, 4:10]

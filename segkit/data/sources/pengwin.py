@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.pairing import Keyed
-from segkit.data.phantoms import pelvis
-from segkit.data.readers import ImageFile, MaskFile, ReadError
-from segkit.data.stacks import recent
-from segkit.errors import Problem
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.images import ImageFile, MaskFile, ReadError
+from segkit.data.phantoms import xray
+from segkit.data.slices import recent
+from segkit.data.sources.base import Keyed
+from segkit.system.errors import Problem
 
 Array = npt.NDArray[Any]
 
@@ -138,7 +138,7 @@ class Pengwin:
             self._say(masks.one[key], f"has no image {relative(places[0] / INPUT / key, self.root)}.tif", "add it, or move the mask away")
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        for case, view, drawn in pelvis.projections(n, seed):
+        for case, view, drawn in xray.projections(n, seed):
             for folder, pixels in ((INPUT, drawn.image), (OUTPUT, encode_bits(drawn.fragments))):
                 path = root / "train" / folder / f"{case:03d}_{view:04d}.tif"
                 path.parent.mkdir(parents=True, exist_ok=True)

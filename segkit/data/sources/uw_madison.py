@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from segkit.data import phantom, rle
-from segkit.data.manifest import Case, Pixels, relative
-from segkit.data.phantoms import abdomen
-from segkit.data.readers import ImageFile, ReadError
-from segkit.errors import Problem, Severity
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io import rle
+from segkit.data.io.images import ImageFile, ReadError
+from segkit.data.phantoms import base, tomography
+from segkit.system.errors import Problem, Severity
 
 CLASSES = ("large_bowel", "small_bowel", "stomach")
 COLUMNS = ("id", "class", "segmentation")
@@ -97,12 +97,12 @@ class UWMadison:
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Under this source's own names, so an instance is needed."""
         lines = [",".join(COLUMNS)]
-        for scan in abdomen.scans(n, seed):
+        for scan in tomography.scans(n, seed):
             folder = root / self.images_name / f"case{scan.case}" / f"case{scan.case}_day{scan.day}" / "scans"
             for z, image, masks in zip(scan.positions, scan.images, scan.masks, strict=True):
                 rows, columns = image.shape
                 mm = f"{scan.pixel_mm:.2f}_{scan.pixel_mm:.2f}"
-                phantom.write_png(folder / f"slice_{z:04d}_{columns}_{rows}_{mm}.png", image)
+                base.write_png(folder / f"slice_{z:04d}_{columns}_{rows}_{mm}.png", image)
                 id_ = f"case{scan.case}_day{scan.day}_slice_{z:04d}"
                 lines += [f"{id_},{name},{rle.encode(mask, self.order)}" for name, mask in zip(CLASSES, masks, strict=True)]
         (root / (self.table_name or "train.csv")).write_bytes(("\n".join(lines) + "\n").encode())

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
+from segkit.data.io.volumes import VolumeFile
 from segkit.data.phantoms import brain
 from segkit.data.sources.brats import BraTS
-from segkit.data.volumes import VolumeFile
 
 TRAINING = "MICCAI_BraTS2020_TrainingData"
 

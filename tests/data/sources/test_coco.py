@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.data.phantoms import chest
 from segkit.data.sources.coco import Coco, SegmentationError, unpack
 

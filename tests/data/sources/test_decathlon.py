@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.data.phantoms import brain
 from segkit.data.sources.decathlon import Decathlon
 

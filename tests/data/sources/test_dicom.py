@@ -14,10 +14,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
 from segkit.data.phantoms import ct
 from segkit.data.sources.dicom import Dicom
-from segkit.errors import Problem
+from segkit.system.errors import Problem
 
 Read = tuple[list[Case], list[Problem]]
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"

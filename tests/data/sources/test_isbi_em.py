@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.data.manifest import Case
-from segkit.data.phantoms import membranes
-from segkit.data.readers import read_mask
+from segkit.data.case import Case
+from segkit.data.io.images import read_mask
+from segkit.data.phantoms import microscopy
 from segkit.data.sources.isbi_em import SPACING_MM, IsbiEm
 
 N = 20
@@ -73,7 +73,7 @@ def test_slices_are_what_was_drawn_in_order_of_one_volume(root: Path) -> None:
     assert [case.position for case in cases] == list(range(N))  # not 0, 1, 10, 11
     assert {case.volume for case in cases} == {"train"}
     assert {case.spacing_mm for case in cases} == {SPACING_MM} == {(5e-5, 4e-6, 4e-6)}
-    for case, drawn in zip(cases, membranes.sections(N, 5), strict=True):
+    for case, drawn in zip(cases, microscopy.sections(N, 5), strict=True):
         assert np.array_equal(case.image.read()[..., 0], drawn.image)
         assert np.array_equal(case.masks[""].read() == 0, drawn.membrane)
 
@@ -171,7 +171,7 @@ def test_the_same_phantom_has_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_neighbouring_phantom_slices_are_more_alike_than_distant_ones() -> None:
-    drawn = [section.membrane for section in membranes.sections(20, 0)]
+    drawn = [section.membrane for section in microscopy.sections(20, 0)]
 
     def shared(distance: int) -> float:
         return float(np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(drawn, drawn[distance:], strict=False)]))
@@ -181,7 +181,7 @@ def test_neighbouring_phantom_slices_are_more_alike_than_distant_ones() -> None:
 
 def test_no_threshold_finds_the_membranes() -> None:
     scores = []
-    for drawn in membranes.sections(20, 0):
+    for drawn in microscopy.sections(20, 0):
         bright = cv2.threshold(drawn.image, 0, 1, cv2.THRESH_OTSU)[1] > 0
         scores.append([2 * (f & drawn.membrane).sum() / (f.sum() + drawn.membrane.sum()) for f in (bright, ~bright)])
     assert np.mean(np.max(scores, axis=1)) < 0.8

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from segkit.config import schema
-from segkit.data.audit import look
-from segkit.data.manifest import Case
+from segkit.data.audit.audit import look
+from segkit.data.case import Case
 from segkit.data.phantoms import chest
 from segkit.data.sources.labelme import LabelMe
 

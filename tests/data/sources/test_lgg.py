@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.data.manifest import Case
+from segkit.data.case import Case
+from segkit.data.io.images import ReadError
 from segkit.data.phantoms import brain
-from segkit.data.readers import ReadError
 from segkit.data.sources.lgg import FOLDER, LGG, grey
 
 SLICES = 24

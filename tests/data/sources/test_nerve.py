@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.data import rle
-from segkit.data.manifest import Case
+from segkit.data.case import Case
+from segkit.data.io import rle
 from segkit.data.phantoms import nerve
 from segkit.data.sources.nerve import Nerve
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import Case, encoded_mask
 from segkit.data.phantoms import brain
 from segkit.data.sources.nnunet import NnUNet
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from segkit.data.manifest import Case
-from segkit.data.phantoms import pelvis
-from segkit.data.readers import read_mask
+from segkit.data.case import Case
+from segkit.data.io.images import read_mask
+from segkit.data.phantoms import xray
 from segkit.data.sources.pelvis import CLASSES, Pelvis, write_nifti
-from segkit.errors import Problem
+from segkit.system.errors import Problem
 
 N = 20
 
@@ -50,7 +50,7 @@ def test_images_and_masks_are_what_was_drawn_upright(root: Path) -> None:
     cases, problems = read(root)
     assert [p for p in problems if p.severity != "note"] == []
     assert len(cases) == N
-    for case, drawn in zip(cases, pelvis.radiographs(N, 5), strict=True):
+    for case, drawn in zip(cases, xray.radiographs(N, 5), strict=True):
         assert np.array_equal(case.image.read()[..., 0], drawn.image)
         assert np.array_equal(case.masks[""].read(), drawn.labels)
     assert cases[0].id == "train/pelvis_000"
@@ -179,13 +179,13 @@ def test_the_same_phantom_has_the_same_bytes_and_simpleitk_reads_it(tmp_path: Pa
     assert all(path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes() for path in files)
     image: Any = sitk.ReadImage(str(tmp_path / "a/train/imgs/pelvis_000.nii.gz"))
     assert image.GetDirection() == (1, 0, 0, 1)
-    assert np.array_equal(sitk.GetArrayFromImage(image), pelvis.radiograph(3, 0).image)
+    assert np.array_equal(sitk.GetArrayFromImage(image), xray.radiograph(3, 0).image)
 
 
 def test_no_threshold_finds_the_bones() -> None:
     scores = []
     for i in range(20):
-        drawn = pelvis.radiograph(0, i)
+        drawn = xray.radiograph(0, i)
         truth = drawn.labels > 0
         bright = cv2.threshold(drawn.image, 0, 1, cv2.THRESH_OTSU)[1] > 0
         scores.append([2 * (found & truth).sum() / (found.sum() + truth.sum()) for found in (bright, ~bright)])

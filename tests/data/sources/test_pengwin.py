@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.data.manifest import Case
-from segkit.data.phantoms import pelvis
-from segkit.data.readers import ReadError
+from segkit.data.case import Case
+from segkit.data.io.images import ReadError
+from segkit.data.phantoms import xray
 from segkit.data.sources.pengwin import INPUT, OUTPUT, Bits, Pengwin, bit, decode_bits, encode_bits
 
 N = 12
@@ -65,7 +65,7 @@ def test_overlapping_fragments_survive_the_round_trip() -> None:
 
 def test_planes_are_the_bones_that_were_drawn_and_overlap(root: Path) -> None:
     overlapping = 0
-    for case, (number, view, drawn) in zip(read(root), pelvis.projections(N, 5), strict=True):
+    for case, (number, view, drawn) in zip(read(root), xray.projections(N, 5), strict=True):
         assert case.id == f"{number:03d}_{view:04d}"
         assert case.group == f"{number:03d}"
         masks = {bone: pixels.read() for bone, pixels in case.masks.items()}
@@ -95,7 +95,7 @@ def test_published_intensities_are_8_bit_with_dark_bone(root: Path) -> None:
     for published, stored in zip(read(root), read(root, published_intensity=False), strict=True):
         image, detected = published.image.read(), stored.image.read()
         assert image.dtype == np.uint8
-        assert image.shape == detected.shape == (pelvis.ROWS, pelvis.COLUMNS, 1)
+        assert image.shape == detected.shape == (xray.ROWS, xray.COLUMNS, 1)
         assert detected.dtype == np.float32
         bone = published.masks["LI"].read() > 0
         assert image[bone].mean() < image[~bone].mean()

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.data import rle
-from segkit.data.manifest import Case
-from segkit.data.phantom import write_png
-from segkit.data.phantoms import abdomen
-from segkit.data.readers import read_image
+from segkit.data.case import Case
+from segkit.data.io import rle
+from segkit.data.io.images import read_image
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_png
 from segkit.data.sources.uw_madison import CLASSES, UWMadison
 
 HEADER = "id,class,segmentation"
@@ -59,7 +59,7 @@ def test_phantom_slices_read_back_as_they_were_drawn(phantom: Path) -> None:
     cases, problems = listed(phantom)
     assert problems == []
     by_id = {case.id: case for case in cases}
-    for scan in abdomen.scans(SLICES, 5):
+    for scan in tomography.scans(SLICES, 5):
         for z, image, masks in zip(scan.positions, scan.images, scan.masks, strict=True):
             case = by_id.pop(f"case{scan.case}_day{scan.day}_slice_{z:04d}")
             assert (case.group, case.volume, case.position) == (f"case{scan.case}", f"case{scan.case}_day{scan.day}", z)

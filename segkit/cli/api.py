@@ -1,0 +1,52 @@
+"""The commands as Python functions: the same overrides as on the command line, the same checks, results as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from segkit.config.compose import compose
+
+if TYPE_CHECKING:
+    from segkit.cli.evaluate import Result
+
+
+def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.train("experiment=quickstart", "seed=1")`"""
+    cfg = compose("train", overrides, config_dirs)
+    from segkit.training import train as run
+
+    return run.train(cfg, overrides=list(overrides))  # type: ignore[arg-type]
+
+
+def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`
+
+    With `ckpt=None` what the overrides name is judged: members, a sweep's folds, or masks.
+    """
+    given = [_given("ckpt", ckpt)] if ckpt is not None else []
+    cfg = compose("evaluate", [*given, *overrides], config_dirs)
+    from segkit.cli import evaluate as from_checkpoint
+
+    return from_checkpoint.evaluate(cfg)  # type: ignore[arg-type]
+
+
+def predict(ckpt: str | Path | None, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
+    """Masks of the images in `input` (file, folder or glob) as files in `output`; `segkit.load` predicts in memory.
+
+    With `ckpt=None` the overrides name members or a sweep's folds, with `input=None` a data set: `"data.root=FOLDER"`.
+    """
+    named = {"ckpt": ckpt, "input": input, "output": output}
+    given = [_given(key, value) for key, value in named.items() if value is not None]
+    cfg = compose("predict", [*given, *overrides])
+    from segkit.cli import evaluate as from_checkpoint
+
+    return from_checkpoint.predict(cfg)  # type: ignore[arg-type]
+
+
+def _given(key: str, value: str | Path) -> str:
+    """Quoted, so that no character of a path has a meaning in Hydra's grammar."""
+    return f"{key}={QuotedString(str(value), Quote.single).with_quotes()}"

@@ -1,0 +1,214 @@
+"""`segkit doctor`: does this installation work, on this machine? Every failure names its remedy.
+
+Imports happen in other processes: a broken library may raise, crash or hang, and the other checks still answer.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.version import Version
+from rich.console import Console
+from rich.table import Table
+
+import segkit
+
+SECONDS = 60
+"""A check that takes longer has failed. The first import of torch on a cold network disk may take most of it."""
+PINNED = ("torch", "lightning", "hydra-core", "omegaconf", "albumentations", "segmentation-models-pytorch", "numpy")
+FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+REINSTALL = "take both from one index:  pip install --force-reinstall torch torchvision"
+
+TORCH = """
+import json, torch
+facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": []}
+import torchvision
+facts |= {"torchvision": torchvision.__version__, "nms": bool(torchvision.ops.nms)}
+torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+from segkit.system.hardware import cpu_features, usable_cores
+facts |= {"cores": usable_cores(), "features": sorted(cpu_features())}
+if torch.cuda.is_available():
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    facts["gpus"] = [f"{d.name}, {d.total_memory / 1e9:.0f} GB" for d in devices]
+print(json.dumps(facts))
+"""
+LIGHTNING = "import json, lightning; print(json.dumps(lightning.__version__))"
+IMAGES = "import json, cv2, albumentations; print(json.dumps(f'{cv2.__version__}, albumentations {albumentations.__version__}'))"
+
+
+@dataclass(frozen=True)
+class Finding:
+    check: str
+    found: str
+    state: Literal["ok", "warning", "failed"] = "ok"
+    remedy: str = ""
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Exit code 1 if anything failed; warnings are no failure."""
+    if set(argv) & {"-h", "--help"}:
+        print("segkit doctor [OUTPUT_DIR]\n\nChecks Python, libraries, processor, GPU, compiler, memory and disk.")
+        return 0
+    findings = examine(Path(argv[0] if argv else "outputs"))
+    table = Table(title="segkit doctor", title_justify="left", show_lines=False)
+    for heading in ("", "check", "found", "remedy"):
+        table.add_column(heading, overflow="fold")
+    colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+    for finding in findings:
+        table.add_row(f"[{colours[finding.state]}]{finding.state}", finding.check, finding.found, finding.remedy)
+    Console(highlight=False).print(table)
+    return int(any(finding.state == "failed" for finding in findings))
+
+
+def examine(output_dir: Path) -> list[Finding]:
+    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
+        lambda: [python()],
+        pins,
+        torch_and_machine,
+        lightning,
+        images,
+        lambda: [compiler()],
+        lambda: [memory()],
+        shared_memory,
+        lambda: [disk(output_dir), writable(output_dir)],
+    )
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return [finding for found in pool.map(lambda check: check(), checks) for finding in found]
+
+
+def python() -> Finding:
+    version = platform.python_version()
+    if Version(version) < Version("3.11"):  # pip refuses such an installation, a copied folder does not
+        return Finding("Python", version, "failed", "segkit needs Python 3.11 or newer")
+    return Finding("Python", version)
+
+
+def pins() -> Iterable[Finding]:
+    """Installed versions against what segkit's own metadata asks for."""
+    try:
+        requirements = [Requirement(text) for text in importlib.metadata.requires("segkit") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding("segkit", "runs from its source tree", "warning", "install it:  pip install -e .")]
+    wanted = {r.name: r for r in requirements if r.name in PINNED and r.marker is None}
+    return [Finding("segkit", segkit.__version__), *(pin(requirement) for requirement in wanted.values())]
+
+
+def pin(requirement: Requirement) -> Finding:
+    mend = f'pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(requirement.name, "is not installed", "failed", mend)
+    if not requirement.specifier.contains(Version(version), prereleases=True):
+        return Finding(requirement.name, f"{version}, wanted {requirement.specifier}", "failed", mend)
+    return Finding(requirement.name, version)
+
+
+def probe(code: str) -> tuple[Any, str]:
+    """What `code`, run by itself, prints as JSON; or None and its last words."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return None, f"no answer within {SECONDS} s"
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1]), ""
+    words = done.stderr.strip().splitlines()
+    return None, words[-1] if words else f"died with code {done.returncode}"
+
+
+def torch_and_machine() -> list[Finding]:
+    facts, error = probe(TORCH)
+    if facts is None:
+        cores = Finding("processor", f"{psutil.cpu_count()} cores, features unknown", "warning", "mend torch first")
+        return [Finding("torch + torchvision", error, "failed", REINSTALL), cores]
+    pair = Finding("torch + torchvision", f"{facts['torch']} + {facts['torchvision']}")
+    return [pair, processor(facts["cores"], facts["features"]), gpu(facts["gpus"], facts["cuda"])]
+
+
+def processor(cores: int, features: Sequence[str]) -> Finding:
+    fast = [name for name in FAST if name in features]
+    bf16 = "bf16 in hardware" if {"avx512_bf16", "amx_bf16"} & set(fast) else "float32 (no bf16 in hardware)"
+    return Finding("processor", f"{cores} usable cores; {' '.join(fast) or platform.machine()}; {bf16}")
+
+
+def gpu(names: Sequence[str], cuda: str | None) -> Finding:
+    if names:
+        return Finding("GPU", "; ".join(names))
+    driver = Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+    if driver and cuda:
+        mend = "update the driver (nvidia-smi shows it), or install the torch build for its CUDA version"
+        return Finding("GPU", f"there is one, but its driver does not fit torch's CUDA {cuda}", "warning", mend)
+    if driver:
+        mend = "install a torch build with CUDA (the default of pip)"
+        return Finding("GPU", "there is one, but this torch is built without CUDA", "warning", mend)
+    return Finding("GPU", "none, training runs on the processor")
+
+
+def lightning() -> list[Finding]:
+    version, error = probe(LIGHTNING)
+    mend = REINSTALL if "nms" in error else 'pip install --force-reinstall "lightning>=2.6.6"'
+    return [Finding("import lightning", version) if version else Finding("import lightning", error, "failed", mend)]
+
+
+def images() -> list[Finding]:
+    version, error = probe(IMAGES)
+    if version:
+        return [Finding("import cv2", version)]
+    mend = "only opencv-python-headless may be installed:  pip uninstall opencv-python;  then reinstall the headless one"
+    return [Finding("import cv2", error, "failed", mend)]
+
+
+def compiler() -> Finding:
+    found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+    if found:
+        return Finding("C++ compiler", found)
+    mend = "apt install g++ (or your system's compiler package); until then  trainer.compile=false"
+    return Finding("C++ compiler", "none: torch.compile cannot work on the processor", "warning", mend)
+
+
+def memory() -> Finding:
+    free = psutil.virtual_memory().available
+    mend = "smaller data.batch_size, data.cache_gb=0"
+    return Finding("memory", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 2e9 else ()))
+
+
+def shared_memory() -> list[Finding]:
+    """Loader workers hand images over through it; containers often have only 64 MB."""
+    if not Path("/dev/shm").is_dir():
+        return []
+    free = psutil.disk_usage("/dev/shm").free
+    mend = "docker run --shm-size=8g, or data.num_workers=0"
+    return [Finding("/dev/shm", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 1e9 else ()))]
+
+
+def existing(folder: Path) -> Path:
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+
+
+def disk(output_dir: Path) -> Finding:
+    free = psutil.disk_usage(str(existing(output_dir))).free
+    mend = "make room, or choose another  output_dir=FOLDER"
+    return Finding(f"disk at {output_dir}", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 2e9 else ()))
+
+
+def writable(output_dir: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=existing(output_dir)) as file:
+            file.write(b"segkit")
+    except OSError as error:
+        mend = "choose another  output_dir=FOLDER"
+        return Finding(f"writing to {output_dir}", error.strerror or str(error), "failed", mend)
+    return Finding(f"writing to {output_dir}", "works")

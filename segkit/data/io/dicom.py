@@ -1,0 +1,361 @@
+"""DICOM as arrays: images, the frames of a DICOM-SEG, the contours of an RTSTRUCT.
+
+Where a pixel lies in the patient is told by the image plane (PS3.3 C.7.6.2), so masks meet their slices in millimetres, not
+by their names. Names of patients are never looked at. The parts of the standard: https://dicom.nema.org/medical/dicom/current
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from segkit.data.io import dicom_lossless
+from segkit.data.io.images import ReadError
+from segkit.data.slices import recent
+
+Array = npt.NDArray[Any]
+Point = tuple[float, float, float]
+
+IN_UNITS = ("CT", "PT")
+"""Modalities whose numbers mean something (HU, Bq/ml): always float32, as the slope may differ from slice to slice."""
+PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+dicom_lossless.register()
+
+
+# where pixels lie
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An image plane in the patient, millimetres: the centre of the first pixel, the directions along a row and a column."""
+
+    origin: Point
+    along_row: Point
+    along_column: Point
+    spacing: tuple[float, float]
+    """Between rows, between columns."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, frame: int = 0) -> Grid | None:
+        """The plane of an image or of a frame; None where the header does not tell it."""
+        try:
+            plane = next(groups(dataset, frame, "PlanePositionSequence"), dataset)
+            turn = next(groups(dataset, frame, "PlaneOrientationSequence"), dataset)
+            measures = next(groups(dataset, frame, "PixelMeasuresSequence"), dataset)
+            x, y, z = (float(v) for v in plane.ImagePositionPatient)
+            a, b, c, d, e, f = (float(v) for v in turn.ImageOrientationPatient)
+            rows, columns = (float(v) for v in measures.PixelSpacing)
+            shape = int(dataset.Rows), int(dataset.Columns)
+        except (AttributeError, TypeError, ValueError):
+            return None
+        grid = cls((x, y, z), (a, b, c), (d, e, f), (rows, columns), shape)
+        return grid if rows > 0 and columns > 0 and np.linalg.norm(grid.normal) > 0.5 else None
+
+    @property
+    def normal(self) -> Array:
+        return np.cross(self.along_row, self.along_column)
+
+    def is_parallel_to(self, other: Grid) -> bool:
+        return float(abs(np.dot(self.normal, other.normal))) > 0.9999
+
+    def has_directions_of(self, other: Grid) -> bool:
+        own, others = self.along_row + self.along_column, other.along_row + other.along_column
+        return bool(np.allclose(own, others, atol=0.01))
+
+    def pixels_of(self, points: Array) -> Array:
+        """Patient coordinates (N, 3) as (N, 2) x, y in pixels; whole numbers are centres of pixels."""
+        away = points - np.asarray(self.origin)
+        return np.stack([away @ self.along_row / self.spacing[1], away @ self.along_column / self.spacing[0]], axis=1)
+
+    def onto(self, other: Grid) -> tuple[float, ...]:
+        """The affine (2 x 3, row by row) from pixels x, y of this grid to those of another; empty where they are the same."""
+        x, y = np.asarray(self.along_row) * self.spacing[1], np.asarray(self.along_column) * self.spacing[0]
+        start, right, down = other.pixels_of(np.asarray(self.origin) + np.stack([0 * x, x, y]))
+        affine = np.stack([right - start, down - start, start], axis=1)
+        corners = np.array([[0, self.shape[1], 0], [0, 0, self.shape[0]], [1, 1, 1]])
+        is_same = self.shape == other.shape and np.abs(affine @ corners - corners[:2]).max() < 0.05
+        return () if is_same else tuple(affine.ravel().tolist())
+
+
+def groups(dataset: Dataset, frame: int, name: str) -> Iterator[Dataset]:
+    """Items of a functional group (PS3.3 C.7.6.16): the frame's own, else those that all frames share."""
+    own, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    for place in ([own[frame]] if own and frame < len(own) else []) + ([shared[0]] if shared else []):
+        if place.get(name):
+            yield from place.get(name)
+            return
+
+
+# files
+
+
+def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
+    """All but the pixels, or only the named elements. Raises `ReadError` for what is no DICOM object."""
+    dataset = _open(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
+    with told(path):
+        for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+            if not dataset.get(name):
+                raise ReadError(path, f"damaged (no {name} in its header)" if len(dataset) else "damaged (not DICOM)")
+        list(dataset if tags is not None else [])  # pydicom parses a value when it is asked for
+    return dataset
+
+
+def claims_to_be_dicom(path: Path) -> bool:
+    """By its first bytes, or by its suffix: old files lack the preamble."""
+    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return True  # reading it will say what is wrong
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Whatever pydicom raises in a damaged file, and that is a lot, becomes a `ReadError`."""
+    try:
+        yield
+    except ReadError:
+        raise
+    except FileNotFoundError:
+        raise ReadError(path, "is missing") from None
+    except MemoryError as error:
+        raise ReadError(path, "does not fit into memory") from error
+    except Exception as error:
+        raise ReadError(path, _reason(error)) from error
+
+
+def _open(path: Path, **how: Any) -> Dataset:
+    with told(path):
+        if path.stat().st_size == 0:
+            raise ReadError(path, "zero bytes")
+        dataset: Dataset = pydicom.dcmread(path, force=True, **how)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble; pydicom found out how it is written
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+        return dataset
+
+
+def _decode(path: Path, dataset: Dataset, frame: int | None = None) -> Array:
+    """One frame or all of them; RGB where colours are stored as luminance and chrominance."""
+    if not any(tag in dataset for tag in PIXEL_TAGS):
+        raise ReadError(path, "truncated (its pixels are missing)")
+    if reason := _missing_decoder(dataset):
+        raise ReadError(path, reason)
+    with told(path):
+        return np.asarray(pixel_array(dataset, index=frame))
+
+
+def _missing_decoder(dataset: Dataset) -> str:
+    """What to install where nothing here decodes this compression; empty where something does."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return f"is compressed in a way that cannot be read ({syntax.name}); convert it, e.g. with dcmdjpeg or gdcmconv --raw"
+    if decoder.is_available:
+        return ""
+    package = "python-gdcm" if "gdcm" in " ".join(decoder.missing_dependencies) else "pylibjpeg pylibjpeg-openjpeg"
+    return f"is compressed as {syntax.name}, which needs one more package: pip install {package}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    cut = ("less than expected", "end of file", "eof", "no such pixel", "truncated", "unexpected end", "actual length")
+    return f"truncated ({text})" if any(word in text.lower() for word in cut) else f"damaged ({text})"
+
+
+# images
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """An image, or one frame of a multi-frame image: (H, W, 1) in the units of its modality (CT: HU), or colours (H, W, 3)."""
+
+    path: Path
+    frame: int = 0
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        dataset = _open(self.path)
+        pixels = _decode(self.path, dataset, self.frame)
+        with told(self.path):
+            pixels = _shown(dataset, pixels, self.frame)
+        return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
+
+
+def _shown(dataset: Dataset, pixels: Array, frame: int) -> Array:
+    """White is more, colours are RGB, and stored numbers become units; uint8 and uint16 stay where they are units already."""
+    kind = dataset.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        colours = apply_color_lut(pixels, dataset)
+        return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+    if pixels.ndim == 3:
+        return pixels[..., :3]
+    if kind == "MONOCHROME1":
+        bits, is_signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
+        pixels = pixels.dtype.type(-1 if is_signed else 2**bits - 1) - pixels
+    return _in_units(next(groups(dataset, frame, "PixelValueTransformationSequence"), dataset), dataset.get("Modality"), pixels)
+
+
+def _in_units(transform: Dataset, modality: str | None, pixels: Array) -> Array:
+    """Modality LUT (PS3.3 C.11.1)."""
+    if transform.get("ModalityLUTSequence"):
+        return np.asarray(apply_modality_lut(pixels, transform), np.float32)
+    slope, intercept = float(transform.get("RescaleSlope") or 1), float(transform.get("RescaleIntercept") or 0)
+    if (slope, intercept) != (1, 0) or modality in IN_UNITS:
+        return np.asarray(pixels * np.float64(slope) + intercept, np.float32)
+    return pixels if pixels.dtype in (np.uint8, np.uint16) else pixels.astype(np.float32)
+
+
+# masks
+
+
+@dataclass(frozen=True)
+class SegFrames:
+    """All frames of a DICOM-SEG (N, H, W) uint8 or uint16: 0 and 1; of a label map the numbers of segments.
+
+    A fractional segmentation is cut at half of its maximum.
+    """
+
+    path: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        dataset = _open(self.path)
+        frames = _decode(self.path, dataset)
+        frames = frames if frames.ndim == 3 else frames[None]
+        with told(self.path):
+            if dataset.get("SegmentationType") == "FRACTIONAL":
+                frames = (frames >= float(dataset.get("MaximumFractionalValue") or 255) / 2).astype(np.uint8)
+        return frames
+
+
+@dataclass(frozen=True)
+class SegPlane:
+    """A segment on one slice: the union of `frames`, 0 and 1 uint8 (rows, columns) = `shape`; without frames, empty.
+
+    `affine` (2 x 3) leads from pixels of the slice to those of a frame, where the grids differ: other size, cropped or flipped.
+    """
+
+    path: Path
+    frames: tuple[int, ...]
+    shape: tuple[int, int]
+    affine: tuple[float, ...] = ()
+    values: tuple[int, ...] = (1,)
+    """Of the segment in its frames: 1, or its numbers in a label map."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        if not self.frames:
+            return np.zeros(self.shape, np.uint8)
+        try:
+            frames = recent.read(SegFrames(self.path))[list(self.frames)]
+        except IndexError:
+            raise ReadError(self.path, "truncated (it has fewer frames than its header says)") from None
+        mask = np.asarray(np.isin(frames, self.values).any(axis=0), np.uint8)
+        if self.affine:
+            mask = _resampled(mask, self.affine, self.shape)
+        if mask.shape != self.shape:
+            raise ReadError(self.path, f"its frames are {mask.shape[0]} x {mask.shape[1]}, the image {self.shape[0]} x {self.shape[1]}")
+        return mask
+
+
+def _resampled(mask: Array, affine: tuple[float, ...], shape: tuple[int, int]) -> Array:
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(mask, np.asarray(affine).reshape(2, 3), shape[::-1], flags=nearest), np.uint8)
+
+
+@dataclass(frozen=True)
+class RtPoints:
+    """All contour points of an RTSTRUCT (N, 4): the contour's place in the file, then x, y, z in the patient, mm."""
+
+    path: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        with told(self.path):
+            contours = [points for _, _, points in contours_of(self.path, header(self.path))]
+        numbered = [np.insert(points, 0, i, axis=1) for i, points in enumerate(contours)]
+        return np.concatenate(numbered) if numbered else np.zeros((0, 4))
+
+
+@dataclass(frozen=True)
+class RoiPlane:
+    """Contours of an RTSTRUCT on one slice, filled: 0 and 1 uint8. A contour within another cuts a hole (even-odd)."""
+
+    path: Path
+    contours: tuple[int, ...]
+    grid: Grid
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        points = recent.read(RtPoints(self.path)) if self.contours else np.zeros((0, 4))
+        return fill_even_odd([self.grid.pixels_of(points[points[:, 0] == i, 1:]) for i in self.contours], self.grid.shape)
+
+
+def contours_of(path: Path, structure_set: Dataset) -> Iterator[tuple[int, Dataset, Array]]:
+    """ROI number, item and points (N, 3) of every contour, in the order of the file."""
+    for roi in structure_set.get("ROIContourSequence") or []:
+        for item in roi.get("ContourSequence") or []:
+            numbers = _numbers(item)
+            if len(numbers) % 3:
+                raise ReadError(path, f"damaged (a contour of {len(numbers)} numbers, which are no points)")
+            yield int(roi.ReferencedROINumber), item, numbers.reshape(-1, 3)
+
+
+def _numbers(contour: Dataset) -> Array:
+    """ContourData, parsed from its text at once: pydicom makes an object of every number."""
+    raw = contour.get_item("ContourData")
+    value = raw.value if raw is not None and raw.value else ()
+    return np.array(value.decode("ascii").rstrip("\0 ").split("\\") if isinstance(value, bytes) else value, float)
+
+
+def fill_even_odd(polygons: Sequence[Array], shape: tuple[int, int]) -> Array:
+    """Pixels whose centre an odd number of polygons (N, 2: x, y in pixels) surrounds, as 0 and 1 uint8.
+
+    `cv2.fillPoly` draws the border too, which makes every structure half a pixel larger; here each row is cut at the exact
+    crossings of its centre line.
+    """
+    rows, columns = shape
+    crossings = np.zeros((rows, columns + 1), np.int32)
+    for polygon in polygons:
+        (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
+        first = np.clip(np.ceil(np.minimum(y0, y1)), 0, rows).astype(int)
+        count = np.clip(np.ceil(np.maximum(y0, y1)), 0, rows).astype(int) - first
+        edge = np.repeat(np.arange(len(polygon)), count)
+        row = first[edge] + np.arange(len(edge)) - (np.cumsum(count) - count)[edge]
+        x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+        np.add.at(crossings, (row, np.clip(np.ceil(x), 0, columns).astype(int)), 1)
+    return (np.cumsum(crossings, axis=1)[:, :columns] % 2).astype(np.uint8)

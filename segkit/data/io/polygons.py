@@ -1,0 +1,285 @@
+"""Shapes of LabelMe (github.com/wkentaro/labelme, 5.4 to 7.1) as pixels, drawn as LabelMe itself draws them, by Pillow.
+
+Points are (x, y) in pixels from the upper left corner, fractions as they are. Outlines belong to their shape.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from segkit.data.io.images import ReadError, failures_told, refuse_bomb
+from segkit.data.sources.json_files import read_json
+from segkit.system.errors import nearest
+
+Array = npt.NDArray[Any]
+Point = tuple[float, float]
+
+BACKGROUND, IGNORE = "_background_", "__ignore__"
+"""Labels with a meaning of their own: nothing, and pixels that do not count."""
+IGNORE_VALUE = 255
+STROKE, DOT = 10, 5
+"""Width of a line and radius of a point, in pixels."""
+PROMPTS = "points"
+"""Clicks for a model that draws by itself: no shape."""
+_COUNTS = {
+    "polygon": (3, math.inf),
+    "rectangle": (2, 2),
+    "oriented_rectangle": (4, 4),
+    "circle": (2, 2),
+    "line": (2, 2),
+    "linestrip": (2, math.inf),
+    "point": (1, 1),
+    "mask": (2, 2),
+    PROMPTS: (0, math.inf),
+}
+
+
+class ShapeError(ValueError):
+    """A shape that cannot be, and why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One entry of `shapes`. Shapes of one label and `group` (not empty) are one instance."""
+
+    label: str
+    kind: str
+    points: tuple[Point, ...]
+    group: str = ""
+    stencil: bytes = b""
+    """Of a mask: the PNG that is laid on the image at the first point."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x and y of the upper left corner and of the lower right one, line widths left out."""
+        radius = math.dist(*self.points) if self.kind == "circle" else 0.0
+        xs, ys = zip(*(self.points[:1] if self.kind == "circle" else self.points), strict=True)
+        return min(xs) - radius, min(ys) - radius, max(xs) + radius, max(ys) + radius
+
+    def is_outside(self, rows: int, columns: int) -> bool:
+        """No part of it lies on the image."""
+        left, top, right, bottom = self.box
+        return right < 0 or bottom < 0 or left > columns or top > rows
+
+    def beyond(self, rows: int, columns: int) -> float:
+        """How far its points lie off the image, in pixels; 0 where they are all on it."""
+        return max(0.0, *(max(-x, -y, x - columns, y - rows) for x, y in self.points))
+
+
+def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
+    """The shapes of a LabelMe file by their number, and what is wrong with those that are none: 'shape 3 (rib): …'."""
+    shapes: dict[int, Shape] = {}
+    faults = []
+    for number, raw in enumerate(document["shapes"], 1):
+        try:
+            shapes[number] = parse(raw)
+        except ShapeError as error:
+            label = raw.get("label") if isinstance(raw, dict) else None
+            faults.append(f"shape {number}{f' ({label})' if label else ''}: {error}")
+    return shapes, faults
+
+
+def parse(raw: Any) -> Shape:
+    """An entry of `shapes`; raises `ShapeError`."""
+    if not isinstance(raw, dict):
+        raise ShapeError("is no shape, which has a label and points")
+    label, kind = raw.get("label"), raw.get("shape_type") or "polygon"  # old files do not say
+    if not isinstance(label, str) or not label:
+        raise ShapeError("has no label")
+    if not isinstance(kind, str) or kind not in _COUNTS:
+        raise ShapeError(f"shape_type {kind!r} is unknown; {nearest(str(kind), _COUNTS) or 'known are ' + ', '.join(_COUNTS)}")
+    points = _points(raw.get("points"))
+    least, most = _COUNTS[kind]
+    if not least <= len(points) <= most:
+        wanted = f"{least}" if least == most else f"{least} or more"
+        raise ShapeError(f"a {kind} of {len(points)} points; {wanted} are wanted")
+    group = raw.get("group_id")
+    return Shape(label, kind, points, "" if group is None else str(group), _stencil(raw, points) if kind == "mask" else b"")
+
+
+def _points(raw: Any) -> tuple[Point, ...]:
+    try:
+        array = np.asarray(raw, float).reshape(-1, 2) if raw == [] else np.asarray(raw, float)
+    except (TypeError, ValueError, OverflowError):
+        array = np.empty(0)
+    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
+        raise ShapeError("its points are no list of [x, y]")
+    return tuple((float(x), float(y)) for x, y in array)
+
+
+def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
+    """The PNG of a mask. Between corners of whole numbers it must fill the box, both ends included."""
+    try:
+        data = decode_base64(raw.get("mask"))
+        with Image.open(io.BytesIO(data)) as image:
+            size = image.size
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        raise ShapeError("its mask is no PNG in base64") from error
+    (x1, y1), (x2, y2) = points
+    box = (x2 - x1 + 1, y2 - y1 + 1)
+    if all(float(number).is_integer() for number in (x1, y1, x2, y2)) and size != box:
+        raise ShapeError(f"its mask is {size[1]} x {size[0]}, but its corners make {box[1]:g} x {box[0]:g}")
+    return data
+
+
+def decode_base64(text: Any) -> bytes:
+    """Raises ValueError where it is none."""
+    if not isinstance(text, str) or not text:
+        raise ValueError("no text")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def draw(shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
+    """(rows, columns) uint8: shapes with their values, later ones over earlier ones, on 0."""
+    canvas = Image.new("L", (columns, rows), 0)
+    for shape, value in shapes:
+        _paint(canvas, shape, value)
+    return np.array(canvas)
+
+
+def _paint(canvas: Image.Image, shape: Shape, value: int) -> None:
+    pen, points = ImageDraw.Draw(canvas), list(shape.points)
+    match shape.kind:
+        case "polygon" | "oriented_rectangle":
+            pen.polygon(points, fill=value, outline=value)
+        case "rectangle":
+            pen.rectangle(shape.box, fill=value, outline=value)
+        case "circle":
+            pen.ellipse(shape.box, fill=value, outline=value)
+        case "point":
+            ((x, y),) = points
+            pen.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=value, outline=value)
+        case "line":
+            pen.line(points, fill=value, width=STROKE)
+        case "linestrip":
+            pen.line(points, fill=value, width=STROKE, joint="curve")
+        case "mask":
+            with Image.open(io.BytesIO(shape.stencil)) as png:
+                stencil = Image.fromarray((np.asarray(png) > 0).astype(np.uint8) * np.uint8(255))
+            canvas.paste(value, (round(points[0][0]), round(points[0][1])), stencil)
+
+
+# pixels
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """All shapes of one label in a LabelMe file, joined: (rows, columns) of 0 and 1, uint8."""
+
+    path: Path
+    label: str
+    rows: int
+    columns: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        own = ((shape, 1) for shape in _shapes_in(self.path) if shape.label == self.label)
+        return _drawn(self.path, own, self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class ShapeMap:
+    """The shapes of a LabelMe file as one class a pixel, in the order of the file: (rows, columns) uint8.
+
+    Label number i of `labels` has the value i + 1; `IGNORE` has 255.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    rows: int
+    columns: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        values = {label: value for value, label in enumerate(self.labels, 1)} | {IGNORE: IGNORE_VALUE}
+        valued = ((shape, values[shape.label]) for shape in _shapes_in(self.path) if shape.label in values)
+        return _drawn(self.path, valued, self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """The image inside a LabelMe file: (H, W, 1 or 3) uint8 or uint16."""
+
+    path: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        data = embedded_bytes(self.path, read_json(self.path))
+        with failures_told(self.path), Image.open(io.BytesIO(data)) as image:
+            refuse_bomb(self.path, image.height, image.width)
+            if image.mode.startswith("I"):  # a PNG of 16 bits
+                return np.asarray(image).astype(np.uint16)[..., None]
+            pixels = np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def embedded_bytes(path: Path, document: Any) -> bytes:
+    """The encoded image in `imageData`. Raises `ReadError`."""
+    try:
+        return decode_base64(document.get("imageData"))
+    except ValueError as error:
+        raise ReadError(path, f"imageData is no base64 ({error})") from error
+
+
+def embedded_size(path: Path, document: Any) -> tuple[int, int]:
+    """(H, W) from the header of the image in `imageData`. Raises `ReadError`."""
+    data = embedded_bytes(path, document)
+    with failures_told(path):
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+        except UnidentifiedImageError:
+            raise ReadError(path, "imageData holds no image") from None
+
+
+def _drawn(path: Path, shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
+    with failures_told(path):
+        return draw(shapes, rows, columns)
+
+
+def _shapes_in(path: Path) -> tuple[Shape, ...]:
+    """Each plane of a case asks for the same file."""
+    try:
+        return _shapes_at(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise ReadError(path, "is missing") from None
+
+
+@lru_cache(maxsize=64)
+def _shapes_at(path: Path, mtime_ns: int) -> tuple[Shape, ...]:
+    shapes, faults = shapes_of(labelme_document(path))
+    if faults:
+        raise ReadError(path, faults[0])
+    return tuple(shapes.values())
+
+
+def labelme_document(path: Path) -> dict[str, Any]:
+    """The JSON of a LabelMe file; raises `ReadError` where it has no shapes."""
+    document = read_json(path)
+    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+        raise ReadError(path, "is no LabelMe file: it has no list of shapes")
+    return document

@@ -1,0 +1,148 @@
+"""TIFF: one page of a file that may have several, as an image or as a mask."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+from PIL import Image
+
+from segkit.data.io.images import ReadError, failures_told, refuse_bomb, whole_numbers
+
+Array = npt.NDArray[Any]
+
+_ALPHA = (1, 2)
+
+
+@dataclass(frozen=True)
+class TiffPage:
+    """The image (H, W, C) on page `page` (from 0) of a TIFF."""
+
+    path: Path
+    page: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        pixels = read_page(self.path, self.page, indices=False)
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        kept = pixels.dtype in (np.uint8, np.uint16, np.float32)
+        return np.ascontiguousarray(pixels if kept else pixels.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class TiffPageMask:
+    """The mask (H, W) on page `page` (from 0) of a TIFF."""
+
+    path: Path
+    page: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> Array:
+        mask = read_page(self.path, self.page, indices=True)
+        if mask.ndim != 2:
+            raise ReadError(self.path, f"page {self.page} has {mask.shape[2]} channels; a mask has one")
+        return np.ascontiguousarray(whole_numbers(self.path, mask))
+
+
+def tiff_pages(path: Path) -> int:
+    """How many pages a TIFF has. Raises `ReadError`."""
+    with failures_told(path), _opened(path) as file, tifffile.TiffFile(file) as tiff:
+        return count_pages(path, tiff)
+
+
+def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
+    """Every page names where the next one is, and the last names none: else pages have been cut off."""
+    count = len(tiff.pages)
+    if not count:
+        raise ReadError(path, "truncated (its header leads to no page)")
+    layout, file, last = tiff.tiff, tiff.filehandle, tiff.pages[count - 1]
+    file.seek(last.offset)
+    (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+    file.seek(last.offset + layout.tagnosize + tags * layout.tagsize)
+    (following,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+    if following >= file.size:
+        raise ReadError(path, f"truncated (nothing after page {count})")
+    return count
+
+
+def page_size(path: Path) -> tuple[int, int]:
+    """(H, W) of the first page, from its header."""
+    with _opened(path) as file, tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        return page.imagelength, page.imagewidth
+
+
+def one_page(path: Path, data: bytes) -> None:
+    """Refuse a file of several pages: which of them would be the image?"""
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        pages = count_pages(path, tiff)
+    if pages > 1:
+        mend = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
+        raise ReadError(path, f"holds {pages} pages; one is wanted: {mend}")
+
+
+def read_page(path: Path, page: int, indices: bool) -> Array:
+    """(H, W) or (H, W, C) as `decode` gives it."""
+    with failures_told(path), _opened(path) as file:
+        return decode(path, file, page, indices)
+
+
+def decode(path: Path, file: IO[bytes], number: int, indices: bool) -> Array:
+    """Planar files become (H, W, C); white-is-zero images are inverted to what a viewer shows, masks (`indices`) are not."""
+    with tifffile.TiffFile(file) as tiff:
+        pages = count_pages(path, tiff)
+        if not 0 <= number < pages:
+            raise ReadError(path, f"has {pages} pages, but page {number} is wanted (they count from 0)")
+        page: Any = tiff.pages[number]
+        refuse_bomb(path, page.imagelength, page.imagewidth)
+        ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
+        if max(ends, default=0) > file.seek(0, io.SEEK_END):
+            raise ReadError(path, "truncated")
+        photometric, colormap, extra = tifffile.PHOTOMETRIC(page.photometric).name, page.colormap, page.extrasamples
+        if photometric == "SEPARATED":
+            return _through_pillow(file, number)
+        pixels = np.asarray(page.asarray())
+    if page.axes.startswith("S"):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if photometric == "PALETTE":
+        return pixels if indices else _colours(pixels, np.asarray(colormap))
+    if photometric == "MINISWHITE" and not indices and pixels.dtype.kind == "u":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    alphas = sum(int(kind) in _ALPHA for kind in extra)
+    return pixels[..., : 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas] if pixels.ndim == 3 else pixels
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise ReadError(path, "is missing") from None
+
+
+def _through_pillow(file: IO[bytes], number: int) -> Array:
+    """Inks (CMYK) as RGB."""
+    file.seek(0)
+    with Image.open(file) as image:
+        image.seek(number)
+        return np.asarray(image.convert("RGB"))
+
+
+def _colours(indices: Array, colormap: Array) -> Array:
+    """A TIFF palette has 16 bits a colour."""
+    table = (colormap.T >> 8).astype(np.uint8)
+    grey = bool((table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all())
+    return table[indices][..., 0] if grey else table[indices]

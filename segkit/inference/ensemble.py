@@ -1,0 +1,213 @@
+"""Several checkpoints as one: ensembles that agree on the classes, and combinations in which each knows some of them.
+
+Both behave as a `Predictor`. Members may differ in network, size and preprocessing: their probabilities meet on the grid of
+the image, where each brings them by linear interpolation; labels are never interpolated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import tee
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.data.labels import BACKGROUND, IGNORE_NAME, LabelMap
+from segkit.inference.decide import decide, planes, threshold_of
+from segkit.inference.postprocess import postprocess
+from segkit.inference.predictor import Image, Prediction, Predictor
+from segkit.models.checkpoint import Card
+from segkit.system.errors import SegkitError, nearest
+
+Array = npt.NDArray[Any]
+Merge = Literal["max_prob", "priority", "multilabel"]
+"""max_prob: the likeliest of all owned classes, against the background as the product of the members' backgrounds; where a
+member has a threshold, its probabilities are moved so that the threshold is 0.5. priority: the first member that claims a
+pixel has it. multilabel: a plane a class, as its member decides, collisions stay."""
+
+
+class Together(Predictor, ABC):
+    """What ensembles and combinations share: every image goes through all members, one image at a time."""
+
+    def __init__(self, predictors: Sequence[Predictor], labels: LabelMap) -> None:
+        self.predictors, self.labels = list(predictors), labels
+        first = predictors[0]
+        channels = {p.card.channels for p in predictors}
+        dims = {p.card.dims for p in predictors}
+        if len(channels) > 1 or len(dims) > 1:
+            raise SegkitError(f"members see {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
+        self.config, self.hardware = first.config, first.hardware
+        self.card: Card = replace(first.card, labels=labels.as_dict(), split=common_split([p.card for p in predictors]))
+
+    def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        copies = tee(images, len(self.predictors))
+        streams = [predictor.predict_all(copy) for predictor, copy in zip(self.predictors, copies, strict=True)]
+        for parts in zip(*streams, strict=True):
+            yield self.merged(parts)
+
+    @abstractmethod
+    def merged(self, parts: Sequence[Prediction]) -> Prediction:
+        """One prediction from those of all members."""
+
+
+class Ensemble(Together):
+    """The mean of the probabilities of members with the same classes; thresholds and post-processing of the first."""
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        for other in predictors[1:]:
+            if other.labels.classes != predictors[0].labels.classes or other.labels.overlap != predictors[0].labels.overlap:
+                ours, theirs = (", ".join(p.labels.classes) for p in (predictors[0], other))
+                raise SegkitError(f"ckpt: an ensemble needs the same classes everywhere, but there are {ours} and {theirs}")
+        super().__init__(predictors, predictors[0].labels)
+
+    def merged(self, parts: Sequence[Prediction]) -> Prediction:
+        probs = reduce(np.add, (part.probs for part in parts)) / np.float32(len(parts))
+        return replace(parts[0], probs=probs, mask=self.predictors[0].decide(probs, parts[0].pixel_mm))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A checkpoint and the classes that it owns; the others that it knows are left to other members."""
+
+    name: str
+    predictor: Predictor
+    owned: tuple[str, ...]
+
+    def probs(self, prediction: Prediction) -> Array:
+        """(owned, *S) float32"""
+        first = int(self.predictor.labels.mode == "multiclass")
+        return np.asarray(prediction.probs[[first + index for index in self._indices]])
+
+    def claimed(self, prediction: Prediction) -> Array:
+        """(owned, *S) bool: where its own decision, before any post-processing, sees each class."""
+        labels = self.predictor.labels
+        return planes(decide(prediction.probs, labels, self.predictor.decide.threshold), labels)[self._indices]
+
+    def evened(self, prediction: Prediction) -> Array:
+        """`probs` with the odds over those of the threshold: above it is above 0.5. Of several classes the likeliest is taken."""
+        probs = self.probs(prediction)
+        if self.predictor.labels.mode == "multiclass":
+            return probs
+        limit = threshold_of(self.owned[0], self.predictor.decide.threshold)
+        above = probs * (1 - limit)
+        return np.asarray(above / (above + (1 - probs) * limit))
+
+    @property
+    def _indices(self) -> list[int]:
+        return [self.predictor.labels.classes.index(name) for name in self.owned]
+
+
+class Combination(Together):
+    """Members that each own some classes (source 000: bones 1, 3, 4 and bones 2, 5, 6)."""
+
+    def __init__(self, members: Sequence[Member], merge: Merge) -> None:
+        check(members)
+        self.members, self.merge = members, merge
+        super().__init__([member.predictor for member in members], union(members, merge))
+        data = self.config.data.model_copy(update={"source": common_source([p.config.data.source for p in self.predictors])})
+        self.config = self.config.model_copy(update={"data": data})
+
+    def merged(self, parts: Sequence[Prediction]) -> Prediction:
+        pairs = list(zip(self.members, parts, strict=True))
+        claims = [member.claimed(part) for member, part in pairs]
+        mask = self.decided(pairs, claims)
+        for member in self.members:
+            steps = [limited(step, member.owned) for step in member.predictor.decide.steps]
+            mask = postprocess(mask, self.labels, steps, parts[0].pixel_mm)
+        scores = self.scores([member.probs(part) for member, part in pairs])
+        probs = scores if self.labels.overlap else scores / scores.sum(axis=0).clip(1e-6)
+        claimants = np.sum([of_member.any(axis=0) for of_member in claims], axis=0)
+        return replace(parts[0], mask=mask, probs=probs.astype(np.float32), collisions=int((claimants > 1).sum()))
+
+    def decided(self, pairs: Sequence[tuple[Member, Prediction]], claims: Sequence[Array]) -> Array:
+        """Class indices (*S), or planes (K, *S) where they overlap; uint8."""
+        if self.merge == "max_prob":
+            return np.asarray(self.scores([member.evened(part) for member, part in pairs]).argmax(axis=0), np.uint8)
+        if self.merge == "multilabel":
+            return self.in_order(claims).astype(np.uint8)
+        mask = np.zeros(claims[0].shape[1:], np.uint8)
+        for member, of_member in zip(self.members, claims, strict=True):
+            for name, claimed in zip(member.owned, of_member, strict=True):
+                mask[claimed & (mask == 0)] = self.labels.index(name)
+        return mask
+
+    def scores(self, of_members: Sequence[Array]) -> Array:
+        """Of each class, (K, *S); where they exclude each other after the background, (1 + K, *S)."""
+        of_classes = self.in_order(of_members)
+        if self.labels.overlap:
+            return of_classes
+        free = [np.clip(1 - probs.sum(axis=0), 0, 1) for probs in of_members]
+        return np.concatenate([reduce(np.multiply, free)[None], of_classes])
+
+    def in_order(self, of_members: Sequence[Array]) -> Array:
+        """What each member says of its own classes, (owned, *S), in the order of all classes, (K, *S)."""
+        named = {
+            name: of_class
+            for member, of_member in zip(self.members, of_members, strict=True)
+            for name, of_class in zip(member.owned, of_member, strict=True)
+        }
+        return np.stack([named[name] for name in self.labels.classes])
+
+
+def limited(step: Any, owned: Sequence[str]) -> Any:
+    return replace(step, classes=[name for name in owned if step.classes is None or name in step.classes])
+
+
+def check(members: Sequence[Member]) -> None:
+    for member in members:
+        known = member.predictor.labels.classes
+        for name in member.owned:
+            if name not in known:
+                hint = nearest(name, known) or f"it knows {', '.join(known)}"
+                raise SegkitError(f"members.{member.name}.labels: its checkpoint has no class {name}; {hint}")
+    owners = Counter(name for member in members for name in member.owned)
+    twice = [name for name, n in owners.items() if n > 1]
+    if twice:
+        both = " and ".join(member.name for member in members if twice[0] in member.owned)
+        raise SegkitError(f"members {both} both own {twice[0]};   say who has it with  members.NAME.labels=[…]")
+    lost = [(member.name, name) for member in members for name in member.predictor.labels.classes if name not in owners]
+    if lost:
+        who, name = lost[0]
+        raise SegkitError(f"nobody owns {name}, which {who} was trained on;   say who has it with  members.{who}.labels=[…,{name}]")
+
+
+def union(members: Sequence[Member], merge: Merge) -> LabelMap:
+    """All classes, in the order of their raw values; other members' classes are background to a member."""
+    overlap = any(member.predictor.labels.overlap for member in members)
+    if merge == "multilabel" or overlap:
+        if merge != "multilabel":
+            raise SegkitError(f"merge={merge} makes one map, but a member's classes overlap;   use  merge=multilabel")
+        return LabelMap.of({name: name for member in members for name in member.owned}, overlap=True)
+    values: dict[str, str] = {}
+    for member in members:
+        for raw, name in member.predictor.labels.values:
+            kept = name if name in member.owned or name == IGNORE_NAME else BACKGROUND
+            if values.get(raw, BACKGROUND) not in (BACKGROUND, kept) and kept != BACKGROUND:
+                raise SegkitError(f"value {raw} is {values[raw]} to one member and {kept} to {member.name}; their data.labels must agree")
+            values[raw] = kept if values.get(raw, BACKGROUND) == BACKGROUND else values[raw]
+    numbers = all(raw.isdecimal() for raw in values)
+    return LabelMap.of(dict(sorted(values.items(), key=lambda item: int(item[0]) if numbers else item[0])))
+
+
+def common_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the first member; where members read other labels of the same files, all of them."""
+    merged = dict(sources[0])
+    for key, value in merged.items():
+        others = [source.get(key) for source in sources]
+        if isinstance(value, list) and all(isinstance(other, list) for other in others):
+            merged[key] = sorted({item for other in others for item in other or ()}, key=str)
+    return merged
+
+
+def common_split(cards: Sequence[Card]) -> dict[str, Any]:
+    """Validation and test cases that no member was trained on; what any has seen is training."""
+    split = dict(cards[0].split)
+    seen = {case for card in cards for case in card.split["train"]}
+    for side in ("val", "test"):
+        split[side] = [case for case in split[side] if case not in seen and all(case in card.split[side] for card in cards)]
+    return split | {"train": sorted(seen)}

@@ -1,0 +1,130 @@
+"""What a prediction is asked for: one mask for each image or volume, of files or of a data set."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkit.data.case import Case
+from segkit.data.io.images import ImageFile
+from segkit.data.io.tiff import TiffPage
+from segkit.data.io.volumes import VolumeFile, is_volume_file, stem
+from segkit.data.slices import Channels, Volume
+from segkit.data.sources.base import image_files, natural
+from segkit.data.views import by_volume, slices, with_neighbours
+from segkit.system.errors import Problem, ProblemsFound, SegkitError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One mask to write. `cases` are the image, or all slices of a volume that a 2-D network sees one by one.
+
+    `like` is the volume file whose format and grid the mask takes; None: PNG. Of a volume file `cases` are empty until its
+    turn comes (`cases_of`), so that a damaged one stops nobody.
+    """
+
+    name: str
+    source: Path
+    cases: tuple[Case, ...] = ()
+    like: Path | None = None
+
+    def target(self, output: Path) -> Path:
+        return output / f"{self.name}{'.png' if self.like is None else suffix_of(self.like)}"
+
+
+def of_files(source: str, output: Path) -> list[Job]:
+    """A file, folder (with its subfolders) or glob; masks keep the relative names."""
+    images, root = find_images(source, output)
+    jobs = []
+    for image, name in name_masks(images, root).items():
+        is_volume = is_volume_file(image)
+        jobs.append(Job(name, image, () if is_volume else (Case(name, ImageFile(image)),), image if is_volume else None))
+    clash = [job for job in jobs if job.target(output).resolve() == job.source.resolve()]
+    if clash:
+        raise SegkitError(f"output={output} would overwrite the input {clash[0].source};   choose another output folder")
+    return jobs
+
+
+def cases_of(job: Job, dims: int, neighbours: Sequence[int], orient: str | None) -> tuple[Case, ...]:
+    """What the network sees of a job; of a volume file as many slices as its header says, or the whole."""
+    if job.cases or job.like is None:
+        return job.cases
+    image = VolumeFile(job.like, orient)
+    volume = Case(job.name, image, spacing_mm=image.spacing_mm, dims=3, whole=image)
+    if dims == 3:
+        return (volume,)
+    problems: list[Problem] = []
+    found = tuple(with_neighbours(slices([volume], problems), neighbours, problems))
+    if problems:
+        raise ProblemsFound(problems, before="prediction starts")
+    return found
+
+
+def of_cases(cases: Iterable[Case]) -> list[Job]:
+    """Of a data set: slices of a volume file become one volume again; all else is a mask each, named by its id."""
+    cases = list(cases)
+    whole_files = {case.volume for case in cases if case.whole is not None and case.dims == 2 and is_file(case)}
+    stacked = by_volume([case for case in cases if case.volume in whole_files])
+    jobs = [Job(name, members[0].image.paths[0], tuple(members), members[0].image.paths[0]) for name, members in stacked.items()]
+    for case in (case for case in cases if case.volume not in whole_files):
+        jobs.append(Job(case.id, case.image.paths[0], (case,), like_of(case)))
+    return sorted(jobs, key=lambda job: natural(job.name))
+
+
+def like_of(case: Case) -> Path | None:
+    """The volume file whose format a mask takes. None: a picture, also of one page of a stack."""
+    first = case.image.paths[0]
+    image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
+    return first if is_volume_file(first) and not isinstance(image, TiffPage) else None
+
+
+def is_file(case: Case) -> bool:
+    """Whether the slice was cut out of a volume file, rather than a file of its own."""
+    return not isinstance(case.whole, Volume) and is_volume_file(case.image.paths[0])
+
+
+def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
+    """Images in natural order, but not what an earlier prediction left in `output`; and the folder their names are relative to."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path], path.parent
+    if path.is_dir():
+        found, root = list(image_files(path, below=[output])), path
+    else:
+        matches = sorted(glob.glob(str(path), recursive=True), key=natural)  # noqa: PTH207 (an absolute pattern)
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        found, root = [file for file in files if not file.resolve().is_relative_to(output.resolve())], fixed_part(path)
+    if not found:
+        what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
+        raise SegkitError(
+            f"input={source}: {what};   pictures, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
+        )
+    return found, root
+
+
+def fixed_part(pattern: Path) -> Path:
+    """The folders of a glob before its first wildcard."""
+    parts = []
+    for part in pattern.parts[:-1]:
+        if any(sign in part for sign in "*?["):
+            break
+        parts.append(part)
+    return Path(*parts) if parts else Path()
+
+
+def name_masks(images: Sequence[Path], root: Path) -> Mapping[Path, str]:
+    """What each mask is called, without suffix. Two images that would share a name keep their suffix in it."""
+    plain = {image: (image.relative_to(root).parent / stem(image)).as_posix() for image in images}
+    taken = Counter(plain.values())
+    names = {image: name if taken[name] == 1 else image.relative_to(root).as_posix() for image, name in plain.items()}
+    if len(set(names.values())) < len(images):
+        raise SegkitError("input holds images whose masks would share a name;   predict them one folder at a time")
+    return names
+
+
+def suffix_of(path: Path) -> str:
+    """With both parts of .nii.gz."""
+    return path.name[len(stem(path)) :]

@@ -1,0 +1,140 @@
+"""Masks that are files already, of any program, in place of a network: matched with their cases, and judged alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from segkit.config.schema import Metric
+from segkit.data.case import Case, Manifest, Pixels, stack_planes
+from segkit.data.io.images import MaskFile, ReadError, stem
+from segkit.data.io.volumes import VolumeMask
+from segkit.data.labels import Array, LabelMap
+from segkit.data.slices import Slice, Volume
+from segkit.data.sources.base import Keyed, image_files, key_of, pair, unreadable
+from segkit.inference.batch import files_of, is_stack, slice_pictures
+from segkit.inference.inputs import Job, of_cases
+from segkit.inference.predictor import Prediction
+from segkit.inference.writers.masks import mask_paths
+from segkit.system.errors import Problem, ProblemsFound, SegkitError
+
+OVERLAP = Metric(monitor="dice", mode="max", cases={"overlap": {"_target_": "segkit.metrics.overlap.Overlap"}})
+BESIDE = ("_overlay", "_probabilities")
+"""What `segkit predict` leaves beside a mask."""
+SHOWN = 5
+Masks = Mapping[str, Pixels]
+"""Of one case: by the name of its plane in the data, which is empty where classes exclude each other."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the case table asks of a config."""
+
+    metric: Metric
+    allow_targets: list[str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Says of each case what its mask file holds, in the values of the data."""
+
+    config: Rules
+    labels: LabelMap
+    masks: Mapping[str, Masks]
+    """By the id of the case."""
+
+    def predict_all(self, images: Iterable[Case]) -> Iterator[Prediction]:
+        for case in images:
+            image = case.image.read()
+            yield Prediction(self.read(case, image.shape[: case.dims]), np.empty(0, np.float32), image, case.pixel_mm)
+
+    def read(self, case: Case, size: tuple[int, ...]) -> Array:
+        """Class indices (*S), or planes (K, *S) where classes overlap. SegkitError where a file is no mask of this image."""
+        masks = self.masks[case.id]
+        raw = {mask.paths[0]: mask.read() for mask in masks.values()}
+        for path, found in raw.items():
+            if found.shape[: case.dims] != size:
+                ours, its = (" x ".join(map(str, shape)) for shape in (found.shape[: case.dims], size))
+                raise SegkitError(f"{path} is {ours}, its image {case.image.paths[0].name} {its};   write it on the grid of its image")
+        if self.labels.overlap:
+            return stack_planes(replace(case, mask=masks), self.labels)
+        ((path, found),) = raw.items()
+        classes, unknown = self.labels.encode(found)
+        if unknown:
+            known = ", ".join(value for value, _ in self.labels.values)
+            raise SegkitError(f"{path} holds {', '.join(unknown)}, but masks of this data hold {known};   write it in these values")
+        return classes
+
+
+def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bool) -> dict[str, Masks]:
+    """The masks of each case that has some. Raises ProblemsFound where one has none (unless `partial`) or lies on another grid."""
+    if not folder.is_dir():
+        raise SegkitError(f"masks={folder} is no folder")
+    jobs = of_cases(manifest)
+    there = Keyed.of((path for path in image_files(folder) if not stem(path).endswith(BESIDE)), folder).one
+    files = {job.name: files_of_job(job, manifest.labels, there) for job in jobs}
+    claims = Counter(path for paths in files.values() for path in paths)
+    complete = [job for job in jobs if files[job.name] and all(claims[path] == 1 for path in files[job.name])]
+    problems = complaints(folder, jobs, complete, [key for key, path in there.items() if path not in claims], partial)
+    found: dict[str, Masks] = {}
+    for job in complete:
+        try:
+            found |= masks_of_job(job, files[job.name], manifest.labels, orient)
+        except ReadError as error:
+            problems.append(unreadable(error, str(error.path)))
+    if problems:
+        raise ProblemsFound(problems, before="evaluation starts")
+    return found
+
+
+def files_of_job(job: Job, labels: LabelMap, there: Mapping[str, Path]) -> list[Path]:
+    """As `segkit predict` calls them, for a data set (by the case) or for a folder of images (by the image); [] where one lacks."""
+    name = unicodedata.normalize("NFC", job.name)
+    ends = [key_of(part, Path())[len(name) :] for file in files_of(job, Path()) for part in mask_paths(file, labels)]
+    image = unicodedata.normalize("NFC", job.source.with_name(stem(job.source)).as_posix()).split("/")
+    for called in (name, *("/".join(image[i:]) for i in range(1, len(image)))):
+        if all(called + end in there for end in ends):
+            return [there[called + end] for end in ends]
+    return []
+
+
+def complaints(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra: Sequence[str], partial: bool) -> list[Problem]:
+    have = {job.name for job in complete}
+    missing = [job.name for job in jobs if job.name not in have]
+    if not missing or (partial and have):
+        return []
+    mend = "name each mask by its case" if extra else "add them, or judge the others alone with  partial=true"
+    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {listed(missing)}", mend)]
+    if extra:
+        problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {listed(extra)}", "rename or remove them"))
+    return problems
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def masks_of_job(job: Job, files: Sequence[Path], labels: LabelMap, orient: str | None) -> dict[str, Masks]:
+    """Of all its cases. Raises `ReadError` where a mask lies on another grid than its volume."""
+    names = [next(raw for raw, name in labels.values if name == of) for of in labels.classes] if labels.overlap else [""]
+    pictures = [dict(zip(names, files[i : i + len(names)], strict=True)) for i in range(0, len(files), len(names))]
+    planes = [pair(job.like, picture, orient).masks if job.like else as_pictures(picture) for picture in pictures]
+    first, stack = job.cases[0], is_stack(job, job.cases)
+    if slice_pictures(job):
+        return {first.id: {name: Volume(tuple(plane[name] for plane in planes)) for name in names}}
+    if first.dims == 2 and not stack:
+        return {first.id: planes[0]}
+    whole = {name: VolumeMask(path, orient) for name, path in pictures[0].items()}
+    if not stack:
+        return {first.id: whole}
+    return {case.id: {name: Slice(mask, case.position) for name, mask in whole.items()} for case in job.cases}
+
+
+def as_pictures(files: Mapping[str, Path]) -> Masks:
+    return {name: MaskFile(path) for name, path in files.items()}

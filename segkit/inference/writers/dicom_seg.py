@@ -1,0 +1,136 @@
+"""DICOM-SEG (PS3.3 A.51): one file a series, a binary segment for each class, on the planes of the images that it names.
+
+Patient, study and geometry are those of the images. Frames without a structure are left out, as is usual.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from segkit import __version__
+from segkit.data.io.dicom import DicomSlice, header
+from segkit.data.views import by_volume
+from segkit.inference.decide import planes
+from segkit.inference.inputs import Job
+from segkit.inference.writers.base import Array, Target
+from segkit.system.errors import Problem, SegkitError
+from segkit.system.files import atomic_path
+
+SERIES_NUMBER = 900
+"""Far from those that scanners give."""
+EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName"),
+)
+"""Elements that may be empty, but not missing (type 2)."""
+
+
+class DicomSeg:
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.problems: list[Problem] = []
+
+    def refuses(self, job: Job) -> str:
+        images = self.target.images(job)
+        return "" if images and all(isinstance(image, DicomSlice) for image in images) else f"{job.source} is no DICOM image"
+
+    def is_done(self, job: Job) -> bool:
+        return self._file(job).is_file()
+
+    def write(self, job: Job, mask: Array) -> None:
+        slices = [image for image in self.target.images(job) if isinstance(image, DicomSlice)]
+        write_dicom_seg(self._file(job), planes(mask, self.target.labels), self.target.source_names(), slices)
+
+    def close(self) -> None:
+        pass
+
+    def _file(self, job: Job) -> Path:
+        return self.target.output / f"{job.name}.dcm"
+
+
+def by_series(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs of slices of one DICOM series as one; others stay as they are."""
+    alone = [job for job in jobs if not _is_slice(job)]
+    volumes = by_volume([job.cases[0] for job in jobs if _is_slice(job)])
+    return [*alone, *(Job(name, cases[0].paths[0], tuple(cases)) for name, cases in volumes.items())]
+
+
+def _is_slice(job: Job) -> bool:
+    return job.like is None and len(job.cases) == 1 and bool(job.cases[0].volume) and job.cases[0].dims == 2
+
+
+def write_dicom_seg(path: Path, masks: Array, labels: Sequence[str], slices: Sequence[DicomSlice]) -> None:
+    """`masks` (K, H, W) of one image, or (K, D, H, W) in the order of `slices`."""
+    frames = np.moveaxis(masks.reshape(len(masks), len(slices), *masks.shape[-2:]), 0, -1).astype(np.uint8)  # (D, H, W, K)
+    images, frames = _sources(slices, frames)
+    try:
+        seg = segmentation(images, frames, labels)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SegkitError(f"{slices[0].path}: no DICOM-SEG can be made of its series ({error})") from error
+    with atomic_path(path) as temporary:
+        seg.save_as(temporary)
+
+
+def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset], Array]:
+    """Headers of the images, and the masks in their order, which in a file of several frames is that of the frames."""
+    paths = list(dict.fromkeys(one.path for one in slices))
+    images = [_header(path) for path in paths]
+    if len(paths) == len(slices):
+        return images, frames
+    if len(paths) > 1 or len(slices) != int(images[0].NumberOfFrames):
+        raise SegkitError(f"{paths[0]}: a DICOM-SEG wants all frames of one file, or files of one image each")
+    return images, frames[np.argsort([one.frame for one in slices])]
+
+
+def _header(path: Path) -> Dataset:
+    """As highdicom wants it: empty elements that anonymisers remove are there, an empty character set is not."""
+    found = header(path)
+    if not found.get("SpecificCharacterSet", "ASCII"):
+        del found.SpecificCharacterSet
+    for name in EMPTY:
+        if name not in found:
+            setattr(found, name, "")
+    return found
+
+
+def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]) -> Dataset:
+    """`frames` (D, H, W, K) of 0 and 1. Its UIDs follow from what is in it: another mask is another object."""
+    import highdicom as hd  # a second of import
+
+    content = [str(images[0].SeriesInstanceUID), *labels, hashlib.sha256(frames.tobytes()).hexdigest()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how names of patients should be written
+        seg: Dataset = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=frames,
+            segmentation_type="BINARY",
+            omit_empty_frames=bool(frames.any()),
+            segment_descriptions=[_described(hd, number, label) for number, label in enumerate(labels, 1)],
+            series_instance_uid=generate_uid(entropy_srcs=["series", *content]),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=generate_uid(entropy_srcs=["instance", *content]),
+            instance_number=1,
+            manufacturer="segkit",
+            manufacturer_model_name="segkit",
+            software_versions=__version__,
+            device_serial_number="0",
+        )
+    seg.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the names of classes may need it
+    return seg
+
+
+def _described(hd: Any, number: int, label: str) -> Any:
+    """A class has a name and no standard code, so its code is a private one (99...)."""
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence("segkit", codes.DCM.ArtificialIntelligence, __version__)
+    own = hd.sr.CodedConcept(label[:16], "99SEGKIT", label[:64])
+    return hd.seg.SegmentDescription(number, label[:64], codes.SCT.AnatomicalStructure, own, "AUTOMATIC", algorithm)

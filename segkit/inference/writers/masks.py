@@ -1,0 +1,153 @@
+"""What prediction leaves on disk: masks on the original grid, probabilities, overlays and a table of sizes.
+
+Every file appears whole or not at all, so a file that exists is a case that is done.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from segkit.data.io.volumes import stem, write_like
+from segkit.data.labels import Array, LabelMap
+from segkit.data.overlays import PREDICTION, outline
+from segkit.inference.writers.tables import Rows, read_rows
+from segkit.system.errors import SegkitError
+from segkit.system.files import atomic_path, write_bytes_atomic
+
+SIZE_HEADER = ("case", "class", "n_px", "area_mm2", "volume_mm3")
+
+
+def mask_paths(path: Path, labels: LabelMap) -> list[Path]:
+    """The files that the mask `path` becomes: itself, or one `NAME_<class>.png` a class where classes overlap."""
+    if not labels.overlap:
+        return [path]
+    suffix = path.name[len(stem(path)) :]
+    paths = [path.with_name(f"{stem(path)}_{file_name(name)}{suffix}") for name in labels.classes]
+    if len(set(paths)) < len(paths):
+        raise SegkitError(f"classes {', '.join(labels.classes)} give equal file names;   rename one in data.labels")
+    return paths
+
+
+def is_written(path: Path, labels: LabelMap) -> bool:
+    """Whether this case is done and may be skipped."""
+    return all(part.is_file() for part in mask_paths(path, labels))
+
+
+def write_mask(
+    path: Path, mask: Array, labels: LabelMap, like: Path | None = None, orient: str | None = "LPS", palette: bool = False
+) -> list[Path]:
+    """Write what the network said in the values that the training masks had, so that it can serve as a mask again.
+
+    `mask` is class indices (*S) of an exclusive map, or planes (K, *S) of an overlapping one, which become a file of 0 and
+    255 for each class. With `like`, a volume file that was read in orientation `orient`, in its format and on its grid; else
+    one PNG: grey of 8 or 16 bit, or RGB where the map holds colours. `palette`: with a palette of `labels.colours` instead of
+    grey, so that a viewer shows them; the values stay the same.
+    """
+    paths = mask_paths(path, labels)
+    images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
+    colours = palettes(labels) if palette else [None] * len(paths)
+    for part, image, of_part in zip(paths, images, colours, strict=True):
+        if like is not None:
+            write_like(part, image, like, orient)
+        elif of_part is not None:
+            write_indexed_png(part, image, of_part)
+        else:
+            write_png(part, image)
+    return paths
+
+
+Palette = Mapping[int, tuple[int, int, int]]
+"""Colour of each value; others are black."""
+
+
+def palettes(labels: LabelMap) -> list[Palette]:
+    """Of each mask file of an image. SegkitError where the values are no index of one."""
+    if labels.overlap:
+        return [{255: colour} for colour in labels.colours]
+    if labels.in_colours:
+        raise SegkitError("palette: the masks of this checkpoint hold colours, not numbers;   leave palette=false")
+    if any(int(raw) > 255 for raw, _ in labels.values):
+        raise SegkitError("palette: a palette has 256 colours, and data.labels has larger numbers;   leave palette=false")
+    of_class = dict(zip(labels.classes, labels.colours, strict=True))
+    return [{int(raw): of_class[name] for raw, name in labels.values if name in of_class}]
+
+
+def write_indexed_png(path: Path, image: Array, palette: Palette) -> None:
+    """(H, W) uint8, whose values stay what the file holds."""
+    picture = Image.fromarray(image)
+    picture.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
+    encoded = io.BytesIO()
+    picture.save(encoded, format="png")
+    write_bytes_atomic(path, encoded.getvalue())
+
+
+def write_png(path: Path, image: Array) -> None:
+    """(H, W) of 8 or 16 bit, or RGB (H, W, 3) of 8 bit."""
+    if image.dtype not in (np.uint8, np.uint16):
+        raise SegkitError(f"{path}: a PNG holds label values up to 65535;   use smaller numbers in data.labels")
+    ok, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    if not ok:
+        raise SegkitError(f"{path}: OpenCV could not encode an image of shape {image.shape}")
+    write_bytes_atomic(path, encoded.tobytes())
+
+
+def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> None:
+    """NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels."""
+    if len(classes) != len(probs):
+        raise ValueError(f"{len(probs)} channels, {len(classes)} names")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, probs=probs.astype(np.float16), classes=np.array(classes))
+
+
+def write_overlay(path: Path, image: Array, planes: Array, colours: Sequence[tuple[int, int, int]]) -> None:
+    """The image (H, W[, C]) with the outlines of `planes` (K, H, W) as an RGB PNG of the same size."""
+    write_png(path, outline(image, [(planes, PREDICTION)], colours))
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one class in one image or volume: pixels (voxels), and mm2 or mm3 where the pixel size is known, else NaN."""
+
+    case: str
+    class_name: str
+    n_px: int
+    area_mm2: float
+    volume_mm3: float
+
+
+def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ...] = ()) -> list[Size]:
+    """One for each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap."""
+    one = math.prod(pixel_mm) if pixel_mm else math.nan
+    is_volume = mask.ndim - labels.overlap == 3
+    planes = (mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes)))
+    counts = [int(np.count_nonzero(plane)) for plane in planes]
+    area, volume = (math.nan, one) if is_volume else (one, math.nan)
+    return [Size(case_id, name, n, n * area, n * volume) for name, n in zip(labels.classes, counts, strict=True)]
+
+
+def rows_of(found: Sequence[Size]) -> Rows:
+    """As the table of sizes has them."""
+    rows: Rows = {}
+    for size in found:
+        numbers = ("" if math.isnan(mm) else repr(float(mm)) for mm in (size.area_mm2, size.volume_mm3))
+        rows.setdefault(size.case, []).append((size.case, size.class_name, str(size.n_px), *numbers))
+    return rows
+
+
+def read_sizes(path: Path) -> list[Size]:
+    rows = [row for of_case in read_rows(path, SIZE_HEADER).values() for row in of_case]
+    return [Size(case, name, int(px), *(float(mm) if mm else math.nan for mm in (mm2, mm3))) for case, name, px, mm2, mm3 in rows]
+
+
+def file_name(class_name: str) -> str:
+    """The class name with everything that file systems quarrel about as `_`."""
+    return re.sub(r"[^\w.-]+", "_", class_name)

@@ -1,0 +1,258 @@
+"""Checkpoints: written atomically, opened with `weights_only=True`, carrying a card from which everything can be rebuilt."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from segkit.config import validate
+from segkit.config.schema import Train, Weights
+from segkit.config.targets import instantiate, keywords_of
+from segkit.data.labels import LabelMap
+from segkit.models.segmentation import Normalizer, SegmentationModel
+from segkit.models.weights import load
+from segkit.system.errors import SegkitError
+from segkit.system.files import atomic_path
+
+CARD = "segkit"
+HUB, SAFETENSORS = "hf://", ".safetensors"
+WEIGHTS_FILE, CARD_FILE = f"model{SAFETENSORS}", "segkit.json"
+"""What a shared folder holds (`sharing.py`)."""
+PREFIX = "model."
+"""The task's attribute that holds the SegmentationModel: what its state-dict keys begin with."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that a checkpoint knows besides its weights, as plain data.
+
+    `config` is the validated config of the training run: architecture, geometry, thresholds, metric. The rest was learned
+    from the data: classes, channels, intensity statistics in unit scale, who was in which split.
+    """
+
+    config: dict[str, Any]
+    labels: dict[str, Any]
+    channels: int
+    top: int
+    mean: list[float]
+    sd: list[float]
+    split: dict[str, Any]
+    data_root: str
+    data_fingerprint: str
+    is_phantom: bool
+    precision: str
+    versions: dict[str, str]
+    score: dict[str, float] = field(default_factory=dict)
+    """The monitored metric on the validation cases when this checkpoint was written, and the epoch."""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """What `segkit calibrate` chose, on how many validation cases."""
+    format: int = 1
+    dims: int = 2
+    """2 for images, 3 for volumes."""
+
+    def train_config(self, allow: Sequence[str] = ()) -> Train:
+        return validate.restore(self.config, allow)
+
+    def label_map(self) -> LabelMap:
+        return LabelMap.from_dict(self.labels)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False) -> SegmentationModel:
+    """The network that the card describes, with fresh weights; with pre-trained ones only where a training starts.
+
+    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with.
+    """
+    config, labels = card.train_config(allow), card.label_map()
+    node = config.model if pretrained else without_downloads(config.model)
+    weights, node = node.get("weights"), {key: value for key, value in node.items() if key != "weights"}
+    supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
+    if "dims" in keywords_of(str(node["_target_"]), allow):
+        supplied["dims"] = card.dims
+    elif card.dims == 3:
+        raise SegkitError(f"model._target_ = {node['_target_']} has no dims: it is for images;   use  model=unet  or  data.dims=2")
+    network = instantiate(node, allow=allow, **supplied)
+    if not isinstance(network, nn.Module):
+        raise SegkitError(f"model._target_ = {config.model['_target_']} makes no torch.nn.Module")
+    if weights is not None and pretrained:
+        load.load_into(network, *load.obtain(Weights.model_validate(weights)))
+    normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
+    return SegmentationModel(network, normalizer, labels.mode)
+
+
+def without_downloads(node: Any) -> Any:
+    """Also inside: a stranger's card must not make this machine fetch anything."""
+    if isinstance(node, Mapping):
+        return {key: None if key in ("encoder_weights", "weights") else without_downloads(value) for key, value in node.items()}
+    return [without_downloads(value) for value in node] if isinstance(node, list) else node
+
+
+def save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write atomically. Serialised in memory first, so that a full disk is met by a plain write that can be undone."""
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def find(ckpt: str | Path) -> Path:
+    """The file that `ckpt` means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a shared folder, here or
+    on the Hugging Face hub (`hf://OWNER/NAME`)."""
+    path = from_hub(str(ckpt)) if str(ckpt).startswith(HUB) else Path(ckpt).expanduser()
+    if path.is_dir():
+        candidates = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / WEIGHTS_FILE]
+        found = [candidate for candidate in candidates if candidate.is_file()]
+        if not found:
+            raise SegkitError(f"{path} holds no checkpoints/best.ckpt;   give a run folder or a .ckpt file")
+        return found[0]
+    if not path.is_file():
+        raise SegkitError(f"ckpt={path}: there is no such file")
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint as plain data and tensors. A file with code in it is refused, never run."""
+    if path.suffix == SAFETENSORS:
+        return read_shared(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():  # torch names the class or function that it was asked to call
+            raise SegkitError(
+                f"{path} holds Python objects besides tensors and plain data, which could run code; it is refused.\n"
+                "  Ask its author for a plain state dict (torch.save(model.state_dict(), FILE))"
+            ) from error
+        raise SegkitError(f"{path} is damaged or no checkpoint") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SegkitError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise SegkitError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def read_shared(path: Path) -> dict[str, Any]:
+    """A checkpoint as `segkit.save` wrote it: weights in the safetensors format, the card beside them."""
+    card = path.with_name(CARD_FILE)
+    if not card.is_file():
+        raise SegkitError(f"{path} has no {CARD_FILE} beside it: it holds weights alone;   segkit import weights={path}")
+    try:
+        return {"state_dict": load_file(path), CARD: json.loads(card.read_text())}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise SegkitError(f"{path} or its {CARD_FILE} is damaged: {first_line(error)}") from error
+
+
+def from_hub(address: str) -> Path:
+    """The local copy of `hf://OWNER/NAME[@REVISION]`; downloaded once into the cache of the Hugging Face hub."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = address.removeprefix(HUB).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS_FILE, CARD_FILE]))
+    except (OSError, ValueError) as error:
+        raise SegkitError(f"{address} cannot be had: {first_line(error)}") from error
+
+
+def read_card(path: Path, content: Mapping[str, Any]) -> Card:
+    if CARD not in content:
+        raise SegkitError(
+            f"{path} was written by another program: it has no segkit card (it holds {', '.join(list(map(str, content))[:6])}).\n"
+            "  segkit evaluate and predict need a checkpoint of segkit train"
+        )
+    card = content[CARD] if isinstance(content[CARD], dict) else {}
+    if card.get("format") != 1:
+        raise SegkitError(f"{path} has card format {card.get('format')}; this segkit reads format 1: update segkit")
+    try:
+        return Card(**card)
+    except (TypeError, ValueError) as error:
+        raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
+
+
+def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Card]:
+    """The trained network in evaluation mode, and its card."""
+    path = find(ckpt)
+    content = read(path)
+    card = read_card(path, content)
+    model = build_model(card, allow)
+    try:
+        model.load_state_dict(model_weights(content))
+    except (RuntimeError, KeyError) as error:
+        raise SegkitError(f"{path}: its weights are not those of the network in its card: {first_line(error)}") from error
+    return model.eval(), card
+
+
+def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    weights: Mapping[str, Tensor] = content["state_dict"]
+    return {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
+
+
+HEADS = ("head", "deep_heads", "heads", "segmentation_head", "classifier")
+"""Parts of a network that know its classes."""
+
+
+def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -> list[str]:
+    """Start `model`, which tells `classes` apart, from the weights of another run or of another program.
+
+    Returns what kept its fresh weights: where shapes differ, and the heads where the classes are others. Normalisation
+    constants stay those of the new data.
+    """
+    theirs, their_classes = weights_to_start_from(path, model.network)
+    ours = {key.removeprefix("network."): value for key, value in model.state_dict().items() if key.startswith("network.")}
+    same_heads = their_classes is None or tuple(their_classes) == tuple(classes)
+    fitting = {
+        key: value
+        for key, value in theirs.items()
+        if key in ours and ours[key].shape == value.shape and (same_heads or key.split(".")[0] not in HEADS)
+    }
+    if 2 * len(fitting) < len(ours) - 2:
+        raise SegkitError(f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?")
+    model.network.load_state_dict(fitting, strict=False)
+    return [key for key in ours if key not in fitting]
+
+
+def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
+    if (content := own_content(path)) is not None:
+        card = read_card(path, content)
+        same_meaning(path, card.config["model"], network)
+        weights = {key: value for key, value in model_weights(content).items() if key.startswith("network.")}
+        return {key.removeprefix("network."): value for key, value in weights.items()}, card.label_map().classes
+    state, schema = load.obtain(Weights(path=str(path)))
+    if schema == load.PLAIN:
+        return load.as_named_in(network.state_dict(), state), None
+    load.check_meaning(network, schema)
+    return load.translate(state, schema), None
+
+
+def own_content(path: Path) -> dict[str, Any] | None:
+    """Of a file that segkit wrote; errors of others are left to who reads them."""
+    if path.suffix == SAFETENSORS:
+        return read(path) if path.with_name(CARD_FILE).is_file() else None
+    try:
+        content = read(path)
+    except SegkitError:
+        return None
+    return content if CARD in content else None
+
+
+def same_meaning(path: Path, theirs: Mapping[str, Any], network: nn.Module) -> None:
+    """Weights that fit by shape mean nothing where channels come in another order, or another activation follows."""
+    for key in ("concat", "activation"):
+        ours = getattr(network, key, None)
+        if isinstance(ours, str) and theirs.get(key, ours) != ours:
+            raise SegkitError(f"init_from={path} was trained with model.{key}={theirs[key]}, not {ours};   add  model.{key}={theirs[key]}")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

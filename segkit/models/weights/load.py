@@ -1,0 +1,183 @@
+"""Weights of U-Nets that other programs trained, for segkit's own U-Net: which they are, what fits, and what they mean.
+
+A wrong order of skip and up-sampled features fits by shape and gives garbage, so the order is proved with numbers
+(`planted.py`), and must agree with the network's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkit.config.schema import Weights
+from segkit.models.unet import UNet
+from segkit.models.weights import files
+from segkit.models.weights.download import fetch
+from segkit.models.weights.files import WRAPPERS
+from segkit.models.weights.planted import planted_check
+from segkit.models.weights.unets import LEVELS, SCHEMAS, Schema
+from segkit.system.errors import SegkitError, nearest
+from segkit.system.files import sha256_of
+
+AUTO, PLAIN = "auto", "plain"
+"""Schemas by hand: auto looks which one fits; plain takes the names as they are, of the very network that the config builds."""
+FROM_DATA = ("in_channels", "out_channels", "dims")
+"""Keywords of a network that follow from the data."""
+FIRST, LAST = "encoder.0.convs.0.conv.weight", "head.conv.weight"
+
+
+def obtain(weights: Weights) -> tuple[dict[str, Tensor], str]:
+    """Tensors by foreign name, and the schema that they follow: the one given, or found; plain where none fits."""
+    if (weights.path is None) == (weights.url is None):
+        raise SegkitError("weights need a path or a url, one of them")
+    if weights.schema_ not in (AUTO, PLAIN):
+        named(weights.schema_)
+    path = fetch(weights.url, weights.sha256) if weights.url is not None else Path(str(weights.path)).expanduser()
+    if weights.path is not None and weights.sha256 is not None:
+        check_hash(path, weights.sha256)
+    state = files.read(path, weights.key)
+    return state, _fitting(state) if weights.schema_ == AUTO else weights.schema_
+
+
+def check_hash(path: Path, sha256: str) -> None:
+    files.check_is_weights(path)
+    if (found := sha256_of(path)) != sha256.lower():
+        raise SegkitError(f"{path} has sha256 {found}, not {sha256.lower()}: another file, or a damaged one")
+
+
+def named(name: str) -> Schema:
+    if name not in SCHEMAS:
+        known = (AUTO, PLAIN, *SCHEMAS)
+        raise SegkitError(f"schema={name} is not known;   {nearest(name, known) or 'there is ' + ', '.join(known)}")
+    return SCHEMAS[name]
+
+
+def identify(state: Mapping[str, Tensor]) -> Schema:
+    """The schema whose names the tensors have. Where none fits, the error says which comes closest and what differs."""
+    if (name := _fitting(state)) != PLAIN:
+        return SCHEMAS[name]
+    closest = min(SCHEMAS.values(), key=lambda schema: sum(map(len, schema.differences(set(state)))))
+    missing, besides = closest.differences(set(state))
+    raise SegkitError(
+        f"no known network has these {len(state)} tensors; the closest is {closest.name}:\n"
+        f"{_listed(('the file lacks', missing), ('it has besides', besides))}\n"
+        "  schema=plain  takes the names as they are, of the network that  model=NAME  builds"
+    )
+
+
+def _fitting(state: Mapping[str, Tensor]) -> str:
+    return next((schema.name for schema in SCHEMAS.values() if schema.differences(set(state)) == ([], [])), PLAIN)
+
+
+def translate(state: Mapping[str, Tensor], schema: str) -> dict[str, Tensor]:
+    """Under segkit's names. One error for all that is missing, has no place, or has another shape than its neighbours ask for."""
+    table = named(schema)
+    missing, besides = table.differences(set(state))
+    ours = {name: state[foreign] for foreign, name in table.tensors.items() if foreign in state}
+    misfits = [] if missing else _misfits(ours, _ghost(schema, ours), table)
+    if missing or besides or misfits:
+        found = _listed(("the file lacks", missing), ("it has besides", besides), ("it has in another shape", misfits))
+        raise SegkitError(f"the weights are not those of {schema}:\n{found}")
+    return ours
+
+
+def options_of(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Keywords of `UNet`: what the schema knows, and widths, channels and dimensions from the shapes of translated tensors."""
+    first, last = ours[FIRST], ours[LAST]
+    if first.ndim not in (4, 5):
+        raise SegkitError(f"the weights are not those of {schema}: its first convolution has shape {tuple(first.shape)}")
+    widths = [len(ours[f"encoder.{i}.convs.0.conv.weight"]) for i in range(LEVELS)]
+    shapes = {"in_channels": first.shape[1], "out_channels": len(last), "widths": widths, "dims": first.ndim - 2}
+    return {**shapes, **named(schema).options}
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], schema_name: str) -> None:
+    """`model.weights`: all tensors into a network that the config has built, or one error for what does not fit."""
+    fresh = network.state_dict()
+    ours = as_named_in(fresh, state) if schema_name == PLAIN else translate(state, schema_name)
+    if schema_name != PLAIN:
+        check_meaning(network, schema_name)
+    _check_channels(fresh, ours)
+    missing = [name for name in fresh if name not in ours and not name.endswith(".num_batches_tracked")]
+    besides, misfits = [name for name in ours if name not in fresh], _misfits(ours, fresh)
+    if missing or besides or misfits:
+        found = _listed(("the weights lack", missing), ("they have besides", besides), ("they have in another shape", misfits))
+        ways = _closest_ways(state, schema_name)
+        raise SegkitError(f"the weights are not those of this network:\n{found}\n  {ways}")
+    network.load_state_dict(ours, strict=False)  # all names are checked but the counters of old torch
+
+
+def as_named_in(fresh: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network that keeps all in `self.model` has in its own names what reading takes for a wrapper."""
+    for prefix in WRAPPERS:
+        if not set(state) & set(fresh) and {prefix + name for name in state} & set(fresh):
+            return {prefix + name: tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def check_meaning(network: nn.Module, schema_name: str) -> None:
+    """What shapes do not tell: the order of channels, and the activation (ReLU in all of these networks)."""
+    schema = named(schema_name)
+    planted_check(schema)
+    if not isinstance(network, UNet):
+        way = f"use  model=unet {typed(schema.options)}"
+        raise SegkitError(f"weights: {schema.name} is a network of segkit.models.unet.UNet;   {way}")
+    for key, theirs in {"concat": schema.options["concat"], "activation": schema.options.get("activation", "relu")}.items():
+        if getattr(network, key) != theirs:
+            raise SegkitError(
+                f"weights: {schema.name} fits this network by shape, not by meaning: it was trained with {theirs};\n"
+                f"  use  model.{key}={theirs}"
+            )
+
+
+def _check_channels(fresh: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    first = next((name for name, tensor in fresh.items() if tensor.ndim >= 4), None)
+    if first is None or first not in ours or ours[first].ndim != fresh[first].ndim:
+        return
+    theirs, wanted = ours[first].shape[1], fresh[first].shape[1]
+    if theirs != wanted and len(ours[first]) == len(fresh[first]):
+        raise SegkitError(
+            f"model.weights were trained on {theirs} input channels, the data has {wanted}: they need data with {theirs};\n"
+            "  or use  init_from=FILE  instead, which makes the first layer anew"
+        )
+
+
+def _closest_ways(state: Mapping[str, Tensor], schema_name: str) -> str:
+    anew = "init_from=FILE  instead makes anew what has another shape"
+    if schema_name == PLAIN:
+        return anew
+    options = options_of(schema_name, translate(state, schema_name))
+    keywords = {key: value for key, value in options.items() if key not in FROM_DATA}
+    return f"their network is  model=unet {typed(keywords)};   {anew}"
+
+
+def typed(options: Mapping[str, Any]) -> str:
+    """Keywords of a network as overrides."""
+    values = {key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for key, value in options.items()}
+    return " ".join(f"model.{key}={value}" for key, value in values.items())
+
+
+def _ghost(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict, without values, of the network that the tensors would make."""
+    options = options_of(schema, ours)
+    with torch.device("meta"):
+        return UNet(**options).state_dict()
+
+
+def _misfits(ours: Mapping[str, Tensor], wanted: Mapping[str, Tensor], table: Schema | None = None) -> list[str]:
+    foreign = {name: theirs for theirs, name in table.tensors.items()} if table else {}
+    return [
+        f"{foreign.get(name, name)} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
+        for name, tensor in ours.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+
+
+def _listed(*complaints: tuple[str, Sequence[str]], most: int = 4) -> str:
+    lines = [f"  {what} {len(names)}: {', '.join(names[:most])}{', …' if len(names) > most else ''}" for what, names in complaints if names]
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""Files that are the old one or the new one, never half of one: write beside it, flush to disk, swap the names."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from segkit.system.errors import SegkitError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""No space left, quota used up, file-size limit reached."""
+NEARLY_NOTHING = 64 * 1024
+
+CACHE = Path("outputs") / ".cache"
+"""What can be made again at any time: phantoms, audits, decoded images. A training keeps its own below its `output_dir`."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what was written to it becomes `path` when the block ends well.
+
+    The name ends in `.tmp`, so tell the writer its format. On any failure the temporary file is removed and the old one
+    stays as it was; a full disk raises `SegkitError`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not the process id alone: containers that share a folder may have the same
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+    except BaseException as error:
+        full = is_full(error, path.parent)  # asked before the removal frees what was written
+        temporary.unlink(missing_ok=True)
+        if full:
+            old = "the previous file is intact" if path.exists() else "nothing was kept"
+            raise SegkitError(f"disk full while writing {path}; {old};   free some space and run it again") from error
+        raise
+    flush_to_disk(path.parent)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def check_writable(folder: Path, mend: str) -> None:
+    """SegkitError unless files can be made in `folder`, which need not be there yet. Found by making one: modes say little, to root
+    nothing. It leaves nothing behind."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"{there} is a file" if there.is_file() else error.strerror or str(error)
+        raise SegkitError(f"nothing can be written to {folder}: {what};   {mend}") from error
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete what killed writers left in `folder` (not below it); how many. Not while others write there."""
+    leftovers = list(folder.glob(".*.tmp"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file or, so that a new name survives a power cut, of a folder (where the file system can)."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Some writers (torch, OpenCV) turn 'no space left' into an error of their own, so the disk is asked as well."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    return isinstance(error, Exception) and shutil.disk_usage(folder).free < NEARLY_NOTHING
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,173 @@
+"""What this machine has, and what follows: device, precision, threads, loader workers, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from segkit.config.schema import Trainer
+from segkit.system.errors import SegkitError
+from segkit.training.distributed import job, layout
+
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Precision = Literal["32", "bf16", "16"]
+
+# From so much training on, the compiled network has paid back its compilation of a minute or so. On processors it never
+# does: once bf16, memory order and allocation are right, compiled and plain steps of the U-Nets take the same time to 3 %.
+COMPILE_PAYS_FLOP = {"cuda": 1e16}
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Names of glibc's malloc.h."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The choices for one process, as they are printed and kept with the run."""
+
+    device: str  # cpu | cuda | mps
+    name: str
+    precision: Precision
+    threads: int
+    processes: int = 1
+    """Of one training on this machine, one a device; `threads` is for each of them."""
+    machines: int = 1
+
+    @property
+    def world(self) -> int:
+        return self.processes * self.machines
+
+    @classmethod
+    def of_training(cls, wanted: Trainer) -> Hardware:
+        """SegkitError where there are fewer devices than asked for."""
+        device = choose_device(wanted.accelerator)
+        there = count_devices(device)
+        n, machines = layout(
+            wanted.devices, wanted.num_nodes, there, 1 if device == "cpu" else there, "core(s)" if device == "cpu" else "GPU(s)"
+        )
+        name = device_name(device)
+        return cls(device, name, choose_precision(device, wanted.precision), share_of_cores(wanted.threads, n), n, machines)
+
+    @classmethod
+    def choose(cls, accelerator: Accelerator, precision: str | None, threads: str | int) -> Hardware:
+        device = choose_device(accelerator)
+        return cls(device, device_name(device), choose_precision(device, precision or "auto"), share_of_cores(threads))
+
+    def prepare_process(self) -> None:
+        """Threads and memory of this process."""
+        torch.set_num_threads(self.threads)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only hides bugs of others, and costs time at every allocation
+        if self.device == "cpu":
+            keep_freed_memory()
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        machines = f" on each of {self.machines} machines" if self.machines > 1 else ""
+        return f"{self.name}, precision {self.precision}, " + (
+            threads if self.world == 1 else f"{self.processes} processes of {threads}{machines}"
+        )
+
+
+def choose_device(accelerator: Accelerator) -> str:
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if accelerator == "gpu" and not has_cuda:
+        raise SegkitError("trainer.accelerator=gpu, but torch sees no GPU;   use  trainer=cpu,  or see  segkit doctor")
+    if accelerator == "mps" and not has_mps:
+        raise SegkitError("trainer.accelerator=mps, but this is no Apple GPU;   use  trainer=cpu")
+    if accelerator in ("gpu", "auto") and has_cuda:
+        return "cuda"
+    return "mps" if accelerator in ("mps", "auto") and has_mps else "cpu"
+
+
+def count_devices(device: str) -> int:
+    """Of a processor its cores: one process each is the most that makes sense."""
+    started = job()
+    if device == "cpu" and started and started.by == "srun":
+        return started.per_machine  # each of which sees the cores that are its own
+    return {"cuda": torch.cuda.device_count(), "mps": 1, "cpu": usable_cores()}[device]
+
+
+def choose_precision(device: str, asked: str) -> Precision:
+    """bf16 where the hardware multiplies it natively, else fp16 on a GPU, else 32 bit."""
+    if asked != "auto":
+        if asked == "16" and device == "cpu":
+            raise SegkitError("trainer.precision=16 needs a GPU;   use  trainer.precision=auto")
+        return asked  # type: ignore[return-value]
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "16"
+    return "bf16" if device == "cpu" and {"avx512_bf16", "amx_bf16"} & cpu_features() else "32"
+
+
+def cpu_features() -> set[str]:
+    """Names as in /proc/cpuinfo; empty where they cannot be read (then nothing special is used)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return set()
+    flags = (line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features")))
+    return set(next(flags, "").partition(":")[2].split())
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else {"cpu": "processor", "mps": "Apple GPU"}[device]
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks for the next step instead of returning them to the system.
+
+    Every activation of a large network is a fresh mapping otherwise, whose pages the kernel has to clear on first touch:
+    15 % of the classic U-Net's training step at 256 x 256. Elsewhere than on glibc nothing happens.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: the affinity mask, and the quota of its container (cgroup 2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        limit, _, period = quota.read_text().strip().partition(" ")
+        if limit != "max":
+            cores = min(cores, max(1, round(int(limit) / int(period))))
+    return cores
+
+
+def share_of_cores(asked: str | int, processes: int = 1) -> int:
+    """Threads of one of so many processes. srun has bound each of its tasks to cores of its own."""
+    if asked != "auto":
+        return int(asked)
+    started = job()
+    return usable_cores() if started and started.by == "srun" else max(1, usable_cores() // processes)
+
+
+def loader_workers(asked: str | int, device: str, cached: bool, processes: int = 1) -> int:
+    """On a processor the training itself wants all cores, so one worker decodes ahead, and none where all is in memory."""
+    if asked != "auto":
+        return int(asked)
+    cores = share_of_cores("auto", processes)
+    if device == "cpu":
+        return 0 if cached or cores < 2 else 1
+    return min(8, max(1, cores - 1))
+
+
+def cache_budget(asked: str | float) -> int:
+    """Bytes for decoded training images."""
+    return psutil.virtual_memory().available // 4 if asked == "auto" else int(float(asked) * 1e9)
+
+
+def compile_pays(device: str, flop_per_image: float, images: int) -> bool:
+    """Whether training on so many images (forward and backward: three times the forward FLOP) outlasts the compilation."""
+    return 3 * flop_per_image * images > COMPILE_PAYS_FLOP.get(device, float("inf"))

@@ -1,0 +1,103 @@
+"""best.ckpt and last.ckpt, such that a run killed anywhere goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from segkit.models import checkpoint
+from segkit.system.files import atomic_path
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoints, atomic and without code in them."""
+
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoint.save(checkpoint_, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return checkpoint.read(Path(path))
+
+
+class Checkpoints(Checkpoint):
+    """last.ckpt at the end of every epoch and every few minutes inside one; best.ckpt where the monitored metric improves.
+
+    best.ckpt is written before last.ckpt: killed between the two, the epoch is repeated and finds the same best again.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, every_minutes: float) -> None:
+        self.folder, self.monitor, self.mode = folder, f"val/{monitor}", mode
+        self.every_seconds = 60 * every_minutes
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+        self._improved = False
+        self._saved_at = time.monotonic()
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the score; NaN never is the best, but without any score the first checkpoint is kept."""
+        score = float(trainer.callback_metrics[self.monitor])
+        best = self.best_score
+        if best is None or best != best or (score > best if self.mode == "max" else score < best):
+            self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
+            pl_module.card.score.update({self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[operator,union-attr]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._improved:
+            self.save_last(trainer)
+            return
+        self._improved = False
+        trainer.save_checkpoint(self.best)
+        if trainer.is_global_zero:
+            with atomic_path(self.last) as temporary:
+                link_or_copy(self.best, temporary)
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
+            self.save_last(trainer)
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.last)
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+
+
+def can_save(trainer: L.Trainer) -> bool:
+    """Not between optimizer steps, whose gathered gradients a checkpoint does not hold; nor at the end of an epoch, which saves."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return not progress.is_last_batch and progress.current.ready % trainer.accumulate_grad_batches == 0
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name costs nothing, and is safe: both files are only ever replaced, never changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def on_any_process(trainer: L.Trainer, mine: bool) -> bool:
+    """One decision for all processes, so that none waits for the others."""
+    if trainer.world_size == 1:
+        return mine
+    return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))

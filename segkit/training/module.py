@@ -1,0 +1,184 @@
+"""The LightningModule: what one step does, whatever the network, the loss and the metric are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate
+from segkit.data.dataset import Batch, CaseDataset
+from segkit.data.transforms.geometry import Step
+from segkit.inference.decide import Decision, restore
+from segkit.inference.predictor import window_of
+from segkit.inference.sliding_window import sliding
+from segkit.losses import WeightedLoss
+from segkit.metrics import CaseMetric
+from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.models.checkpoint import CARD, Card
+from segkit.models.segmentation import SegmentationModel, activate
+from segkit.system.errors import SegkitError
+from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class JudgedCase:
+    """Of a validation case: its losses by name, and its rows of the table."""
+
+    losses: dict[str, float]
+    rows: list[Row]
+
+
+class SegmentationTask(L.LightningModule):
+    """Trains `model` against `loss`; validates on the original grid, case by case."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        loss: WeightedLoss,
+        metrics: Mapping[str, CaseMetric],
+        config: Train,
+        card: Card,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.metrics, self.config, self.card = metrics, config, card
+        self.labels, self.window = card.label_map(), window_of(config)
+        self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
+        self.judged: dict[int, JudgedCase] = {}
+        """By index; a process may have seen one that another has seen, too."""
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        keep_frozen(self.model.network, self.config.freeze)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout is a function of (seed, epoch, batch, rank), so a resumed run draws what the uninterrupted one drew."""
+        key = (self.config.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        parts = self.loss(*self.model.supervised(batch.image, batch.mask))
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return parts  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """A plateau schedule is stepped by hand: Lightning would step it after the checkpoint is written, so that a
+        resumed run would miss one step."""
+        cfg = self.config
+        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
+        optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.card.precision))
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
+        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self.plateau = scheduler
+            if self.plateau_state is not None:
+                scheduler.load_state_dict(self.plateau_state)
+            return optimizer  # type: ignore[no-any-return]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
+        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
+            self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]  # of all shards together
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    # --- validation -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """All processes judge the weights of the first one, which are the ones that are saved: batch norm has seen other images."""
+        self.judged = {}
+        if together():
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
+        """Index -> mask on the original grid."""
+        logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
+        probs = activate(logits, self.model.mode).cpu().numpy()
+        masks = {}
+        for i, (index, steps) in enumerate(zip(batch.indices, batch.steps, strict=True)):
+            losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
+            masks[index], rows = self.judge(index, probs[i], steps)
+            self.judged[index] = JudgedCase({name: float(value) for name, value in losses.items()}, rows)
+        return masks
+
+    def judge(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
+        """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
+        dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
+        case, truth = dataset.cases[index], dataset.truth(index)
+        mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
+        return mask, evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """The means over all cases, the same on every process."""
+        cases = gather(self.judged)
+        for name in cases[0].losses:
+            self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
+        summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
+        for line in summary.lines:
+            if line.class_name == "overall":
+                self.log(f"val/{line.statistic}", line.mean)
+            elif len(self.labels.classes) > 1:
+                self.log(f"val/{line.statistic}/{line.class_name}", line.mean)
+        if self.plateau is not None:
+            self.plateau.step(float(self.trainer.callback_metrics[f"val/{self.config.metric.monitor}"]))
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CARD] = self.card.as_dict()
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")
+
+
+def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
+    """torch's own Adam and SGD do a step in one pass over the weights; other optimizers do not know the word.
+
+    Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
+    """
+    if precision == "16" and optimizer.get("fused"):
+        raise SegkitError("optimizer.fused=true cannot clip gradients under fp16;   leave it out, or use  trainer.precision=32")
+    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
+    own_choice = {"fused", "foreach"} & set(optimizer)
+    return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
+
+
+def together() -> bool:
+    """Whether other processes share this training."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def gather(mine: dict[int, JudgedCase]) -> list[JudgedCase]:
+    """The cases of all processes in the order of the validation set, each once."""
+    everyone = [mine]
+    if together():
+        everyone = [{} for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(everyone, mine)
+    cases = {index: case for part in everyone for index, case in part.items()}
+    return [cases[index] for index in sorted(cases)]

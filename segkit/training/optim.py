@@ -1,0 +1,84 @@
+"""What is trained, and how fast: frozen parts, learning rates by part, schedules by name. The optimizer itself is any class
+of torch.optim that the config names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from segkit.config.schema import Scheduler
+from segkit.system.errors import SegkitError, nearest
+
+
+def matching(network: nn.Module, pattern: str, key: str) -> set[str]:
+    """Parameters whose name, or the name of a module that holds them, fits `pattern`: encoder, encoder.0.*, *.bias."""
+    names = [name for name, _ in network.named_parameters()]
+    found = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
+    if not found:
+        tops = list(dict.fromkeys(name.split(".")[0] for name in names))
+        hint = nearest(pattern, tops) or f"its parts are {', '.join(tops)}"
+        raise SegkitError(f"{key}: no parameter of the network is named {pattern};   {hint}")
+    return found
+
+
+def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
+    frozen = {name for pattern in patterns for name in matching(network, pattern, "freeze")}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if frozen and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SegkitError(f"freeze={list(patterns)} leaves nothing to train")
+
+
+def keep_frozen(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Batch norm in frozen parts keeps its statistics as well: else a frozen encoder would drift."""
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and any(fnmatchcase(name, end) for p in patterns for end in (p, f"{p}.*")):
+            module.eval()
+
+
+def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What `lr_scales` does not name comes first, at the optimizer's own rate; of several patterns the last one counts."""
+    if scales and not lr:
+        raise SegkitError("lr_scales are shares of optimizer.lr, which is not given;   add  +optimizer.lr=RATE")
+    scale_of = {name: scale for pattern, scale in scales.items() for name in matching(network, pattern, "lr_scales")}
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(scale_of.get(name, 1.0), []).append(parameter)
+    return [
+        {"params": parameters, "lr": scale * lr} if scale != 1 else {"params": parameters}
+        for scale, parameters in groups.items()
+        if parameters
+    ]
+
+
+def build_scheduler(optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str) -> LRScheduler | ReduceLROnPlateau:
+    """Stepped after every optimizer step; `plateau` after every validation."""
+    if cfg.name == "plateau":
+        how = "max" if mode == "max" else "min"
+        return ReduceLROnPlateau(optimizer, mode=how, factor=cfg.factor, patience=cfg.patience)  # type: ignore[arg-type]
+    warmup = round(cfg.warmup_fraction * n_steps if cfg.name == "one_cycle" else cfg.warmup_epochs * steps_per_epoch)
+    return LambdaLR(optimizer, lambda step: rate(cfg, step, n_steps, warmup))
+
+
+def rate(cfg: Scheduler, step: int, n_steps: int, warmup: int) -> float:
+    """Learning rate at `step` of `n_steps`, as a share of the optimizer's own."""
+    if step < warmup:
+        if cfg.name == "one_cycle":
+            start = 0.04  # as torch's OneCycleLR: 1/25 of the highest rate
+            return start + (1 - start) * (1 - math.cos(math.pi * step / warmup)) / 2
+        return (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / max(1, n_steps - warmup))
+    if cfg.name == "constant":
+        return 1.0
+    if cfg.name == "poly":
+        return float((1 - done) ** cfg.power)
+    return float(cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)

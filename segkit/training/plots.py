@@ -1,0 +1,173 @@
+"""Learning curves from `metrics.csv`, one row an epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from segkit.data.labels import PALETTE, Array
+from segkit.system.errors import SegkitError
+from segkit.system.files import atomic_path
+
+Columns = Mapping[str, Array]
+TRAIN, VAL, GREY = "#0072b2", "#d55e00", "#666666"
+YELLOW = (240, 228, 66)
+COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE if colour != YELLOW)
+"""Those that show on white paper."""
+DPI = 130
+FEW = 40
+"""Up to so many epochs each one gets a dot."""
+
+
+def curves(metrics_csv: Path, out: Path, monitor: str = "dice", mode: str = "max") -> None:
+    """Write a PNG of losses, validation metrics and learning rate; the best epoch of `val/<monitor>` is marked."""
+    columns = read_columns(metrics_csv)
+    figure = draw_curves(columns, f"val/{monitor}", mode)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def read_columns(path: Path) -> dict[str, Array]:
+    """Column -> values by epoch (float64); blanks, NaN and infinities are NaN. A repeated epoch counts once."""
+    if not path.is_file():
+        raise SegkitError(f"{path}: no metrics; has the run finished an epoch?")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = {row["epoch"]: row for row in csv.DictReader(file, restval="") if row.get("epoch")}
+    if not rows:
+        raise SegkitError(f"{path}: no metrics; has the run finished an epoch?")
+    names = [name for name in next(iter(rows.values())) if name]
+    table = {name: np.array([as_number(row[name]) for row in rows.values()]) for name in names}
+    order = np.argsort(table["epoch"], kind="stable")
+    return {name: values[order] for name, values in table.items()}
+
+
+def as_number(text: str) -> float:
+    value = float(text) if text.strip() else np.nan
+    return value if np.isfinite(value) else np.nan
+
+
+def draw_curves(columns: Columns, monitor: str, mode: str) -> Figure:
+    """One panel a unit: losses, scores between 0 and 1, everything else, the learning rate."""
+    scores, others = metric_names(columns)
+    unit = "mm" if all(name.split("/")[1].endswith("_mm") for name in others) else ""
+    panels = [("loss", loss_names(columns)), ("score", scores), (unit, others), ("learning rate", ["lr"])]
+    panels = [(label, names) for label, names in panels if any(has_values(columns, name) for name in names)]
+    heights = [1.0 if label == "learning rate" else 2.2 for label, _ in panels]
+    figure = Figure(figsize=(7.5, 0.9 + 1.25 * sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    best = best_row(columns, monitor, mode)
+    for axis, (label, names) in zip(axes, panels, strict=True):
+        draw_panel(axis, columns, names, label)
+        mark_best(axis, columns, best, monitor, names)
+        legend(axis)
+    axes[-1].set_xlabel("epoch")
+    figure.align_ylabels(axes)
+    figure.suptitle(title(columns), x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def loss_names(columns: Columns) -> list[str]:
+    """`train/loss` and `val/loss`, then what they are made of."""
+    totals = [name for name in ("train/loss", "val/loss") if name in columns]
+    parts = [n for n in columns if n.startswith(("train/", "val/loss")) and n not in totals]
+    return [*totals, *parts]
+
+
+def metric_names(columns: Columns) -> tuple[list[str], list[str]]:
+    """Names of validation metrics that stay between 0 and 1, and of the others (mm)."""
+    names = [n for n in columns if n.startswith("val/") and not n.startswith("val/loss") and has_values(columns, n)]
+    scores = [n for n in names if np.nanmin(columns[n]) >= 0 and np.nanmax(columns[n]) <= 1 and not n.endswith("_mm")]
+    return scores, [n for n in names if n not in scores]
+
+
+def draw_panel(axis: Axes, columns: Columns, names: Sequence[str], label: str) -> None:
+    epochs = columns["epoch"]
+    colours = iter(COLOURS * len(names))
+    for name in names:
+        known = np.isfinite(columns[name])
+        if not known.any():
+            continue
+        part = name not in ("train/loss", "val/loss", "lr") and (label == "loss" or name.count("/") > 1)
+        colour = {"train/loss": TRAIN, "val/loss": VAL, "lr": GREY}.get(name) or next(colours)
+        axis.plot(
+            epochs[known],
+            columns[name][known],
+            label=short(name, label),
+            color=colour,
+            linewidth=0.8 if part else 1.7,
+            alpha=0.85,
+            marker="o" if len(epochs) <= FEW else None,
+            markersize=2 if part else 3.5,
+        )
+    axis.set_ylabel(label)
+    scale(axis, [columns[name] for name in names], label)
+
+
+def scale(axis: Axes, series: Sequence[Array], label: str) -> None:
+    """Logarithmic where losses span more than a decade and a half; few digits on small learning rates."""
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    if label == "loss" and values.min() > 0 and values.max() / values.min() > 30:
+        axis.set_yscale("log")
+    elif label == "learning rate":
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useOffset=False)
+        axis.set_ylim(bottom=0)
+    axis.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.tick_params(labelsize=8)
+
+
+def mark_best(axis: Axes, columns: Columns, best: int | None, monitor: str, names: Sequence[str]) -> None:
+    """A dotted line through all panels at the best epoch; a ring and the number where the monitored value is drawn."""
+    if best is None:
+        return
+    epoch = columns["epoch"][best]
+    axis.axvline(epoch, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+    if monitor in names:
+        value = columns[monitor][best]
+        text = f"best {monitor.removeprefix('val/')} {value:.4g}, epoch {epoch:.0f}"
+        axis.plot([epoch], [value], "o", markersize=8, markerfacecolor="none", color="black", label=text)
+
+
+def best_row(columns: Columns, monitor: str, mode: str) -> int | None:
+    if not has_values(columns, monitor):
+        return None
+    return int(np.nanargmax(columns[monitor]) if mode == "max" else np.nanargmin(columns[monitor]))
+
+
+def has_values(columns: Columns, name: str) -> bool:
+    return name in columns and bool(np.isfinite(columns[name]).any())
+
+
+def legend(axis: Axes) -> None:
+    """Beside the panel, where it hides no curve."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, fontsize=8)
+
+
+def short(name: str, label: str) -> str:
+    if label == "loss":
+        return name.replace("/", " ").replace("_", " ")
+    return "" if label == "learning rate" else name.removeprefix("val/").replace("/", ", ")
+
+
+def title(columns: Columns) -> str:
+    n = len(columns["epoch"])
+    text = f"{n} epoch" if n == 1 else f"{n} epochs"
+    if has_values(columns, "seconds"):
+        text += f", {duration(float(np.nansum(columns['seconds'])))}"
+    return text
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,273 @@
+"""The run folder: everything one training leaves behind, and how an unfinished one is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from segkit.config import validate
+from segkit.config.schema import Train
+from segkit.system.addresses import without_password
+from segkit.system.errors import SegkitError
+from segkit.system.files import remove_leftovers, write_text_atomic
+from segkit.training import trial
+from segkit.training.distributed import is_child, job_name
+
+PLACE_KEYS = (
+    *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
+    *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
+)
+"""Keys that say where a run lives and how it is watched, not what it is."""
+SILENCE_SECONDS = 1800
+"""last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
+PACKAGES = (
+    "segkit",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "albumentations",
+    "segmentation-models-pytorch",
+    "numpy",
+)
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has written its checkpoint."""
+
+
+class Pruned(Exception):
+    """A sweep has stopped this training, as others do better."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. `resumed`: it exists and goes on from last.ckpt, if it got that far."""
+
+    path: Path
+    resumed: bool = False
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def resume_from(self) -> Path | None:
+        return self.last if self.resumed and self.last.exists() else None
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_json(self.path / "status.json")
+
+    # --- making and finding -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, cfg: Train, overrides: Sequence[str], run_dir: Path | None = None) -> RunFolder:
+        """A new folder outputs/<experiment>/<run>/ with config and provenance; a taken name is an error, never overwritten."""
+        parent, name = Path(cfg.output_dir) / str(cfg.name), cfg.run or job_name()
+        if is_child():
+            return cls(run_dir or parent / str(name))
+        path = run_dir or reserve(parent, name)
+        run = cls(path)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts anew in its folder
+            stale.unlink(missing_ok=True)
+        write_text_atomic(path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+        write_text_atomic(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
+        return run
+
+    @classmethod
+    def to_resume(cls, cfg: Train, overrides: Sequence[str]) -> RunFolder | None:
+        """The folder that `resume` means: a path, or with `auto` the newest unfinished run of this experiment and config."""
+        if cfg.resume is None:
+            return None
+        if cfg.resume != "auto":
+            return cls.named(Path(cfg.resume), overrides)
+        wanted = config_hash(cfg)
+        for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob(f"{cfg.run or '*'}/config.yaml"), reverse=True):
+            run = cls(path.parent, resumed=True)
+            if run.is_unfinished() and run.hash(cfg.allow_targets) == wanted:
+                remove_leftovers(run.path / "checkpoints")
+                return run
+        return None
+
+    @classmethod
+    def finished(cls, cfg: Train) -> RunFolder | None:
+        """The run that `run=NAME resume=auto` asks for, if there is nothing left to do: a job may be queued again and again."""
+        run = cls(Path(cfg.output_dir) / str(cfg.name) / str(cfg.run))
+        if cfg.resume != "auto" or not cfg.run or run.status.get("state") != "finished":
+            return None
+        if run.hash(cfg.allow_targets) != config_hash(cfg):
+            raise SegkitError(f"{run.path} is finished, but with another config (see its config.yaml);   choose another  run=NAME")
+        return run
+
+    @classmethod
+    def named(cls, path: Path, overrides: Sequence[str]) -> RunFolder:
+        if not (path / "config.yaml").is_file():
+            raise SegkitError(f"resume={path}: no run folder (it has no config.yaml);   resume=auto looks for one")
+        others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in ("resume", "output_dir", "allow_targets")]
+        if others:
+            raise SegkitError(
+                f"resume={path} goes on with the run's own config; leave out {' '.join(others)},\n"
+                f"  or start a new run from its weights:   init_from={path}"
+            )
+        run = cls(path, resumed=True)
+        if is_child():
+            return run
+        state = run.status.get("state")
+        if state == "finished":
+            raise SegkitError(f"resume={path}: this run is finished;   segkit evaluate ckpt={path}")
+        if state == "running" and run.is_alive():
+            raise SegkitError(f"resume={path}: still running as process {run.status['pid']} on {run.status['host']}")
+        remove_leftovers(path / "checkpoints")
+        return run
+
+    def config(self, allow: Sequence[str]) -> Train:
+        return validate.restore(yaml.safe_load((self.path / "config.yaml").read_text()), allow)
+
+    def hash(self, allow: Sequence[str]) -> str | None:
+        """Of its config; None where another version of segkit wrote it."""
+        try:
+            return config_hash(self.config(allow))
+        except SegkitError:
+            return None
+
+    def is_unfinished(self) -> bool:
+        state = self.status.get("state", "failed")  # killed before its first word
+        mine = trial.current() is not None  # who runs a trial holds its lock, so nobody else is at it
+        return state in ("interrupted", "failed") or (state == "running" and (mine or not self.is_alive()))
+
+    def is_alive(self) -> bool:
+        """Whether the recorded process still runs; one on another host does if it wrote lately."""
+        status = self.status
+        if status.get("job") and status["job"] == os.environ.get("SLURM_JOB_ID"):
+            return False  # our own job, which was queued again
+        if status["host"] != socket.gethostname():
+            newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json"))
+            return time.time() - newest < SILENCE_SECONDS
+        try:
+            process = psutil.Process(status["pid"])
+            started: float = process.create_time()
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+        except psutil.NoSuchProcess:
+            return False
+        return abs(started - float(status["process_started"])) < 1
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep status.json true: running, then finished, interrupted, pruned by a sweep, or failed with the traceback."""
+        self.write_status("running")
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            self.write_status("interrupted")
+            raise
+        except Pruned:
+            self.write_status("pruned")
+            raise
+        except BaseException:
+            self.write_status("failed", traceback=traceback.format_exc())
+            raise
+        self.write_status("finished")
+
+    def write_status(self, state: str, **more: Any) -> None:
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": psutil.Process().create_time()}
+        me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+        started = self.status.get("started", now())
+        self.write_json("status.json", {"state": state, "started": started, "changed": now(), **me, **more})
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        write_text_atomic(self.path / name, json.dumps(content, indent=1))
+
+    def write_provenance(self, data: Mapping[str, Any]) -> None:
+        """Who made this, of what, on what; one entry for the start and for each time it was resumed."""
+        past = read_json(self.path / "provenance.json").get("sessions", [])
+        self.write_json("provenance.json", {"data": dict(data), "sessions": [*past, session()]})
+
+
+def reserve(parent: Path, name: str | None) -> Path:
+    """Make a new folder below `parent`; a clash of date and time gets a number, a clash of a chosen name is an error."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for candidate in [name] if name else [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]:
+        try:
+            (parent / str(candidate)).mkdir()
+        except FileExistsError:
+            continue
+        return parent / str(candidate)
+    raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or go on with  resume={parent / str(name)}")
+
+
+def config_hash(cfg: Train) -> str:
+    content = without_places(cfg.model_dump(mode="json"))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept = {key: value for key, value in node.items() if not is_below(f"{prefix}{key}", PLACE_KEYS)}
+    return {key: without_places(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+def is_below(key: str, others: Sequence[str]) -> bool:
+    """Whether a dotted key is one of them, or in a section that is."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def session() -> dict[str, Any]:
+    return {
+        "when": now(),
+        "command": shlex.join(map(without_password, sys.argv)),
+        "git": git_state(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": versions(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the user's own repository, and whether it has uncommitted changes; None outside of one."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())} if commit.returncode == 0 else None

@@ -1,0 +1,256 @@
+"""Folds of a cross-validation: which networks of a sweep validated which cases, and each case judged by those that did not see it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkit.cli.compare import read_table
+from segkit.config.schema import Metric
+from segkit.inference.decide import Decision
+from segkit.inference.predictor import Image, Prediction, Predictor, as_case
+from segkit.metrics.summary import Summary, interval, unit
+from segkit.metrics.table import CaseTable
+from segkit.models import checkpoint
+from segkit.system.errors import SegkitError, nearest
+from segkit.system.progress import console
+from segkit.training.run_folder import RunFolder, read_json
+from segkit.training.sweeps.find import find_sweep
+from segkit.training.sweeps.names import trial_name
+
+FOLD, SEEDS = "split.fold", ("seed", "split.seed")
+"""Trainings that differ in these keys alone belong together; with each seed all cases are validated once more."""
+Values = Mapping[str, str]
+"""Keys that a sweep varies, as typed."""
+
+
+def out_of_fold(folds: Sequence[str | Path], allow: Sequence[str] = ()) -> CaseTable:
+    """The rows of several run folders or case tables. A case that two of them judge was validated twice, so they are no folds."""
+    tables = [read_table(place, allow) for place in folds]
+    check_once([(place, {row.case for row in table.rows}) for place, table in zip(folds, tables, strict=True)])
+    statistics = {statistic.name: statistic for table in tables for statistic in table.statistics}
+    return CaseTable(tuple(row for table in tables for row in table.rows), tuple(statistics.values()))
+
+
+def check_once(validated: Sequence[tuple[str | Path, Collection[str]]]) -> None:
+    """`validated`: each fold with its cases."""
+    judged = Counter(case for _, cases in validated for case in cases)
+    if twice := sorted(case for case, n in judged.items() if n > 1):
+        where = ", ".join(str(place) for place, cases in validated if twice[0] in cases)
+        raise SegkitError(f"{twice[0]} and {len(twice) - 1} more cases are validated twice ({where}): these are no folds of one split")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training of a sweep, finished or not."""
+
+    path: Path
+    values: Values
+
+    @property
+    def trouble(self) -> str:
+        """Why it has no finished network; empty where it has one."""
+        run = RunFolder(self.path)
+        match run.status.get("state"):
+            case "finished":
+                return ""
+            case "pruned":
+                return "was stopped by the sweep, as others did better"
+            case "failed":
+                return f"failed: {run.status.get('traceback', '').strip().rpartition(chr(10))[2]}"
+            case "running" if run.is_alive():
+                return "is still running"
+        return "broke off"
+
+    @cached_property
+    def ckpt(self) -> Path:
+        return checkpoint.find(self.path)
+
+    @cached_property
+    def split(self) -> Mapping[str, Any]:
+        """Its own, as its checkpoint has it."""
+        return checkpoint.read_card(self.ckpt, checkpoint.read(self.ckpt)).split
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The finished trainings of a sweep that differ in fold and seed alone. `values`: those of the other keys that it varies."""
+
+    sweep: Path
+    values: Values
+    trained: tuple[Trained, ...]
+
+    @property
+    def ckpts(self) -> list[Path]:
+        return [one.ckpt for one in self.trained]
+
+    @property
+    def name(self) -> str:
+        return trial_name(self.values, 0)
+
+    @property
+    def title(self) -> str:
+        return ", ".join([f"{len({one.values[FOLD] for one in self.trained})} folds", *(f"{k}={v}" for k, v in self.values.items())])
+
+    @property
+    def home(self) -> Path:
+        """Of their tables."""
+        return self.sweep / "evaluation" / self.name
+
+    def judges(self) -> dict[str, tuple[Path, ...]]:
+        """Case -> the networks that validated it, one of each seed. Cases of the same networks follow each other."""
+        found: dict[str, tuple[Path, ...]] = {}
+        for one in self.trained:
+            for case in one.split["val"]:
+                found[case] = (*found.get(case, ()), one.ckpt)
+        order = {ckpt: i for i, ckpt in enumerate(self.ckpts)}
+        return dict(sorted(found.items(), key=lambda item: [order[ckpt] for ckpt in item[1]]))
+
+
+class OutOfFold(Predictor):
+    """A cross-validation as the predictor of its own cases, one fold in memory at a time. `load` opens one network or several as one."""
+
+    def __init__(self, folds: Folds, load: Callable[[Sequence[Path]], Predictor]) -> None:
+        self.of_case, self.load = folds.judges(), load
+        first = load(folds.ckpts[:1])
+        self.config, self.labels, self.hardware = first.config, first.labels, first.hardware
+        self.card = replace(first.card, split={"train": [], "val": list(self.of_case), "test": []})
+        self.decide = Decision.of(self.config.inference, self.labels, self.config.allow_targets)
+
+    def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        for ckpts, cases in groupby(map(as_case, images), key=lambda case: self.of_case[case.id]):
+            yield from self.load(ckpts).predict_all(cases)
+
+
+def find_folds(sweep: str, where: Values | None = None, partial: bool = False) -> list[Folds]:
+    """What a sweep has trained; of one over more than folds those that `where` chooses.
+
+    Raises `SegkitError` where it has no folds, where they are not of one split, and, unless `partial`, where some cases are
+    validated by no finished network.
+    """
+    folder = find_sweep(sweep)
+    space = {key.lstrip("+"): text for key, text in read_json(folder / "sweep.json")["space"].items()}
+    if FOLD not in space:
+        raise SegkitError(f"sweep {folder} has no folds: it varies {', '.join(space)};   segkit train -m … split=kfold folds=all")
+    groups: dict[tuple[tuple[str, str], ...], list[Trained]] = {}
+    for path in sorted(folder.glob("*/overrides.yaml")):
+        values = values_of(path, space)
+        others = tuple((key, text) for key, text in values.items() if key not in (FOLD, *SEEDS))
+        groups.setdefault(others, []).append(Trained(path.parent, values))
+    chosen = {others: trained for others, trained in groups.items() if fits(dict(others), where or {}, space)}
+    if not groups:
+        raise SegkitError(f"sweep {folder} has trained nothing yet")
+    if not chosen:
+        known = "\n".join(f"  {line_to_type(dict(others))}" for others in groups)
+        raise SegkitError(f"sweep {folder} has no training with  {line_to_type(where or {})}; there is\n{known}")
+    found = [finished(folder, dict(others), trained, space, partial) for others, trained in chosen.items()]
+    if not any(folds.trained for folds in found):
+        raise SegkitError(f"sweep {folder} has no fold that was trained to its end")
+    return [folds for folds in found if folds.trained]
+
+
+def one_of(groups: Sequence[Folds]) -> Folds:
+    """The only one. Raises `SegkitError` with what to type where there are several."""
+    if len(groups) == 1:
+        return groups[0]
+    lines = "\n".join(f"  {line_to_type(folds.values)}" for folds in groups)
+    raise SegkitError(f"sweep {groups[0].sweep} varies more than folds;   say which of these with\n{lines}")
+
+
+def best_of(summaries: Mapping[str, Summary], metric: Metric) -> str:
+    """The name of the best; of several a line each, best first."""
+    names, monitor = list(summaries), metric.monitor.split("/")[0]
+    statistics = {line.statistic for summary in summaries.values() for line in summary.lines}
+    statistic = monitor if monitor in statistics else summaries[names[0]].lines[0].statistic
+    lines = {name: summary.line(statistic) for name, summary in summaries.items()}
+    sign = -1 if monitor in statistics and metric.mode == "min" else 1
+    names.sort(key=lambda name: sign * lines[name].mean if lines[name].n else -math.inf, reverse=True)
+    for name in names if len(names) > 1 else ():
+        console.print(f"{statistic} {unit(statistic)(lines[name].mean)} {interval(lines[name])}   {name}", markup=False, highlight=False)
+    return names[0]
+
+
+def values_of(overrides: Path, space: Mapping[str, Any]) -> dict[str, str]:
+    typed = (text.partition("=") for text in yaml.safe_load(overrides.read_text()))
+    return {key.lstrip("+"): value for key, _, value in typed if key.lstrip("+") in space}
+
+
+def fits(values: Values, where: Mapping[str, Any], space: Mapping[str, Any]) -> bool:
+    """Numbers by their value, however they were written."""
+    others = [key for key in space if key not in (FOLD, *SEEDS)]
+    for key in where:
+        if key not in others:
+            hint = nearest(key, others) or f"it varies {', '.join(others) or 'nothing but folds'}"
+            raise SegkitError(f"where.{key}: the sweep does not vary it; {hint}")
+    return all(plain(values.get(key, "")) == plain("null" if value is None else str(value)) for key, value in where.items())
+
+
+def plain(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return re.sub(r"[\s'\"]", "", text).lower()
+
+
+def line_to_type(values: Mapping[str, Any]) -> str:
+    return f"'where={{{', '.join(f'{key}: {text}' for key, text in values.items())}}}'"
+
+
+def numbers(text: str) -> list[int]:
+    """Of folds and seeds, from `choice(0, 1, 2)` or `0 to 4 by 1` (see `sweep.space.described`)."""
+    found = [int(number) for number in re.findall(r"\d+", text)]
+    return list(range(found[0], found[1] + 1, *found[2:])) if " to " in text else found
+
+
+def finished(folder: Path, values: Values, trained: Sequence[Trained], space: Mapping[str, str], partial: bool) -> Folds:
+    """Those that have a network, after a look at what is missing. With each seed the folds must be those of one split."""
+    missing: list[str] = []
+    ready = [one for one in trained if not one.trouble]
+    for seeds in product(*([f"{key}={n}" for n in numbers(space[key])] for key in SEEDS if key in space)):
+        ours = [one for one in trained if seeds_of(one) == seeds]
+        together = [one for one in ours if one in ready]
+        cases, left = left_over(together)
+        if left or not together:
+            there = {int(one.values[FOLD]) for one in ours}
+            missing += [f"  {one.path.name}   {one.trouble}" for one in ours if one.trouble]
+            missing += [f"  {' '.join((f'{FOLD}={n}', *seeds))}   has not been trained" for n in numbers(space[FOLD]) if n not in there]
+            missing += [f"  {len(left)} of {len(cases)} cases are validated by no network"] if together else []
+    if missing and not partial:
+        headline = f"sweep {' '.join([str(folder), *(f'{key}={text}' for key, text in values.items())])} lacks folds"
+        raise SegkitError("\n".join([headline, *missing, *how_to_go_on(trained, bool(ready))]))
+    for line in missing:
+        console.print(f"note     {line}", markup=False, highlight=False)
+    return Folds(folder, values, tuple(sorted(ready, key=lambda one: (int(one.values[FOLD]), seeds_of(one)))))
+
+
+def seeds_of(one: Trained) -> tuple[str, ...]:
+    return tuple(f"{key}={one.values[key]}" for key in SEEDS if key in one.values)
+
+
+def left_over(folds: Sequence[Trained]) -> tuple[set[str], set[str]]:
+    """All cases of a split, and those that none of its folds validated. Raises `SegkitError` where it is not one split."""
+    everyone = [{*one.split["train"], *one.split["val"]} for one in folds]
+    for one, cases in zip(folds, everyone, strict=True):
+        if differing := cases ^ everyone[0]:
+            what = f"{folds[0].path} and {one.path} are not of one split: {len(differing)} cases are in one alone"
+            raise SegkitError(f"{what}, so the data have changed between them;   train all folds again with another  sweep.name=NAME")
+    check_once([(one.path, set(one.split["val"])) for one in folds])
+    cases = set().union(*everyone)
+    return cases, cases.difference(*(one.split["val"] for one in folds))
+
+
+def how_to_go_on(trained: Sequence[Trained], is_partial_possible: bool) -> list[str]:
+    """The command of the sweep, as its first training knows it."""
+    sessions = [read_json(one.path / "provenance.json").get("sessions") for one in trained]
+    commands = [known[0]["command"].partition(" ")[2] for known in sessions if known]
+    lines = [f"  train what is missing with the same command:  segkit {commands[0]}"] if commands else []
+    return [*lines, "  or take what there is:  partial=true"] if is_partial_possible else lines

@@ -1,0 +1,68 @@
+"""Who proposes the next trial, and who stops hopeless ones.
+
+TPE: Bergstra et al., 2011. CMA-ES: Hansen and Ostermeier, 2001. ASHA: Li et al., 2018. Hyperband: Li et al., 2017.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna import pruners, samplers
+
+from segkit.system.errors import SegkitError
+from segkit.training.sweeps.settings import Settings
+from segkit.training.sweeps.space import Space, Value
+
+
+class Listed(samplers.BaseSampler):
+    """One combination of the grid. Optuna's own sampler goes through the grid in random order."""
+
+    def __init__(self, combination: Mapping[str, Value]) -> None:
+        self.combination = combination
+
+    def infer_relative_search_space(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, *args: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Value:
+        return self.combination[param_name]
+
+
+def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.BaseSampler:
+    """A function of the seed and of the number of trials that were drawn before, so that a sweep taken up again repeats no draw."""
+    seed = int(np.random.SeedSequence((settings.seed, n_before)).generate_state(1)[0])
+    match settings.sampler:
+        case "tpe":
+            return samplers.TPESampler(n_startup_trials=settings.startup_trials, seed=seed)
+        case "random":
+            return samplers.RandomSampler(seed=seed)
+        case "grid":
+            grid = space.combinations()
+            return Listed(grid[n_before % len(grid)])  # beyond the last: only trials that are taken up again, with values of their own
+        case "cmaes":
+            return samplers.CmaEsSampler(n_startup_trials=settings.startup_trials, seed=seed, warn_independent_sampling=False)
+    raise ValueError(settings.sampler)
+
+
+def check_sampler(settings: Settings) -> None:
+    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise SegkitError("hydra.sweeper.sampler=cmaes needs the package cmaes;   pip install 'segkit[sweep]'")
+    if settings.sampler == "cmaes" and len(settings.objectives or ()) > 1:
+        raise SegkitError("hydra.sweeper.sampler=cmaes knows one objective;   use  hydra.sweeper.sampler=tpe")
+
+
+def build_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> pruners.BasePruner:
+    """Steps are epochs."""
+    match name:
+        case "median":
+            return pruners.MedianPruner(startup_trials, warmup_epochs)
+        case "asha":
+            return pruners.SuccessiveHalvingPruner(min_resource=warmup_epochs, reduction_factor=3)
+        case "hyperband":
+            return pruners.HyperbandPruner(min_resource=warmup_epochs, max_resource=max_epochs, reduction_factor=3)
+    return pruners.NopPruner()

@@ -1,0 +1,289 @@
+"""The recipe of a training: config -> data -> task -> trainer -> result."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segkit.cli.evaluate import Result, choose_cases, write_results
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate, keywords_of
+from segkit.data.audit.audit import Prepared, data_fingerprint, prepare
+from segkit.data.case import Manifest
+from segkit.data.datamodule import SegmentationData, intensity
+from segkit.data.labels import LabelMap, sided
+from segkit.data.loader import naming_killed_workers
+from segkit.data.phantoms.base import MARK
+from segkit.data.samples import samples
+from segkit.inference import predictor
+from segkit.inference.evaluation import build_metrics, check_volumes, evaluate_cases
+from segkit.losses import Unaware, WeightedLoss, check_shares
+from segkit.metrics.summary import Summary
+from segkit.models import checkpoint
+from segkit.models.checkpoint import Card, build_model
+from segkit.models.probe import probe
+from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError, nearest
+from segkit.system.files import CACHE, check_writable, write_text_atomic
+from segkit.system.hardware import Hardware
+from segkit.system.progress import console
+from segkit.training.benchmark import find_benchmark, judge_benchmark
+from segkit.training.distributed import end_with_parent, is_child, job_name, training_together
+from segkit.training.hparams import record_hparams
+from segkit.training.module import SegmentationTask
+from segkit.training.optim import freeze
+from segkit.training.plots import curves
+from segkit.training.run_folder import Interrupted, Pruned, RunFolder, read_json, versions
+from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
+
+SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
+
+MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
+
+
+def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
+    """Train one experiment and leave a complete run folder."""
+    console.quiet |= is_child()
+    end_with_parent()
+    cfg = named_after_job(cfg)
+    if done := RunFolder.finished(cfg):
+        console.print(f"{done.path} is finished already;   segkit evaluate ckpt={done.path}")
+        return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
+    check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
+    cfg = with_absolute_root(cfg)
+    resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
+    cfg = resumed.config(cfg.allow_targets) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
+    check_sense(cfg)
+    hardware = Hardware.of_training(cfg.trainer)
+    check_devices(cfg, hardware)
+    hardware.prepare_process()
+    prepared = prepare_data(cfg, resumed)
+    benchmark = find_benchmark(cfg, prepared.manifest, prepared.facts)
+    card = make_card(cfg, prepared, hardware)
+    task = build_task(cfg, card, starts_anew=not (resumed and resumed.resume_from))
+    run = resumed or RunFolder.create(cfg, overrides, run_dir)
+    data = SegmentationData(prepared, cfg, hardware.device, card.top)
+    if is_child():
+        with suppress(Interrupted, Pruned):  # the first process tells of it
+            fit(run, cfg, hardware, task, data)
+        return Result(run.path, Summary(()), run.best)
+    announce(run, cfg, prepared, hardware)
+    with run.recording():
+        record_start(run, prepared, card)
+        try:
+            fit(run, cfg, hardware, task, data)
+        except Pruned:
+            if cfg.logger.tensorboard:
+                record_hparams(run.path, cfg)
+            raise
+        return finish(run, cfg, hardware, prepared, benchmark)
+
+
+def named_after_job(cfg: Train) -> Train:
+    """The processes that torchrun or srun has started must meet in one folder, and a job that is queued again find its own."""
+    if cfg.run is None and cfg.resume in (None, "auto") and (name := job_name()):
+        return cfg.model_copy(update={"run": name})
+    return cfg
+
+
+def joined(cfg: Train) -> RunFolder | None:
+    """What `resume=auto` means for the others that torchrun or srun has started: the folder that the first process goes on with.
+
+    Nobody writes a checkpoint before all have come together, so what is there now is what the first process finds.
+    """
+    path = Path(cfg.output_dir) / str(cfg.name) / str(cfg.run)
+    return RunFolder(path, resumed=True) if (path / "config.yaml").exists() else None
+
+
+def with_absolute_root(cfg: Train) -> Train:
+    """So that the run can be resumed and its checkpoints judged from any folder."""
+    root = cfg.data.root and str(Path(cfg.data.root).expanduser().absolute())
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": root})})
+
+
+def check_sense(cfg: Train) -> None:
+    """What each key allows by itself and all together do not."""
+    monitor, trainer = cfg.metric.monitor, cfg.trainer
+    if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
+        raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
+    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):
+        raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
+    if trainer.check_val_every_n_epoch > trainer.max_epochs:
+        raise SegkitError("trainer.check_val_every_n_epoch exceeds trainer.max_epochs, so nothing would be validated")
+    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
+        raise SegkitError(
+            f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
+            "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
+        )
+
+
+def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
+    """The audited manifest and its split; a resumed run keeps the split it was started with."""
+    split = cfg.split
+    if resumed and (resumed.path / "split.json").exists():
+        split = split.model_copy(update={"kind": "file", "path": str(resumed.path / "split.json")})
+    prepared = prepare(cfg.data, split, cfg.seed, cfg.allow_targets, cache_dir=Path(cfg.output_dir) / CACHE.name)
+    if any(cfg.metric.volumes.values()):
+        check_volumes(prepared.manifest)
+    return prepared
+
+
+def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
+    seen = intensity(cfg, prepared)
+    manifest = prepared.manifest
+    return Card(
+        config=cfg.model_dump(mode="json"),
+        labels=manifest.labels.as_dict(),
+        dims=manifest.dims,
+        channels=len(seen.mean),
+        top=seen.top,
+        mean=seen.mean,
+        sd=seen.sd,
+        split=asdict(prepared.split),
+        data_root=str(manifest.root.resolve()),
+        data_fingerprint=data_fingerprint(prepared.facts),
+        is_phantom=manifest.is_phantom,
+        precision=hardware.precision,
+        versions=versions(),
+    )
+
+
+def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationTask:
+    """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
+    for seed_all in (random.seed, np.random.seed, torch.manual_seed):
+        seed_all(cfg.seed)
+    model = build_model(card, cfg.allow_targets, pretrained=starts_anew and cfg.init_from is None)
+    if cfg.init_from and starts_anew:
+        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), card.label_map().classes)
+        console.print(f"weights from {cfg.init_from}" + (f"; made anew: {', '.join(fresh)}" if fresh else ""))
+    check_size(model, cfg, card)
+    freeze(model.network, cfg.freeze)
+    metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
+    measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
+    if cfg.metric.monitor.split("/")[0] not in measured:
+        hint = nearest(cfg.metric.monitor, measured) or f"there is {', '.join(measured)}"
+        raise SegkitError(f"metric.monitor = {cfg.metric.monitor} is not measured;   {hint}")
+    return SegmentationTask(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
+
+
+def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
+    """Whether the network takes the images that it will be given, as far as their size is known."""
+    key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
+    if size is None:
+        if model.target in ("center_crop", "resize"):
+            raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
+        return
+    if len(size) != card.dims:
+        kind, other = ("images", 3) if card.dims == 2 else ("volumes", 2)
+        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {card.dims} numbers, or  data.dims={other}")
+    if model.shape and model.target != "overlap_tile":
+        model.shape.check(size, key)
+    n = probe(model, card.channels, size, cfg.data.batch_size, card.label_map().n_outputs)
+    check_shares(cfg.loss.deep_supervision, n)
+
+
+def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
+    """A part that asks for `mode` knows what the target means in it, and that 255 counts nowhere."""
+    known = {"mode": labels.mode, "classes": labels.classes}
+    parts = {}
+    for name, node in cfg.loss.parts.items():
+        if node is not None:
+            taken = keywords_of(str(node["_target_"]), cfg.allow_targets)
+            part = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
+            parts[name] = part if "mode" in taken else Unaware(part, name)
+    for name in cfg.loss.weights:
+        if name not in cfg.loss.parts:
+            raise SegkitError(f"loss.weights.{name}: there is no such part; {nearest(name, parts) or 'there is ' + ', '.join(parts)}")
+    return WeightedLoss(parts, cfg.loss.weights, labels.mode, cfg.loss.deep_supervision)
+
+
+def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware) -> None:
+    """What was chosen, before it starts."""
+    split = prepared.split
+    console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
+    console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
+    console.print(f"hardware   {hardware}")
+    for note in prepared.notes:
+        console.print(f"note       {note.where}: {note.what}")
+    for line in mirrored(cfg, prepared.manifest.labels):
+        console.print(line, style="yellow", markup=False)
+
+
+def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
+    """A warning where augmentation mirrors structures that have a side."""
+    name = sided(labels.classes)
+    mirrors = [key for key, node in cfg.augment.transforms.items() if node and str(node["_target_"]).rpartition(".")[2] in MIRRORS]
+    if not name or not mirrors:
+        return []
+    off = "  ".join(f"augment.transforms.{key}=null" for key in mirrors)
+    return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
+
+
+def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
+    if not run.resumed or not (run.path / "split.json").exists():
+        prepared.split.to_json(run.path / "split.json")
+    manifest = prepared.manifest
+    if manifest.is_phantom:
+        write_text_atomic(run.path / MARK, f"Trained and judged on synthetic images in {card.data_root}: no word about patients.\n")
+    facts = {"fingerprint": card.data_fingerprint, "manifest": manifest.hash, "root": card.data_root}
+    run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
+
+
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, data: SegmentationData) -> None:
+    """Train to the end, or stop with a checkpoint and say how to go on."""
+    n_train = len(data.train)
+    compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train, task.card.dims)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    layout = "channels last" if cfg.trainer.channels_last else "channels first"
+    console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
+    step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
+    together = training_together(
+        run.path, cfg.allow_targets, hardware.processes, hardware.threads, lambda what: run.write_status("failed", traceback=what)
+    )
+    try:
+        with together, naming_killed_workers(data.train, data.val):
+            strategy, sync = build_strategy(cfg, hardware, task.model, task.card.channels), wants_sync(cfg, hardware, task.model)
+            trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
+            trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
+    except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
+        if not is_child():
+            permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""
+            console.print(f"stopped; go on with   segkit train resume={run.path}{permission}", markup=False)
+            with suppress(Exception):  # the checkpoint is what counts, and is written
+                leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
+        raise Interrupted from None
+
+
+def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
+    """Of an unfinished run: its curves, and a few validation images as the latest checkpoint sees them."""
+    draw_curves(run, cfg)
+    if with_samples and run.last.exists():
+        latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+        few = data.val.cases[: cfg.callbacks.pictures.n_images]
+        panels = evaluate_cases(latest, few, data.val.labels, {case.id: "val" for case in few}).panels
+        samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
+
+
+def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
+    """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
+    best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+    cases, sides = choose_cases(prepared.manifest, best.card, "val")
+    judged = evaluate_cases(best, cases, prepared.manifest.labels, sides)
+    write_results(run.path, judged, best.card.config["name"], prepared.manifest)
+    if benchmark:
+        judge_benchmark(best, benchmark, run.path)
+    draw_curves(run, cfg)
+    if cfg.logger.tensorboard:
+        record_hparams(run.path, cfg, judged.summary)
+    return Result(run.path, judged.summary, run.best)
+
+
+def draw_curves(run: RunFolder, cfg: Train) -> None:
+    if (run.path / "metrics.csv").exists():
+        curves(run.path / "metrics.csv", run.path / "curves.png", cfg.metric.monitor, cfg.metric.mode)

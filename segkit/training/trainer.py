@@ -1,0 +1,213 @@
+"""Lightning's Trainer, made from the config and this machine."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_avg_fn
+
+from segkit.config.schema import Train
+from segkit.config.targets import instantiate
+from segkit.inference.predictor import memory_order
+from segkit.models.probe import flop_per_image
+from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError
+from segkit.system.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
+from segkit.system.progress import console
+from segkit.training import trial as sweep_trial
+from segkit.training.callbacks import costs
+from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from segkit.training.callbacks.early_stopping import StopEarly
+from segkit.training.callbacks.interruption import Interruption
+from segkit.training.callbacks.logging import EpochTable
+from segkit.training.callbacks.pictures import Pictures
+from segkit.training.callbacks.pruning import Pruning
+from segkit.training.distributed import is_child, job
+from segkit.training.run_folder import RunFolder
+
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+SMALL_BATCH = 8
+"""Of fewer images batch norm's statistics are noise (Wu and He, Group Normalization, 2018, fig. 1. arXiv:1803.08494)."""
+
+NOISE = (
+    ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
+    ".*is not registered in a schema.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside lightning, from torch 2.9 on
+    ".*sync_dist=True.*",  # our means over the validation cases are the same on every process already
+    ".*lr_scheduler.step\\(\\)` before `optimizer.step\\(\\).*",  # fp16's first steps are skipped by the loss scaler
+)
+
+
+def build_trainer(
+    cfg: Train,
+    run: RunFolder,
+    hardware: Hardware,
+    global_step: int,
+    n_train: int,
+    strategy: Strategy | str = "auto",
+    sync_batchnorm: bool = False,
+) -> L.Trainer:
+    """`global_step` is where a resumed run goes on: what TensorBoard holds beyond it is dropped."""
+    quiet()
+    n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // (cfg.data.batch_size * hardware.world)))
+    return L.Trainer(
+        accelerator=ACCELERATORS[hardware.device],
+        devices=hardware.processes,
+        num_nodes=hardware.machines,
+        strategy=strategy,
+        sync_batchnorm=sync_batchnorm,
+        precision=PRECISIONS[hardware.precision],
+        max_epochs=cfg.trainer.max_epochs,
+        max_time={"minutes": cfg.trainer.max_minutes} if cfg.trainer.max_minutes else None,  # type: ignore[dict-item]
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        limit_val_batches=cfg.trainer.limit_val_batches,
+        # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
+        deterministic="warn" if cfg.trainer.deterministic else False,
+        profiler=cfg.trainer.profiler,
+        callbacks=build_callbacks(cfg, run),
+        logger=build_logger(cfg, run, global_step),
+        log_every_n_steps=min(cfg.logger.log_every_n_steps, n_batches),  # at least one point an epoch
+        plugins=[AtomicCheckpointIO(), *([environment()] if hardware.world > 1 else [])],
+        num_sanity_val_steps=0,  # the audit has read every file, and the first validation comes soon enough
+        use_distributed_sampler=False,  # EpochSampler deals the cases out itself, without repeats
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        enable_progress_bar=console.is_terminal,
+        default_root_dir=run.path,
+    )
+
+
+def check_devices(cfg: Train, hardware: Hardware) -> None:
+    """What these devices cannot do together."""
+    if cfg.trainer.strategy == "fsdp" and hardware.device != "cuda":
+        raise SegkitError("trainer.strategy=fsdp shards a network over GPUs;   without these use  trainer.strategy=ddp")
+    if cfg.trainer.strategy == "fsdp" and cfg.callbacks.weight_averaging.decay:
+        raise SegkitError("trainer.strategy=fsdp cannot average weights that no device holds whole;   add  callbacks=default")
+    if cfg.trainer.sync_batchnorm is True and hardware.device != "cuda":
+        raise SegkitError("trainer.sync_batchnorm=true needs GPUs: torch has it for nothing else;   leave it out")
+
+
+def environment() -> ClusterEnvironment:
+    """Who says which process this is. Not left to Lightning, which takes any job of SLURM's for one of several tasks."""
+    started = job()
+    if started is None:
+        return LightningEnvironment()
+    if started.by == "torchrun":
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be another than ours
+
+
+def build_strategy(cfg: Train, hardware: Hardware, model: SegmentationModel, channels: int) -> Strategy | str:
+    """One process a device, gradients averaged (DDP); or weights, gradients and optimizer sharded as well (FSDP)."""
+    if cfg.trainer.strategy == "fsdp":
+        return FSDPStrategy(state_dict_type="full")  # a checkpoint is one file, whatever wrote it
+    if hardware.world == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=leaves_some_unused(model, channels, cfg.sampling.patch or cfg.preprocess.size))
+
+
+def leaves_some_unused(model: SegmentationModel, channels: int, size: Sequence[int] | None) -> bool:
+    """Whether training gives some weights no gradient, as it does in PSPNet and DPT: DDP would wait for these.
+
+    Nothing is computed. Also where that cannot be told: then DDP is to look for them in every step, which costs a little time.
+    """
+    if size is None:
+        return True
+    ghost = copy.deepcopy(model).to("meta").train()
+    try:
+        with torch.device("meta"):
+            logits, _ = ghost.supervised(torch.zeros(2, channels, *size), torch.zeros(2, *size, dtype=torch.uint8))
+            total = torch.stack([one.sum() for one in (logits if isinstance(logits, list) else [logits])]).sum()
+        torch.autograd.backward(total)
+    except Exception:  # whatever a network raises that looks at values
+        return True
+    return any(weight.grad is None for weight in ghost.parameters() if weight.requires_grad)
+
+
+def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool:
+    """Whether batch norm counts the images of all devices: "auto" where it sees too few on one."""
+    wanted = cfg.trainer.sync_batchnorm
+    if wanted == "auto":
+        normed = any(isinstance(module, _BatchNorm) for module in model.modules())
+        wanted = hardware.device == "cuda" and normed and cfg.data.batch_size < SMALL_BATCH
+    return wanted and hardware.world > 1
+
+
+def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
+    own, monitor = cfg.callbacks, cfg.metric.monitor
+    checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes)
+    decay = own.weight_averaging.decay
+    averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if decay else []  # type: ignore[no-untyped-call]
+    callbacks: list[L.Callback] = [
+        *averaging,  # before all that save or draw
+        EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
+        Pictures(own.pictures.every_n_epochs, own.pictures.n_images),
+        checkpoints,
+        Interruption(checkpoints),
+    ]
+    if own.early_stopping.patience is not None:
+        patience, delta = own.early_stopping.patience, own.early_stopping.min_delta
+        callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode, check_finite=False))
+    if console.is_terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    extra = (node for node in own.extra.values() if node is not None)
+    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra), *of_the_sweep(cfg, run)]
+
+
+def of_the_sweep(cfg: Train, run: RunFolder) -> list[L.Callback]:
+    """What a trial does besides: measure what its sweep asks for, report its scores and stop where they are hopeless."""
+    trial = sweep_trial.current()
+    if trial is None:
+        return []
+    measured = [costs.Costs(run.path / "costs.json")] if set(costs.NAMES) & set(trial.objectives) else []
+    return [*measured, *([Pruning(cfg.metric.monitor, trial)] if trial.is_judged else [])]
+
+
+def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:
+    if not cfg.logger.tensorboard:
+        return False
+    purge = global_step + 1 if global_step else None
+    return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+
+
+def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int = 2) -> bool:
+    """Memory order and compilation, in place: state-dict keys stay as they are. Returns whether it is compiled."""
+    memory_order(model, cfg.trainer.channels_last, dims)
+    wanted = cfg.trainer.compile
+    if wanted == "auto":
+        size = cfg.sampling.patch or cfg.preprocess.size  # images of many sizes would be compiled again and again
+        images = cfg.trainer.max_epochs * n_train
+        fixed = size is not None and hardware.device in COMPILE_PAYS_FLOP
+        wanted = fixed and compile_pays(hardware.device, flop_per_image(model, channels, size or ()), images)
+    if wanted:
+        model.network.compile()
+    return wanted
+
+
+def quiet() -> None:
+    """Leave out what a user cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    if is_child():
+        warnings.simplefilter("ignore")  # the first process says it

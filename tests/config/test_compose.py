@@ -1,0 +1,238 @@
+"""The door: every mistake before torch, all at once, each with the right name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from segkit.config import compose as door
+from segkit.config import validate
+from segkit.config.schema import Evaluate, Train
+from segkit.system.errors import ProblemsFound
+
+
+def complaints(command: str, *overrides: str, multirun: bool = False, dirs: tuple[Path, ...] = ()) -> dict[str, str]:
+    with pytest.raises(ProblemsFound) as caught:
+        door.check(command, overrides, dirs, multirun)
+    assert len({p.where for p in caught.value.problems}) == len(caught.value.problems), "a key is complained about once"
+    return {p.where: f"{p.what};   {p.mend}" if p.mend else p.what for p in caught.value.problems}
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with its own ./conf and module, which must not be imported by a check."""
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "data" / "mine.yaml").write_text("defaults: [_defaults]\nsource: {_target_: door_nets.Mine, pattern: '*.png'}\n")
+    (tmp_path / "conf" / "experiment" / "typo.yaml").write_text("# @package _global_\ntrainer: {max_epoch: 3}\n")
+    (tmp_path / "conf" / "experiment" / "lost.yaml").write_text("# @package _global_\ndefaults: [{override /data: nowhere}]\n")
+    (tmp_path / "conf" / "experiment" / "torn.yaml").write_text("# @package _global_\nname: [a\ntrainer: {\n")
+    (tmp_path / "door_nets.py").write_text(
+        "raise RuntimeError('imported')\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Mine:\n    root: str\n    pattern: str\n    deep: int = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def test_all_mistakes_are_told_together() -> None:
+    found = complaints("train", "modle=unet", "split=kfolds", "optimizer.lrr=1", "trainer.precision=fp8", "seed=x", "a b")
+    assert found == {
+        "a b": "has no value;   write  a b=VALUE",
+        "modle": "no such key; did you mean model?",
+        "split": "has no choice kfolds; did you mean kfold?;   choose from  auto, file, given, holdout, kfold, leave_one_out",
+        "optimizer.lrr": "no such key; did you mean optimizer.lr?",
+        "trainer.precision": "must be one of auto, 32, bf16, 16; got 'fp8'",
+        "seed": "needs a whole number, got 'x'",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "complaint"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr", "needs a number, got 'abc'"),
+        ("optimzer.lr=1", "optimzer.lr", "no such key; did you mean optimizer.lr?"),
+        ("max_epochs=3", "max_epochs", "no such key; did you mean trainer.max_epochs?"),
+        ("optimizer.amsgrad=true", "optimizer.amsgrad", "add it with  +optimizer.amsgrad=true"),
+        ("optimizer._target_=torch.optim.AdamX", "optimizer", "did you mean torch.optim.Adam?"),
+        ("model._target_=mynets.Net", "model", "add  allow_targets=[mynets]"),
+        ("model._target_=os.system", "model", "os.system is outside the allowed packages"),
+        ("+model._partial_=true", "model._partial_", "is not supported"),
+        ("+optimizer.params=3", "optimizer.params", "leave it out"),
+        ("augment.transforms.flip.p=often", "augment.transforms.flip.p", "needs a number, got 'often'"),
+        ("augment.transforms.new={_target_: x}", "augment.transforms.new", "add it with  +augment.transforms.new="),
+        ("data.labels.x=3", "data.labels.x", "data.labels has no keys: it is null"),
+        ("preprocess.size=[0,256]", "preprocess.size.0", "needs more than 0, got 0"),
+        ("preprocess.size=[256]", "preprocess.size", "needs a list of at least 2, got [256]"),
+        ("data.num_workers=-1", "data.num_workers", "needs auto or at least 0, got -1"),
+        ("trainer.compile=maybe", "trainer.compile", "needs auto or true or false, got 'maybe'"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs", "needs a whole number, got 1.5"),
+        ("+trainer.max_epoch=1", "trainer.max_epoch", "no such key; did you mean trainer.max_epochs?"),
+        ("run=1.10", "run", "quote it"),
+        ("run=../x", "run", "must name a folder below output_dir, got '../x'"),
+        ("name=/x", "name", "must name a folder below output_dir, got '/x'"),
+        ("name=${nope}", "name", "${nope} refers to nothing"),
+        ("model=unet,smp", "model", "write  -m model=unet,smp"),
+        ("data.root=/a(1)", "data.root", "quote the value:  \"data.root='/a(1)'\""),
+        ("experiment=null", "experiment", "write  ~experiment"),
+        ("hydra.run.dirr=x", "hydra.run.dirr", "did you mean hydra.run.dir?"),
+    ],
+)
+def test_a_mistake_names_the_key_and_the_remedy(override: str, key: str, complaint: str) -> None:
+    found = complaints("train", override)
+    assert list(found) == [key]
+    assert complaint in found[key]
+
+
+def test_what_is_needed_is_asked_for() -> None:
+    assert complaints("predict") == {
+        "ckpt": "is needed;   add  ckpt=FILE",
+        "input": "is needed;   add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER",
+        "output": "is needed;   add  output=FOLDER",
+    }
+    assert complaints("phantom", "output=x", "n=0") == {"n": "needs more than 0, got 0"}
+    assert "no group model" in complaints("audit", "model=unet")["model"]
+
+
+def test_a_preset_of_the_other_kind_is_one_mistake_however_much_it_sets() -> None:
+    assert complaints("train", "experiment=pelvis_combination", "members.a.ckpt=x") == {
+        "experiment": "pelvis_combination trains nothing;   "
+        "segkit evaluate experiment=pelvis_combination members.a.ckpt=RUN members.b.ckpt=RUN"
+    }
+    for name in ("fetal_head", "pelvis_134", "quickstart"):
+        for command in ("evaluate", "predict"):
+            assert complaints(command, f"experiment={name}", "ckpt=x") == {
+                "experiment": f"{name} is a preset of training;   leave it out: ckpt=RUN carries it already"
+            }
+    assert door.groups("evaluate")["experiment"] == ("", ["pelvis_combination"])
+    assert "pelvis_combination" not in door.groups("train")["experiment"][1]
+
+
+def test_own_presets_are_of_the_kind_that_they_set(user: Path) -> None:
+    (user / "conf" / "experiment" / "flipped.yaml").write_text("# @package _global_\ninference: {tta: flips}\n")
+    (user / "conf" / "experiment" / "five.yaml").write_text("# @package _global_\nckpt: [a, b, c, d, e]\n")
+    door.check("train", ["experiment=flipped"])
+    door.check("evaluate", ["experiment=flipped", "ckpt=x"])
+    door.check("evaluate", ["experiment=five"])
+    assert complaints("train", "experiment=five") == {"experiment": "five trains nothing;   segkit evaluate experiment=five"}
+
+
+def test_swept_values_are_tried_before_the_first_job() -> None:
+    found = complaints("train", "model=unet,unet_light,smp,unett", "optimizer.lr=0.1,abc", "data.batch_size=range(0,5)", multirun=True)
+    assert set(found) == {"model", "optimizer.lr", "data.batch_size"}
+    door.check("train", ["experiment=glob(*,exclude=*_combination)", "seed=choice(0,1)", "trainer.precision=32,bf16"], multirun=True)
+
+
+def test_numbers_stand_for_text_where_text_is_wanted() -> None:
+    cfg = door.compose("train", ["trainer.precision=32", "data.exclude=[12,012]", "data.labels={0: background, 255: 7}"])
+    assert isinstance(cfg, Train)
+    assert cfg.trainer.precision == "32"
+    assert cfg.data.exclude == ["12", "012"]
+    assert cfg.data.labels == {"0": "background", "255": "7"}
+
+
+def test_an_experiment_is_named_by_its_preset_else_by_its_data() -> None:
+    def name(*overrides: str) -> str | None:
+        cfg = door.compose("train", overrides)
+        assert isinstance(cfg, Train)
+        return cfg.name
+
+    assert (name(), name("data=hc18"), name("name=mine")) == ("phantom", "hc18", "mine")
+    assert name("experiment=quickstart") == "quickstart"
+
+
+def test_seed_zero_is_a_seed_and_reaches_the_split() -> None:
+    zero, seven = door.compose("train", ["seed=0"]), door.compose("train", ["seed=7"])
+    assert isinstance(zero, Train)
+    assert isinstance(seven, Train)
+    assert (zero.seed, zero.split.seed, seven.split.seed) == (0, 0, 7)
+
+
+def test_evaluate_knows_which_data_keys_were_given() -> None:
+    moved = door.compose("evaluate", ["ckpt=a", "data.root=/elsewhere"])
+    other = door.compose("evaluate", ["ckpt=a", "data=folder", "data.root=/elsewhere"])
+    assert isinstance(moved, Evaluate)
+    assert isinstance(other, Evaluate)
+    assert moved.data.model_dump(exclude_unset=True) == {"root": "/elsewhere"}
+    assert other.data.source is not None
+    assert other.data.source["_target_"].endswith("Folder")
+
+
+def test_own_configs_are_found_and_checked_without_importing_own_code(user: Path) -> None:
+    assert "add  allow_targets=[door_nets]" in complaints("train", "data=mine")["data.source"]
+    allowed = ["data=mine", "allow_targets=[door_nets]"]
+    door.check("train", allowed)
+    assert complaints("train", *allowed, "+data.source.deep=x") == {"data.source.deep": "needs a whole number, got 'x'"}
+    assert "+data.source.deep=4" in complaints("train", *allowed, "data.source.deep=4")["data.source.deep"]
+    assert "folder, hc18" in complaints("train", "data=mein")["data"]
+    assert "door_nets" not in sys.modules
+
+
+def test_mistakes_inside_own_configs_are_told(user: Path) -> None:
+    assert "did you mean trainer.max_epochs?" in complaints("train", "experiment=typo")["trainer.max_epoch"]
+    assert "has no choice nowhere" in complaints("train", "experiment=lost")["data"]
+    ((where, what),) = complaints("train", "experiment=torn").items()
+    assert where.endswith("torn.yaml")
+    assert "is no YAML" in what
+
+
+def test_config_dirs_are_an_argument(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert "has no choice mine" in complaints("train", "data=mine")["data"]
+    assert "data.source" in complaints("train", "data=mine", dirs=(user / "conf",))
+    assert "is no folder" in complaints("train", dirs=(user / "nowhere",))["--config-dir"]
+
+
+def test_a_saved_config_comes_back_the_same(tmp_path: Path) -> None:
+    cfg = door.compose("train", ["experiment=fetal_head", "data.labels={0: background, 255: head}"])
+    saved = yaml.safe_load(yaml.safe_dump(cfg.model_dump(mode="json")))
+    assert validate.validate("train", saved) == cfg
+    saved["trainer"]["precison"] = "32"
+    with pytest.raises(ProblemsFound, match=r"did you mean trainer\.precision\?"):
+        validate.validate("train", saved)
+
+
+def test_another_hydra_application_is_left_alone() -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(door.CONF), job_name="theirs", version_base="1.2"):
+        theirs = GlobalHydra.instance().hydra
+        door.compose("train")
+        assert GlobalHydra.instance().hydra is theirs
+        assert compose("phantom", ["output=x"], return_hydra_config=True).hydra.job.name == "theirs"
+    assert not GlobalHydra.instance().is_initialized()
+    assert door.compose("train") == door.compose("train")
+
+
+def test_no_mistake_needs_torch() -> None:
+    code = (
+        "import sys; from segkit.config import door\n"
+        "from segkit.system.errors import ProblemsFound\n"
+        "for overrides in ([], ['optimizer.lr=x', 'modle=unet'], ['+callbacks.extra.a._target_=torch.nn.Linear']):\n"
+        "    try: door.check('train', overrides)\n"
+        "    except ProblemsFound as found: print(len(found.problems))\n"
+        "print(sorted({'torch', 'lightning', 'albumentations', 'cv2'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "2", "[]"]
+
+
+def test_a_config_saved_by_another_version_is_completed_and_trimmed() -> None:
+    saved = door.compose("train", ["optimizer.lr=0.5", "loss=ce", "data.batch_size=3"]).model_dump(mode="json")
+    del saved["data"]["shuffle"], saved["inference"], saved["callbacks"]["pictures"]["n_images"]
+    saved["trainer"]["gone"] = 1
+    saved["allow_targets"] = ["os"]
+    restored = validate.restore(saved, ["mynets"])
+    assert restored.data.shuffle
+    assert restored.inference.threshold == 0.5
+    assert restored.callbacks.pictures.n_images == 8
+    assert (restored.optimizer["lr"], restored.data.batch_size) == (0.5, 3)
+    assert restored.loss.parts["dice"] is None
+    assert restored.allow_targets == ["mynets"]
