@@ -13,12 +13,13 @@ import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from segkit.config import messages
+from segkit.config.aliases import renamed
 from segkit.config.signatures import Absent, Signature, Unreadable, signature
 from segkit.system.errors import Problem, SegkitError, nearest
 
@@ -176,6 +177,7 @@ def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), **supplie
 
     Safe against hostile nodes: SegkitError unless the target is a class or function defined in an allowed package.
     """
+    node = cast("dict[str, Any]", renamed(dict(node)))
     target = str(node.get("_target_"))
     build = _import(target, allow)
     keywords = {str(key): _built(value, allow) for key, value in node.items() if key != "_target_"}

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from segkit.config import messages, schema
+from segkit.config.aliases import renamed
 from segkit.config.schema import COMMANDS
 from segkit.config.targets import check_target
 from segkit.system.errors import Problem, ProblemsFound
@@ -56,6 +57,7 @@ def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
     Keys that came later get the shipped defaults, keys that went are dropped. `allow` comes from whoever opens the file,
     never from the file itself: it decides what code may be named.
     """
+    saved = cast("dict[str, Any]", renamed(dict(saved)))
     defaults = _shipped_defaults() if _lacks(saved, schema.Train) else {}
     config = validate("train", {**_complete(saved, defaults, schema.Train), "allow_targets": list(allow)})
     assert isinstance(config, schema.Train)
