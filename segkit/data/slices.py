@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.data.case import Pixels, Volumetric
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 
 Array = npt.NDArray[Any]
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from segkit.data import facts_cache
 from segkit.data.case import Case, Pixels
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.labels import LabelMap, pack_rgb
 from segkit.data.measures import THUMBNAIL, Fit, Structure, counted, fit, grey, perceptual_hash, quantiles, structure, thumbnail
 from segkit.data.transforms.intensity import unit_scale

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.slices import Blank, Channels, Slice, Volume, shape_of
 from segkit.data.sources.base import natural
 from segkit.system.errors import Problem

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.data.case import Case
+from segkit.data.io.base import stem
 from segkit.data.io.images import ImageFile
 from segkit.data.io.tiff import TiffPage
-from segkit.data.io.volumes import VolumeFile, is_volume_file, stem
+from segkit.data.io.volumes import VolumeFile, is_volume_file
 from segkit.data.slices import Channels, Volume
 from segkit.data.sources.base import image_files, natural
 from segkit.data.views import by_volume, slices, with_neighbours

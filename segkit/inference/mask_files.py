@@ -12,7 +12,8 @@ import numpy as np
 
 from segkit.config.schema import Metric
 from segkit.data.case import Case, Manifest, Pixels, stack_planes
-from segkit.data.io.images import MaskFile, ReadError, stem
+from segkit.data.io.base import ReadError, stem
+from segkit.data.io.images import MaskFile
 from segkit.data.io.volumes import VolumeMask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.slices import Slice, Volume

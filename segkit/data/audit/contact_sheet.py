@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segkit.data.case import Case, Manifest, encoded_mask
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.samples import DARK, Panel, key, layout, panel, paste, write_text
 

@@ -7,7 +7,6 @@ by their names. Names of patients are never looked at. The parts of the standard
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from segkit.data.io import dicom_lossless
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError, as_read_error
 from segkit.data.slices import recent
 
 Array = npt.NDArray[Any]
@@ -108,7 +107,7 @@ def groups(dataset: Dataset, frame: int, name: str) -> Iterator[Dataset]:
 def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
     """All but the pixels, or only the named elements. Raises `ReadError` for what is no DICOM object."""
     dataset = _open(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
-    with told(path):
+    with as_read_error(path):
         for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
             if not dataset.get(name):
                 raise ReadError(path, f"damaged (no {name} in its header)" if len(dataset) else "damaged (not DICOM)")
@@ -127,23 +126,8 @@ def claims_to_be_dicom(path: Path) -> bool:
         return True  # reading it will say what is wrong
 
 
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Whatever pydicom raises in a damaged file, and that is a lot, becomes a `ReadError`."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-    except MemoryError as error:
-        raise ReadError(path, "does not fit into memory") from error
-    except Exception as error:
-        raise ReadError(path, _reason(error)) from error
-
-
 def _open(path: Path, **how: Any) -> Dataset:
-    with told(path):
+    with as_read_error(path):
         if path.stat().st_size == 0:
             raise ReadError(path, "zero bytes")
         dataset: Dataset = pydicom.dcmread(path, force=True, **how)
@@ -158,7 +142,7 @@ def _decode(path: Path, dataset: Dataset, frame: int | None = None) -> Array:
         raise ReadError(path, "truncated (its pixels are missing)")
     if reason := _missing_decoder(dataset):
         raise ReadError(path, reason)
-    with told(path):
+    with as_read_error(path):
         return np.asarray(pixel_array(dataset, index=frame))
 
 
@@ -173,12 +157,6 @@ def _missing_decoder(dataset: Dataset) -> str:
         return ""
     package = "python-gdcm" if "gdcm" in " ".join(decoder.missing_dependencies) else "pylibjpeg pylibjpeg-openjpeg"
     return f"is compressed as {syntax.name}, which needs one more package: pip install {package}"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    cut = ("less than expected", "end of file", "eof", "no such pixel", "truncated", "unexpected end", "actual length")
-    return f"truncated ({text})" if any(word in text.lower() for word in cut) else f"damaged ({text})"
 
 
 # images
@@ -198,7 +176,7 @@ class DicomSlice:
     def read(self) -> Array:
         dataset = _open(self.path)
         pixels = _decode(self.path, dataset, self.frame)
-        with told(self.path):
+        with as_read_error(self.path):
             pixels = _shown(dataset, pixels, self.frame)
         return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None])
 
@@ -247,7 +225,7 @@ class SegFrames:
         dataset = _open(self.path)
         frames = _decode(self.path, dataset)
         frames = frames if frames.ndim == 3 else frames[None]
-        with told(self.path):
+        with as_read_error(self.path):
             if dataset.get("SegmentationType") == "FRACTIONAL":
                 frames = (frames >= float(dataset.get("MaximumFractionalValue") or 255) / 2).astype(np.uint8)
         return frames
@@ -302,7 +280,7 @@ class RtPoints:
         return (self.path,)
 
     def read(self) -> Array:
-        with told(self.path):
+        with as_read_error(self.path):
             contours = [points for _, _, points in contours_of(self.path, header(self.path))]
         numbered = [np.insert(points, 0, i, axis=1) for i, points in enumerate(contours)]
         return np.concatenate(numbered) if numbered else np.zeros((0, 4))

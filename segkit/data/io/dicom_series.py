@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from segkit.data.io.dicom import Grid, Point, contours_of, groups, header, told
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError, as_read_error
+from segkit.data.io.dicom import Grid, Point, contours_of, groups, header
 
 Array = npt.NDArray[Any]
 Source = tuple[str, int]
@@ -48,7 +48,7 @@ class Image:
 
 def images_of(path: Path, header: Dataset) -> list[Image]:
     """The image of a file, or its frames. Raises `ReadError`."""
-    with told(path):
+    with as_read_error(path):
         count = _frame_count(path, header)
         shape, number = (int(header.Rows), int(header.get("Columns") or 0)), int(header.get("InstanceNumber") or 0)
         grids = [Grid.of(header, frame) for frame in range(count)]
@@ -182,7 +182,7 @@ def plane_name(label: str, number: int) -> str:
 def segmentation(path: Path) -> Annotation:
     """A DICOM-SEG (PS3.3 A.51), binary, fractional or a label map. Raises `ReadError`."""
     dataset = header(path)
-    with told(path):
+    with as_read_error(path):
         numbers = {int(item.SegmentNumber): item for item in dataset.SegmentSequence if int(item.SegmentNumber) > 0}
         names = {number: plane_name(str(item.get("SegmentLabel") or ""), number) for number, item in numbers.items()}
         pieces = [piece for i in range(_frame_count(path, dataset)) for piece in _frame_pieces(dataset, i, names)]
@@ -210,7 +210,7 @@ def _source(image: Dataset) -> Iterator[Source]:
 def structure_set(path: Path) -> Annotation:
     """An RTSTRUCT (PS3.3 A.19). Raises `ReadError`."""
     dataset = header(path)
-    with told(path):
+    with as_read_error(path):
         names = {
             int(item.ROINumber): plane_name(str(item.get("ROIName") or ""), item.ROINumber) for item in dataset.StructureSetROISequence
         }

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import tifffile
 
 from segkit.data.io import nifti
-from segkit.data.io.images import ReadError, failures_told
+from segkit.data.io.base import ReadError, as_read_error
 from segkit.data.io.nifti import GZIP, LPS_TO_RAS
 from segkit.data.io.tiff import count_pages, read_page, tiff_pages
 
@@ -54,7 +54,7 @@ class Stored:
 
 def open_stored(path: Path) -> Stored:
     """What the header says. Raises `ReadError`."""
-    with failures_told(path):
+    with as_read_error(path):
         kind = _kind(path)
         stored = _OPEN[kind](path, kind)
     claimed = " x ".join(map(str, stored.size)) + (f" x {stored.channels}" if stored.channels != 1 else "")
@@ -211,7 +211,7 @@ def _open_npy(path: Path, kind: str) -> Stored:
         shape = _npy_shape(path, file)
 
     def voxels() -> Array:
-        with failures_told(path):
+        with as_read_error(path):
             return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: fails before anything is allocated
 
     return _plain(kind, path, shape, voxels)
@@ -229,7 +229,7 @@ def _open_npz(path: Path, kind: str) -> Stored:
         raise ReadError(path, f"one array is wanted, it holds {', '.join(n.removesuffix('.npy') for n in shapes) or 'none'}")
 
     def voxels() -> Array:
-        with failures_told(path), zipfile.ZipFile(path) as archive, archive.open(names[0]) as file:
+        with as_read_error(path), zipfile.ZipFile(path) as archive, archive.open(names[0]) as file:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
     return _plain(kind, path, shapes[names[0]], voxels)

@@ -14,29 +14,20 @@ nothing but palettes, whose order writers choose as they like, so the greys of a
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from segkit.system.errors import SegkitError
+from segkit.data.io.base import Array, File, ReadError, as_read_error, refuse_bomb, whole_numbers
+from segkit.data.io.tiff import decode, one_page, page_size
+from segkit.data.io.volumes import PlaneFile, PlaneMask, header
 
-Array = npt.NDArray[Any]
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
-VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy", ".npz"})
 KINDS = "PNG, JPG, TIFF, BMP, GIF, NIfTI, NRRD, MHA, MHD, NPY, NPZ"
-MAX_PIXELS = 10**9
-"""A larger image is taken for a decompression bomb."""
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -62,53 +53,20 @@ _MAGIC = {
 _PNG_PALETTE, _PNG_GREY = 3, (0, 4)
 
 
-class ReadError(SegkitError):
-    """A file that cannot be read, and why: 'is missing', 'zero bytes', 'not an image', 'truncated', …"""
-
-    def __init__(self, path: Path | str, reason: str = "") -> None:
-        super().__init__(f"{path}: {reason}" if reason else str(path))
-        self.path, self.reason = Path(path), reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReadError, (self.path, self.reason)
-
-
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(File):
     """The `Pixels` of an image file."""
-
-    path: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         return read_image(self.path)
 
 
 @dataclass(frozen=True)
-class MaskFile:
+class MaskFile(File):
     """The `Pixels` of a mask file."""
-
-    path: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         return read_mask(self.path)
-
-
-def stem(path: Path) -> str:
-    """The file name without its extension, .nii.gz being one."""
-    return path.name.removesuffix(suffix_of(path.name))
-
-
-def suffix_of(name: str) -> str:
-    """'.nii.gz', or what stands from the last dot on."""
-    return name[-7:] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1]  # noqa: PTH122 (a third faster)
 
 
 def read_image(path: Path) -> Array:
@@ -131,22 +89,6 @@ def read_mask(path: Path) -> Array:
     return np.ascontiguousarray(whole_numbers(path, mask))
 
 
-def whole_numbers(path: Path, mask: Array) -> Array:
-    """Integers as they are; floats as int32, if they are whole up to the rounding of a scaled file."""
-    if mask.dtype.kind in "iu":
-        return mask.astype(mask.dtype.newbyteorder("="), copy=False)
-    if mask.dtype == bool:
-        return mask.astype(np.uint8)
-    if mask.dtype.kind != "f":
-        raise ReadError(path, f"holds numbers of type {mask.dtype}; a mask holds whole numbers, one a class")
-    if not np.isfinite(mask).all():
-        raise ReadError(path, "holds NaN or infinity; a mask holds whole numbers, one a class")
-    whole = np.round(mask)
-    if not np.allclose(mask, whole, rtol=0, atol=1e-4):
-        raise ReadError(path, "holds fractions; a mask holds whole numbers, one a class")
-    return whole.astype(np.int32)
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header alone."""
     data = _read_head(path)
@@ -154,36 +96,19 @@ def image_size(path: Path) -> tuple[int, int]:
     if kind == "png":
         return _png_header(path, data)[:2]
     if kind == "volume":
-        from segkit.data.io.volumes import header
-
         return header(path).shape[1:]
-    with failures_told(path):
+    with as_read_error(path):
         if kind == "tiff":
-            from segkit.data.io.tiff import page_size
-
             return page_size(path)
         with Image.open(path) as image:
             return image.height, image.width
-
-
-@contextmanager
-def failures_told(path: Path) -> Iterator[None]:
-    """Decoders raise whatever they like on a damaged file; here it becomes a `ReadError`."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except MemoryError as error:
-        raise ReadError(path, "does not fit into memory") from error
-    except Exception as error:
-        raise ReadError(path, _reason(error)) from error
 
 
 def _decode(path: Path, indices: bool) -> Array:
     data = _read_bytes(path)
     decoder = {"png": _decode_png, "jpeg": _decode_jpeg, "tiff": _decode_tiff, "bmp": _decode_pillow, "gif": _decode_gif}
     decoder["volume"] = _decode_plane
-    with failures_told(path):
+    with as_read_error(path):
         return decoder[_kind(path, data)](path, data, indices)
 
 
@@ -214,19 +139,6 @@ def _kind(path: Path, data: bytes) -> str:
         if data.startswith(magic):
             return kind
     raise ReadError(path, f"not an image ({KINDS})")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "MAX_IMAGE_PIXELS" in text or isinstance(error, Image.DecompressionBombError):
-        return "far too large: a decompression bomb?"
-    cut = ("truncated", "failed to read", "not enough", "unexpected end", "ended before", "greater than file size")
-    return f"truncated ({text})" if any(word in text.lower() for word in cut) else f"damaged ({text})"
-
-
-def refuse_bomb(path: Path, height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ReadError(path, f"claims {height} x {width} pixels, more than a gigapixel: a decompression bomb?")
 
 
 def _png_header(path: Path, data: bytes) -> tuple[int, int, int]:
@@ -307,13 +219,10 @@ def _decode_gif(path: Path, data: bytes, indices: bool) -> Array:
 
 
 def _decode_tiff(path: Path, data: bytes, indices: bool) -> Array:
-    from segkit.data.io.tiff import decode, one_page  # imports this module
-
     one_page(path, data)
     return decode(path, io.BytesIO(data), 0, indices)
 
 
 def _decode_plane(path: Path, data: bytes, indices: bool) -> Array:
-    from segkit.data.io.volumes import PlaneFile, PlaneMask  # imports this module
 
     return (PlaneMask(path) if indices else PlaneFile(path)).read()

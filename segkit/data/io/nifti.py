@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.io.images import ReadError, failures_told
+from segkit.data.io.base import ReadError, as_read_error
 
 Array = npt.NDArray[Any]
 Size = tuple[int, int, int]
@@ -109,7 +109,7 @@ def read_voxels(path: Path, header: Any) -> Array:
 
 def _voxel_bytes(path: Path, header: Any, wanted: int) -> bytes:
     offset = max(int(header["vox_offset"]), header.sizeof_hdr)
-    with failures_told(path), unpacked(path) as stream:
+    with as_read_error(path), unpacked(path) as stream:
         packed = isinstance(stream, cast(type, gzip.GzipFile))
         if offset + wanted > path.stat().st_size * (_DEFLATE_RATIO if packed else 1):
             raise ReadError(path, f"truncated (its header claims {wanted} bytes of voxels)")

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from segkit.data.io.images import ReadError, failures_told, refuse_bomb
-from segkit.data.sources.json_files import read_json
+from segkit.data.io.base import ReadError, as_read_error, read_json, refuse_bomb
 from segkit.system.errors import nearest
 
 Array = npt.NDArray[Any]
@@ -229,7 +228,7 @@ class EmbeddedImage:
 
     def read(self) -> Array:
         data = embedded_bytes(self.path, read_json(self.path))
-        with failures_told(self.path), Image.open(io.BytesIO(data)) as image:
+        with as_read_error(self.path), Image.open(io.BytesIO(data)) as image:
             refuse_bomb(self.path, image.height, image.width)
             if image.mode.startswith("I"):  # a PNG of 16 bits
                 return np.asarray(image).astype(np.uint16)[..., None]
@@ -248,7 +247,7 @@ def embedded_bytes(path: Path, document: Any) -> bytes:
 def embedded_size(path: Path, document: Any) -> tuple[int, int]:
     """(H, W) from the header of the image in `imageData`. Raises `ReadError`."""
     data = embedded_bytes(path, document)
-    with failures_told(path):
+    with as_read_error(path):
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return image.height, image.width
@@ -257,7 +256,7 @@ def embedded_size(path: Path, document: Any) -> tuple[int, int]:
 
 
 def _drawn(path: Path, shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
-    with failures_told(path):
+    with as_read_error(path):
         return draw(shapes, rows, columns)
 
 

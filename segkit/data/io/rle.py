@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 
 Array = npt.NDArray[Any]
 Order = Literal["rows", "columns"]

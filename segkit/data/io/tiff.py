@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from segkit.data.io.images import ReadError, failures_told, refuse_bomb, whole_numbers
+from segkit.data.io.base import ReadError, as_read_error, refuse_bomb, whole_numbers
 
 Array = npt.NDArray[Any]
 
@@ -58,7 +58,7 @@ class TiffPageMask:
 
 def tiff_pages(path: Path) -> int:
     """How many pages a TIFF has. Raises `ReadError`."""
-    with failures_told(path), _opened(path) as file, tifffile.TiffFile(file) as tiff:
+    with as_read_error(path), _opened(path) as file, tifffile.TiffFile(file) as tiff:
         return count_pages(path, tiff)
 
 
@@ -95,7 +95,7 @@ def one_page(path: Path, data: bytes) -> None:
 
 def read_page(path: Path, page: int, indices: bool) -> Array:
     """(H, W) or (H, W, C) as `decode` gives it."""
-    with failures_told(path), _opened(path) as file:
+    with as_read_error(path), _opened(path) as file:
         return decode(path, file, page, indices)
 
 

@@ -17,27 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-from segkit.data.io.formats import KINDS, MAX_VOXELS, Stored, data_file, encode_like, open_stored
-from segkit.data.io.images import VOLUME_SUFFIXES, ReadError, failures_told, stem, suffix_of, whole_numbers
+from segkit.data.io.base import VOLUME_SUFFIXES, ReadError, as_read_error, suffix_of, whole_numbers
+from segkit.data.io.formats import Stored, data_file, encode_like, open_stored
 from segkit.data.io.tiff import tiff_pages
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_bytes_atomic
-
-__all__ = [
-    "KINDS",
-    "MAX_VOXELS",
-    "VOLUME_SUFFIXES",
-    "Header",
-    "PlaneFile",
-    "PlaneMask",
-    "VolumeFile",
-    "VolumeMask",
-    "header",
-    "is_volume_file",
-    "same_grid",
-    "stem",
-    "write_like",
-]
 
 Array = npt.NDArray[Any]
 _nib: Any = orientations  # without type information
@@ -196,7 +180,7 @@ def write_like(path: Path, mask: Array, like: Path, orient: str | None = "LPS") 
     if volume.shape != shape:
         raise SegkitError(f"{path}: a mask of {_times(volume.shape)} does not fit {like.name} of {_times(shape)}")
     xyz = _nib.apply_orientation(_smallest(volume).transpose(2, 1, 0), _inverse(turn))
-    with failures_told(like):
+    with as_read_error(like):
         data = encode_like(np.asarray(xyz), like, compress=path.name.lower().endswith(".gz"))
     write_bytes_atomic(path, data)
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.data.case import Pixels
-from segkit.data.io.images import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ImageFile, MaskFile, ReadError, stem, suffix_of
+from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, stem, suffix_of
+from segkit.data.io.images import ImageFile, MaskFile
+from segkit.data.io.volumes import PlaneFile, PlaneMask, VolumeFile, VolumeMask, header, is_volume_file, same_grid
 from segkit.system.errors import Problem
 
 SUFFIXES = IMAGE_SUFFIXES | VOLUME_SUFFIXES
@@ -84,8 +86,6 @@ class OtherGrid(ReadError):
 def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
     """Files as pixels. A file of several slices is a volume; of volumes and of single slices in such formats the grids are
     compared. `orient=None` trusts the arrays alone, whatever the affines say. Raises `ReadError`."""
-    from segkit.data.io.volumes import PlaneFile, PlaneMask, VolumeFile, VolumeMask, header, is_volume_file, same_grid
-
     headers = {path: header(path, orient) for path in (image, *masks.values()) if is_volume_file(path)}
     grid = headers.get(image)
     volumetric = grid is not None and grid.shape[0] > 1

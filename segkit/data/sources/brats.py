@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.phantoms import brain
 from segkit.data.slices import Region, shape_of
 from segkit.data.sources.base import natural, unreadable

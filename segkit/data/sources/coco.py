@@ -21,11 +21,12 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.images import ImageFile, ReadError, failures_told, image_size
+from segkit.data.io.base import ReadError, as_read_error, read_json
+from segkit.data.io.images import ImageFile, image_size
 from segkit.data.io.polygons import Shape
 from segkit.data.phantoms import base, chest
 from segkit.data.slices import Blank
-from segkit.data.sources.json_files import JsonSource, read_json
+from segkit.data.sources.json_files import JsonSource
 from segkit.system.errors import nearest
 
 Array = npt.NDArray[Any]
@@ -54,7 +55,7 @@ class PackedRle:
         return (self.where,)
 
     def read(self) -> Array:
-        with failures_told(self.where):
+        with as_read_error(self.where):
             code = {"size": [self.rows, self.columns], "counts": self.counts.encode()}
             return np.ascontiguousarray(coco_mask.decode(code), np.uint8)
 

@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 from typing import ClassVar
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.images import ReadError, stem
+from segkit.data.io.base import ReadError, stem
 from segkit.data.phantoms import base, ultrasound
 from segkit.data.sources.base import Pair, pair, unreadable
 from segkit.system.errors import Problem, nearest

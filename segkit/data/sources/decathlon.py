@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from segkit.data.case import Case, relative
-from segkit.data.io.images import ReadError, stem
+from segkit.data.io.base import ReadError, stem
 from segkit.data.io.volumes import header
 from segkit.data.phantoms import brain
 from segkit.data.sources.base import Keyed, image_files, pair, unreadable

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from segkit.data.case import Case, relative
-from segkit.data.io.images import KINDS, ReadError, stem
+from segkit.data.io.base import ReadError, stem
+from segkit.data.io.images import KINDS
 from segkit.data.phantoms import base, ultrasound
 from segkit.data.sources.base import Keyed, image_files, pair, unreadable
 from segkit.system.errors import Problem

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from segkit.data.case import Case, relative
-from segkit.data.io.images import ImageFile, ReadError, read_mask
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, read_mask
 from segkit.data.phantoms import base
 from segkit.data.phantoms import ultrasound as fetal_head
 from segkit.data.sources.base import Keyed, image_files

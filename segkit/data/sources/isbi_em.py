@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import IMAGE_SUFFIXES, ImageFile, MaskFile, ReadError
+from segkit.data.io.base import IMAGE_SUFFIXES, ReadError
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
 from segkit.data.phantoms import base
 from segkit.data.phantoms import microscopy as membranes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,26 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from segkit.data.case import relative
-from segkit.data.io.images import ReadError
 from segkit.system.errors import Problem, Severity
-
-
-def read_json(path: Path) -> Any:
-    """What the file holds; raises `ReadError`."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        return json.loads(text)
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-    except UnicodeDecodeError:
-        raise ReadError(path, "is no JSON: it is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        if not text.strip():
-            raise ReadError(path, "is empty") from None
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        raise ReadError(path, f"is {'truncated' if cut else 'no JSON'} ({error.msg}, line {error.lineno})") from None
-    except (OSError, RecursionError) as error:
-        raise ReadError(path, f"cannot be read ({error})") from error
 
 
 class JsonSource:

@@ -21,7 +21,8 @@ from PIL import Image
 
 from segkit.data.case import Case, Pixels
 from segkit.data.io import polygons
-from segkit.data.io.images import ImageFile, ReadError, image_size
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, image_size
 from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
 from segkit.data.phantoms import base as phantom
 from segkit.data.phantoms import chest

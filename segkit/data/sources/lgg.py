@@ -22,7 +22,8 @@ import tifffile
 from scipy import ndimage
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import ImageFile, MaskFile, ReadError
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.phantoms import brain
 from segkit.data.slices import Slice, Volume, recent
 from segkit.data.sources.base import natural

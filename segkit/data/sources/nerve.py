@@ -20,7 +20,8 @@ import tifffile
 
 from segkit.data.case import Case, Pixels, relative
 from segkit.data.io import rle
-from segkit.data.io.images import ImageFile, MaskFile, ReadError, image_size
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, MaskFile, image_size
 from segkit.data.phantoms import nerve
 from segkit.data.sources.base import Keyed, natural
 from segkit.system.errors import Problem

@@ -21,7 +21,7 @@ import tifffile
 from PIL import Image
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import ReadError, failures_told
+from segkit.data.io.base import ReadError, as_read_error
 from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import brain
 from segkit.data.slices import Channels, Region
@@ -196,7 +196,7 @@ def channels_of(image: Path) -> int:
     """From the header: of a volume, or of a grey (1) or colour (3) image."""
     if is_volume_file(image):
         return header(image).channels
-    with failures_told(image):
+    with as_read_error(image):
         if image.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(image) as tiff:
                 return int(tiff.pages.first.samplesperpixel)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.io.nifti import LPS_TO_RAS
 from segkit.data.phantoms import xray
 from segkit.data.sources.base import Keyed, pair, unreadable

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import tifffile
 
 from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.images import ImageFile, MaskFile, ReadError
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.phantoms import xray
 from segkit.data.slices import recent
 from segkit.data.sources.base import Keyed

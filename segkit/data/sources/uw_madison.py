@@ -18,7 +18,8 @@ from typing import ClassVar, NamedTuple
 
 from segkit.data.case import Case, Pixels, relative
 from segkit.data.io import rle
-from segkit.data.io.images import ImageFile, ReadError
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile
 from segkit.data.phantoms import base, tomography
 from segkit.system.errors import Problem, Severity
 

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segkit.data.io.volumes import stem, write_like
+from segkit.data.io.base import stem
+from segkit.data.io.volumes import write_like
 from segkit.data.labels import Array, LabelMap
 from segkit.data.overlays import PREDICTION, outline
 from segkit.inference.writers.tables import Rows, read_rows

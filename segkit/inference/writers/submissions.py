@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from segkit.data.case import Pixels
 from segkit.data.io import rle
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
 from segkit.inference.writers.base import Array

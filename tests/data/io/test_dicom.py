@@ -13,9 +13,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, Grid, SegFrames, SegPlane, fill_even_odd
 from segkit.data.io.dicom_series import plane_name
-from segkit.data.io.images import ReadError
 from segkit.data.sources.dicom import Dicom
 
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"

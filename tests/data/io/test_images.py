@@ -14,7 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segkit.data.io.images import ImageFile, MaskFile, ReadError, image_size, read_image, read_mask
+from segkit.data.io.base import ReadError
+from segkit.data.io.images import ImageFile, MaskFile, image_size, read_image, read_mask
 from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
 
 RANDOM = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segkit.data.io import polygons
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeError, ShapeMap, Shapes
 
 ROWS, COLUMNS = 40, 60

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segkit.data.io import rle
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 
 ROWS, COLUMNS = 31, 36
 

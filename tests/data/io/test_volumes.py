@@ -18,18 +18,9 @@ import SimpleITK as sitk
 import tifffile
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from segkit.data.io.images import ReadError, image_size, read_image, read_mask
-from segkit.data.io.volumes import (
-    PlaneFile,
-    PlaneMask,
-    VolumeFile,
-    VolumeMask,
-    header,
-    is_volume_file,
-    same_grid,
-    stem,
-    write_like,
-)
+from segkit.data.io.base import ReadError, stem
+from segkit.data.io.images import image_size, read_image, read_mask
+from segkit.data.io.volumes import PlaneFile, PlaneMask, VolumeFile, VolumeMask, header, is_volume_file, same_grid, write_like
 from segkit.system.errors import SegkitError
 
 RANDOM = np.random.default_rng(0)

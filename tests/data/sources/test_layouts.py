@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from segkit.data.case import Case
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.sources.base import natural
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from segkit.data.case import Case
-from segkit.data.io.images import ReadError
+from segkit.data.io.base import ReadError
 from segkit.data.phantoms import xray
 from segkit.data.sources.pengwin import INPUT, OUTPUT, Bits, Pengwin, bit, decode_bits, encode_bits
 
