@@ -31,14 +31,14 @@ def check_claim(cfg: Predict, mine: Mapping[str, Any]) -> None:
     """SegkitError where the folder holds other masks, unless they are to be overwritten."""
     output = Path(cfg.output)
     theirs, settings = read_json(output / CLAIM), mine["settings"]
-    mend = "name another  output=FOLDER,  or add  overwrite=true"
+    fix = "name another  output=FOLDER,  or add  overwrite=true"
     if not theirs or cfg.overwrite:
         return
     if theirs.get("sha256") != mine["sha256"]:
-        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {mend}")
+        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {fix}")
     past = theirs.get("settings", {})  # older folders do not say
     if other := [f"{key}={past[key]}, not {settings[key]}" for key in settings if key in past and past[key] != settings[key]]:
-        raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {mend}")
+        raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {fix}")
 
 
 def occupy(cfg: Predict, mine: Mapping[str, Any]) -> None:

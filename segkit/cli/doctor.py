@@ -107,13 +107,13 @@ def pins() -> Iterable[Finding]:
 
 
 def pin(requirement: Requirement) -> Finding:
-    mend = f'pip install "{requirement.name}{requirement.specifier}"'
+    fix = f'pip install "{requirement.name}{requirement.specifier}"'
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(requirement.name, "is not installed", "failed", mend)
+        return Finding(requirement.name, "is not installed", "failed", fix)
     if not requirement.specifier.contains(Version(version), prereleases=True):
-        return Finding(requirement.name, f"{version}, wanted {requirement.specifier}", "failed", mend)
+        return Finding(requirement.name, f"{version}, wanted {requirement.specifier}", "failed", fix)
     return Finding(requirement.name, version)
 
 
@@ -132,7 +132,7 @@ def probe(code: str) -> tuple[Any, str]:
 def torch_and_machine() -> list[Finding]:
     facts, error = probe(TORCH)
     if facts is None:
-        cores = Finding("processor", f"{psutil.cpu_count()} cores, features unknown", "warning", "mend torch first")
+        cores = Finding("processor", f"{psutil.cpu_count()} cores, features unknown", "warning", "fix torch first")
         return [Finding("torch + torchvision", error, "failed", REINSTALL), cores]
     pair = Finding("torch + torchvision", f"{facts['torch']} + {facts['torchvision']}")
     return [pair, processor(facts["cores"], facts["features"]), gpu(facts["gpus"], facts["cuda"])]
@@ -149,40 +149,40 @@ def gpu(names: Sequence[str], cuda: str | None) -> Finding:
         return Finding("GPU", "; ".join(names))
     driver = Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
     if driver and cuda:
-        mend = "update the driver (nvidia-smi shows it), or install the torch build for its CUDA version"
-        return Finding("GPU", f"there is one, but its driver does not fit torch's CUDA {cuda}", "warning", mend)
+        fix = "update the driver (nvidia-smi shows it), or install the torch build for its CUDA version"
+        return Finding("GPU", f"there is one, but its driver does not fit torch's CUDA {cuda}", "warning", fix)
     if driver:
-        mend = "install a torch build with CUDA (the default of pip)"
-        return Finding("GPU", "there is one, but this torch is built without CUDA", "warning", mend)
+        fix = "install a torch build with CUDA (the default of pip)"
+        return Finding("GPU", "there is one, but this torch is built without CUDA", "warning", fix)
     return Finding("GPU", "none, training runs on the processor")
 
 
 def lightning() -> list[Finding]:
     version, error = probe(LIGHTNING)
-    mend = REINSTALL if "nms" in error else 'pip install --force-reinstall "lightning>=2.6.6"'
-    return [Finding("import lightning", version) if version else Finding("import lightning", error, "failed", mend)]
+    fix = REINSTALL if "nms" in error else 'pip install --force-reinstall "lightning>=2.6.6"'
+    return [Finding("import lightning", version) if version else Finding("import lightning", error, "failed", fix)]
 
 
 def images() -> list[Finding]:
     version, error = probe(IMAGES)
     if version:
         return [Finding("import cv2", version)]
-    mend = "only opencv-python-headless may be installed:  pip uninstall opencv-python;  then reinstall the headless one"
-    return [Finding("import cv2", error, "failed", mend)]
+    fix = "only opencv-python-headless may be installed:  pip uninstall opencv-python;  then reinstall the headless one"
+    return [Finding("import cv2", error, "failed", fix)]
 
 
 def compiler() -> Finding:
     found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
     if found:
         return Finding("C++ compiler", found)
-    mend = "apt install g++ (or your system's compiler package); until then  trainer.compile=false"
-    return Finding("C++ compiler", "none: torch.compile cannot work on the processor", "warning", mend)
+    fix = "apt install g++ (or your system's compiler package); until then  trainer.compile=false"
+    return Finding("C++ compiler", "none: torch.compile cannot work on the processor", "warning", fix)
 
 
 def memory() -> Finding:
     free = psutil.virtual_memory().available
-    mend = "smaller data.batch_size, data.cache_gb=0"
-    return Finding("memory", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 2e9 else ()))
+    fix = "smaller data.batch_size, data.cache_gb=0"
+    return Finding("memory", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 2e9 else ()))
 
 
 def shared_memory() -> list[Finding]:
@@ -190,8 +190,8 @@ def shared_memory() -> list[Finding]:
     if not Path("/dev/shm").is_dir():
         return []
     free = psutil.disk_usage("/dev/shm").free
-    mend = "docker run --shm-size=8g, or data.num_workers=0"
-    return [Finding("/dev/shm", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 1e9 else ()))]
+    fix = "docker run --shm-size=8g, or data.num_workers=0"
+    return [Finding("/dev/shm", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 1e9 else ()))]
 
 
 def existing(folder: Path) -> Path:
@@ -200,8 +200,8 @@ def existing(folder: Path) -> Path:
 
 def disk(output_dir: Path) -> Finding:
     free = psutil.disk_usage(str(existing(output_dir))).free
-    mend = "make room, or choose another  output_dir=FOLDER"
-    return Finding(f"disk at {output_dir}", f"{free / 1e9:.1f} GB free", *(("warning", mend) if free < 2e9 else ()))
+    fix = "make room, or choose another  output_dir=FOLDER"
+    return Finding(f"disk at {output_dir}", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 2e9 else ()))
 
 
 def writable(output_dir: Path) -> Finding:
@@ -209,6 +209,6 @@ def writable(output_dir: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing(output_dir)) as file:
             file.write(b"segkit")
     except OSError as error:
-        mend = "choose another  output_dir=FOLDER"
-        return Finding(f"writing to {output_dir}", error.strerror or str(error), "failed", mend)
+        fix = "choose another  output_dir=FOLDER"
+        return Finding(f"writing to {output_dir}", error.strerror or str(error), "failed", fix)
     return Finding(f"writing to {output_dir}", "works")

@@ -24,7 +24,7 @@ from segkit.inference.predictor import Predictor
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import EXCLUDED
 from segkit.models.checkpoint import Card
-from segkit.system.errors import ProblemsFound, SegkitError
+from segkit.system.errors import SegkitError, raise_errors
 from segkit.system.files import CACHE, check_writable
 from segkit.system.parts import Part
 from segkit.system.progress import console, track
@@ -240,7 +240,5 @@ def cases_to_predict(cfg: Predict, best: predictor.Predictor) -> tuple[Case, ...
     """Of a data set in a layout that a source reads, labelled or not."""
     given = cfg.data.model_dump(exclude_unset=True)
     found = find(data_of(best.card, best.config.data, given), best.config.seed, cfg.allow_targets, CACHE)
-    errors = [problem for problem in found.problems if problem.severity == "error"]
-    if errors:
-        raise ProblemsFound(errors, before="prediction starts")
+    raise_errors(found.problems, before="prediction starts")
     return found.cases

@@ -19,7 +19,7 @@ from segkit.config.targets import instantiate, keywords_of
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.smp import TIMM, TRANSFORMER, Architecture, encoder_names, smp_network, weights_on_offer
-from segkit.system.errors import SegkitError, nearest, plain_command
+from segkit.system.errors import SegkitError, first_line, nearest, plain_command
 from segkit.system.progress import console, track
 
 HELP = """\
@@ -179,7 +179,7 @@ def count(name: str, build: Callable[[], nn.Module], request: Request, size: tup
 
 def short(error: str) -> str:
     """What follows the last colon of the first line: the library's own words."""
-    return (error.splitlines() or ["cannot be built"])[0].rpartition(": ")[2]
+    return first_line(error, "cannot be built").rpartition(": ")[2]
 
 
 def show(title: str, rows: Iterable[Row], request: Request) -> None:

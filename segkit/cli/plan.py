@@ -23,7 +23,7 @@ from segkit.data.audit.audit import Looked, look
 from segkit.data.labels import sided
 from segkit.data.phantoms.base import source_name
 from segkit.data.planning import Fingerprint, fingerprint
-from segkit.system.errors import ProblemsFound, SegkitError
+from segkit.system.errors import SegkitError, raise_errors
 from segkit.system.files import CACHE, write_text_atomic
 from segkit.system.hardware import choose_device
 from segkit.system.progress import console
@@ -326,9 +326,7 @@ def _is_typed(cfg: schema.Plan, key: str) -> bool:
 
 def sound(cfg: schema.Plan) -> Looked:
     looked = look(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
-    errors = [problem for problem in looked.problems if problem.severity == "error"]
-    if errors:
-        raise ProblemsFound(errors, before="anything is planned")
+    raise_errors(looked.problems, before="anything is planned")
     return looked
 
 

@@ -42,8 +42,8 @@ def parse(argv: Sequence[str]) -> Request:
     if keys.get("all", "true") not in ("true", "false"):
         raise SegkitError(f"all={keys['all']} must be true or false")
     if words and words[0] != "show":
-        mend = nearest(words[0], ["show"], "segkit sweep ") or f"segkit sweep show {words[0]}"
-        raise SegkitError(f"there is no segkit sweep {words[0]};   {mend}")
+        fix = nearest(words[0], ["show"], "segkit sweep ") or f"segkit sweep show {words[0]}"
+        raise SegkitError(f"there is no segkit sweep {words[0]};   {fix}")
     if words and len(words) != 2:
         raise SegkitError(f"show takes the name of one sweep, and got {len(words) - 1};   segkit sweep  lists them")
     where = {"output_dir": Path(keys["output_dir"]).expanduser()} if "output_dir" in keys else {}

@@ -151,8 +151,8 @@ def swept_in_all(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[P
         except SegkitError:
             continue  # what cannot be read is told by the door
         if several:
-            mend = "tune one at a time" if key_of(text) in WHOLE else f"write  lr.{text}"
-            problems.append(Problem(key_of(text), "holds several values; which stage is to try them?", mend))
+            fix = "tune one at a time" if key_of(text) in WHOLE else f"write  lr.{text}"
+            problems.append(Problem(key_of(text), "holds several values; which stage is to try them?", fix))
     return problems
 
 

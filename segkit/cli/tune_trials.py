@@ -14,7 +14,7 @@ import torch
 
 from segkit.config.schema import Train
 from segkit.data.labels import Array
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import console
 from segkit.training import train as run
 from segkit.training.plots import has_values, read_columns
@@ -54,7 +54,7 @@ class Trial:
             if isinstance(error, Interrupted) or (is_first and isinstance(error, SegkitError)):
                 raise
             console.print(f"failed     {type(error).__name__}: {error}", markup=False)
-            return replace(self, failure=(str(error).strip() or type(error).__name__).splitlines()[0])
+            return replace(self, failure=first_line(error))
         return self
 
     @property

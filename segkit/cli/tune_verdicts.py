@@ -64,8 +64,8 @@ def overfit(trials: Sequence[Trial], best: Trial) -> Verdict:
     text += f", and Dice on these images is {dice:.3f}"
     if dice >= LEARNED:
         return Verdict(text)
-    mend = "more steps (overfit.trainer.max_epochs=600) or another rate (overfit.optimizer.lr=…) may do it; else network or loss is wrong"
-    return Verdict(f"{text}: not known by heart; {mend}", is_warning=True)
+    fix = "more steps (overfit.trainer.max_epochs=600) or another rate (overfit.optimizer.lr=…) may do it; else network or loss is wrong"
+    return Verdict(f"{text}: not known by heart; {fix}", is_warning=True)
 
 
 def found(trials: Sequence[Trial], best: Trial) -> Verdict:

@@ -25,7 +25,7 @@ def renamed(node: object) -> object:
         return node
     out = {key: renamed(value) for key, value in node.items()}
     if isinstance(target := out.get("_target_"), str):
-        out["_target_"] = ALIASES.get(target, target)
-        keywords = KEYWORDS.get(out["_target_"], {})
+        out["_target_"] = target = ALIASES.get(target, target)
+        keywords = KEYWORDS.get(target, {})
         out = {keywords.get(key, key): value for key, value in out.items()}
     return out

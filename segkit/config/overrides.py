@@ -23,7 +23,7 @@ from yaml import MarkedYAMLError, YAMLError
 from segkit.config.messages import section
 from segkit.config.schema import COMMANDS
 from segkit.config.targets import keywords_of
-from segkit.system.errors import Problem, nearest
+from segkit.system.errors import Problem, first_line, nearest
 
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError)
 LAUNCHERS = {
@@ -217,5 +217,5 @@ def _explain(refusal: Exception, where: str) -> Problem:
         mark = refusal.problem_mark
         return Problem(str(mark.name).strip(), f"line {mark.line + 1} is no YAML: {refusal.problem}")
     cause = refusal.__cause__ or refusal
-    first_lines = [(str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") for error in (refusal, cause)]
+    first_lines = [first_line(error).rstrip(".") for error in (refusal, cause)]
     return Problem(where, "; ".join(dict.fromkeys(first_lines)))

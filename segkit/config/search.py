@@ -25,7 +25,7 @@ def told_of_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> 
     """An interval is of floats, unless it is written otherwise; its two ends are one mistake."""
     typed = {key: value for key, _, value in (text.partition("=") for text in overrides) if "interval(" in value}
     return [
-        replace(problem, what="needs whole numbers", mend=f"write  {problem.where}=int({typed[problem.where]})")
+        replace(problem, what="needs whole numbers", fix=f"write  {problem.where}=int({typed[problem.where]})")
         if problem.where in typed and problem.what.startswith("needs a whole number")
         else problem
         for problem in problems

@@ -65,8 +65,8 @@ def unsteady(command: str, overrides: Sequence[str], loader: ConfigLoader) -> li
             continue
         one_each = ([*overrides[:i], value, *overrides[i + 1 :]] for value in values)
         if others := [sweep for job in one_each for sweep in listed(command, job, loader) if sweep not in once]:
-            mend = f"take one {group} at a time, or type the values  {others[0]}"
-            problems.append(Problem(group, f"decides which values of {key_of(others[0])} are swept", mend))
+            fix = f"take one {group} at a time, or type the values  {others[0]}"
+            problems.append(Problem(group, f"decides which values of {key_of(others[0])} are swept", fix))
     return problems
 
 

@@ -142,7 +142,7 @@ def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
-    """Once for each key and value: `split.seed` is `seed` by interpolation, and the user can mend only one of them."""
+    """Once for each key and value: `split.seed` is `seed` by interpolation, and the user can fix only one of them."""
     told = {(p.where.rpartition(".")[2], p.what): p for p in reversed(problems)}
     return [p for p in problems if told[p.where.rpartition(".")[2], p.what] is p]
 

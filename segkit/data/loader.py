@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from segkit.data.dataset import Batch, CaseDataset, Sample
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 
 Array = npt.NDArray[Any]
 
@@ -89,11 +89,11 @@ def naming_killed_workers(*datasets: CaseDataset) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "Caught" in str(error).split("\n", 1)[0]:
+        if "DataLoader worker" not in str(error) or "Caught" in first_line(error):
             raise
         files = [str(d.cases[i].image.paths[0]) for d in datasets for i in sorted(set(d.reading.tolist())) if i >= 0]
         raise SegkitError(
-            f"a loader worker was killed ({str(error).splitlines()[0]})\n"
+            f"a loader worker was killed ({first_line(error)})\n"
             f"  last files being read: {', '.join(files) or 'unknown'}\n"
             "  most often the machine ran out of memory;   try  data.num_workers=0  or a smaller data.batch_size"
         ) from error

@@ -22,7 +22,7 @@ from segkit.data.phantoms import base
 from segkit.data.sources.base import natural
 from segkit.data.statistics import MOST_VALUES, CaseFacts, scan, values_seen
 from segkit.data.views import view
-from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
+from segkit.system.errors import Problem, SegkitError, nearest, raise_errors
 from segkit.system.progress import console
 
 Facts = Mapping[str, CaseFacts]
@@ -56,9 +56,7 @@ def open_manifest(data: schema.Data, seed: int, allow: Sequence[str] = (), *, ca
     declared = data.labels is not None or found.default_labels is not None or bool(data.overlap)
     facts = {} if declared else scan(found.cases, found.facts_folder(cache_dir))
     labels, problems = name_labels(data, found, facts)
-    errors = [p for p in (*found.problems, *problems) if p.severity == "error"]
-    if errors:
-        raise ProblemsFound(errors)
+    raise_errors((*found.problems, *problems))
     return found.manifest(labels)
 
 
@@ -101,7 +99,7 @@ def _without(cases: Sequence[Case], exclude: Sequence[str]) -> list[Case]:
 
 def _is_about(problem: Problem, id_: str) -> bool:
     """Whether a fault of the layout is that of one case, and so is settled by leaving that out."""
-    return re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.mend}") is not None
+    return re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.fix}") is not None
 
 
 def _unknown_ids(exclude: Sequence[str], cases: Sequence[Case]) -> list[Problem]:
@@ -146,7 +144,7 @@ def _phantom_name(data: schema.Data, seed: int) -> str:
 def name_labels(data: schema.Data, found: Found, facts: Facts) -> tuple[LabelMap, list[Problem]]:
     """`data.labels`, else the source's own, else what the planes' names or the masks' values say without doubt.
 
-    Where they do not, the map is a guess that comes with the problem to mend, so that the audit can go on.
+    Where they do not, the map is a guess that comes with the problem to fix, so that the audit can go on.
     """
     if not found.cases:  # nothing to name, and the reason has been told
         return LabelMap.of({"0": BACKGROUND, "1": "foreground"}), []
@@ -176,13 +174,13 @@ def _given_labels(given: Mapping[Any, str], overlap: bool, facts: Facts) -> tupl
     wrong = [] if overlap else [raw for raw in given if not _VALUE.fullmatch(raw)]
     if wrong:
         what = f"{wrong[0]!r} is no mask value: whole numbers and colours 0xrrggbb are"
-        mend = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
-        return _any_values(facts), [Problem("data.labels", what, mend)]
+        fix = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
+        return _any_values(facts), [Problem("data.labels", what, fix)]
     try:
         return LabelMap.of(given, overlap), []
     except SegkitError as error:
-        what, _, mend = str(error).partition(";   ")
-        return _any_values(facts), [Problem("data.labels", what, mend)]
+        what, _, fix = str(error).partition(";   ")
+        return _any_values(facts), [Problem("data.labels", what, fix)]
 
 
 def _any_values(facts: Facts) -> LabelMap:

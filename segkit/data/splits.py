@@ -74,8 +74,8 @@ class Split:
         lists = {**sides, "excluded": data.get("excluded", [])}
         wrong = [side for side, ids in lists.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
         if wrong or "train" not in data or "val" not in data:
-            mend = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
-            raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", mend)])
+            fix = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
+            raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", fix)])
         kind, hash_ = str(data.get("kind", "file")), str(data.get("manifest_hash", ""))
         split = cls.of(sides, kind, int(data.get("seed", 0)), hash_, lists["excluded"])
         return replace(split, grouped=bool(data.get("grouped", True)))
@@ -208,8 +208,8 @@ def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, wanted
     if len(groups) < wanted:
         unit = "case" if len(groups) == len(manifest) else "group"
         what = f"{wanted} sides need {wanted} groups, there {_are(len(groups), unit)} ({len(manifest)} images)"
-        mend = "add data, or check how the source finds groups;   split.grouped=false  ignores them (scores will be too good)"
-        return Problem("split=holdout", what, mend)
+        fix = "add data, or check how the source finds groups;   split.grouped=false  ignores them (scores will be too good)"
+        return Problem("split=holdout", what, fix)
     if config.val_fraction <= 0:
         return Problem("split.val_fraction", "is 0: nothing is left to validate on", "split.val_fraction=0.2")
     what = f"is {config.val_fraction}, test_fraction {config.test_fraction}: nothing is left to train on"

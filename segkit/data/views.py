@@ -35,7 +35,7 @@ def slices(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
         try:
             n = shape_of(case.image)[0]
         except ReadError as error:
-            problems.append(Problem(str(error.path), error.reason, f"mend the file, or  data.exclude='[\"{case.id}\"]'"))
+            problems.append(Problem(str(error.path), error.reason, f"fix the file, or  data.exclude='[\"{case.id}\"]'"))
             continue
         flat += [slice_of(case, z) for z in range(n)]
     return wholes(flat)
@@ -118,7 +118,7 @@ def volume_of(name: str, members: Sequence[Case], problems: list[Problem]) -> Ca
         what = f"{len(without)} of {len(members)} slices have no mask, so the volume is left out"
         problems.append(Problem(f"volume {name}", what, "add their masks, or use  data.dims=2", "warning"))
     if len({case.split for case in members}) > 1:
-        problems.append(Problem(f"volume {name}", "its slices are on different sides of the data set's own split", "mend the split"))
+        problems.append(Problem(f"volume {name}", "its slices are on different sides of the data set's own split", "fix the split"))
     return replace(
         first,
         id=name,

@@ -31,8 +31,7 @@ from segkit.inference.writers.masks import (
     write_probabilities,
 )
 from segkit.inference.writers.tables import Table
-from segkit.models.checkpoint import first_line
-from segkit.system.errors import Problem, SegkitError
+from segkit.system.errors import Problem, SegkitError, first_line
 from segkit.system.files import is_full
 from segkit.system.parts import Part
 from segkit.system.progress import track

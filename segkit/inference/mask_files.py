@@ -110,8 +110,8 @@ def complaints(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra
     missing = [job.name for job in jobs if job.name not in have]
     if not missing or (partial and have):
         return []
-    mend = "name each mask by its case" if extra else "add them, or judge the others alone with  partial=true"
-    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {listed(missing)}", mend)]
+    fix = "name each mask by its case" if extra else "add them, or judge the others alone with  partial=true"
+    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {listed(missing)}", fix)]
     if extra:
         problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {listed(extra)}", "rename or remove them"))
     return problems

@@ -21,7 +21,7 @@ from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import LabelMap
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.weights import load
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path
 
 CARD = "segkit"
@@ -252,7 +252,3 @@ def same_meaning(path: Path, theirs: Mapping[str, Any], network: nn.Module) -> N
         ours = getattr(network, key, None)
         if isinstance(ours, str) and theirs.get(key, ours) != ours:
             raise SegkitError(f"init_from={path} was trained with model.{key}={theirs[key]}, not {ours};   add  model.{key}={theirs[key]}")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

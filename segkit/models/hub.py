@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from segkit.models import checkpoint
 from segkit.models.checkpoint import CARD_FILE, WEIGHTS_FILE, Card
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path, write_text_atomic
 from segkit.system.progress import console
 
@@ -89,7 +89,7 @@ def push(folder: str | Path, repository: str, private: bool = True) -> str:
     except LocalTokenNotFoundError as error:
         raise SegkitError(f"push={repository}: nobody is logged in to the Hugging Face hub;   hf auth login") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise SegkitError(f"push={repository}: {checkpoint.first_line(error)}") from error
+        raise SegkitError(f"push={repository}: {first_line(error)}") from error
     return str(url)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.models.segmentation import SegmentationModel
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 
 ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spatial element")
 """How torch's norms complain about a single pixel, in a batch of one."""
@@ -47,7 +47,7 @@ def for_real(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
     try:
         return step(model, shape, "cpu")
     except (ValueError, RuntimeError, IndexError, AttributeError, TypeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         batch, _, *size = shape
         ways = "another  model=NAME  or size"
         if any(text in reason for text in ONE_VALUE):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from segkit.models.weights import files
-from segkit.system.errors import SegkitError, nearest
+from segkit.system.errors import SegkitError, first_line, nearest
 
 Architecture = Literal[
     "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT"
@@ -88,7 +88,9 @@ class Recipe:
         except (OSError, SafetensorError):
             raise
         except Exception as error:  # smp, timm and torch raise whatever suits them
-            raise SegkitError(f"model: {self.arch} cannot be built with {self.encoder_name}: {_reason(error)}\n  {self.ways()}") from error
+            raise SegkitError(
+                f"model: {self.arch} cannot be built with {self.encoder_name}: {first_line(error)}\n  {self.ways()}"
+            ) from error
         return network
 
     def ways(self) -> str:
@@ -183,7 +185,7 @@ def _try_sizes(recipe: Recipe) -> None:
         try:
             out = ghost(torch.empty(1, recipe.in_channels, *sides)).shape[2:]
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
-            out, reason = None, _reason(error)
+            out, reason = None, first_line(error)
         else:
             reason = f"its output is {tuple(out)} for images of {sides}"
     if out != sides:
@@ -217,7 +219,7 @@ def _from_hub(recipe: Recipe, weights: str) -> nn.Module:
 
 
 def _not_had(encoder_name: str, weights: str, repository: str, error: Exception) -> str:
-    reason = _reason(error)
+    reason = first_line(error)
     if isinstance(error, LocalEntryNotFoundError | ConnectionError):
         reason = "no connection to the Hugging Face hub, and they are not in its cache"
     elif isinstance(error, SafetensorError):
@@ -269,7 +271,3 @@ def _timm_from_file(recipe: Recipe, path: Path) -> nn.Module:
 
 def _choice(word: str, there: Mapping[str, str]) -> str:
     return nearest(word, there) or f"there is {', '.join(there)}"
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

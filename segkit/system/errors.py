@@ -1,10 +1,10 @@
-"""What goes wrong, said so that the reader knows what to type next."""
+"""Errors of input or environment, each with its place, its cause and the line to type."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
 from typing import Literal
@@ -14,15 +14,16 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend: the file, case or key; what is wrong with it; the line to type."""
+    """One problem to fix: the file, case or key; what is wrong with it; the line to type."""
 
     where: str
     what: str
-    mend: str = ""
+    fix: str = ""
     severity: Severity = "error"
 
     def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+        """As in audit.json, whose key for the fix is older than this class."""
+        return {"where": self.where, "what": self.what, "mend": self.fix, "severity": self.severity}
 
 
 class SegkitError(Exception):
@@ -30,7 +31,12 @@ class SegkitError(Exception):
 
 
 class ProblemsFound(SegkitError):
-    """Several mistakes, found together and told together."""
+    """Several problems, found together and reported together.
+
+    Args:
+        problems: In the order in which they are printed.
+        before: What cannot start before they are fixed; the end of the headline.
+    """
 
     def __init__(self, problems: Iterable[Problem], before: str = "training starts") -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
@@ -38,14 +44,27 @@ class ProblemsFound(SegkitError):
         super().__init__(describe(self.problems, before))
 
 
+def raise_errors(problems: Iterable[Problem], before: str = "training starts") -> None:
+    """Raise `ProblemsFound` with those of severity error, if there are any."""
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise ProblemsFound(errors, before)
+
+
+def first_line(error: BaseException | str, default: str = "") -> str:
+    """The first line of an error's message; where it has none, `default` or the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else default or type(error).__name__
+
+
 def describe(problems: Sequence[Problem], before: str, most: int = 40) -> str:
     """The problems as aligned lines under a headline that counts them."""
-    noun = "thing" if len(problems) == 1 else "things"
-    lines = [f"{len(problems)} {noun} to mend before {before}"]
+    noun = "problem" if len(problems) == 1 else "problems"
+    lines = [f"{len(problems)} {noun} to fix before {before}"]
     width = min(max((len(p.where) for p in problems), default=0), 44)
     for problem in problems[:most]:
-        mend = f";   {problem.mend}" if problem.mend else ""
-        lines.append(f"  {problem.where:<{width}}   {problem.what}{mend}")
+        fix = f";   {problem.fix}" if problem.fix else ""
+        lines.append(f"  {problem.where:<{width}}   {problem.what}{fix}")
     if len(problems) > most:
         lines.append(f"  ... and {len(problems) - most} more")
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def check_writable(folder: Path, mend: str) -> None:
+def check_writable(folder: Path, fix: str) -> None:
     """SegkitError unless files can be made in `folder`, which need not be there yet. Found by making one: modes say little, to root
     nothing. It leaves nothing behind."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -64,7 +64,7 @@ def check_writable(folder: Path, mend: str) -> None:
             pass
     except OSError as error:
         what = f"{there} is a file" if there.is_file() else error.strerror or str(error)
-        raise SegkitError(f"nothing can be written to {folder}: {what};   {mend}") from error
+        raise SegkitError(f"nothing can be written to {folder}: {what};   {fix}") from error
 
 
 def remove_leftovers(folder: Path) -> int:

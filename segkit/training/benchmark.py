@@ -11,7 +11,7 @@ from segkit.data.case import Manifest
 from segkit.data.labels import LabelMap
 from segkit.inference.evaluation import evaluate_cases
 from segkit.inference.predictor import Predictor
-from segkit.system.errors import Problem, ProblemsFound, SegkitError
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
 from segkit.system.files import CACHE
 from segkit.system.progress import console
 
@@ -28,13 +28,12 @@ def find_benchmark(cfg: Train, trained: Manifest, facts: Facts) -> Manifest | No
     looked = look(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
     seen = {fact.sha1: id_ for id_, fact in facts.items() if not fact.is_blank}
     shared = [(id_, seen[fact.sha1]) for id_, fact in looked.facts.items() if fact.sha1 in seen]
-    errors = [problem for problem in looked.problems if problem.severity == "error"]
+    problems = list(looked.problems)
     if shared:
         one, other = shared[0]
         what = f"{len(shared)} of its images are in the data of the training too, such as {one} (there {other})"
-        errors.append(Problem("benchmark.root", what, "name images from elsewhere"))
-    if errors:
-        raise ProblemsFound(errors)
+        problems.append(Problem("benchmark.root", what, "name images from elsewhere"))
+    raise_errors(problems)
     labels = classes_of(looked.labelled.labels, trained.labels)
     return Manifest(looked.labelled.name, looked.labelled.root, looked.labelled.cases, labels, looked.labelled.is_phantom)
 
@@ -45,8 +44,8 @@ def classes_of(theirs: LabelMap, trained: LabelMap) -> LabelMap:
         return labels_of(theirs, trained)
     except SegkitError:
         has, wants = ", ".join(theirs.classes), ", ".join(trained.classes)
-        mend = "name them alike, and what is not wanted background, with  benchmark.labels='{VALUE: CLASS, ...}'"
-        raise ProblemsFound([Problem("benchmark.labels", f"has classes {has}, the training {wants}", mend)]) from None
+        fix = "name them alike, and what is not wanted background, with  benchmark.labels='{VALUE: CLASS, ...}'"
+        raise ProblemsFound([Problem("benchmark.labels", f"has classes {has}, the training {wants}", fix)]) from None
 
 
 def judge_benchmark(best: Predictor, manifest: Manifest, run: Path) -> None:

@@ -48,7 +48,7 @@ def test_mistakes_end_in_one_plain_message_without_torch(tmp_path: Path) -> None
     done = segkit("train", "modle=unet", "optimizer.lr=abc", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        "segkit train: 2 things to mend before training starts\n"
+        "segkit train: 2 problems to fix before training starts\n"
         "  modle          no such key; did you mean model?\n"
         "  optimizer.lr   needs a number, got 'abc'\n"
     )

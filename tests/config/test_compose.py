@@ -20,7 +20,7 @@ def complaints(command: str, *overrides: str, multirun: bool = False, dirs: tupl
     with pytest.raises(ProblemsFound) as caught:
         door.check(command, overrides, dirs, multirun)
     assert len({p.where for p in caught.value.problems}) == len(caught.value.problems), "a key is complained about once"
-    return {p.where: f"{p.what};   {p.mend}" if p.mend else p.what for p in caught.value.problems}
+    return {p.where: f"{p.what};   {p.fix}" if p.fix else p.what for p in caught.value.problems}
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_another_hydra_application_is_left_alone() -> None:
 
 def test_no_mistake_needs_torch() -> None:
     code = (
-        "import sys; from segkit.config import door\n"
+        "import sys; from segkit.config import compose as door\n"
         "from segkit.system.errors import ProblemsFound\n"
         "for overrides in ([], ['optimizer.lr=x', 'modle=unet'], ['+callbacks.extra.a._target_=torch.nn.Linear']):\n"
         "    try: door.check('train', overrides)\n"

@@ -95,7 +95,7 @@ def test_a_list_around_values_that_are_swept_as_well_is_refused(overrides: list[
     with pytest.raises(ProblemsFound) as caught:
         compose.check("train", overrides, multirun=True)
     assert [problem.where for problem in caught.value.problems] == [key]
-    assert "at a time" in caught.value.problems[0].mend
+    assert "at a time" in caught.value.problems[0].fix
     compose.check("train", [*overrides, "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0"], multirun=True)
 
 

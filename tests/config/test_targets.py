@@ -80,7 +80,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 def complaints(node: dict[str, Any], allow: list[str] | None = None, supplied: tuple[str, ...] = ()) -> dict[str, str]:
-    return {p.where: f"{p.what} {p.mend}".strip() for p in check_target(node, "model", allow or [], supplied)}
+    return {p.where: f"{p.what} {p.fix}".strip() for p in check_target(node, "model", allow or [], supplied)}
 
 
 def test_signatures_are_read_without_importing(own: list[str]) -> None:

@@ -210,7 +210,7 @@ def test_leaks_between_the_sides_are_found() -> None:
     facts = {case.id: CaseFacts(sha1=case.id) for case in data}
     facts["g2-0"] = CaseFacts(sha1="g1-0")
     errors = [p for p in check_split(data, split, facts) if p.severity == "error"]
-    assert [(p.where, p.what, p.mend) for p in errors] == [
+    assert [(p.where, p.what, p.fix) for p in errors] == [
         ("group g0", "in train (g0-0) and validation (g0-1)", "use  split=holdout  (it keeps groups whole)"),
         ("image g1-0", "the same pixels are in train (g1-0) and validation (g2-0)", "data.exclude='[\"g2-0\"]'"),
     ]

@@ -269,7 +269,7 @@ def test_a_planted_fault_is_found(
 
     found = [problem for problem in problems if problem.severity == severity and re.search(words, problem.what)]
     assert found, [f"{p.severity} {p.where}: {p.what}" for p in problems]
-    assert all(problem.mend for problem in found)
+    assert all(problem.fix for problem in found)
     assert len(problems) - len(found) <= 2, [f"{p.severity} {p.where}: {p.what}" for p in problems]  # what follows from the fault
 
 

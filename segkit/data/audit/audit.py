@@ -24,7 +24,7 @@ from segkit.data.manifest import find, name_labels
 from segkit.data.measures import MEDIAN
 from segkit.data.splits import Split, check_split, make_split
 from segkit.data.statistics import CaseFacts, data_fingerprint, measure, scan
-from segkit.system.errors import Problem, ProblemsFound, Severity
+from segkit.system.errors import Problem, ProblemsFound, Severity, raise_errors
 from segkit.system.files import CACHE, write_bytes_atomic, write_text_atomic
 from segkit.system.parts import Part
 from segkit.system.progress import console
@@ -50,9 +50,8 @@ class Prepared:
 def prepare(data: schema.Data, split: schema.Split, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Prepared:
     """Open, read, audit, split and check. Raises one ProblemsFound that lists all errors at once."""
     looked = look(data, split, seed, allow, cache_dir)
-    errors = [problem for problem in (*looked.problems, *looked.refused) if problem.severity == "error"]
-    if errors or looked.split is None:
-        raise ProblemsFound(errors)
+    raise_errors((*looked.problems, *looked.refused))
+    assert looked.split is not None
     notes = tuple(problem for problem in looked.problems if problem.severity != "error")
     return Prepared(looked.labelled, looked.split, looked.facts, notes)
 
@@ -60,9 +59,7 @@ def prepare(data: schema.Data, split: schema.Split, seed: int, allow: Sequence[s
 def examine(data: schema.Data, seed: int, allow: Sequence[str] = (), *, cache_dir: Path) -> Manifest:
     """The labelled cases of a data set that only has to be sound, not to be split."""
     looked = look(data, None, seed, allow, cache_dir)
-    errors = [problem for problem in looked.problems if problem.severity == "error"]
-    if errors:
-        raise ProblemsFound(errors, before="evaluation starts")
+    raise_errors(looked.problems, before="evaluation starts")
     return looked.labelled
 
 
@@ -219,8 +216,8 @@ def _print(looked: Looked, summary: Mapping[str, Any]) -> None:
     width = min(max((len(problem.where) for problem in looked.problems), default=0), 44)
     for problem in looked.problems:
         console.print(Text.assemble((f"{problem.severity:<8} ", _STYLE[problem.severity]), f"{problem.where:<{width}}   {problem.what}"))
-        if problem.mend:
-            console.print(Text(f"{'':<9}{'':<{width}}   -> {problem.mend}"))
+        if problem.fix:
+            console.print(Text(f"{'':<9}{'':<{width}}   -> {problem.fix}"))
     counts = Counter(problem.severity for problem in looked.problems)
     console.print(", ".join(_n(counts[kind], kind) for kind in _ORDER))
 

@@ -57,7 +57,7 @@ def _unreadable(manifest: Manifest, facts: Facts) -> list[Problem]:
         for error in facts[case.id].errors:
             by_file.setdefault(error, []).append(case)
     return [
-        Problem(relative(Path(file), manifest.root), reason, f"mend the file, or  {exclude_line(_names(cases))}")
+        Problem(relative(Path(file), manifest.root), reason, f"fix the file, or  {exclude_line(_names(cases))}")
         for (file, reason), cases in by_file.items()
     ]
 
@@ -90,12 +90,12 @@ def _sizes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Prob
                 what = f"is {' x '.join(map(str, mask.shape))} but its image is {' x '.join(map(str, shape))}"
                 if mask.shape == (*shape[:-2], *shape[:-3:-1]):
                     what += " (turned by 90 degrees?)"
-                problems.append(Problem(_file(manifest, case, plane), what, f"mend the mask, or  {exclude_line([case.id])}"))
+                problems.append(Problem(_file(manifest, case, plane), what, f"fix the mask, or  {exclude_line([case.id])}"))
     return problems
 
 
 def _unknown_values(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> list[Problem]:
-    """One problem for each set of values: a thousand masks with the same fault are one thing to mend."""
+    """One problem for each set of values: a thousand masks with the same fault are one problem to fix."""
     labels = manifest.labels
     if labels.overlap:
         return _unknown_planes(labels, cases)
@@ -114,10 +114,10 @@ def _unknown_values(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> 
     ]
 
 
-def _other_values(manifest: Manifest, held_by: Sequence[Case], facts: Facts, mend: str) -> Problem:
+def _other_values(manifest: Manifest, held_by: Sequence[Case], facts: Facts, fix: str) -> Problem:
     values = ", ".join(values_seen(facts[case.id] for case in held_by))
     masks = f" (in {len(held_by)} masks)" if len(held_by) > 1 else ""
-    return Problem(_file(manifest, held_by[0], ""), f"values {values} but labels name {_named(manifest)}{masks}", f"add  {mend}")
+    return Problem(_file(manifest, held_by[0], ""), f"values {values} but labels name {_named(manifest)}{masks}", f"add  {fix}")
 
 
 def _grey_levels(manifest: Manifest, held_by: Sequence[Case], facts: Facts) -> Problem:
@@ -148,8 +148,8 @@ def _unknown_planes(labels: LabelMap, cases: Iterable[Case]) -> list[Problem]:
     if not unknown:
         return []
     kept = {raw: name for raw, name in labels.values if raw in planes}
-    mend = f"add  {labels_line(kept | {plane: plane for plane in unknown})}"
-    return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", f"{mend}   (what is not wanted:  NAME: background)")]
+    fix = f"add  {labels_line(kept | {plane: plane for plane in unknown})}"
+    return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", f"{fix}   (what is not wanted:  NAME: background)")]
 
 
 def _empty_classes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Problem]:
@@ -162,8 +162,8 @@ def _empty_classes(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> l
             problems.append(Problem(f"class {name}", what, "check the masks, or take it out of data.labels"))
         elif empty:
             rare = empty > RARE * len(counted)
-            mend = "if that is right, draw the others more often:  sampling.weights=foreground" if rare else ""
-            problems.append(Problem(f"class {name}", f"empty in {empty} of {len(counted)} masks", mend, "warning" if rare else "note"))
+            fix = "if that is right, draw the others more often:  sampling.weights=foreground" if rare else ""
+            problems.append(Problem(f"class {name}", f"empty in {empty} of {len(counted)} masks", fix, "warning" if rare else "note"))
     return problems
 
 
@@ -176,8 +176,8 @@ def _kinds(manifest: Manifest, cases: Sequence[Case], facts: Facts) -> list[Prob
         odd = [case for case in cases if facts[case.id].channels != usual]
         what = f"{_n(facts[odd[0].id].channels, 'channel')}, but {channels[usual]} of {len(cases)} images have {usual}"
         what += f" ({len(odd)} such images)" if len(odd) > 1 else ""
-        mend = f"convert to one kind, or  {exclude_line([c.id for c in odd])}" if len(odd) <= 5 else "convert all to one kind"
-        problems.append(Problem(relative(odd[0].image.paths[0], manifest.root), what, mend))
+        fix = f"convert to one kind, or  {exclude_line([c.id for c in odd])}" if len(odd) <= 5 else "convert all to one kind"
+        problems.append(Problem(relative(odd[0].image.paths[0], manifest.root), what, fix))
     depths = Counter(facts[case.id].dtype for case in cases)
     if len(depths) > 1:
         what = f"bit depths are mixed ({', '.join(f'{n} {kind}' for kind, n in depths.most_common())})"
@@ -191,9 +191,9 @@ def _single_valued(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> l
     if not blank:
         return []
     more = f" (so in {len(blank)} images, e.g. {', '.join(case.id for case in blank[:3])})" if len(blank) > 1 else ""
-    mend = exclude_line([case.id for case in blank]) if len(blank) <= 20 else "leave them out with data.exclude, or mend the files"
+    fix = exclude_line([case.id for case in blank]) if len(blank) <= 20 else "leave them out with data.exclude, or fix the files"
     where = blank[0].image.paths[0]
-    return [Problem(relative(where, manifest.root), f"every pixel has the same value{more}", mend, "warning")]
+    return [Problem(relative(where, manifest.root), f"every pixel has the same value{more}", fix, "warning")]
 
 
 def _twins(cases: Iterable[Case], facts: Facts) -> list[Problem]:

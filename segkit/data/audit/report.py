@@ -41,7 +41,7 @@ img { max-width: 100%; border-radius: 6px; }
 def audit_page(
     summary: Mapping[str, Any], problems: Sequence[Problem], distributions: Mapping[str, Sequence[float]], sheet: Array | None
 ) -> str:
-    """HTML of the summary (as in audit.json), what is to mend, histograms by title, and the contact sheet (H, W, 3)."""
+    """HTML of the summary (as in audit.json), what is to fix, histograms by title, and the contact sheet (H, W, 3)."""
     counts = {severity: sum(problem.severity == severity for problem in problems) for severity in HEADINGS}
     verdict = ", ".join(f'<span class="{kind if n else ""}">{n} {kind}{"s" * (n != 1)}</span>' for kind, n in counts.items())
     charts = "".join(histogram(title, values) for title, values in distributions.items() if len(set(values)) > 1)
@@ -85,7 +85,7 @@ def findings(severity: Severity, problems: Sequence[Problem]) -> str:
     if not problems:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(p.where)}</th><td>{escape(p.what)}{f'<br><code>{escape(p.mend)}</code>' if p.mend else ''}</td></tr>"
+        f"<tr><th>{escape(p.where)}</th><td>{escape(p.what)}{f'<br><code>{escape(p.fix)}</code>' if p.fix else ''}</td></tr>"
         for p in problems
     )
     return f'<h2 class="{severity}">{HEADINGS[severity]}</h2><div class="scroll"><table>{rows}</table></div>'

@@ -56,7 +56,7 @@ def suspicions(manifest: Manifest, facts: Facts) -> list[Suspicion]:
     ]
 
 
-def _about(manifest: Manifest, cases: Sequence[Case], what: str, mark: str, mend: str = "", of_masks: bool = True) -> Suspicion:
+def _about(manifest: Manifest, cases: Sequence[Case], what: str, mark: str, fix: str = "", of_masks: bool = True) -> Suspicion:
     """One suspicion of all `cases`: the file of the first, how many more, two of these, and the line that leaves them out."""
     first = next(iter(cases[0].masks.values())) if of_masks and cases[0].masks else cases[0].image
     others = [case.id for case in cases[1:]]
@@ -64,7 +64,7 @@ def _about(manifest: Manifest, cases: Sequence[Case], what: str, mark: str, mend
         what += f" (and {len(others)} more: {', '.join(others[:2])}{', …' if len(others) > 2 else ''})"
     leave_out = exclude_line([case.id for case in cases]) if len(cases) <= 3 else LOOK
     where = relative(first.paths[0], manifest.root) if first.paths else cases[0].id
-    return Suspicion(Problem(where, what, mend or leave_out, "warning"), tuple(case.id for case in cases), mark)
+    return Suspicion(Problem(where, what, fix or leave_out, "warning"), tuple(case.id for case in cases), mark)
 
 
 def _masks(cases: Iterable[Case], facts: Facts) -> Iterator[tuple[Case, str, MaskFacts]]:
@@ -127,9 +127,9 @@ def _outlines_only(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> l
     for case, name, s in _structures(manifest, cases, facts):
         if s.filled < 0.35 and s.rim > 0.6 and s.holes <= 1.5 * s.components and s.largest >= 10 * TINY:
             hollow.setdefault(name, {})[case.id] = case
-    mend = "fill the outlines (cv2.findContours, then cv2.drawContours with cv2.FILLED) and save the masks anew"
+    fix = "fill the outlines (cv2.findContours, then cv2.drawContours with cv2.FILLED) and save the masks anew"
     return [
-        _about(manifest, list(found.values()), f"{name} is a thin line around an area, not the area", "outline only", mend)
+        _about(manifest, list(found.values()), f"{name} is a thin line around an area, not the area", "outline only", fix)
         for name, found in hollow.items()
     ]
 
@@ -143,8 +143,8 @@ def _smoothed(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[S
     if not found:
         return []
     what = "few pixels between two frequent values: the borders of the mask are anti-aliased, or it was saved as JPEG"
-    mend = "threshold the masks and save them as PNG: cv2.imwrite(FILE, (mask > 127) * 255); resize masks with cv2.INTER_NEAREST only"
-    return [_about(manifest, list({case.id: case for case in found}.values()), what, "smoothed", mend)]
+    fix = "threshold the masks and save them as PNG: cv2.imwrite(FILE, (mask > 127) * 255); resize masks with cv2.INTER_NEAREST only"
+    return [_about(manifest, list({case.id: case for case in found}.values()), what, "smoothed", fix)]
 
 
 def _between(mask: MaskFacts) -> bool:
@@ -212,8 +212,8 @@ def _spacings(manifest: Manifest) -> list[Suspicion]:
     if known and len(known) < len(manifest):
         without = [case for case in manifest if not case.pixel_mm]
         what = f"no pixel size in mm, while {len(known)} of {len(manifest)} cases have one"
-        mend = "add it to these; until then every result in mm is of the others alone"
-        found.append(_about(manifest, without, what, "no spacing", mend, of_masks=False))
+        fix = "add it to these; until then every result in mm is of the others alone"
+        found.append(_about(manifest, without, what, "no spacing", fix, of_masks=False))
     if len(known) >= ENOUGH:
         sizes = np.array([case.pixel_mm for case in known])
         ratio = sizes / np.median(sizes, axis=0)
@@ -249,9 +249,9 @@ def near_duplicates(manifest: Manifest, split: Split, facts: Facts) -> list[Susp
     a, b = pairs[0]
     what = f"looks like {b.id}; one is in {side_of[a.id]}, the other in {side_of[b.id]}"
     what += f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
-    mend = f"give both one group if they show one patient, or  {exclude_line([b.id])}"
+    fix = f"give both one group if they show one patient, or  {exclude_line([b.id])}"
     ids = tuple(dict.fromkeys(case.id for pair in pairs for case in pair))
-    return [Suspicion(Problem(relative(a.image.paths[0], manifest.root) if a.image.paths else a.id, what, mend, "warning"), ids, "alike")]
+    return [Suspicion(Problem(relative(a.image.paths[0], manifest.root) if a.image.paths else a.id, what, fix, "warning"), ids, "alike")]
 
 
 def _look_alike(facts: Sequence[CaseFacts]) -> list[tuple[int, int]]:
@@ -291,8 +291,8 @@ def _imbalance(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[
         return []
     shares = ", ".join(f"{name} {n / total:.2%}" for name, n in sorted(there.items(), key=lambda item: -item[1]))
     rarest = min(there, key=lambda name: there[name])
-    mend = f"sampling=patches  draws patches around structures; Dice in the loss keeps {rarest} from being ignored"
-    return [Suspicion(Problem("classes", f"unequal shares of the pixels: {shares}", mend, "note"))]
+    fix = f"sampling=patches  draws patches around structures; Dice in the loss keeps {rarest} from being ignored"
+    return [Suspicion(Problem("classes", f"unequal shares of the pixels: {shares}", fix, "note"))]
 
 
 def _always_together(manifest: Manifest, cases: Iterable[Case], facts: Facts) -> list[Suspicion]:
@@ -341,8 +341,8 @@ def _skipped_slices(cases: Sequence[Case], facts: Facts) -> list[Suspicion]:
         return []
     ids = ", ".join(case.id for case in skipped[:3])
     what = f"not labelled, though the slices before and after are: {ids}" + (f" and {len(skipped) - 3} more" if len(skipped) > 3 else "")
-    mend = exclude_line([case.id for case in skipped]) if len(skipped) <= 3 else LOOK
-    problem = Problem(f"volume {skipped[0].volume}", what, f"label them, or  {mend}", "warning")
+    fix = exclude_line([case.id for case in skipped]) if len(skipped) <= 3 else LOOK
+    problem = Problem(f"volume {skipped[0].volume}", what, f"label them, or  {fix}", "warning")
     return [Suspicion(problem, tuple(case.id for case in skipped), "no mask")]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 
 Array = npt.NDArray[Any]
 
@@ -82,7 +82,7 @@ def as_read_error(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = first_line(error)
     if "MAX_IMAGE_PIXELS" in text or isinstance(error, Image.DecompressionBombError):
         return "far too large: a decompression bomb?"
     return f"truncated ({text})" if any(word in text.lower() for word in _TRUNCATED) else f"damaged ({text})"

@@ -89,8 +89,8 @@ def one_page(path: Path, data: bytes) -> None:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = count_pages(path, tiff)
     if pages > 1:
-        mend = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
-        raise ReadError(path, f"holds {pages} pages; one is wanted: {mend}")
+        fix = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
+        raise ReadError(path, f"holds {pages} pages; one is wanted: {fix}")
 
 
 def read_page(path: Path, page: int, indices: bool) -> Array:

@@ -110,9 +110,9 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
 def unreadable(error: ReadError, where: str) -> Problem:
     """What to say of a pair that cannot be."""
     if isinstance(error, OtherGrid) and ("affine" in error.reason or "spacing" in error.reason):
-        mend = "save the mask with its image's affine; if only the affines are wrong, data.source.orient=null trusts the arrays"
+        fix = "save the mask with its image's affine; if only the affines are wrong, data.source.orient=null trusts the arrays"
     elif isinstance(error, OtherGrid):
-        mend = "replace it by the mask of this image, or move both away"
+        fix = "replace it by the mask of this image, or move both away"
     else:
-        mend = "replace the file, or move it and its partner away"
-    return Problem(where, error.reason, mend)
+        fix = "replace the file, or move it and its partner away"
+    return Problem(where, error.reason, fix)

@@ -63,8 +63,8 @@ class BraTS:
             return
         folders = self._folders()
         if not folders:
-            mend = "data.root = the folder that holds them, in any subfolders"
-            self.problems.append(Problem(str(self.root), "no folders BraTS20_Training_NNN in it", mend))
+            fix = "data.root = the folder that holds them, in any subfolders"
+            self.problems.append(Problem(str(self.root), "no folders BraTS20_Training_NNN in it", fix))
         seen: dict[str, Path] = {}
         for folder in folders:
             if folder.name in seen:
@@ -83,8 +83,8 @@ class BraTS:
     def _keys_are_right(self) -> bool:
         before = len(self.problems)
         for modality in (m for m in self.modalities if m not in MODALITIES):
-            mend = nearest(modality, MODALITIES) or f"choose among {', '.join(MODALITIES)}"
-            self.problems.append(Problem("data.source.modalities", f"there is no modality {modality!r}", mend))
+            fix = nearest(modality, MODALITIES) or f"choose among {', '.join(MODALITIES)}"
+            self.problems.append(Problem("data.source.modalities", f"there is no modality {modality!r}", fix))
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             what = "names one twice" if self.modalities else "is empty"
             self.problems.append(Problem("data.source.modalities", what, f"data.source.modalities=[{','.join(MODALITIES)}]"))
@@ -121,8 +121,8 @@ class BraTS:
             self._say(folder, f"ambiguous: {' and '.join(path.name for path in found)}", "keep one of them")
         else:
             others = [m for m in self.modalities if m != modality]
-            mend = f"add it, or  data.source.modalities=[{','.join(others)}]" if others else "add it, or move the folder away"
-            self._say(folder / f"{folder.name}_{modality}.nii.gz", "is missing", mend)
+            fix = f"add it, or  data.source.modalities=[{','.join(others)}]" if others else "add it, or move the folder away"
+            self._say(folder / f"{folder.name}_{modality}.nii.gz", "is missing", fix)
         return None
 
     def _read(self, name: str, images: list[Path], mask: Path | None) -> Iterator[Case]:
@@ -147,8 +147,8 @@ class BraTS:
             self._say(volume.image.paths[0], what, f"data.source.slices=[0,{depth},1]", "warning")
         return [slice_of(volume, z) for z in wanted]
 
-    def _say(self, path: Path, what: str, mend: str, severity: Any = "error") -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend, severity))
+    def _say(self, path: Path, what: str, fix: str, severity: Any = "error") -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix, severity))
 
 
 def _volumes(folder: Path) -> list[Path]:

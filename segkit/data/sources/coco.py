@@ -133,12 +133,12 @@ class Coco(JsonSource):
         except ReadError as error:
             there = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.json")) if self.root.is_dir() else []
             missing = error.reason == "is missing"
-            mend = (
+            fix = (
                 (f"data.source.annotations={there[0]}" if there else "data.root = the folder that holds it")
                 if missing
                 else "export it again"
             )
-            self._say(self._shown(self.table), error.reason, mend)
+            self._say(self._shown(self.table), error.reason, fix)
             return None
         lacking = [
             key for key in ("images", "annotations", "categories") if not isinstance(table, dict) or not isinstance(table.get(key), list)
@@ -165,8 +165,8 @@ class Coco(JsonSource):
             else:
                 names[id_] = name
         for name in (name for name in self.categories or () if name not in names.values()):
-            mend = nearest(name, names.values()) or f"there are: {', '.join(names.values())}"
-            self._say("data.source.categories", f"{name!r} is no category", mend)
+            fix = nearest(name, names.values()) or f"there are: {', '.join(names.values())}"
+            self._say("data.source.categories", f"{name!r} is no category", fix)
         return names
 
     def _images(self, entries: Sequence[Any]) -> dict[Any, Listed | None]:
@@ -219,14 +219,14 @@ class Coco(JsonSource):
         if image_id not in listed:
             self._told(where, f"image_id {image_id!r} is that of no image", "add the image, or remove the annotation")
         if category_id not in names:
-            self._told(where, f"category_id {category_id!r} is that of no category", "add the category, or mend the annotation")
+            self._told(where, f"category_id {category_id!r} is that of no category", "add the category, or fix the annotation")
         image, name = listed.get(image_id), names.get(category_id)
         if image is None or name is None or (self.categories is not None and name not in self.categories):
             return
         try:
             image.codes.setdefault(name, []).append(self._code(where, entry.get("segmentation"), image))
         except SegmentationError as error:
-            self._told(where, f"({name} of {image.path.name}) {error}", "mend or remove it")
+            self._told(where, f"({name} of {image.path.name}) {error}", "fix or remove it")
 
     def _code(self, where: str, segmentation: Any, image: Listed) -> Code:
         if isinstance(segmentation, dict):
@@ -268,9 +268,9 @@ class Coco(JsonSource):
         facts = {"n_instances": float(sum(map(len, image.codes.values())))}
         return Case(image.name, pixels, planes or {name: Blank(pixels) for name in classes[:1]}, group, facts=facts)
 
-    def _told(self, where: str, what: str, mend: str, severity: Any = "error") -> None:
+    def _told(self, where: str, what: str, fix: str, severity: Any = "error") -> None:
         """Something in the table."""
-        self._say(f"{self._shown(self.table)} {where}", what, mend, severity)
+        self._say(f"{self._shown(self.table)} {where}", what, fix, severity)
 
 
 def rle(segmentation: Mapping[str, Any], rows: int, columns: int) -> Code:

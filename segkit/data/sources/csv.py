@@ -52,8 +52,8 @@ class Csv:
             if case is None:
                 continue
             if case.id in seen:
-                mend = "make the column id unique" if "id" in columns else "remove one of them, or add a column id"
-                self._say(line, f"the id {case.id!r} is that of line {seen[case.id]} already", mend)
+                fix = "make the column id unique" if "id" in columns else "remove one of them, or add a column id"
+                self._say(line, f"the id {case.id!r} is that of line {seen[case.id]} already", fix)
                 continue
             seen[case.id] = line
             yield case
@@ -75,8 +75,8 @@ class Csv:
         if not self.table.is_file():
             there = sorted(path.name for path in self.root.glob("*.csv")) if self.root.is_dir() else []
             found = f"there are: {', '.join(there)}" if there else "there is no other .csv either"
-            mend = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
-            self.problems.append(Problem(str(self.table), f"is missing; {found}", mend))
+            fix = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
+            self.problems.append(Problem(str(self.table), f"is missing; {found}", fix))
             return [], []
         lines = _text(self.table.read_bytes()).splitlines()
         reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
@@ -95,8 +95,8 @@ class Csv:
         masks = [name for name in columns if name == "mask" or name.startswith("mask_")]
         if "image" not in columns:
             hint = nearest("image", columns).replace("did you mean", "is it").rstrip("?")
-            mend = f"{hint}? then rename that column to image" if hint else "its first line names the columns, e.g.  image,mask"
-            self._say(1, f"has no column 'image'; its columns are {', '.join(columns)}", mend)
+            fix = f"{hint}? then rename that column to image" if hint else "its first line names the columns, e.g.  image,mask"
+            self._say(1, f"has no column 'image'; its columns are {', '.join(columns)}", fix)
         if "mask" in masks and len(masks) > 1:
             self._say(1, f"has a column mask and also {', '.join(masks[1:])}", "keep mask, or one mask_NAME for each structure")
         repeated = sorted({name for name in columns if columns.count(name) > 1})
@@ -145,12 +145,12 @@ class Csv:
     def _file(self, line: int, name: str) -> Path | None:
         for path in (self.root / name, self.root / PureWindowsPath(name).as_posix()):
             if not path.resolve().is_relative_to(self.root.resolve()):
-                mend = "put the file itself below data.root, or set data.root to a folder above all files"
-                self._say(line, f"names {name}, which leads out of data.root to {path.resolve()}", mend)
+                fix = "put the file itself below data.root, or set data.root to a folder above all files"
+                self._say(line, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
                 return None
             if path.is_file():
                 return path
-        self._say(line, f"names {name}, which is missing", "mend the path (relative to data.root), or remove the line")
+        self._say(line, f"names {name}, which is missing", "fix the path (relative to data.root), or remove the line")
         return None
 
     def _split(self, line: int, text: str) -> str | None:
@@ -175,8 +175,8 @@ class Csv:
             return None
         return numbers * 2 if len(numbers) == 1 else numbers
 
-    def _say(self, line: int, what: str, mend: str = "") -> None:
-        self.problems.append(Problem(f"{self.table.name} line {line}", what, mend))
+    def _say(self, line: int, what: str, fix: str = "") -> None:
+        self.problems.append(Problem(f"{self.table.name} line {line}", what, fix))
 
 
 def _mask(files: Pair) -> Pixels | dict[str, Pixels] | None:

@@ -40,8 +40,8 @@ class Decathlon:
     def cases(self) -> Iterator[Case]:
         if not (self.root / IMAGES).is_dir():
             inner = sorted(self.root.glob(f"*/{IMAGES}"))
-            mend = f"data.root={inner[0].parent}" if inner else f"data.root = the folder that holds {IMAGES}/ and {LABELS}/"
-            self.problems.append(Problem(str(self.root), f"has no folder {IMAGES}", mend))
+            fix = f"data.root={inner[0].parent}" if inner else f"data.root = the folder that holds {IMAGES}/ and {LABELS}/"
+            self.problems.append(Problem(str(self.root), f"has no folder {IMAGES}", fix))
             return
         card = self._card()
         if card is None:
@@ -81,7 +81,7 @@ class Decathlon:
         wrong = {"labels": (dict, list), "modality": (dict, list), "training": (list,)}
         for key, kinds in wrong.items():
             if card.get(key) is not None and not isinstance(card[key], kinds):
-                self._say(path, f"{key!r} is no {kinds[0].__name__}", "mend it, or move the file away: files are then paired by name")
+                self._say(path, f"{key!r} is no {kinds[0].__name__}", "fix it, or move the file away: files are then paired by name")
                 return None
         if "channel_names" in card:
             self._say(path, "has 'channel_names': this is a data set of nnU-Net", "data=nnunet")
@@ -151,13 +151,13 @@ class Decathlon:
             return
         if self._modalities and channels != self._modalities:
             what = f"holds {channels} channels, but {CARD} names {self._modalities} modalities"
-            self._say(image, what, "replace the file, or mend 'modality'")
+            self._say(image, what, "replace the file, or fix 'modality'")
             return
         key = stem(image)
         yield Case(key, files.image, files.masks[""], group=key, spacing_mm=files.spacing_mm, dims=files.dims)
 
-    def _say(self, path: Path, what: str, mend: str, severity: Any = "error") -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend, severity))
+    def _say(self, path: Path, what: str, fix: str, severity: Any = "error") -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix, severity))
 
 
 def read_card(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ def read_card(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     try:
         card = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
-        problems.append(Problem(path.name, f"is no JSON ({error})", "mend it; a comma too much is the usual reason"))
+        problems.append(Problem(path.name, f"is no JSON ({error})", "fix it; a comma too much is the usual reason"))
         return None
     if isinstance(card, dict):
         return card

@@ -99,8 +99,8 @@ class Dicom:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
             self._say(str(self.root), f"left out what is no slice of a scan: {kinds}", severity="note")
         if not images:
-            mend = "data.root = the folder that holds them, in any subfolders"
-            self._say(str(self.root), f"no DICOM images in it ({len(files)} DICOM files)", mend)
+            fix = "data.root = the folder that holds them, in any subfolders"
+            self._say(str(self.root), f"no DICOM images in it ({len(files)} DICOM files)", fix)
         return images, annotations
 
     def _header(self, path: Path) -> Dataset | None:
@@ -230,8 +230,8 @@ class Dicom:
         there = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
         for wanted in self.segments or []:
             if plane_name(wanted, 0) not in there:
-                mend = nearest(plane_name(wanted, 0), there) or "data.source.segments=null for all of them"
-                self._say("data.source.segments", f"no structure is called {wanted!r}; there are: {', '.join(there) or 'none'}", mend)
+                fix = nearest(plane_name(wanted, 0), there) or "data.source.segments=null for all of them"
+                self._say("data.source.segments", f"no structure is called {wanted!r}; there are: {', '.join(there) or 'none'}", fix)
 
     def _kept(self, annotation: Annotation) -> list[str]:
         wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
@@ -289,8 +289,8 @@ class Dicom:
         shown = relative(path, self.root)
         return str(path) if shown == "." else shown
 
-    def _say(self, where: str, what: str, mend: str = "", severity: Any = "error") -> None:
-        self.problems.append(Problem(where, what, mend, severity))
+    def _say(self, where: str, what: str, fix: str = "", severity: Any = "error") -> None:
+        self.problems.append(Problem(where, what, fix, severity))
 
     def _say_damaged(self, error: ReadError) -> None:
         self._say(self._shown(error.path), error.reason, "copy it again, or move it away")

@@ -92,8 +92,8 @@ class Folder:
             what = f"{len(files) - len(named)} images do not end in {self.image_suffix!r} and are left out, e.g. {left_out.name}"
             self._say(self._shown(self.images), what, severity_is_error=False)
         if not named:
-            mend = "data.source.image_suffix=''" if files else "put the images there, or name another data.source.images"
-            self._say(str(self.images), f"holds no images{self._ending(self.image_suffix)} ({KINDS})", mend)
+            fix = "data.source.image_suffix=''" if files else "put the images there, or name another data.source.images"
+            self._say(str(self.images), f"holds no images{self._ending(self.image_suffix)} ({KINDS})", fix)
         return Keyed.of(named, self.images, self.image_suffix)
 
     def _masks(self) -> Keyed:
@@ -102,8 +102,8 @@ class Folder:
         below = [self.images] if self.masks != self.images else []
         files = [path for path in image_files(self.masks, below) if stem(path).endswith(self.mask_suffix)]
         if not files:
-            mend = "put the masks there, or data.source.masks=null for images without masks"
-            self._say(str(self.masks), f"holds no masks{self._ending(self.mask_suffix)} ({KINDS})", mend)
+            fix = "put the masks there, or data.source.masks=null for images without masks"
+            self._say(str(self.masks), f"holds no masks{self._ending(self.mask_suffix)} ({KINDS})", fix)
         return Keyed.of(files, self.masks, self.mask_suffix)
 
     def _is_mask(self, path: Path) -> bool:
@@ -118,8 +118,8 @@ class Folder:
             self._say(str(self.root), "no such folder", f"data.root={near}" if near else "name the folder as data.root=...")
             return False
         if self.masks == self.images and not self.mask_suffix:
-            mend = "data.source.mask_suffix=_mask, or another folder as data.source.masks"
-            self._say("data.source", "images and masks share a folder, and no suffix tells them apart", mend)
+            fix = "data.source.mask_suffix=_mask, or another folder as data.source.masks"
+            self._say("data.source", "images and masks share a folder, and no suffix tells them apart", fix)
             return False
         wanted = {key: path for key, path in (("images", self.images), ("masks", self.masks)) if path is not None}
         missing = {key: path for key, path in wanted.items() if not path.is_dir()}
@@ -144,11 +144,11 @@ class Folder:
         close = [*get_close_matches(path.name, by_name, n=1), *(name for name in by_name if name.lower() in _SYNONYMS[key])]
         near = [by_name[name] for name in close]
         there = [folder.relative_to(self.root).as_posix() for folder in folders[:12]] + ["..."] * (len(folders) > 12)
-        mend = f"data.source.{key}={near[0]}" if near else f"data.source.{key}=..."
+        fix = f"data.source.{key}={near[0]}" if near else f"data.source.{key}=..."
         if key == "masks" and not near:
-            mend += "  (null for images without masks)"
+            fix += "  (null for images without masks)"
         found = f"there are: {', '.join(there)}" if there else "there are no folders at all"
-        self._say(str(path), f"no such folder; in {self.root} {found}", mend)
+        self._say(str(path), f"no such folder; in {self.root} {found}", fix)
 
     def _report_several(self, keyed: Keyed, kind: str) -> None:
         for paths in keyed.several.values():
@@ -193,8 +193,8 @@ class Folder:
         shown = relative(path, self.root)
         return str(path) if shown == "." else shown
 
-    def _say(self, where: str, what: str, mend: str = "", severity_is_error: bool = True) -> None:
-        self.problems.append(Problem(where, what, mend, "error" if severity_is_error else "warning"))
+    def _say(self, where: str, what: str, fix: str = "", severity_is_error: bool = True) -> None:
+        self.problems.append(Problem(where, what, fix, "error" if severity_is_error else "warning"))
 
 
 def _suffix_rule(images: Sequence[str], masks: Sequence[str]) -> str:

@@ -116,8 +116,8 @@ class HC18:
     def cases(self) -> Iterator[Case]:
         folder = self._folder()
         if folder is None:
-            mend = f"data.root = the folder that holds {FOLDER}/"
-            self.problems.append(Problem(str(self.root), f"no {FOLDER}/ with *{SUFFIX}.png in it", mend))
+            fix = f"data.root = the folder that holds {FOLDER}/"
+            self.problems.append(Problem(str(self.root), f"no {FOLDER}/ with *{SUFFIX}.png in it", fix))
             return
         table = self._table(folder)
         files = list(image_files(folder))
@@ -181,8 +181,8 @@ class HC18:
             return {row["filename"].strip(): (float(row["pixelsize(mm)"]), float(row["headcircumference(mm)"])) for row in rows}
         except (KeyError, ValueError, AttributeError) as error:
             what = f"cannot be understood ({type(error).__name__}: {error})"
-            mend = "its header is  filename,pixel size(mm),head circumference (mm)"
-            self.problems.append(Problem(self._shown(found[0]), what, mend))
+            fix = "its header is  filename,pixel size(mm),head circumference (mm)"
+            self.problems.append(Problem(self._shown(found[0]), what, fix))
             return {}
 
     def _shown(self, path: Path) -> str:

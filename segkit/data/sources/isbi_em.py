@@ -71,8 +71,8 @@ class IsbiEm:
 
     def _keys_are_right(self) -> bool:
         if self.foreground not in LABELS:
-            mend = " or ".join(f"data.source.foreground={name}" for name in LABELS)
-            self.problems.append(Problem("data.source.foreground", f"there is no {self.foreground!r} in these images", mend))
+            fix = " or ".join(f"data.source.foreground={name}" for name in LABELS)
+            self.problems.append(Problem("data.source.foreground", f"there is no {self.foreground!r} in these images", fix))
         if self.blocks < 1:
             self.problems.append(Problem("data.source.blocks", f"is {self.blocks}; a group has one slice or more", "data.source.blocks=5"))
         return not self.problems
@@ -86,8 +86,8 @@ class IsbiEm:
             for images, labels in FOLDERS:
                 if (place / images).is_dir():
                     return self._paired(place / images, place / labels)
-        mend = "data.root = the folder that holds train-volume.tif and train-labels.tif, or train/image and train/label"
-        self.problems.append(Problem(str(self.root), "holds no slices in any known layout", mend))
+        fix = "data.root = the folder that holds train-volume.tif and train-labels.tif, or train/image and train/label"
+        self.problems.append(Problem(str(self.root), "holds no slices in any known layout", fix))
         return {}
 
     def _places(self) -> Iterable[Path]:
@@ -138,8 +138,8 @@ class IsbiEm:
                 found[int(number[1])] = path
         return found
 
-    def _say(self, path: Path, what: str, mend: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend))
+    def _say(self, path: Path, what: str, fix: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix))
 
 
 def _stack(place: Path, name: str) -> Path | None:

@@ -32,15 +32,15 @@ class JsonSource:
         try:
             for path in _places(name, folder):
                 if not self._is_below(path):
-                    mend = "put the file itself below data.root, or set data.root to a folder above all files"
-                    self._say(where, f"names {name}, which leads out of data.root to {path.resolve()}", mend)
+                    fix = "put the file itself below data.root, or set data.root to a folder above all files"
+                    self._say(where, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
                     return None
                 if path.is_file():
                     return _tidy(path)
         except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
-            self._say(where, f"names {name[:80]!r}, which cannot be opened ({error})", "mend the name")
+            self._say(where, f"names {name[:80]!r}, which cannot be opened ({error})", "fix the name")
             return None
-        self._say(where, f"names {name}, which is missing", f"put it into {self._shown(folder)}, or mend the name")
+        self._say(where, f"names {name}, which is missing", f"put it into {self._shown(folder)}, or fix the name")
         return None
 
     def _is_below(self, path: Path) -> bool:
@@ -63,12 +63,12 @@ class JsonSource:
         shown = relative(path, self.root)
         return str(path) if shown == "." else shown
 
-    def _say(self, where: str, what: str, mend: str = "", severity: Severity = "error") -> None:
-        self.problems.append(Problem(where, what, mend, severity))
+    def _say(self, where: str, what: str, fix: str = "", severity: Severity = "error") -> None:
+        self.problems.append(Problem(where, what, fix, severity))
 
-    def _warn(self, kind: str, where: str, what: str, mend: str) -> None:
+    def _warn(self, kind: str, where: str, what: str, fix: str) -> None:
         """Warnings of one kind are told together, by `_tell_warnings`."""
-        self._repeated.setdefault(kind, []).append(Problem(where, what, mend, "warning"))
+        self._repeated.setdefault(kind, []).append(Problem(where, what, fix, "warning"))
 
     def _tell_warnings(self) -> None:
         for problems in self._repeated.values():

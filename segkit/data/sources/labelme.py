@@ -34,7 +34,7 @@ from segkit.system.errors import nearest
 SLIGHT = 2.0
 """Pixels by which a hand may slip over the edge."""
 _UPRIGHT, _ORIENTATION = 1, 0x0112
-_REDRAW = "mend it in LabelMe, or move the file away"
+_REDRAW = "fix it in LabelMe, or move the file away"
 
 
 class Found(NamedTuple):
@@ -212,15 +212,15 @@ class LabelMe(JsonSource):
         labels = list(dict.fromkeys(shape.label for found in listed for shape in found.shapes))
         if listed and not labels:
             self._say(
-                self._shown(self.root / self.annotations), "no file holds a shape that is used", "draw some, or mend data.source.leave_out"
+                self._shown(self.root / self.annotations), "no file holds a shape that is used", "draw some, or fix data.source.leave_out"
             )
         for label in (label for label in self.leave_out if label not in self._met):
             self._say("data.source.leave_out", f"{label!r} is no label of these files", nearest(label, self._met) or "remove it", "warning")
         if self.paint_order is not None:
             lost = [label for label in labels if label not in (*self.paint_order, polygons.IGNORE)]
             if lost:
-                mend = f"data.source.paint_order=[{','.join([*self.paint_order, *lost])}]  or  data.source.leave_out=[{','.join(lost)}]"
-                self._say("data.source.paint_order", f"lacks the labels {', '.join(lost)}", mend)
+                fix = f"data.source.paint_order=[{','.join([*self.paint_order, *lost])}]  or  data.source.leave_out=[{','.join(lost)}]"
+                self._say("data.source.paint_order", f"lacks the labels {', '.join(lost)}", fix)
         return labels
 
     def _mask(self, found: Found, labels: Sequence[str]) -> Pixels | dict[str, Pixels] | None:

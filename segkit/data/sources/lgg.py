@@ -126,8 +126,8 @@ class LGG:
     def cases(self) -> Iterator[Case]:
         folders = self._folders()
         if not folders:
-            mend = f"data.root = the folder that holds {FOLDER}/"
-            self.problems.append(Problem(str(self.root), "no folders TCGA_<site>_<patient>_<date> in it", mend))
+            fix = f"data.root = the folder that holds {FOLDER}/"
+            self.problems.append(Problem(str(self.root), "no folders TCGA_<site>_<patient>_<date> in it", fix))
         for folder in folders:
             cases = self._paired(folder)
             if self.drop_ends and cases:
@@ -178,8 +178,8 @@ class LGG:
             self._say(folder, what, "data.source.drop_ends=false data.source.published_preprocessing=false", "warning")
         return cases[1:-1]
 
-    def _say(self, path: Path, what: str, mend: str, severity: Any = "error") -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend, severity))
+    def _say(self, path: Path, what: str, fix: str, severity: Any = "error") -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix, severity))
 
 
 def _case(path: Path, name: re.Match[str], mask: Path) -> Case:

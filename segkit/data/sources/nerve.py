@@ -71,8 +71,8 @@ class Nerve:
         paths = sorted(folder.glob("[!.]*.[tT][iI][fF]*"), key=lambda path: natural(path.name))
         named = [path for path in paths if NAME.fullmatch(path.stem)]
         if not named:
-            mend = f"data.root = the folder that holds {FOLDER}/"
-            self.problems.append(Problem(str(folder), "holds no SUBJECT_IMAGE.tif", mend))
+            fix = f"data.root = the folder that holds {FOLDER}/"
+            self.problems.append(Problem(str(folder), "holds no SUBJECT_IMAGE.tif", fix))
             return []
         for path in (path for path in paths if not NAME.fullmatch(path.stem)):
             self._say(path, f"is not called SUBJECT_IMAGE.tif or SUBJECT_IMAGE{SUFFIX}.tif", "rename it, or move it away")
@@ -105,13 +105,13 @@ class Nerve:
         except ReadError as error:
             self._say(image, error.reason, "replace the file, or move it away")
         except rle.RunLengthError as error:
-            self._say(table, f"line {line}: {image.stem}: {error}", f"mend the line, or add {image.stem}{SUFFIX}.tif")
+            self._say(table, f"line {line}: {image.stem}: {error}", f"fix the line, or add {image.stem}{SUFFIX}.tif")
         else:
             return rle.RunLength(code, rows, columns, "columns", table, INSIDE)
         return None
 
-    def _say(self, path: Path, what: str, mend: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend))
+    def _say(self, path: Path, what: str, fix: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix))
 
 
 def _write(path: Path, pixels: npt.NDArray[Any]) -> None:

@@ -81,8 +81,8 @@ class NnUNet:
         path = self.root / CARD
         if not path.is_file():
             inner = sorted(self.root.glob(f"*/{CARD}"))
-            mend = f"data.root={inner[0].parent}" if inner else f"data.root = the folder DatasetNNN_NAME that holds {CARD}"
-            self.problems.append(Problem(str(self.root), f"has no {CARD}", mend))
+            fix = f"data.root={inner[0].parent}" if inner else f"data.root = the folder DatasetNNN_NAME that holds {CARD}"
+            self.problems.append(Problem(str(self.root), f"has no {CARD}", fix))
             return False
         card = read_card(path, self.problems)
         if card is None:
@@ -137,7 +137,7 @@ class NnUNet:
         found = {path.name.removesuffix(self._ending): path for path in every if path.name.endswith(self._ending)}
         if every and not found:
             what = f"holds no files that end in {self._ending}, as {CARD} says, e.g. {every[0].name}"
-            self._say(place, what, "mend 'file_ending'")
+            self._say(place, what, "fix 'file_ending'")
         return found
 
     def _images(self) -> dict[str, dict[int, Path]]:
@@ -162,9 +162,9 @@ class NnUNet:
             return True
         missing = [i for i in range(self._channels) if i not in files]
         for i in missing:
-            self._say(self.root / IMAGES / f"{name}_{i:04d}{self._ending}", "is missing", f"add it, or mend 'channel_names' of {CARD}")
+            self._say(self.root / IMAGES / f"{name}_{i:04d}{self._ending}", "is missing", f"add it, or fix 'channel_names' of {CARD}")
         if not missing:
-            self._say(files[0], f"{name} has {there} channels, but {CARD} names {self._channels}", "mend 'channel_names'")
+            self._say(files[0], f"{name} has {there} channels, but {CARD} names {self._channels}", "fix 'channel_names'")
         return False
 
     def _case(self, name: str, images: list[Path], label: Path) -> Iterator[Case]:
@@ -178,8 +178,8 @@ class NnUNet:
             mask = {region: Region(files.masks[""], values) for region, values in self._regions.items()}
         yield Case(name, files.image, mask, group=name, spacing_mm=files.spacing_mm or _spacing_beside(images[0]), dims=files.dims)
 
-    def _say(self, path: Path, what: str, mend: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend))
+    def _say(self, path: Path, what: str, fix: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix))
 
 
 def on_one_grid(images: Sequence[Path], masks: Mapping[str, Path], orient: str | None) -> Pair:

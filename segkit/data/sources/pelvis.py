@@ -79,8 +79,8 @@ class Pelvis:
         folders = [folder for folder in SPLITS if (self.root / folder / IMAGES).is_dir()]
         if not folders:
             inner = sorted(self.root.glob(f"*/train/{IMAGES}"))
-            mend = f"data.root={inner[0].parent.parent}" if inner else "data.root = the folder that holds train/, valid/ and test/"
-            self.problems.append(Problem(str(self.root), f"has no folder train/{IMAGES}", mend))
+            fix = f"data.root={inner[0].parent.parent}" if inner else "data.root = the folder that holds train/, valid/ and test/"
+            self.problems.append(Problem(str(self.root), f"has no folder train/{IMAGES}", fix))
         found = [case for folder in folders for case in self._folder(folder)]
         pixels = sum(case.spacing_mm == (1.0, 1.0) for case in found)
         if pixels:
@@ -107,8 +107,8 @@ class Pelvis:
             what = f"there is no label {unknown[0]}" if unknown else "is empty"
             self.problems.append(Problem("data.source.labels", what, f"choose among {', '.join(map(str, CLASSES))}"))
         for folder in (folder for folder in self.exclude if folder not in SPLITS):
-            mend = nearest(folder, SPLITS) or f"choose among {', '.join(SPLITS)}"
-            self.problems.append(Problem("data.source.exclude", f"there is no folder {folder!r}", mend))
+            fix = nearest(folder, SPLITS) or f"choose among {', '.join(SPLITS)}"
+            self.problems.append(Problem("data.source.exclude", f"there is no folder {folder!r}", fix))
         return len(self.problems) == before
 
     def _folder(self, folder: str) -> Iterator[Case]:
@@ -139,8 +139,8 @@ class Pelvis:
             what = (
                 f"{', '.join(map(str, beyond))} {'is' if len(beyond) == 1 else 'are'} beyond the {len(images)} files of {folder}/{IMAGES}"
             )
-            mend = f"indices count from 0 to {len(images) - 1}" if images else f"take {folder} out of it"
-            self.problems.append(Problem(f"data.source.exclude.{folder}", what, mend))
+            fix = f"indices count from 0 to {len(images) - 1}" if images else f"take {folder} out of it"
+            self.problems.append(Problem(f"data.source.exclude.{folder}", what, fix))
         return {images[i] for i in listed if 0 <= i < len(images)}
 
     def _keyed(self, files: list[Path], folder: str, name: str) -> Keyed:
@@ -167,8 +167,8 @@ class Pelvis:
             facts={"excluded": "yes"} if excluded else {},
         )
 
-    def _say(self, path: Path, what: str, mend: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend))
+    def _say(self, path: Path, what: str, fix: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix))
 
 
 def write_nifti(path: Path, pixels: Array) -> None:

@@ -160,5 +160,5 @@ class Pengwin:
             group=case,
         )
 
-    def _say(self, path: Path, what: str, mend: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, mend))
+    def _say(self, path: Path, what: str, fix: str) -> None:
+        self.problems.append(Problem(relative(path, self.root), what, fix))

@@ -115,8 +115,8 @@ class UWMadison:
         days = sorted(path for path in folder.glob("case*/case*_day*") if path.is_dir())
         if not days:
             inner = sorted(self.root.glob(f"*/{self.images_name}/case*"))
-            mend = f"data.root={inner[0].parent.parent}" if inner else "data.root = the folder that holds train.csv and train/"
-            self._say(str(folder), "holds no folders caseC/caseC_dayD/scans", mend)
+            fix = f"data.root={inner[0].parent.parent}" if inner else "data.root = the folder that holds train.csv and train/"
+            self._say(str(folder), "holds no folders caseC/caseC_dayD/scans", fix)
         found: dict[str, Found] = {}
         for day in days:
             for path in sorted((day / "scans").glob("[!.]*.[pP][nN][gG]")):
@@ -191,7 +191,7 @@ class UWMadison:
         try:
             rle.runs(code, image.rows, image.columns)
         except rle.RunLengthError as error:
-            self._say(where, f"{name} of {id_}: {error}", f"mend the line, or  data.exclude='[\"{id_}\"]'")
+            self._say(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
             return False
         return True
 
@@ -205,8 +205,8 @@ class UWMadison:
         for id_, lines in table.items():
             if id_ not in found and lines:
                 line = min(coded.line for coded in lines.values())
-                mend = "add the image, or remove the lines"
-                self._say(f"{self.table_name} line {line}", f"{id_} is an id without a file in {self.images_name}/", mend)
+                fix = "add the image, or remove the lines"
+                self._say(f"{self.table_name} line {line}", f"{id_} is an id without a file in {self.images_name}/", fix)
         short = [id_ for id_ in found if id_ in table and len(table[id_]) < len(CLASSES)]
         if short:
             absent = [name for name in CLASSES if name not in table[short[0]]]
@@ -239,5 +239,5 @@ class UWMadison:
     def _shown(self, path: Path) -> str:
         return relative(path, self.root)
 
-    def _say(self, where: str, what: str, mend: str, severity: Severity = "error") -> None:
-        self.problems.append(Problem(where, what, mend, severity))
+    def _say(self, where: str, what: str, fix: str, severity: Severity = "error") -> None:
+        self.problems.append(Problem(where, what, fix, severity))

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from segkit.models.weights.files import is_web_page
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import flush_to_disk, sha256_of
 from segkit.system.progress import track
 
@@ -68,7 +68,7 @@ def _fetch(url: str, sha256: str | None, path: Path) -> None:
     try:
         total = _download(url, part)
     except (OSError, HTTPException, ValueError) as error:
-        raise SegkitError(f"{url} cannot be had: {_reason(error)}{_by_hand(path, sha256)}") from error
+        raise SegkitError(f"{url} cannot be had: {first_line(error)}{_by_hand(path, sha256)}") from error
     _check(part, url, total, sha256, path)
     flush_to_disk(part)
     part.replace(path)
@@ -147,7 +147,3 @@ def _check(part: Path, url: str, total: int | None, sha256: str | None, path: Pa
 def _by_hand(path: Path, sha256: str | None) -> str:
     must = f"; its sha256 must be {sha256.lower()}" if sha256 else ""
     return f"\n  get the file by other means and put it at  {path}{must}"
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segkit.system.errors import SegkitError, nearest
+from segkit.system.errors import SegkitError, first_line, nearest
 
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Where training programs keep the weights among other things."""
@@ -80,7 +80,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise SegkitError(_refusal(path, str(error))) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        raise SegkitError(f"{path} is cut short, damaged or no file of weights: {_first_line(error)}") from error
+        raise SegkitError(f"{path} is cut short, damaged or no file of weights: {first_line(error)}") from error
 
 
 def _refusal(path: Path, why: str) -> str:
@@ -131,7 +131,3 @@ def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _few(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

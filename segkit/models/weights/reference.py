@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 
 TOLERANCE = 1e-4
 """Absolute, and relative beside large logits: libraries add up in different orders."""
@@ -56,7 +56,7 @@ class Reference:
         try:
             found = self.difference(build(node))
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise SegkitError(f"reference={self.path}: the network does not take its input {tuple(self.input.shape)}: {reason}") from error
         if found <= 1:
             return found * TOLERANCE

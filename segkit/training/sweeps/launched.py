@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from segkit.system.errors import first_line
 from segkit.system.processes import last_line, leaving_traceback, redirected
 from segkit.training.sweeps.outcome import Outcome, read_outcome
 from segkit.training.sweeps.storage import try_lock
@@ -90,7 +91,7 @@ class Batches:
             try:
                 launcher.launch([overrides for _, overrides in jobs], initial_job_idx=batch[0].number)
             except Exception as raised:  # whatever a launcher makes of a job that failed, or was killed
-                error = (str(raised).strip().splitlines() or [type(raised).__name__])[0]
+                error = first_line(raised)
         self._wait_for_those_at_work(LOST_SECONDS if error else 0)
         for claim in list(self.waiting.values()):
             reason = last_line(claim.folder) or error or "no result"

@@ -87,8 +87,8 @@ class Space:
         """Of the grid. Raises `ProblemsFound` where it has no end, or more than `MOST` combinations."""
         n = math.prod(len(values) for values in self._grid().values())
         if n > MOST:
-            mend = "search them:  hydra.sweeper.sampler=tpe hydra.sweeper.n_trials=100"
-            raise ProblemsFound([Problem("-m", f"has {n:,} combinations, more than the {MOST:,} of the longest grid", mend)])
+            fix = "search them:  hydra.sweeper.sampler=tpe hydra.sweeper.n_trials=100"
+            raise ProblemsFound([Problem("-m", f"has {n:,} combinations, more than the {MOST:,} of the longest grid", fix)])
         return n
 
     def _grid(self) -> dict[str, Sequence[Value]]:
@@ -144,8 +144,8 @@ def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: Config
         except ValueError as error:
             problems.append(Problem(override.get_key_element(), str(error)))
     if not swept:
-        mend = "leave it out, or add  optimizer.lr=1e-3,1e-4  or  'optimizer.lr=tag(log,interval(1e-5,1e-2))'  or  hparams_search=NAME"
-        problems.append(Problem("-m", "has nothing to vary", mend))
+        fix = "leave it out, or add  optimizer.lr=1e-3,1e-4  or  'optimizer.lr=tag(log,interval(1e-5,1e-2))'  or  hparams_search=NAME"
+        problems.append(Problem("-m", "has nothing to vary", fix))
     ordered = _conditions_first(parameters, problems)
     if problems:
         raise ProblemsFound(problems)

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from segkit.system.addresses import absolute, without_password
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 
 
 class KernelLock(JournalFileOpenLock):
@@ -86,5 +86,5 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         name = getattr(error.__cause__, "name", None) or str(error)
         raise SegkitError(f"hydra.sweeper.storage={without_password(url)}: the database's driver is missing: {name}") from error
     except Exception as error:  # whatever SQLAlchemy and the driver raise
-        reason = without_password(str(error.__cause__ or error).strip().splitlines()[0])
+        reason = without_password(first_line(error.__cause__ or error))
         raise SegkitError(f"hydra.sweeper.storage={without_password(url)} cannot be reached: {reason}") from error

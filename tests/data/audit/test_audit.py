@@ -92,7 +92,7 @@ def test_one_unreadable_image_among_many(bench: Bench) -> None:
     bench.image("7.png").write_text("not a picture")
     problem = only(bench.errors())
     assert (problem.where, "not an image" in problem.what) == ("images/7.png", True)
-    assert "data.exclude='[\"7\"]'" in problem.mend
+    assert "data.exclude='[\"7\"]'" in problem.fix
     assert len(bench.prepare(exclude=["7"]).manifest) == 11
 
 
@@ -126,21 +126,21 @@ def test_a_value_without_a_name(bench: Bench) -> None:
     write(bench.mask("5.png"), mask)
     problem = only(bench.errors(labels={"0": "background", "255": "head"}))
     assert (problem.where, problem.what) == ("masks/5.png", "values 0, 7, 255 but labels name 0, 255")
-    assert problem.mend == "add  data.labels='{0: background, 255: head, 7: NAME}'"
+    assert problem.fix == "add  data.labels='{0: background, 255: head, 7: NAME}'"
     assert bench.errors(labels={"0": "background", "255": "head", "7": "spot"}) == []
 
 
 def test_labels_that_name_other_numbers_are_mended_with_the_same_names(bench: Bench) -> None:
     problem = only([p for p in bench.errors(labels={"0": "background", "1": "head"}) if p.where.startswith("masks")])
     assert problem.what == "values 0, 255 but labels name 0, 1 (in 12 masks)"
-    assert problem.mend == "add  data.labels='{0: background, 255: head}'"
+    assert problem.fix == "add  data.labels='{0: background, 255: head}'"
 
 
 def test_a_thousand_masks_with_the_same_fault_are_one_thing_to_mend(bench: Bench) -> None:
     bench.rewrite_masks(lambda mask: np.where(mask > 0, 3, 0).astype(np.uint8))
     problem = only(bench.errors())
     assert problem.what == "the masks hold 0, 3, and nothing says what these are"
-    assert problem.mend == "add  data.labels='{0: background, 3: NAME}'"
+    assert problem.fix == "add  data.labels='{0: background, 3: NAME}'"
 
 
 @pytest.mark.parametrize(("value", "key"), [(1, "1"), (255, "255")])
@@ -151,7 +151,7 @@ def test_zero_and_one_or_255_need_no_labels(value: int, key: str, bench: Bench) 
 
 def test_colours_are_proposed_as_colours(bench: Bench) -> None:
     bench.rewrite_masks(lambda mask: np.dstack([mask * 0, mask, mask * 0]))
-    assert only(bench.errors()).mend == "add  data.labels='{0x000000: background, 0x00ff00: NAME}'"
+    assert only(bench.errors()).fix == "add  data.labels='{0x000000: background, 0x00ff00: NAME}'"
     for labels in ({"#000000": "background", "#00FF00": "leaf"}, {"0x000000": "background", "0x00ff00": "leaf"}):
         assert bench.errors(labels=labels) == []
         assert bench.prepare(labels=labels).manifest.labels == LabelMap.of({"#000000": "background", "#00ff00": "leaf"})
@@ -189,7 +189,7 @@ def test_a_class_that_is_empty_nearly_everywhere_is_a_warning_with_a_way_on(benc
         write(bench.mask(f"{i}.png"), np.zeros((20, 30), np.uint8))
     told = [p for p in bench.look() if p.where == "class foreground"]
     assert ("warning", "empty in 11 of 12 masks") in [(p.severity, p.what) for p in told]
-    assert any("sampling.weights=foreground" in p.mend for p in told)
+    assert any("sampling.weights=foreground" in p.fix for p in told)
 
 
 def test_empty_images_are_told_together_and_are_no_twins(bench: Bench) -> None:
@@ -197,7 +197,7 @@ def test_empty_images_are_told_together_and_are_no_twins(bench: Bench) -> None:
         write(bench.image(f"{i}.png"), np.zeros((20, 30), np.uint8))
     problem = only(bench.look())
     assert (problem.severity, problem.what) == ("warning", "every pixel has the same value (so in 2 images, e.g. 4, 8)")
-    assert problem.mend == 'data.exclude=\'["4","8"]\''
+    assert problem.fix == 'data.exclude=\'["4","8"]\''
 
 
 def test_images_with_other_channels(bench: Bench) -> None:
@@ -230,7 +230,7 @@ def test_a_byte_identical_image_on_both_sides(bench: Bench) -> None:
     shutil.copy(bench.image(f"{split.train[0]}.png"), bench.image(f"{split.val[0]}.png"))
     problem = only(bench.errors())
     assert problem.what == f"the same pixels are in train ({split.train[0]}) and validation ({split.val[0]})"
-    assert problem.mend == f"data.exclude='[\"{split.val[0]}\"]'"
+    assert problem.fix == f"data.exclude='[\"{split.val[0]}\"]'"
 
 
 def test_a_twin_within_one_side_is_a_warning(bench: Bench) -> None:
@@ -248,20 +248,20 @@ def test_a_group_on_both_sides_of_a_given_split(bench: Bench) -> None:
     table(bench, "mask,group,split", lambda i: f"masks/{i}.png,p{i // 2},{'train' if i < 9 else 'val'}")
     problem = only(bench.errors(name="csv", kind="auto"))
     assert (problem.where, problem.what) == ("group p4", "in train (8) and validation (9)")
-    assert problem.mend == "use  split=holdout  (it keeps groups whole)"
+    assert problem.fix == "use  split=holdout  (it keeps groups whole)"
     assert bench.errors(name="csv", kind="holdout") == []
 
 
 def test_planes_want_overlap_and_single_masks_do_not(bench: Bench) -> None:
     table(bench, "mask_head,mask_neck", lambda i: f"masks/{i}.png,{'' if i == 1 else f'masks/{i}.png'}")
-    assert only(bench.errors(name="csv", overlap=False)).mend == "data.overlap=true"
+    assert only(bench.errors(name="csv", overlap=False)).fix == "data.overlap=true"
     prepared = prepare(bench.data("csv", bench.root), bench.split("holdout"), 0, cache_dir=bench.cache)
     assert (prepared.manifest.labels.classes, prepared.manifest.labels.mode) == (("head", "neck"), "multilabel")
     assert prepared.facts["1"].class_pixels(prepared.manifest.labels) == {"head": 18, "neck": 0}
     problem = only(bench.errors(name="csv", overlap=True, labels={"head": "head"}))
-    assert problem.mend.startswith("add  data.labels='{head: head, neck: neck}'")
+    assert problem.fix.startswith("add  data.labels='{head: head, neck: neck}'")
     for labels in (None, {"head": "head"}):
-        assert only(bench.errors(overlap=True, labels=labels)).mend == "data.overlap=false"
+        assert only(bench.errors(overlap=True, labels=labels)).fix == "data.overlap=false"
 
 
 def test_images_without_a_mask_are_left_out_and_said(bench: Bench) -> None:
@@ -284,7 +284,7 @@ def test_everything_is_told_at_once(bench: Bench) -> None:
     write(bench.mask("5.png"), np.full((20, 30), 7, np.uint8))
     with pytest.raises(ProblemsFound) as caught:
         bench.prepare(labels={"0": "background", "255": "head"}, exclude=["99"])
-    assert str(caught.value).startswith("5 things to mend before training starts")
+    assert str(caught.value).startswith("5 problems to fix before training starts")
     assert {p.where for p in caught.value.problems} == {"images/7.png", "masks/2.png", "images/6.png", "masks/5.png", "data.exclude"}
 
 
@@ -418,6 +418,6 @@ def test_the_command_fails_on_errors_and_says_what_to_type(
     assert run(bench, tmp_path / "out") == 1
     said = capsys.readouterr().out
     assert "is 10 x 12 but its image is 20 x 30" in said
-    assert "-> mend the mask, or  data.exclude='[\"2\"]'" in said
+    assert "-> fix the mask, or  data.exclude='[\"2\"]'" in said
     written = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert {p["where"] for p in written["problems"] if p["severity"] == "error"} == {"images/6.png", "masks/2.png"}

@@ -94,10 +94,10 @@ def test_one_mask_that_is_off_its_image_and_all_that_are(change: Callable[[Array
     problem = only(suspect(changed(blobs(), [5], change)))
     assert (problem.where, problem.severity) == ("masks/c5", "warning")
     assert said in problem.what
-    assert problem.mend == "data.exclude='[\"c5\"]'"
+    assert problem.fix == "data.exclude='[\"c5\"]'"
     everywhere = only(suspect(changed(blobs(), range(12), change)))
     assert f"{said}: so for 1" in everywhere.what
-    assert everywhere.mend == "look at them with  output=DIR"
+    assert everywhere.fix == "look at them with  output=DIR"
 
 
 def test_masks_that_follow_no_edges_are_not_accused() -> None:
@@ -116,7 +116,7 @@ def ring(mask: Array) -> Array:
 def test_outlines_are_told_from_areas_and_from_nets_of_lines() -> None:
     problem = only([s for s in suspect(changed(blobs(), [1, 2], ring)) if s.mark == "outline only"])
     assert problem.what == "head is a thin line around an area, not the area (and 1 more: c2)"
-    assert "cv2.FILLED" in problem.mend
+    assert "cv2.FILLED" in problem.fix
     net = np.zeros((160, 160), np.uint8)
     net[::12], net[:, ::12] = 255, 255
     assert not [s for s in suspect(changed(blobs(), [1], lambda mask: net)) if s.mark == "outline only"]
@@ -131,7 +131,7 @@ def test_smoothed_borders_are_told_with_the_way_to_mend_them() -> None:
     labels = LabelMap.of({0: "background"} | dict.fromkeys(range(1, 256), "head"))
     problem = only([s for s in suspect(changed(blobs(), [4], smoothed), labels) if s.mark == "smoothed"])
     assert problem.where == "masks/c4"
-    assert "mask > 127" in problem.mend
+    assert "mask > 127" in problem.fix
 
 
 def test_specks_are_counted() -> None:
@@ -142,7 +142,7 @@ def test_specks_are_counted() -> None:
 
     problem = only(suspect(changed(blobs(), [3, 7], speckled)))
     assert problem.what == "4 pieces of head have fewer than 10 pixels (and 1 more: c7)"
-    assert problem.mend == "look at them with  output=DIR"
+    assert problem.fix == "look at them with  output=DIR"
 
 
 def test_one_image_of_another_scale() -> None:
@@ -151,7 +151,7 @@ def test_one_image_of_another_scale() -> None:
     problem = only([s for s in suspect(cases) if s.mark == "odd intensity"])
     assert problem.where == "images/c6"
     assert "of the intensity is" in problem.what
-    assert problem.mend == "data.exclude='[\"c6\"]'"
+    assert problem.fix == "data.exclude='[\"c6\"]'"
 
 
 def test_odd_and_missing_spacings() -> None:
@@ -201,7 +201,7 @@ def test_a_slice_that_was_forgotten_between_labelled_ones() -> None:
     problem = only(of("no mask", suspect(slices(empty=[0, 1, 5, 11]))))
     assert (problem.where, problem.severity) == ("volume v", "warning")
     assert "v_5" in problem.what
-    assert problem.mend == "label them, or  data.exclude='[\"v_5\"]'"
+    assert problem.fix == "label them, or  data.exclude='[\"v_5\"]'"
     assert of("no mask", suspect(slices(empty=[5], positions=[3, 5, 7]))) == []
 
 

@@ -33,7 +33,7 @@ def read(root: Path, **keys: Any) -> list[Case]:
 def problems(root: Path, **keys: Any) -> list[str]:
     source = BraTS(root, **keys)
     list(source.cases())
-    return [f"{p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return [f"{p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def patient(root: Path, number: int) -> Path:

@@ -39,7 +39,7 @@ def root(written: Path, tmp_path: Path) -> Path:
 def listed(root: Path, **keys: Any) -> tuple[list[Case], list[str]]:
     source = Coco(root, **keys)
     cases = list(source.cases())
-    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def change(root: Path, how: Callable[[Table], Any]) -> None:
@@ -156,11 +156,11 @@ def test_faults_of_the_table_are_told_all_at_once(root: Path) -> None:
         "error: annotations.json category 3: is there twice: anterior and other; keep one of them",
         "error: annotations.json image 2: names person00.png, as image 1 does; remove one of them",
         "error: annotations.json image 3: is an id that two images have; give each its own",
-        f"error: annotations.json image 5: names absent.png, which is missing; put it into {root}, or mend the name",
+        f"error: annotations.json image 5: names absent.png, which is missing; put it into {root}, or fix the name",
         f"error: annotations.json image 6: names ../outside.png, which leads out of data.root to {root.parent / 'outside.png'}; "
         "put the file itself below data.root, or set data.root to a folder above all files",
         "error: annotations.json annotation 1: image_id 99 is that of no image; add the image, or remove the annotation",
-        "error: annotations.json annotation 2: category_id 7 is that of no category; add the category, or mend the annotation",
+        "error: annotations.json annotation 2: category_id 7 is that of no category; add the category, or fix the annotation",
         "error: annotations.json annotation 4: is an id that two annotations have; remove one of them, if they are the same",
     ]
     assert [case.id for case in cases] == ["person00", "person02", "person06", "person07", "person08"]
@@ -196,7 +196,7 @@ def test_a_symbolic_link_out_of_root_is_refused(root: Path, tmp_path_factory: py
 )
 def test_a_segmentation_that_cannot_be_says_why(root: Path, segmentation: Any, said: str) -> None:
     change(root, lambda table: first(table, 1).update(segmentation=segmentation))
-    assert listed(root)[1] == [f"error: annotations.json annotation 1: (clavicle of person00.png) {said}; mend or remove it"]
+    assert listed(root)[1] == [f"error: annotations.json annotation 1: (clavicle of person00.png) {said}; fix or remove it"]
 
 
 def test_a_slip_over_the_edge_is_clipped_with_a_warning(root: Path) -> None:

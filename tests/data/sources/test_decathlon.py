@@ -31,7 +31,7 @@ def read(root: Path, **keys: Any) -> list[Case]:
 def problems(root: Path) -> list[str]:
     source = Decathlon(root)
     list(source.cases())
-    return [f"{p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return [f"{p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def card(root: Path, **changes: Any) -> None:

@@ -29,7 +29,7 @@ def read(root: Path, **keys: Any) -> Read:
 
 
 def errors(problems: list[Problem]) -> list[str]:
-    return [f"{problem.where}: {problem.what}; {problem.mend}" for problem in problems if problem.severity == "error"]
+    return [f"{problem.where}: {problem.what}; {problem.fix}" for problem in problems if problem.severity == "error"]
 
 
 def change(path: Path, to: Path | None = None, **values: Any) -> Path:
@@ -359,8 +359,8 @@ def test_without_a_patient_id_the_study_is_the_group(one: Path) -> None:
 
 
 def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
-    mend = "data.root = the folder that holds them, in any subfolders"
-    assert read(tmp_path)[1] == [Problem(str(tmp_path), "no DICOM images in it (0 DICOM files)", mend)]
+    fix = "data.root = the folder that holds them, in any subfolders"
+    assert read(tmp_path)[1] == [Problem(str(tmp_path), "no DICOM images in it (0 DICOM files)", fix)]
 
 
 def test_a_thousand_slices_are_one_series(one: Path) -> None:

@@ -65,7 +65,7 @@ def read(root: Path, **keys: Any) -> list[Case]:
 def problems(root: Path, **keys: Any) -> list[str]:
     source = IsbiEm(root, **keys)
     list(source.cases())
-    return [f"{p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return [f"{p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def test_slices_are_what_was_drawn_in_order_of_one_volume(root: Path) -> None:
@@ -154,8 +154,8 @@ def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None
     ]
     assert problems(root, blocks=0) == ["data.source.blocks: is 0; a group has one slice or more; data.source.blocks=5"]
     (tmp_path / "empty").mkdir()
-    mend = "data.root = the folder that holds train-volume.tif and train-labels.tif, or train/image and train/label"
-    assert problems(tmp_path / "empty") == [f"{tmp_path / 'empty'}: holds no slices in any known layout; {mend}"]
+    fix = "data.root = the folder that holds train-volume.tif and train-labels.tif, or train/image and train/label"
+    assert problems(tmp_path / "empty") == [f"{tmp_path / 'empty'}: holds no slices in any known layout; {fix}"]
     for path in (root / "train" / "label").iterdir():
         path.unlink()
     (root / "train" / "label").rmdir()

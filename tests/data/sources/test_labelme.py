@@ -38,7 +38,7 @@ def root(written: Path, tmp_path: Path) -> Path:
 def listed(root: Path, **keys: Any) -> tuple[list[Case], list[str]]:
     source = LabelMe(root, **keys)
     cases = list(source.cases())
-    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def change(file: Path, **keys: Any) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def test_a_label_that_nobody_named_is_an_error_with_the_line_to_type(
     looked = look(config, None, 0, (), cache_dir=tmp_path_factory.mktemp("cache"))
     (problem,) = [problem for problem in looked.problems if problem.where == "data.labels"]
     assert "clavicel" in problem.what
-    assert "data.labels='{clavicle: clavicle, posterior: posterior, anterior: anterior, clavicel: clavicel}'" in problem.mend
+    assert "data.labels='{clavicle: clavicle, posterior: posterior, anterior: anterior, clavicel: clavicel}'" in problem.fix
 
 
 def test_a_windows_path_leads_to_the_file(root: Path) -> None:
@@ -181,11 +181,11 @@ def test_a_path_that_leads_out_of_root_is_refused(root: Path) -> None:
     change(root / "person01.json", imagePath="../secret.png")
     (root / "images" / "person03.png").unlink()
     (root / "images" / "person03.png").symlink_to(outside)
-    mend = "put the file itself below data.root, or set data.root to a folder above all files"
+    fix = "put the file itself below data.root, or set data.root to a folder above all files"
     cases, problems = listed(root)
     assert len(cases) == IMAGES - 3
-    assert problems[0] == f"error: person00.json: names {outside}, which leads out of data.root to {outside}; {mend}"
-    assert all(f"which leads out of data.root to {outside}; {mend}" in problem for problem in problems)
+    assert problems[0] == f"error: person00.json: names {outside}, which leads out of data.root to {outside}; {fix}"
+    assert all(f"which leads out of data.root to {outside}; {fix}" in problem for problem in problems)
     assert len(problems) == 3
 
 
@@ -194,7 +194,7 @@ def test_a_name_that_no_file_can_have_is_told(root: Path) -> None:
     change(root / "person01.json", imagePath="a\0b.png")
     problems = listed(root)[1]
     assert [problem.split(": names ")[0] for problem in problems] == ["error: person00.json", "error: person01.json"]
-    assert all(problem.endswith("; mend the name") for problem in problems)
+    assert all(problem.endswith("; fix the name") for problem in problems)
 
 
 def test_faults_of_shapes_are_told_all_at_once(root: Path) -> None:
@@ -208,13 +208,13 @@ def test_faults_of_shapes_are_told_all_at_once(root: Path) -> None:
             {**triangle, "points": [[-9, 10], [10, 10], [10, 20]]},
         ],
     )
-    mend = "mend it in LabelMe, or move the file away"
+    fix = "fix it in LabelMe, or move the file away"
     cases, problems = listed(root)
     assert problems == [
-        f"error: person00.json: shape 1 (posterior): a polygon of 2 points; 3 or more are wanted; {mend}",
-        f"error: person00.json: shape 2 (posterior): shape_type 'polygn' is unknown; did you mean polygon?; {mend}",
-        f"error: person00.json: shape 3 (posterior): a polygon that lies outside the image of 192 x 208; {mend}",
-        f"error: person00.json: shape 4 (posterior): a polygon that reaches 9.0 pixels beyond the image of 192 x 208; {mend}",
+        f"error: person00.json: shape 1 (posterior): a polygon of 2 points; 3 or more are wanted; {fix}",
+        f"error: person00.json: shape 2 (posterior): shape_type 'polygn' is unknown; did you mean polygon?; {fix}",
+        f"error: person00.json: shape 3 (posterior): a polygon that lies outside the image of 192 x 208; {fix}",
+        f"error: person00.json: shape 4 (posterior): a polygon that reaches 9.0 pixels beyond the image of 192 x 208; {fix}",
     ]
     assert len(cases) == IMAGES - 1
 
@@ -268,7 +268,7 @@ def test_faults_of_files_are_told_all_at_once(root: Path) -> None:
             f"error: person00.json: is truncated ({_decoder_message(whole[:1000])}, line 1); {replace}",
             f"error: person01.json: is no JSON (Expecting value, line 1); {replace}",
             f"error: person02.json: imageData is no base64 (Only base64 data is allowed); {replace}",
-            f"error: person03.json: names images/person03.png, which is missing; put it into {root}, or mend the name",
+            f"error: person03.json: names images/person03.png, which is missing; put it into {root}, or fix the name",
             f"error: person04.json: is no LabelMe file: it has no list of shapes; {replace}",
             f"error: person05.json: imageData holds no image; {replace}",
             "error: person06.json: annotates person06.png, as person06 (copy).json does; join their shapes in one file",

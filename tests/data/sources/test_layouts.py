@@ -120,45 +120,45 @@ def test_orphans_on_both_sides_and_ambiguous_names_are_all_told(tmp_path: Path) 
         ("images/4.jpg", "ambiguous: 4.jpg and 4.png are images of the same name"),
         ("masks/5.png", "ambiguous: 5.png and 5.tif are masks of the same name"),
     }
-    assert all(p.severity == "error" and p.mend for p in problems)
+    assert all(p.severity == "error" and p.fix for p in problems)
 
 
 def test_where_no_name_fits_the_suffix_is_proposed(tmp_path: Path) -> None:
     touch(tmp_path, *(f"images/{i}.png" for i in range(5)), *(f"masks/{i}_mask.png" for i in range(5)))
     cases, problems = listed(Folder(tmp_path))
     assert cases == []
-    assert [p.mend for p in problems] == ["data.source.mask_suffix=_mask"]
+    assert [p.fix for p in problems] == ["data.source.mask_suffix=_mask"]
     cases, problems = listed(Folder(tmp_path, mask_suffix="_mask"))
     assert len(cases) == 5
     assert problems == []
 
 
 @pytest.mark.parametrize(
-    ("made", "mend"),
+    ("made", "fix"),
     [
         (["imgs/1.png", "masks/1.png"], "data.source.images=imgs"),
         (["images/1.png", "labels/1.png"], "data.source.masks=labels"),
         (["train/image/1.png", "train/label/1.png"], "data.source.images=train/image"),
     ],
 )
-def test_a_missing_folder_is_told_with_those_that_exist(made: list[str], mend: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_told_with_those_that_exist(made: list[str], fix: str, tmp_path: Path) -> None:
     touch(tmp_path, *made)
     cases, problems = listed(Folder(tmp_path))
     assert cases == []
-    assert mend in problems[0].mend
+    assert fix in problems[0].fix
     assert all(name.split("/")[0] in problems[0].what for name in made)
 
 
 def test_a_root_one_folder_too_high_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "data/images/1.png", "data/masks/1.png")
     _, problems = listed(Folder(tmp_path))
-    assert [p.mend for p in problems] == [f"data.root={tmp_path / 'data'}"]
+    assert [p.fix for p in problems] == [f"data.root={tmp_path / 'data'}"]
 
 
 def test_a_missing_root_and_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "heads").mkdir()
     _, problems = listed(Folder(tmp_path / "haeds"))
-    assert (problems[0].what, problems[0].mend) == ("no such folder", f"data.root={tmp_path / 'heads'}")
+    assert (problems[0].what, problems[0].fix) == ("no such folder", f"data.root={tmp_path / 'heads'}")
     (tmp_path / "heads" / "images").mkdir()
     (tmp_path / "heads" / "masks").mkdir()
     _, problems = listed(Folder(tmp_path / "heads"))
@@ -260,8 +260,8 @@ def test_a_mask_on_another_grid_than_its_image_is_told(tmp_path: Path) -> None:
         ("masks/d.png", "is one image, its image d.nii.gz is not"),
         ("masks/e.nii.gz", "zero bytes"),
     }
-    assert all(p.severity == "error" and p.mend for p in problems)
-    assert "data.source.orient=null" in problems[0].mend
+    assert all(p.severity == "error" and p.fix for p in problems)
+    assert "data.source.orient=null" in problems[0].fix
     cases, _ = listed(Folder(tmp_path, orient=None))
     assert [case.id for case in cases] == ["a", "c", "f"]
 
@@ -394,7 +394,7 @@ def test_every_fault_of_a_table_is_told_with_its_line(tmp_path: Path) -> None:
     assert [p.where for p in problems] == [f"cases.csv line {i}" for i in (3, 4, 5, 6, 7)]
     for problem, word in zip(problems, ["'a' is that of line 2", "i/9.png", "names no image", "'dev'", "'wide'"], strict=True):
         assert word in problem.what
-        assert problem.mend
+        assert problem.fix
 
 
 @pytest.mark.parametrize(
@@ -415,13 +415,13 @@ def test_a_table_whose_header_is_wrong(text: str, said: str, tmp_path: Path) -> 
 
 def test_a_column_that_is_nearly_a_known_one_is_a_warning(tmp_path: Path) -> None:
     _, problems = listed(table(tmp_path, "image,mask,groups,sex\ni/1.png,m/1.png,p,30\n"))
-    assert [(p.severity, p.mend) for p in problems] == [("warning", "did you mean group?"), ("note", "")]
+    assert [(p.severity, p.fix) for p in problems] == [("warning", "did you mean group?"), ("note", "")]
 
 
 def test_a_missing_table(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("x")
     _, problems = listed(Csv(tmp_path))
-    assert problems[0].mend == "data.source.table=list.csv"
+    assert problems[0].fix == "data.source.table=list.csv"
 
 
 # hc18

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 def listed(root: Path) -> tuple[list[Case], list[str]]:
     source = Nerve(root)
     cases = list(source.cases())
-    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def test_phantom_images_read_back_as_they_were_drawn(root: Path) -> None:
@@ -106,7 +106,7 @@ def test_every_fault_is_told_at_once(root: Path) -> None:
         f"error: train_masks.csv: line {len(lines)}: 2_1 stands in line {len(lines) - 1} already; keep one of them",
         "error: train/1_2.tif: has no mask 1_2_mask.tif, and no line in train_masks.csv; add the mask, or move the image away",
         "error: train_masks.csv: line 11: 1_3: the run 15225 2 ends beyond the image of 105 rows x 145 columns = 15225 pixels; "
-        "mend the line, or add 1_3_mask.tif",
+        "fix the line, or add 1_3_mask.tif",
         "error: train/1_1_mask.tif: has no image 1_1.tif; add it, or move the mask away",
     ]
     assert [case.id for case in cases][:2] == ["2_1", "2_3"]

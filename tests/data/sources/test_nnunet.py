@@ -58,7 +58,7 @@ def read(root: Path, **keys: Any) -> tuple[list[Case], dict[int | str, str] | No
 def problems(root: Path) -> list[str]:
     source = NnUNet(root)
     list(source.cases())
-    return [f"{p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return [f"{p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def test_files_of_a_case_are_its_channels_and_regions_are_planes(root: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_same_phantom_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_missing_channel_is_told_with_its_file(root: Path) -> None:
     (root / "imagesTr" / "brain_002_0001.nii.gz").unlink()
-    said = "imagesTr/brain_002_0001.nii.gz: is missing; add it, or mend 'channel_names' of dataset.json"
+    said = "imagesTr/brain_002_0001.nii.gz: is missing; add it, or fix 'channel_names' of dataset.json"
     assert problems(root) == [said]
 
 
@@ -161,7 +161,7 @@ def test_more_channels_than_names_are_told(root: Path) -> None:
     found = problems(root)
     assert len(found) == 4
     assert found[0] == (
-        "imagesTr/brain_001_0000.nii.gz: brain_001 has 2 channels, but dataset.json names 1; mend 'channel_names'"  # by its first file
+        "imagesTr/brain_001_0000.nii.gz: brain_001 has 2 channels, but dataset.json names 1; fix 'channel_names'"  # by its first file
     )
 
 
@@ -189,7 +189,7 @@ def test_a_channel_on_another_grid_is_told(root: Path) -> None:
 def test_files_of_another_ending_are_told(flat: Path) -> None:
     change(flat, file_ending=".tif")
     found = problems(flat)
-    assert found[0] == "imagesTr: holds no files that end in .tif, as dataset.json says, e.g. a_0_0000.png; mend 'file_ending'"
+    assert found[0] == "imagesTr: holds no files that end in .tif, as dataset.json says, e.g. a_0_0000.png; fix 'file_ending'"
 
 
 def test_a_damaged_image_is_told_by_its_file(flat: Path) -> None:

@@ -32,7 +32,7 @@ def read(root: Path, **keys: Any) -> tuple[list[Case], list[Problem]]:
 
 
 def errors(root: Path, **keys: Any) -> list[str]:
-    return [f"{p.where}: {p.what}; {p.mend}" for p in read(root, **keys)[1] if p.severity == "error"]
+    return [f"{p.where}: {p.what}; {p.fix}" for p in read(root, **keys)[1] if p.severity == "error"]
 
 
 def save(path: Path, stored: np.ndarray, y: float = -1.0) -> None:

@@ -30,7 +30,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def listed(root: Path, **keys: Any) -> tuple[list[Case], list[str]]:
     source = UWMadison(root, **keys)
     cases = list(source.cases())
-    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.mend}" for p in source.problems]
+    return cases, [f"{p.severity}: {p.where}: {p.what}; {p.fix}" for p in source.problems]
 
 
 def disc(rows: int, columns: int) -> np.ndarray:
@@ -185,9 +185,9 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         "error: train/case1/case1_day0/scans/slice_0003_40_30_1.50_1.63.png: is the second file of slice 0003, beside "
         "slice_0003_40_30_1.50_1.50.png; keep one of them",
         "error: train.csv line 3: small_bowel of case1_day0_slice_0001: 3 numbers, but starts and lengths come in pairs; "
-        "mend the line, or  data.exclude='[\"case1_day0_slice_0001\"]'",
+        "fix the line, or  data.exclude='[\"case1_day0_slice_0001\"]'",
         "error: train.csv line 5: large_bowel of case1_day0_slice_0002: the run 1199 3 ends beyond the image of "
-        "30 rows x 40 columns = 1200 pixels; mend the line, or  data.exclude='[\"case1_day0_slice_0002\"]'",
+        "30 rows x 40 columns = 1200 pixels; fix the line, or  data.exclude='[\"case1_day0_slice_0002\"]'",
         "error: train.csv line 6: class 'liver' is unknown; use large_bowel, small_bowel, stomach",
         "error: train.csv line 11: stomach of case1_day0_slice_0001 stands in line 4 already; keep one of them",
         "error: train/case1/case1_day0/scans/slice_0004_40_30_1.50_1.50.png: has no line in train.csv; "
