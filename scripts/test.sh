@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests; further words go to pytest:  bash scripts/test.sh -k geometry
+# Sets up and runs the tests; --all adds the slow ones; further words go to pytest:  bash scripts/test.sh --all -k geometry
 set -euo pipefail
 source "$(dirname "$0")/install.sh"
 install "[test]"
-exec .venv/bin/python -m pytest -m "not slow" -n logical --dist loadfile "$@"
+chosen=(-m "not slow")
+if [[ "${1:-}" == --all ]]; then
+  chosen=()
+  shift
+fi
+exec .venv/bin/python -m pytest "${chosen[@]}" -n logical --dist loadfile "$@"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.runner import Cli, run_segkit, run_segkit_process
+
+__all__ = ["SMALL", "Cli", "run_segkit", "run_segkit_process"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 SMALL = (
@@ -25,7 +26,6 @@ SMALL = (
 )
 """A U-Net of two levels on sixteen phantoms: about two seconds of training."""
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
@@ -57,14 +57,9 @@ def real_data() -> Path:
     return root
 
 
-def run_segkit(cwd: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`segkit ARGS` as a user runs it, in `cwd`."""
-    command = [sys.executable, "-m", "segkit", *args]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ, **(env or {})})
-
-
 @pytest.fixture
 def segkit_in(tmp_path: Path) -> Cli:
+    """`segkit ARGS` in the test's own folder."""
     return lambda *args, **options: run_segkit(tmp_path, *args, **options)
 
 

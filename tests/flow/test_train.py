@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import segkit
-from tests.conftest import SMALL, Cli, run_segkit
+from tests.conftest import SMALL, Cli, run_segkit, run_segkit_process
 
 
 def scores(path: Path) -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def test_tensorboard_has_scalars_pictures_and_hparams(trained: Path) -> None:
 
 
 def test_the_same_command_gives_the_same_result(trained: Path, tmp_path: Path) -> None:
-    done = run_segkit(tmp_path, "train", *SMALL, "run=again")
+    done = run_segkit_process(tmp_path, "train", *SMALL, "run=again")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs/small/again/cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
 
