@@ -24,7 +24,7 @@ MAX_PIXELS = 10**9
 """A larger image is taken for a decompression bomb."""
 _TRUNCATED = (
     *("truncated", "failed to read", "not enough", "unexpected end", "ended before", "greater than file size"),
-    *("less than expected", "end of file", "no such pixel", "actual length"),
+    *("less than expected", "end of file", "no such pixel", "actual length", "bytes, got"),
 )
 """How the decoders describe a file that ends too early."""
 
@@ -88,18 +88,30 @@ def _reason(error: Exception) -> str:
     return f"truncated ({text})" if any(word in text.lower() for word in _TRUNCATED) else f"damaged ({text})"
 
 
-def open_file(path: Path) -> Any:
-    """Open a file for binary reading. Raises `ReadError` where it is missing, empty, or cannot be opened."""
+def read_start(path: Path, length: int = -1) -> bytes:
+    """Return the first `length` bytes of a file, or all. Raises `ReadError`, also where there are none."""
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            data = file.read(length)
     except FileNotFoundError:
         raise ReadError(path, "is missing") from None
     except OSError as error:
         raise ReadError(path, f"cannot be opened ({error.strerror or error})") from error
-    if not os.fstat(file.fileno()).st_size:
-        file.close()
+    if not data:
         raise ReadError(path, "zero bytes")
-    return file
+    return data
+
+
+def as_image(path: Path, pixels: Array) -> Array:
+    """Return (H, W) as (H, W, 1) and other shapes unchanged, in uint8, uint16 or float32 and contiguous."""
+    if pixels.dtype.kind not in "buif":
+        raise ReadError(path, f"holds numbers of type {pixels.dtype}; gray values are wanted")
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    native = pixels.dtype.newbyteorder("=")
+    return np.ascontiguousarray(pixels, native if native in (np.uint8, np.uint16) else np.float32)
 
 
 def refuse_bomb(path: Path, height: int, width: int) -> None:

@@ -1,62 +1,73 @@
 """Volume files as they are stored: NIfTI, NRRD, MetaImage (MHA, MHD), NumPy and multi-page TIFF. Orientation: `volumes.py`.
 
-The format is told by the first bytes of a file. A header is believed only as far as the file can hold what it claims, so
-that neither a damaged nor a malicious one fills the memory.
+The first bytes of a file decide on its format. A header is believed only as far as the file can hold what it claims, so that
+neither a damaged nor a malicious one fills the memory. nibabel reads NIfTI, because ITK refuses affines that are not
+orthonormal (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields); its own checks of a header write to the terminal,
+so those that matter are done here.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 import tifffile
+from nibabel.volumeutils import apply_read_scaling, array_from_file
+from numpy.lib.recfunctions import structured_to_unstructured
 
-from segkit.data.io import nifti
-from segkit.data.io.base import ReadError, as_read_error
-from segkit.data.io.nifti import GZIP, LPS_TO_RAS
-from segkit.data.io.tiff import count_pages, read_page, tiff_pages
+from segkit.data.io.base import Array, ReadError, as_read_error, read_start
+from segkit.data.io.tiff import SIGNATURES, count_pages, read_page
 
-Array = npt.NDArray[Any]
 Size = tuple[int, int, int]
+Encode = Callable[[Array, bool], bytes]
 
 KINDS = "NIfTI, NRRD, MHA, MHD, NPY, NPZ, multi-page TIFF"
 MAX_VOXELS = 4 * 10**9
 """A larger volume is taken for a decompression bomb."""
-_ZIP, _NPY, _NRRD = b"PK\x03\x04", b"\x93NUMPY", b"NRRD"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_GZIP, _ZIP, _NPY, _NRRD = b"\x1f\x8b", b"PK\x03\x04", b"\x93NUMPY", b"NRRD"
 _META = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=")
 _DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_NIFTI_HEAD = 540
+"""Bytes of the longer header."""
+_NIFTI_LENGTHS = {b"n+1": 348, b"ni1": 348, b"n+2": 540, b"ni2": 540}
+_DEFLATE_RATIO = 1100
+"""Deflate shrinks nothing further than 1032 times."""
+_TO_MM = {"meter": 1e3, "micron": 1e-3}
 
 
 @dataclass(frozen=True)
 class Stored:
     """A file's grid in its own axes (x, y, z), and how to reach its numbers."""
 
-    kind: str
     size: Size
     channels: int
     affine: Array | None
-    """Voxel (x, y, z) to millimetres right, anterior, superior (RAS), 4 x 4. None: the file does not say where it lies."""
+    """Voxel (x, y, z) to millimeters right, anterior, superior (RAS), 4 x 4. None: the file does not say where it lies."""
     voxels: Callable[[], Array]
-    """(X, Y, Z, C) after the file's own scale; raises `ReadError`."""
+    """Read (X, Y, Z, C) after the file's own scale; raises `ReadError`."""
+    encode: Encode
+    """Encode a mask (X, Y, Z) in the file's format, grid and axes, gzipped or not: the same bytes for the same mask."""
 
 
 def open_stored(path: Path) -> Stored:
-    """What the header says. Raises `ReadError`."""
+    """Read the header of a volume file. Raises `ReadError`."""
     with as_read_error(path):
-        kind = _kind(path)
-        stored = _OPEN[kind](path, kind)
+        stored = _opener(path)(path)
     claimed = " x ".join(map(str, stored.size)) + (f" x {stored.channels}" if stored.channels != 1 else "")
     if min(*stored.size, stored.channels) < 1:
         raise ReadError(path, f"holds no voxels ({claimed})")
@@ -65,15 +76,9 @@ def open_stored(path: Path) -> Stored:
     return stored
 
 
-def encode_like(mask: Array, like: Path, compress: bool) -> bytes:
-    """A file of `like`'s format, grid and axes that holds `mask` (X, Y, Z); the same bytes for the same mask."""
-    kind = _kind(like)
-    return _ENCODE[kind](mask, like, compress)
-
-
 def data_file(path: Path) -> Path | None:
-    """The file with the numbers, where a header (.mhd, .nhdr) keeps them beside it. Only below its own folder."""
-    head = _head(path, 65536)
+    """Return the file with the voxels, where a header (.mhd, .nhdr) keeps them beside it. Only below its own folder."""
+    head = read_start(path, 65536)
     if not (head.startswith(_NRRD) or _META.match(head)):
         return None
     named = _DATA_FILE.search(head.split(b"\n\n")[0] if head.startswith(_NRRD) else head)
@@ -90,111 +95,171 @@ def data_file(path: Path) -> Path | None:
     return target
 
 
-# which format
-
-
-def _kind(path: Path) -> str:
-    head = _head(path, nifti.HEAD)
-    if head.startswith(GZIP):
-        with nifti.unpacked(path) as stream:
-            if nifti.is_nifti(path, stream.read(nifti.HEAD)):
-                return "nifti"
+def _opener(path: Path) -> Callable[[Path], Stored]:
+    head = read_start(path, _NIFTI_HEAD)
+    if head.startswith(_GZIP):
+        with _unpacked(path) as stream:
+            if _is_nifti(path, stream.read(_NIFTI_HEAD)):
+                return _open_nifti
         raise ReadError(path, "gzipped, but no NIfTI inside")
-    if nifti.is_nifti(path, head):
-        return "nifti"
-    for magic, kind in ((_NRRD, "nrrd"), (_NPY, "npy"), (_ZIP, "npz"), *((magic, "tiff") for magic in _TIFF)):
-        if head.startswith(magic):
-            return kind
+    if _is_nifti(path, head):
+        return _open_nifti
+    for signatures, opener in ((_NRRD, _open_itk), (_NPY, _open_npy), (_ZIP, _open_npz), (SIGNATURES, _open_tiff)):
+        if head.startswith(signatures):
+            return opener
     if _META.match(head):
-        return "meta"
+        return _open_itk
     if path.suffix.lower() == ".gz":
         raise ReadError(path, "not gzipped in spite of its name, and no NIfTI either (half a download, or a web page?)")
     raise ReadError(path, f"not a volume ({KINDS})")
 
 
-def _head(path: Path, length: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(length)
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-    except OSError as error:
-        raise ReadError(path, f"cannot be opened ({error.strerror or error})") from error
-    if not head:
-        raise ReadError(path, "zero bytes")
-    return head
+# NIfTI-1 and NIfTI-2
 
 
-def _open_nifti(path: Path, kind: str) -> Stored:
-    header = nifti.read_header(path)
-    size, channels = nifti.grid(header)
-    return Stored(kind, size, channels, nifti.affine(header), lambda: nifti.read_voxels(path, header))
+def _is_nifti(path: Path, head: bytes) -> bool:
+    """Whether these first bytes are a NIfTI header; refuses one without its voxels."""
+    length = {struct.unpack(f"{order}i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
+    magic = head[4:7] if 540 in length else head[344:347] if 348 in length else b""
+    if len(head) < _NIFTI_HEAD and length & {348, 540} and len(head) < max(length & {348, 540}):
+        raise ReadError(path, "truncated (half a header)")
+    if _NIFTI_LENGTHS.get(magic) not in length:
+        return False
+    if magic.startswith(b"ni"):
+        raise ReadError(path, "is a header whose voxels lie in another file (.img); save both as one .nii.gz")
+    return True
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, out of their gzip where there is one, whatever the file is called."""
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast(IO[bytes], stream)
+
+
+def _open_nifti(path: Path) -> Stored:
+    with _unpacked(path) as stream:
+        head = stream.read(_NIFTI_HEAD)
+    kind, length = (nib.Nifti2Header, 540) if head[4:7] == b"n+2" else (nib.Nifti1Header, 348)
+    header: Any = cast(Any, kind)(head[:length], check=False)
+    if not 1 <= int(header["dim"][0]) <= 7:
+        raise ReadError(path, f"damaged (claims {int(header['dim'][0])} dimensions)")
+    header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1  # the standard: 0 means 1
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
+    x, y, z = (*map(int, header.get_data_shape()), 1, 1)[:3]
+    channels = prod(map(int, header.get_data_shape()[3:])) * len(header.get_data_dtype().fields or "1")
+    affine = _nifti_affine(header)
+    return Stored((x, y, z), channels, affine, lambda: _nifti_voxels(path, header, (x, y, z)), partial(_encode_nifti, header))
+
+
+def _nifti_affine(header: Any) -> Array:
+    """Voxel to RAS mm: sform, else qform, else the voxel size on axes taken for left, posterior, superior as ITK does."""
+    scale = np.diag([*3 * [_TO_MM.get(header.get_xyzt_units()[0], 1.0)], 1.0])
+    for code, matrix in (("sform_code", header.get_sform), ("qform_code", header.get_qform)):
+        if header[code] > 0 and _is_usable(matrix()):
+            return np.asarray(scale @ matrix(), float)
+    sizes = [size if np.isfinite(size) and size > 0 else 1.0 for size in header["pixdim"][1:4]]
+    return np.asarray(scale @ LPS_TO_RAS @ np.diag([*sizes, 1.0]), float)
+
+
+def _is_usable(matrix: Array) -> bool:
+    """Finite, and no axis is without length."""
+    return bool(np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > 1e-12)
+
+
+def _nifti_voxels(path: Path, header: Any, size: Size) -> Array:
+    """Read (X, Y, Z, C) in the stored axes, after the file's slope and intercept (then float32)."""
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    offset, wanted = max(int(header["vox_offset"]), header.sizeof_hdr), prod(map(int, shape)) * dtype.itemsize
+    with as_read_error(path), _unpacked(path) as stream:
+        ratio = _DEFLATE_RATIO if isinstance(stream, cast(type, gzip.GzipFile)) else 1
+        if offset + wanted > path.stat().st_size * ratio:
+            raise ReadError(path, f"truncated (its header claims {wanted} bytes of voxels)")
+        array: Array = array_from_file(shape, dtype, stream, offset, mmap=False)
+        stream.read(1)  # gzip compares its checksum here
+    if dtype.fields:
+        return structured_to_unstructured(array).reshape(*size, -1)
+    scaled = apply_read_scaling(array, *header.get_slope_inter())
+    return (scaled if scaled is array else scaled.astype(np.float32)).reshape(*size, -1, order="F")
+
+
+def _encode_nifti(like: Any, mask: Array, compress: bool) -> bytes:
+    """Keep the affine, codes and units of the header `like`, but none of its extensions."""
+    header = like.copy()
+    shape = header.get_data_shape()[:3]
+    header.set_data_dtype(mask.dtype)
+    header.set_data_shape(shape)
+    header.set_slope_inter(1, 0)
+    for field in ("cal_max", "cal_min", "intent_code", "vox_offset"):
+        header[field] = 0
+    header["intent_name"] = b""
+    image: Any = nib.Nifti2Image if header.sizeof_hdr == 540 else nib.Nifti1Image
+    data: bytes = image(mask.reshape(shape), None, header).to_bytes()
+    return gzip.compress(data, mtime=0) if compress else data
 
 
 # NRRD and MetaImage
 
 
-def _itk_reader(path: Path, kind: str) -> Any:
-    reader = _sitk().ImageFileReader()
-    reader.SetImageIO(_IMAGE_IO[kind])  # told by content: the suffix may be wrong
-    reader.SetFileName(str(path))
-    with _itk_failures_told(path):
-        reader.ReadImageInformation()
-    return reader
+def _sitk() -> Any:
+    """SimpleITK, imported on first use: it takes a third of a second."""
+    return import_module("SimpleITK")
 
 
-def _open_itk(path: Path, kind: str) -> Stored:
+def _open_itk(path: Path) -> Stored:
     data_file(path)
-    reader = _itk_reader(path, kind)
-    shape, colours = tuple(map(int, reader.GetSize())), int(reader.GetNumberOfComponents())
-    x, y, z = (*shape, 1)[:3]
-
-    def voxels() -> Array:
-        with _itk_failures_told(path):
-            array = _sitk().GetArrayFromImage(reader.Execute())
-        array = array if colours > 1 else array[..., None]
-        return np.asarray(array.transpose(*reversed(range(len(shape))), len(shape)).reshape(x, y, z, -1))
-
-    return Stored(kind, (x, y, z), prod(shape[3:]) * colours, _itk_affine(reader), voxels)
-
-
-def _itk_affine(reader: Any) -> Array | None:
+    image_io, suffix = ("NrrdImageIO", "nrrd") if read_start(path, 4) == _NRRD else ("MetaImageIO", "mha")
+    reader = _sitk().ImageFileReader()
+    reader.SetImageIO(image_io)  # by content: the suffix may be wrong
+    reader.SetFileName(str(path))
+    with _itk_as_read_error(path):
+        reader.ReadImageInformation()
+    x, y, z, *further = (*map(int, reader.GetSize()), 1)[: max(3, reader.GetDimension())]
     axes = min(reader.GetDimension(), 3)
     affine = np.eye(4)
     affine[:axes, :axes] = _itk_direction(reader) * reader.GetSpacing()[:axes]
     affine[:axes, 3] = reader.GetOrigin()[:axes]
-    return LPS_TO_RAS @ affine if nifti.is_usable(affine) else None
+    usable = LPS_TO_RAS @ affine if _is_usable(affine) else None
+    channels = prod(further) * int(reader.GetNumberOfComponents())
+    return Stored((x, y, z), channels, usable, lambda: _itk_voxels(path, reader, (x, y, z)), partial(_encode_itk, reader, suffix))
 
 
 def _itk_direction(reader: Any) -> Array:
-    """Of the first three axes at most."""
+    """The directions of the first three axes at most."""
     axes: int = reader.GetDimension()
     return np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
 
 
-def _encode_itk(mask: Array, like: Path, compress: bool) -> bytes:
-    """One file, voxels included, also where `like` is a header with its voxels beside it."""
-    kind = _kind(like)
-    reader = _itk_reader(like, kind)
+def _itk_voxels(path: Path, reader: Any, size: Size) -> Array:
+    axes: int = reader.GetDimension()
+    with _itk_as_read_error(path):
+        array = _sitk().GetArrayFromImage(reader.Execute())
+    array = array.reshape(*array.shape[:axes], -1)  # channels last
+    return np.asarray(array.transpose(*reversed(range(axes)), axes).reshape(*size, -1))
+
+
+def _encode_itk(reader: Any, suffix: str, mask: Array, compress: bool) -> bytes:
+    """One file, voxels included, also where the image is a header with its voxels beside it."""
     axes = min(reader.GetDimension(), 3)
     image = _sitk().GetImageFromArray(mask.reshape(mask.shape[:axes]).T)
     image.SetSpacing(reader.GetSpacing()[:axes])
     image.SetOrigin(reader.GetOrigin()[:axes])
     image.SetDirection(_itk_direction(reader).ravel().tolist())
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"mask.{'nrrd' if kind == 'nrrd' else 'mha'}")
+        file = Path(folder, f"mask.{suffix}")
         _sitk().WriteImage(image, str(file), useCompression=True)
         return file.read_bytes()
 
 
-def _sitk() -> Any:
-    """Loaded where it is needed: it takes a third of a second."""
-    return import_module("SimpleITK")
-
-
 @contextmanager
-def _itk_failures_told(path: Path) -> Iterator[None]:
-    """ITK says first where in its own source a thing went wrong; what it was, only teem (NRRD) says, last."""
+def _itk_as_read_error(path: Path) -> Iterator[None]:
+    """ITK's message begins with the place in its own source; only teem (NRRD) gives the cause, in the last line."""
     try:
         yield
     except RuntimeError as error:
@@ -203,22 +268,18 @@ def _itk_failures_told(path: Path) -> Iterator[None]:
         raise ReadError(path, f"damaged or truncated{why}") from error
 
 
-# NumPy
+# NumPy and TIFF: nothing but the array
 
 
-def _open_npy(path: Path, kind: str) -> Stored:
+def _open_npy(path: Path) -> Stored:
     with path.open("rb") as file:
         shape = _npy_shape(path, file)
-
-    def voxels() -> Array:
-        with as_read_error(path):
-            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: fails before anything is allocated
-
-    return _plain(kind, path, shape, voxels)
+    # mapped, so that it fails before anything is allocated
+    return _plain(path, shape, lambda: np.array(np.load(path, mmap_mode="r", allow_pickle=False)), _npy_bytes)
 
 
-def _open_npz(path: Path, kind: str) -> Stored:
-    """The one array in it; single numbers and lists beside it (a spacing, say) are left alone."""
+def _open_npz(path: Path) -> Stored:
+    """Read the one array in it; single numbers and lists beside it (a spacing, say) are left alone."""
     with zipfile.ZipFile(path) as archive:
         shapes = {}
         for name in archive.namelist():
@@ -228,11 +289,11 @@ def _open_npz(path: Path, kind: str) -> Stored:
     if len(names) != 1:
         raise ReadError(path, f"one array is wanted, it holds {', '.join(n.removesuffix('.npy') for n in shapes) or 'none'}")
 
-    def voxels() -> Array:
-        with as_read_error(path), zipfile.ZipFile(path) as archive, archive.open(names[0]) as file:
+    def load() -> Array:
+        with zipfile.ZipFile(path) as archive, archive.open(names[0]) as file:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
-    return _plain(kind, path, shapes[names[0]], voxels)
+    return _plain(path, shapes[names[0]], load, _npz_bytes)
 
 
 def _npy_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
@@ -244,74 +305,51 @@ def _npy_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     return shape
 
 
-def _plain(kind: str, path: Path, shape: tuple[int, ...], voxels: Callable[[], Array]) -> Stored:
-    """(D, H, W, C), (D, H, W), (H, W), or (H, W, 3 or 4) in colour: what else could so thin a volume be?"""
+def _plain(path: Path, shape: tuple[int, ...], load: Callable[[], Array], encoded: Callable[[Array], bytes]) -> Stored:
+    """(D, H, W, C), (D, H, W), (H, W), or (H, W, 3 or 4) in color: what else could so thin a volume be?"""
     if not 2 <= len(shape) <= 4:
         raise ReadError(path, f"has {len(shape)} dimensions; (H, W), (D, H, W) or (D, H, W, C) is wanted")
-    colour = len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4
-    full = {2: (1, *shape, 1), 3: (1, *shape) if colour else (*shape, 1), 4: shape}[len(shape)]
+    color = len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4
+    full = {2: (1, *shape, 1), 3: (1, *shape) if color else (*shape, 1), 4: shape}[len(shape)]
     depth, rows, columns, channels = (int(n) for n in full)
-    return Stored(kind, (columns, rows, depth), channels, None, lambda: voxels().reshape(full).transpose(2, 1, 0, 3))
+
+    def voxels() -> Array:
+        with as_read_error(path):
+            return load().reshape(depth, rows, columns, -1).transpose(2, 1, 0, 3)
+
+    def encode(mask: Array, compress: bool) -> bytes:
+        """(D, H, W), or (H, W) of a single slice."""
+        array = np.ascontiguousarray(mask.transpose(2, 1, 0))
+        return encoded(array[0] if len(array) == 1 else array)
+
+    return Stored((columns, rows, depth), channels, None, voxels, encode)
 
 
-def _encode_npy(mask: Array, like: Path, compress: bool) -> bytes:
+def _npy_bytes(array: Array) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array(out, _as_plain(mask, like), allow_pickle=False)
+    np.lib.format.write_array(out, array, allow_pickle=False)
     return out.getvalue()
 
 
-def _encode_npz(mask: Array, like: Path, compress: bool) -> bytes:
+def _npz_bytes(array: Array) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo("mask.npy"), _encode_npy(mask, like, compress), zipfile.ZIP_DEFLATED)  # no time stamp
+        archive.writestr(zipfile.ZipInfo("mask.npy"), _npy_bytes(array), zipfile.ZIP_DEFLATED)  # no time stamp
     return out.getvalue()
 
 
-def _as_plain(mask: Array, like: Path) -> Array:
-    """(D, H, W), or (H, W) of a single slice."""
-    array = np.ascontiguousarray(mask.transpose(2, 1, 0))
-    return array[0] if len(array) == 1 else array
-
-
-# TIFF
-
-
-def _open_tiff(path: Path, kind: str) -> Stored:
+def _open_tiff(path: Path) -> Stored:
     with tifffile.TiffFile(path) as tiff:
         count_pages(path, tiff)
         pages = [(page.shape, page.dtype) for page in tiff.pages]
     if len(set(pages)) > 1:
         raise ReadError(path, f"its {len(pages)} pages differ in size or kind; slices of one volume are alike")
     rows, columns, channels = (*pages[0][0], 1)[:3]
-    return Stored(kind, (columns, rows, len(pages)), channels, None, lambda: _tiff_voxels(path))
+    shape = (len(pages), rows, columns, channels)
+    return _plain(path, shape, lambda: np.stack([read_page(path, page, indices=True) for page in range(len(pages))]), _tiff_bytes)
 
 
-def _tiff_voxels(path: Path) -> Array:
-    slices = [read_page(path, page, indices=True) for page in range(tiff_pages(path))]
-    array = np.stack([one if one.ndim == 3 else one[..., None] for one in slices])
-    return array.transpose(2, 1, 0, 3)
-
-
-def _encode_tiff(mask: Array, like: Path, compress: bool) -> bytes:
+def _tiff_bytes(array: Array) -> bytes:
     out = io.BytesIO()
-    tifffile.imwrite(out, _as_plain(mask, like), photometric="minisblack", compression="zlib")
+    tifffile.imwrite(out, array, photometric="minisblack", compression="zlib")
     return out.getvalue()
-
-
-_IMAGE_IO = {"nrrd": "NrrdImageIO", "meta": "MetaImageIO"}
-_OPEN: dict[str, Callable[[Path, str], Stored]] = {
-    "nifti": _open_nifti,
-    "nrrd": _open_itk,
-    "meta": _open_itk,
-    "npy": _open_npy,
-    "npz": _open_npz,
-    "tiff": _open_tiff,
-}
-_ENCODE: dict[str, Callable[[Array, Path, bool], bytes]] = {
-    "nifti": nifti.encode_like,
-    "nrrd": _encode_itk,
-    "meta": _encode_itk,
-    "npy": _encode_npy,
-    "npz": _encode_npz,
-    "tiff": _encode_tiff,
-}

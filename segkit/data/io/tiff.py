@@ -9,45 +9,30 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from segkit.data.io.base import ReadError, as_read_error, refuse_bomb, whole_numbers
+from segkit.data.io.base import Array, File, ReadError, as_image, as_read_error, refuse_bomb, whole_numbers
 
-Array = npt.NDArray[Any]
-
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ALPHA = (1, 2)
 
 
 @dataclass(frozen=True)
-class TiffPage:
+class TiffPage(File):
     """The image (H, W, C) on page `page` (from 0) of a TIFF."""
 
-    path: Path
     page: int
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
-
     def read(self) -> Array:
-        pixels = read_page(self.path, self.page, indices=False)
-        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        kept = pixels.dtype in (np.uint8, np.uint16, np.float32)
-        return np.ascontiguousarray(pixels if kept else pixels.astype(np.float32))
+        return as_image(self.path, read_page(self.path, self.page, indices=False))
 
 
 @dataclass(frozen=True)
-class TiffPageMask:
+class TiffPageMask(File):
     """The mask (H, W) on page `page` (from 0) of a TIFF."""
 
-    path: Path
     page: int
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         mask = read_page(self.path, self.page, indices=True)
@@ -57,13 +42,13 @@ class TiffPageMask:
 
 
 def tiff_pages(path: Path) -> int:
-    """How many pages a TIFF has. Raises `ReadError`."""
-    with as_read_error(path), _opened(path) as file, tifffile.TiffFile(file) as tiff:
+    """Return the number of pages of a TIFF. Raises `ReadError`."""
+    with as_read_error(path), path.open("rb") as file, tifffile.TiffFile(file) as tiff:
         return count_pages(path, tiff)
 
 
 def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
-    """Every page names where the next one is, and the last names none: else pages have been cut off."""
+    """Count the pages. Each one names the place of the next, and the last names none: otherwise pages have been cut off."""
     count = len(tiff.pages)
     if not count:
         raise ReadError(path, "truncated (its header leads to no page)")
@@ -78,14 +63,14 @@ def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
 
 
 def page_size(path: Path) -> tuple[int, int]:
-    """(H, W) of the first page, from its header."""
-    with _opened(path) as file, tifffile.TiffFile(file) as tiff:
+    """Return (H, W) of the first page, from its header."""
+    with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         return page.imagelength, page.imagewidth
 
 
-def one_page(path: Path, data: bytes) -> None:
-    """Refuse a file of several pages: which of them would be the image?"""
+def refuse_several_pages(path: Path, data: bytes) -> None:
+    """Raise `ReadError` for a file of several pages: which of them would be the image?"""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = count_pages(path, tiff)
     if pages > 1:
@@ -94,13 +79,16 @@ def one_page(path: Path, data: bytes) -> None:
 
 
 def read_page(path: Path, page: int, indices: bool) -> Array:
-    """(H, W) or (H, W, C) as `decode` gives it."""
-    with as_read_error(path), _opened(path) as file:
+    """Read page `page` (from 0) as `decode` returns it. Raises `ReadError`."""
+    with as_read_error(path), path.open("rb") as file:
         return decode(path, file, page, indices)
 
 
 def decode(path: Path, file: IO[bytes], number: int, indices: bool) -> Array:
-    """Planar files become (H, W, C); white-is-zero images are inverted to what a viewer shows, masks (`indices`) are not."""
+    """Decode page `number` (from 0) to (H, W) or (H, W, C), also from a planar file.
+
+    White-is-zero images are inverted to what a viewer shows; masks (`indices`) are not.
+    """
     with tifffile.TiffFile(file) as tiff:
         pages = count_pages(path, tiff)
         if not 0 <= number < pages:
@@ -112,37 +100,30 @@ def decode(path: Path, file: IO[bytes], number: int, indices: bool) -> Array:
             raise ReadError(path, "truncated")
         photometric, colormap, extra = tifffile.PHOTOMETRIC(page.photometric).name, page.colormap, page.extrasamples
         if photometric == "SEPARATED":
-            return _through_pillow(file, number)
+            return _inks_as_rgb(file, number)
         pixels = np.asarray(page.asarray())
     if page.axes.startswith("S"):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if photometric == "PALETTE":
-        return pixels if indices else _colours(pixels, np.asarray(colormap))
+        return pixels if indices else _colors(pixels, np.asarray(colormap))
     if photometric == "MINISWHITE" and not indices and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
     alphas = sum(int(kind) in _ALPHA for kind in extra)
     return pixels[..., : 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas] if pixels.ndim == 3 else pixels
 
 
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-
-
-def _through_pillow(file: IO[bytes], number: int) -> Array:
-    """Inks (CMYK) as RGB."""
+def _inks_as_rgb(file: IO[bytes], number: int) -> Array:
+    """CMYK, through Pillow."""
     file.seek(0)
     with Image.open(file) as image:
         image.seek(number)
         return np.asarray(image.convert("RGB"))
 
 
-def _colours(indices: Array, colormap: Array) -> Array:
-    """A TIFF palette has 16 bits a colour."""
+def _colors(indices: Array, colormap: Array) -> Array:
+    """A TIFF palette has 16 bits a color."""
     table = (colormap.T >> 8).astype(np.uint8)
-    grey = bool((table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all())
-    return table[indices][..., 0] if grey else table[indices]
+    gray = bool((table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all())
+    return table[indices][..., 0] if gray else table[indices]

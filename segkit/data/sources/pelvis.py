@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from segkit.data.case import Case, Pixels, relative
 from segkit.data.io.base import ReadError
-from segkit.data.io.nifti import LPS_TO_RAS
+from segkit.data.io.formats import LPS_TO_RAS
 from segkit.data.phantoms import xray
 from segkit.data.sources.base import Keyed, pair, unreadable
 from segkit.system.errors import Problem, nearest
