@@ -1,7 +1,10 @@
 """DICOM as arrays: images, the frames of a DICOM-SEG, the contours of an RTSTRUCT.
 
-Where a pixel lies in the patient is told by the image plane (PS3.3 C.7.6.2), so masks meet their slices in millimetres, not
-by their names. Names of patients are never looked at. The parts of the standard: https://dicom.nema.org/medical/dicom/current
+The image plane (PS3.3 C.7.6.2) says where a pixel lies in the patient, so masks are matched to slices in millimeters, not by
+file names. Names of patients are never read. The parts of the standard: https://dicom.nema.org/medical/dicom/current
+
+pydicom alone cannot read JPEG Lossless, which most scanners write; imagecodecs (libjpeg-turbo) decodes it here as a plugin:
+https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
 """
 
 from __future__ import annotations
@@ -12,35 +15,51 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLossless, JPEGLosslessSV1
 
-from segkit.data.io import dicom_lossless
-from segkit.data.io.base import ReadError, as_read_error
+from segkit.data.io.base import Array, File, ReadError, as_read_error
 from segkit.data.slices import recent
 
-Array = npt.NDArray[Any]
 Point = tuple[float, float, float]
 
 IN_UNITS = ("CT", "PT")
 """Modalities whose numbers mean something (HU, Bq/ml): always float32, as the slope may differ from slice to slice."""
 PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+DECODER_DEPENDENCIES = dict.fromkeys((JPEGLossless, JPEGLosslessSV1), ("imagecodecs",))
+"""pydicom looks for this name in a plugin, and for `is_available` and `decode_frame`."""
 
-dicom_lossless.register()
+
+def is_available(syntax: str) -> bool:
+    """Whether this module decodes a transfer syntax; asked by pydicom."""
+    return UID(syntax) in DECODER_DEPENDENCIES and bool(imagecodecs.JPEG.available)
 
 
-# where pixels lie
+def decode_frame(encoded: bytes, runner: DecodeRunner) -> bytes:
+    """Return the pixels of one frame, row by row, colors by pixel; called by pydicom."""
+    pixels = imagecodecs.jpeg_decode(encoded)
+    runner.set_option("bits_allocated", pixels.itemsize * 8)
+    if pixels.ndim == 3:
+        runner.set_option("planar_configuration", 0)
+    return bytes(pixels.tobytes())
+
+
+for _syntax in DECODER_DEPENDENCIES:
+    if not get_decoder(_syntax).is_available:  # another plugin keeps its place
+        get_decoder(_syntax).add_plugin("imagecodecs", (__name__, "decode_frame"))
+
+# image planes
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An image plane in the patient, millimetres: the centre of the first pixel, the directions along a row and a column."""
+    """An image plane in the patient, in millimeters: the center of the first pixel, the directions along a row and a column."""
 
     origin: Point
     along_row: Point
@@ -52,7 +71,7 @@ class Grid:
 
     @classmethod
     def of(cls, dataset: Dataset, frame: int = 0) -> Grid | None:
-        """The plane of an image or of a frame; None where the header does not tell it."""
+        """Return the plane of an image or of a frame; None where the header does not give it."""
         try:
             plane = next(groups(dataset, frame, "PlanePositionSequence"), dataset)
             turn = next(groups(dataset, frame, "PlaneOrientationSequence"), dataset)
@@ -78,12 +97,12 @@ class Grid:
         return bool(np.allclose(own, others, atol=0.01))
 
     def pixels_of(self, points: Array) -> Array:
-        """Patient coordinates (N, 3) as (N, 2) x, y in pixels; whole numbers are centres of pixels."""
+        """Convert patient coordinates (N, 3) to (N, 2) x, y in pixels; whole numbers are centers of pixels."""
         away = points - np.asarray(self.origin)
         return np.stack([away @ self.along_row / self.spacing[1], away @ self.along_column / self.spacing[0]], axis=1)
 
     def onto(self, other: Grid) -> tuple[float, ...]:
-        """The affine (2 x 3, row by row) from pixels x, y of this grid to those of another; empty where they are the same."""
+        """Return the affine (2 x 3, row by row) from pixels x, y of this grid to those of another; empty if they are the same."""
         x, y = np.asarray(self.along_row) * self.spacing[1], np.asarray(self.along_column) * self.spacing[0]
         start, right, down = other.pixels_of(np.asarray(self.origin) + np.stack([0 * x, x, y]))
         affine = np.stack([right - start, down - start, start], axis=1)
@@ -93,7 +112,7 @@ class Grid:
 
 
 def groups(dataset: Dataset, frame: int, name: str) -> Iterator[Dataset]:
-    """Items of a functional group (PS3.3 C.7.6.16): the frame's own, else those that all frames share."""
+    """Yield the items of a functional group (PS3.3 C.7.6.16): the frame's own, else those that all frames share."""
     own, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
     for place in ([own[frame]] if own and frame < len(own) else []) + ([shared[0]] if shared else []):
         if place.get(name):
@@ -105,7 +124,7 @@ def groups(dataset: Dataset, frame: int, name: str) -> Iterator[Dataset]:
 
 
 def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
-    """All but the pixels, or only the named elements. Raises `ReadError` for what is no DICOM object."""
+    """Read all but the pixels, or only the named elements. Raises `ReadError` for what is no DICOM object."""
     dataset = _open(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
     with as_read_error(path):
         for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
@@ -116,14 +135,14 @@ def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
 
 
 def claims_to_be_dicom(path: Path) -> bool:
-    """By its first bytes, or by its suffix: old files lack the preamble."""
+    """Whether a file is DICOM by its first bytes, or by its suffix: old files lack the preamble."""
     if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
         return True
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
-        return True  # reading it will say what is wrong
+        return True  # reading it gives the cause
 
 
 def _open(path: Path, **how: Any) -> Dataset:
@@ -137,7 +156,7 @@ def _open(path: Path, **how: Any) -> Dataset:
 
 
 def _decode(path: Path, dataset: Dataset, frame: int | None = None) -> Array:
-    """One frame or all of them; RGB where colours are stored as luminance and chrominance."""
+    """Decode one frame or all of them, to RGB where colors are stored as luminance and chrominance."""
     if not any(tag in dataset for tag in PIXEL_TAGS):
         raise ReadError(path, "truncated (its pixels are missing)")
     if reason := _missing_decoder(dataset):
@@ -147,7 +166,7 @@ def _decode(path: Path, dataset: Dataset, frame: int | None = None) -> Array:
 
 
 def _missing_decoder(dataset: Dataset) -> str:
-    """What to install where nothing here decodes this compression; empty where something does."""
+    """Say what to install where nothing here decodes this compression; empty where something does."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
@@ -163,15 +182,10 @@ def _missing_decoder(dataset: Dataset) -> str:
 
 
 @dataclass(frozen=True)
-class DicomSlice:
-    """An image, or one frame of a multi-frame image: (H, W, 1) in the units of its modality (CT: HU), or colours (H, W, 3)."""
+class DicomSlice(File):
+    """An image, or one frame of a multi-frame image: (H, W, 1) in the units of its modality (CT: HU), or colors (H, W, 3)."""
 
-    path: Path
     frame: int = 0
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         dataset = _open(self.path)
@@ -182,11 +196,11 @@ class DicomSlice:
 
 
 def _shown(dataset: Dataset, pixels: Array, frame: int) -> Array:
-    """White is more, colours are RGB, and stored numbers become units; uint8 and uint16 stay where they are units already."""
+    """Invert MONOCHROME1, convert colors to RGB, and stored numbers to units; uint8 and uint16 stay if they are units already."""
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
-        colours = apply_color_lut(pixels, dataset)
-        return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+        colors = apply_color_lut(pixels, dataset)
+        return colors if colors.dtype == np.uint8 else (colors >> 8).astype(np.uint8)
     if pixels.ndim == 3:
         return pixels[..., :3]
     if kind == "MONOCHROME1":
@@ -196,7 +210,7 @@ def _shown(dataset: Dataset, pixels: Array, frame: int) -> Array:
 
 
 def _in_units(transform: Dataset, modality: str | None, pixels: Array) -> Array:
-    """Modality LUT (PS3.3 C.11.1)."""
+    """Apply the modality LUT (PS3.3 C.11.1)."""
     if transform.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(pixels, transform), np.float32)
     slope, intercept = float(transform.get("RescaleSlope") or 1), float(transform.get("RescaleIntercept") or 0)
@@ -209,17 +223,11 @@ def _in_units(transform: Dataset, modality: str | None, pixels: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class SegFrames:
+class SegFrames(File):
     """All frames of a DICOM-SEG (N, H, W) uint8 or uint16: 0 and 1; of a label map the numbers of segments.
 
     A fractional segmentation is cut at half of its maximum.
     """
-
-    path: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         dataset = _open(self.path)
@@ -232,22 +240,17 @@ class SegFrames:
 
 
 @dataclass(frozen=True)
-class SegPlane:
+class SegPlane(File):
     """A segment on one slice: the union of `frames`, 0 and 1 uint8 (rows, columns) = `shape`; without frames, empty.
 
-    `affine` (2 x 3) leads from pixels of the slice to those of a frame, where the grids differ: other size, cropped or flipped.
+    `affine` (2 x 3) maps pixels of the slice to those of a frame where the grids differ: another size, cropped or flipped.
     """
 
-    path: Path
     frames: tuple[int, ...]
     shape: tuple[int, int]
     affine: tuple[float, ...] = ()
     values: tuple[int, ...] = (1,)
-    """Of the segment in its frames: 1, or its numbers in a label map."""
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
+    """The segment's values in its frames: 1, or its numbers in a label map."""
 
     def read(self) -> Array:
         if not self.frames:
@@ -270,14 +273,8 @@ def _resampled(mask: Array, affine: tuple[float, ...], shape: tuple[int, int]) -
 
 
 @dataclass(frozen=True)
-class RtPoints:
-    """All contour points of an RTSTRUCT (N, 4): the contour's place in the file, then x, y, z in the patient, mm."""
-
-    path: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
+class RtPoints(File):
+    """All contour points of an RTSTRUCT (N, 4): the contour's index in the file, then x, y, z in the patient, mm."""
 
     def read(self) -> Array:
         with as_read_error(self.path):
@@ -287,16 +284,11 @@ class RtPoints:
 
 
 @dataclass(frozen=True)
-class RoiPlane:
+class RoiPlane(File):
     """Contours of an RTSTRUCT on one slice, filled: 0 and 1 uint8. A contour within another cuts a hole (even-odd)."""
 
-    path: Path
     contours: tuple[int, ...]
     grid: Grid
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         points = recent.read(RtPoints(self.path)) if self.contours else np.zeros((0, 4))
@@ -304,7 +296,7 @@ class RoiPlane:
 
 
 def contours_of(path: Path, structure_set: Dataset) -> Iterator[tuple[int, Dataset, Array]]:
-    """ROI number, item and points (N, 3) of every contour, in the order of the file."""
+    """Yield the ROI number, item and points (N, 3) of every contour, in the order of the file."""
     for roi in structure_set.get("ROIContourSequence") or []:
         for item in roi.get("ContourSequence") or []:
             numbers = _numbers(item)
@@ -314,17 +306,17 @@ def contours_of(path: Path, structure_set: Dataset) -> Iterator[tuple[int, Datas
 
 
 def _numbers(contour: Dataset) -> Array:
-    """ContourData, parsed from its text at once: pydicom makes an object of every number."""
+    """Parse ContourData from its text at once: pydicom would make an object of every number."""
     raw = contour.get_item("ContourData")
     value = raw.value if raw is not None and raw.value else ()
     return np.array(value.decode("ascii").rstrip("\0 ").split("\\") if isinstance(value, bytes) else value, float)
 
 
 def fill_even_odd(polygons: Sequence[Array], shape: tuple[int, int]) -> Array:
-    """Pixels whose centre an odd number of polygons (N, 2: x, y in pixels) surrounds, as 0 and 1 uint8.
+    """Fill the pixels whose center lies within an odd number of polygons (N, 2: x, y in pixels), as 0 and 1 uint8.
 
     `cv2.fillPoly` draws the border too, which makes every structure half a pixel larger; here each row is cut at the exact
-    crossings of its centre line.
+    crossings of its center line.
     """
     rows, columns = shape
     crossings = np.zeros((rows, columns + 1), np.int32)

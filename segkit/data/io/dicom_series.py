@@ -1,4 +1,4 @@
-"""What the headers of DICOM files tell: series of images, annotations, and on which slice each piece of them was drawn."""
+"""DICOM headers: series of images, annotations, and the slice on which each piece of an annotation was drawn."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from segkit.data.io.base import ReadError, as_read_error
+from segkit.data.io.base import Array, ReadError, as_read_error
 from segkit.data.io.dicom import Grid, Point, contours_of, groups, header
 
-Array = npt.NDArray[Any]
 Source = tuple[str, int]
 """An image by its SOPInstanceUID and the number of the frame, from 1; 0 where a file is one image."""
 
 SLICED = ("CT", "MR", "PT", "NM")
-"""Modalities whose series are stacks even where no geometry is told; of others each image stands by itself."""
+"""Modalities whose series are stacks even without geometry; images of other modalities are single ones."""
 UNEVEN = 0.1
 """Slice distances may differ by a tenth; a missing slice doubles one."""
 
 
 @dataclass(frozen=True)
-class Image:
-    """A slice as its header tells it."""
+class ImageHeader:
+    """A slice as its header describes it."""
 
     path: Path
     uid: str
@@ -42,18 +39,18 @@ class Image:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """How a mask may refer to it."""
+        """The names under which a mask may refer to it."""
         return ((self.uid, self.frame + 1),) if self.frames > 1 else ((self.uid, 0), (self.uid, 1))
 
 
-def images_of(path: Path, header: Dataset) -> list[Image]:
-    """The image of a file, or its frames. Raises `ReadError`."""
+def images_of(path: Path, header: Dataset) -> list[ImageHeader]:
+    """Return the image of a file, or its frames. Raises `ReadError`."""
     with as_read_error(path):
         count = _frame_count(path, header)
         shape, number = (int(header.Rows), int(header.get("Columns") or 0)), int(header.get("InstanceNumber") or 0)
         grids = [Grid.of(header, frame) for frame in range(count)]
         uid, spacing = str(header.SOPInstanceUID), _spacing(header)
-    return [Image(path, uid, i, count, number, shape, grid.spacing if grid else spacing, grid) for i, grid in enumerate(grids)]
+    return [ImageHeader(path, uid, i, count, number, shape, grid.spacing if grid else spacing, grid) for i, grid in enumerate(grids)]
 
 
 def _frame_count(path: Path, header: Dataset) -> int:
@@ -64,7 +61,7 @@ def _frame_count(path: Path, header: Dataset) -> int:
 
 
 def _spacing(header: Dataset) -> tuple[float, ...]:
-    """Of an image without a place in the patient (rows, columns), mm: at the detector, or of an ultrasound region (cm)."""
+    """Return (rows, columns) in mm without a place in the patient: at the detector, or of an ultrasound region (cm)."""
     try:
         if found := header.get("PixelSpacing") or header.get("ImagerPixelSpacing"):
             rows, columns = float(found[0]), float(found[1])
@@ -80,7 +77,7 @@ def _spacing(header: Dataset) -> tuple[float, ...]:
 class Series:
     """Slices of one stack, or images of one exam, in order."""
 
-    def __init__(self, header: Dataset, images: Sequence[Image]) -> None:
+    def __init__(self, header: Dataset, images: Sequence[ImageHeader]) -> None:
         self.uid, self.study = str(header.SeriesInstanceUID), str(header.get("StudyInstanceUID") or "")
         self.patient = str(header.get("PatientID") or "").strip()
         self.number, self.modality = header.get("SeriesNumber"), str(header.get("Modality") or "")
@@ -92,8 +89,8 @@ class Series:
         self.is_stack = self.is_scan or images[0].frames > 1  # the frames of a clip follow each other as well
         self.images = sorted(images, key=lambda image: (self.depth(image), image.number, image.frame, image.uid))
 
-    def depth(self, image: Image) -> float:
-        """Along the normal of the slices, mm; InstanceNumber says nothing about place."""
+    def depth(self, image: ImageHeader) -> float:
+        """Position along the normal of the slices, mm; InstanceNumber says nothing about it."""
         return round(float(self._normal @ image.grid.origin), 3) if self.has_geometry and image.grid else 0.0
 
     @cached_property
@@ -107,7 +104,7 @@ class Series:
 
     @property
     def slice_mm(self) -> float:
-        """Usual distance of slices; 0 where it is unknown."""
+        """Median distance of slices; 0 where it is unknown."""
         return float(np.round(np.median(self.gaps), 4)) if self.gaps.size else 0.0
 
     @property
@@ -123,7 +120,7 @@ class Series:
         return any(source in self._by_source for piece in pieces for source in piece.sources)
 
     def index(self, piece: Piece) -> int | None:
-        """The slice on which a piece was drawn: the image it names, else the one in its plane."""
+        """Return the slice on which a piece was drawn: the image it names, else the one in its plane."""
         named = {self._by_source[source] for source in piece.sources if source in self._by_source}
         if len(named) == 1:
             return named.pop()
@@ -133,7 +130,7 @@ class Series:
         return i if self.off(piece, i) <= UNEVEN * (self.slice_mm or 1.0) else None
 
     def off(self, piece: Piece, i: int) -> float:
-        """How far from the plane of slice `i` a piece lies, mm; 0 where nobody knows."""
+        """Distance of a piece from the plane of slice `i`, mm; 0 where it is unknown."""
         if not self.has_geometry or piece.point is None:
             return 0.0
         return abs(float(self.depths[i] - self._normal @ piece.point))
@@ -144,23 +141,23 @@ class Series:
 
 @dataclass(frozen=True)
 class Piece:
-    """What lies on one slice: a segment in a frame of a DICOM-SEG, or a contour of an RTSTRUCT."""
+    """A piece of an annotation on one slice: a segment in a frame of a DICOM-SEG, or a contour of an RTSTRUCT."""
 
     plane: str
     index: int
-    """Of the frame or contour in its file."""
+    """The number of the frame or contour in its file, from 0."""
     sources: tuple[Source, ...]
     """The images that it says it was drawn on."""
     point: Point | None
     """A point on its plane, mm."""
     grid: Grid | None = None
     value: int = 1
-    """Of the segment in its frame."""
+    """The segment's value in its frame."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A DICOM-SEG or RTSTRUCT as its header tells it."""
+    """A DICOM-SEG or RTSTRUCT as its header describes it."""
 
     path: Path
     is_contours: bool
@@ -175,12 +172,12 @@ class Annotation:
 
 
 def plane_name(label: str, number: int) -> str:
-    """'Left Kidney ' -> left_kidney."""
+    """Return the plane's name for a label: 'Left Kidney ' is left_kidney."""
     return re.sub(r"[^\w.+-]+", "_", label.strip().lower()) or f"segment_{number}"
 
 
 def segmentation(path: Path) -> Annotation:
-    """A DICOM-SEG (PS3.3 A.51), binary, fractional or a label map. Raises `ReadError`."""
+    """Read a DICOM-SEG (PS3.3 A.51): binary, fractional or a label map. Raises `ReadError`."""
     dataset = header(path)
     with as_read_error(path):
         numbers = {int(item.SegmentNumber): item for item in dataset.SegmentSequence if int(item.SegmentNumber) > 0}
@@ -208,17 +205,16 @@ def _source(image: Dataset) -> Iterator[Source]:
 
 
 def structure_set(path: Path) -> Annotation:
-    """An RTSTRUCT (PS3.3 A.19). Raises `ReadError`."""
+    """Read an RTSTRUCT (PS3.3 A.19). Raises `ReadError`."""
     dataset = header(path)
     with as_read_error(path):
-        names = {
-            int(item.ROINumber): plane_name(str(item.get("ROIName") or ""), item.ROINumber) for item in dataset.StructureSetROISequence
-        }
+        rois = dataset.StructureSetROISequence
+        names = {int(item.ROINumber): plane_name(str(item.get("ROIName") or ""), item.ROINumber) for item in rois}
         frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
         studies = [study for frame in frames for study in frame.get("RTReferencedStudySequence") or []]
         series = {str(item.SeriesInstanceUID) for study in studies for item in study.get("RTReferencedSeriesSequence") or []}
         pieces = tuple(
-            Piece(names[roi], i, tuple(s for image in item.get("ContourImageSequence") or [] for s in _source(image)), _point(points))
+            Piece(names[roi], i, _contour_sources(item), tuple(points[0].tolist()))
             for i, (roi, item, points) in enumerate(contours_of(path, dataset))
             if item.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR") and len(points) >= 3
         )
@@ -229,6 +225,5 @@ def structure_set(path: Path) -> Annotation:
     return Annotation(path, True, frozenset(series), frame_of_reference, planes, pieces, left_out)
 
 
-def _point(points: Array) -> Point:
-    x, y, z = points[0].tolist()
-    return x, y, z
+def _contour_sources(item: Dataset) -> tuple[Source, ...]:
+    return tuple(source for image in item.get("ContourImageSequence") or [] for source in _source(image))

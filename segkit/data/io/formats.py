@@ -131,7 +131,7 @@ def _is_nifti(path: Path, head: bytes) -> bool:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _unpacked(path: Path) -> Iterator[Any]:
     """The bytes of a file, out of their gzip where there is one, whatever the file is called."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
@@ -140,7 +140,7 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
             yield file
             return
         with gzip.GzipFile(fileobj=file) as stream:
-            yield cast(IO[bytes], stream)
+            yield stream
 
 
 def _open_nifti(path: Path) -> Stored:
@@ -178,7 +178,7 @@ def _nifti_voxels(path: Path, header: Any, size: Size) -> Array:
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     offset, wanted = max(int(header["vox_offset"]), header.sizeof_hdr), prod(map(int, shape)) * dtype.itemsize
     with as_read_error(path), _unpacked(path) as stream:
-        ratio = _DEFLATE_RATIO if isinstance(stream, cast(type, gzip.GzipFile)) else 1
+        ratio = _DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1
         if offset + wanted > path.stat().st_size * ratio:
             raise ReadError(path, f"truncated (its header claims {wanted} bytes of voxels)")
         array: Array = array_from_file(shape, dtype, stream, offset, mmap=False)

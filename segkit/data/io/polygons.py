@@ -6,7 +6,6 @@ Points are (x, y) in pixels from the upper left corner, fractions as they are. O
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -16,22 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from segkit.data.io.base import ReadError, as_read_error, read_json, refuse_bomb
+from segkit.data.io.base import Array, File, ReadError, as_read_error, read_json, refuse_bomb
 from segkit.system.errors import nearest
 
-Array = npt.NDArray[Any]
 Point = tuple[float, float]
 
 BACKGROUND, IGNORE = "_background_", "__ignore__"
-"""Labels with a meaning of their own: nothing, and pixels that do not count."""
+"""Labels with a meaning of their own: background, and pixels to ignore."""
 IGNORE_VALUE = 255
 STROKE, DOT = 10, 5
 """Width of a line and radius of a point, in pixels."""
 PROMPTS = "points"
-"""Clicks for a model that draws by itself: no shape."""
+"""Clicks that prompt a model: no shape."""
 _COUNTS = {
     "polygon": (3, math.inf),
     "rectangle": (2, 2),
@@ -46,7 +43,7 @@ _COUNTS = {
 
 
 class ShapeError(ValueError):
-    """A shape that cannot be, and why."""
+    """An invalid shape, and why."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,27 @@ class Shape:
     points: tuple[Point, ...]
     group: str = ""
     stencil: bytes = b""
-    """Of a mask: the PNG that is laid on the image at the first point."""
+    """The PNG of a mask, pasted on the image at the first point."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """x and y of the upper left corner and of the lower right one, line widths left out."""
+        """x and y of the upper left and the lower right corner, without line widths."""
         radius = math.dist(*self.points) if self.kind == "circle" else 0.0
         xs, ys = zip(*(self.points[:1] if self.kind == "circle" else self.points), strict=True)
         return min(xs) - radius, min(ys) - radius, max(xs) + radius, max(ys) + radius
 
     def is_outside(self, rows: int, columns: int) -> bool:
-        """No part of it lies on the image."""
+        """Whether no part of it lies on the image."""
         left, top, right, bottom = self.box
         return right < 0 or bottom < 0 or left > columns or top > rows
 
     def beyond(self, rows: int, columns: int) -> float:
-        """How far its points lie off the image, in pixels; 0 where they are all on it."""
+        """Largest distance of its points from the image, in pixels; 0 where all lie on it."""
         return max(0.0, *(max(-x, -y, x - columns, y - rows) for x, y in self.points))
 
 
 def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
-    """The shapes of a LabelMe file by their number, and what is wrong with those that are none: 'shape 3 (rib): …'."""
+    """Return the shapes of a LabelMe file by their number, and what is wrong with invalid ones: 'shape 3 (rib): …'."""
     shapes: dict[int, Shape] = {}
     faults = []
     for number, raw in enumerate(document["shapes"], 1):
@@ -91,7 +88,7 @@ def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
 
 
 def parse(raw: Any) -> Shape:
-    """An entry of `shapes`; raises `ShapeError`."""
+    """Parse an entry of `shapes`; raises `ShapeError`."""
     if not isinstance(raw, dict):
         raise ShapeError("is no shape, which has a label and points")
     label, kind = raw.get("label"), raw.get("shape_type") or "polygon"  # old files do not say
@@ -119,7 +116,7 @@ def _points(raw: Any) -> tuple[Point, ...]:
 
 
 def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
-    """The PNG of a mask. Between corners of whole numbers it must fill the box, both ends included."""
+    """Decode the PNG of a mask. Between corners of whole numbers it must fill the box, both ends included."""
     try:
         data = decode_base64(raw.get("mask"))
         with Image.open(io.BytesIO(data)) as image:
@@ -134,17 +131,14 @@ def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
 
 
 def decode_base64(text: Any) -> bytes:
-    """Raises ValueError where it is none."""
+    """Decode base64 text; raises ValueError."""
     if not isinstance(text, str) or not text:
         raise ValueError("no text")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
+    return base64.b64decode("".join(text.split()), validate=True)  # its Error is a ValueError
 
 
 def draw(shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
-    """(rows, columns) uint8: shapes with their values, later ones over earlier ones, on 0."""
+    """Draw shapes with their values on 0, later ones over earlier ones: (rows, columns) uint8."""
     canvas = Image.new("L", (columns, rows), 0)
     for shape, value in shapes:
         _paint(canvas, shape, value)
@@ -177,17 +171,12 @@ def _paint(canvas: Image.Image, shape: Shape, value: int) -> None:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(File):
     """All shapes of one label in a LabelMe file, joined: (rows, columns) of 0 and 1, uint8."""
 
-    path: Path
     label: str
     rows: int
     columns: int
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         own = ((shape, 1) for shape in _shapes_in(self.path) if shape.label == self.label)
@@ -195,20 +184,15 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class ShapeMap:
+class ShapeMap(File):
     """The shapes of a LabelMe file as one class a pixel, in the order of the file: (rows, columns) uint8.
 
     Label number i of `labels` has the value i + 1; `IGNORE` has 255.
     """
 
-    path: Path
     labels: tuple[str, ...]
     rows: int
     columns: int
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         values = {label: value for value, label in enumerate(self.labels, 1)} | {IGNORE: IGNORE_VALUE}
@@ -217,14 +201,8 @@ class ShapeMap:
 
 
 @dataclass(frozen=True)
-class EmbeddedImage:
+class EmbeddedImage(File):
     """The image inside a LabelMe file: (H, W, 1 or 3) uint8 or uint16."""
-
-    path: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         data = embedded_bytes(self.path, read_json(self.path))
@@ -237,7 +215,7 @@ class EmbeddedImage:
 
 
 def embedded_bytes(path: Path, document: Any) -> bytes:
-    """The encoded image in `imageData`. Raises `ReadError`."""
+    """Return the encoded image in `imageData`. Raises `ReadError`."""
     try:
         return decode_base64(document.get("imageData"))
     except ValueError as error:
@@ -245,7 +223,7 @@ def embedded_bytes(path: Path, document: Any) -> bytes:
 
 
 def embedded_size(path: Path, document: Any) -> tuple[int, int]:
-    """(H, W) from the header of the image in `imageData`. Raises `ReadError`."""
+    """Return (H, W) from the header of the image in `imageData`. Raises `ReadError`."""
     data = embedded_bytes(path, document)
     with as_read_error(path):
         try:
@@ -261,7 +239,7 @@ def _drawn(path: Path, shapes: Iterable[tuple[Shape, int]], rows: int, columns: 
 
 
 def _shapes_in(path: Path) -> tuple[Shape, ...]:
-    """Each plane of a case asks for the same file."""
+    """Cached: each plane of a case asks for the same file."""
     try:
         return _shapes_at(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
@@ -277,7 +255,7 @@ def _shapes_at(path: Path, mtime_ns: int) -> tuple[Shape, ...]:
 
 
 def labelme_document(path: Path) -> dict[str, Any]:
-    """The JSON of a LabelMe file; raises `ReadError` where it has no shapes."""
+    """Read the JSON of a LabelMe file; raises `ReadError` where it has no shapes."""
     document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise ReadError(path, "is no LabelMe file: it has no list of shapes")

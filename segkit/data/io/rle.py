@@ -1,8 +1,8 @@
-"""Run-length codes of masks as Kaggle has them: `start length start length ...`, pixels counted from 1.
+"""Run-length codes of masks as Kaggle writes them: `start length start length ...`, pixels counted from 1.
 
 Pixels are counted along `rows` (left to right, then down) or along `columns` (down, then left to right). Kaggle's texts say
-columns; the tables of some competitions count by rows all the same. The code does not tell: on an image that is not square,
-the wrong order tears structures to shreds, which `order_by_components` uses.
+columns; the tables of some competitions count by rows all the same. The code itself does not say: on an image that is not
+square, the wrong order scatters structures into many components, which `order_by_components` uses.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data.io.base import ReadError
+from segkit.data.io.base import Array, ReadError
 
-Array = npt.NDArray[Any]
 Order = Literal["rows", "columns"]
 ORDERS: tuple[Order, ...] = ("rows", "columns")
 
@@ -29,7 +27,7 @@ CLEARLY = 2.0
 
 
 class RunLengthError(ValueError):
-    """A code that cannot be, and why."""
+    """An invalid code, and why."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class RunLength:
 
 
 def decode(code: str, rows: int, columns: int, order: Order) -> Array:
-    """(rows, columns) uint8 of 0 and 1. Raises `RunLengthError`."""
+    """Return the mask of a code: (rows, columns) uint8 of 0 and 1. Raises `RunLengthError`."""
     starts, ends = runs(code, rows, columns)
     steps = np.zeros(rows * columns + 1, np.int8)
     steps[starts] += 1
@@ -65,7 +63,7 @@ def decode(code: str, rows: int, columns: int, order: Order) -> Array:
 
 
 def encode(mask: Array, order: Order) -> str:
-    """The code of a mask (rows, columns), whose pixels count where they are not 0; '' for an empty one."""
+    """Return the code of a mask (rows, columns), whose pixels count where they are not 0; '' for an empty one."""
     flat = (mask if order == "rows" else mask.T).reshape(-1) != 0
     edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]
@@ -73,8 +71,10 @@ def encode(mask: Array, order: Order) -> str:
 
 
 def runs(code: str, rows: int, columns: int) -> tuple[Array, Array]:
-    """Where runs start, and where they have ended: int64 from 0, in order. Raises `RunLengthError`; quick enough to check
-    every code of a large table."""
+    """Return the starts and ends of runs: int64 from 0, in order, ends excluded. Fast enough to check every code of a table.
+
+    Raises `RunLengthError`.
+    """
     wrong = re.search(r"[^0-9\s]", code)
     if wrong:
         word = next(word for word in code.split() if wrong.group() in word)
@@ -104,9 +104,9 @@ def _check(starts: Array, lengths: Array, rows: int, columns: int) -> None:
 
 
 def order_by_components(codes: Iterable[tuple[str, int, int]]) -> Order | None:
-    """The order in which codes (with rows and columns) make whole structures; None where these codes do not tell.
+    """Return the order in which codes (with rows and columns) make whole structures; None where these codes do not decide it.
 
-    Those of square images do not: there, the orders differ by a transposition only.
+    Codes of square images never do: there, the orders differ by a transposition only.
     """
     counts = dict.fromkeys(ORDERS, 0)
     for code, rows, columns in codes:
@@ -118,7 +118,10 @@ def order_by_components(codes: Iterable[tuple[str, int, int]]) -> Order | None:
 
 
 def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV with their numbers: the cells of `columns`, stripped. Commas, semicolons or tabs; raises `ReadError`."""
+    """Yield the lines of a CSV with their numbers: the cells of `columns`, stripped. Commas, semicolons or tabs.
+
+    Raises `ReadError`.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()

@@ -25,7 +25,7 @@ from segkit.data.case import Case, Pixels, relative
 from segkit.data.io import dicom
 from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
-from segkit.data.io.dicom_series import UNEVEN, Annotation, Image, Piece, Series, images_of, plane_name, segmentation, structure_set
+from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import ct
 from segkit.data.sources.base import natural
 from segkit.system.errors import Problem, nearest
@@ -129,7 +129,7 @@ class Dicom:
 
     def _series(self, headers: list[tuple[Path, Dataset]]) -> list[Series]:
         """Of one UID and patient; a multi-frame file is a series by itself."""
-        grouped: dict[tuple[str, ...], list[tuple[Dataset, list[Image]]]] = defaultdict(list)
+        grouped: dict[tuple[str, ...], list[tuple[Dataset, list[ImageHeader]]]] = defaultdict(list)
         seen: dict[str, Path] = {}
         for path, header in headers:
             uid = str(header.SOPInstanceUID)
@@ -319,7 +319,7 @@ def _names(every: list[Series]) -> dict[Series, str]:
     return {series: series.base if count[series.base] == 1 else f"{series.base}_{own[series]}" for series in every}
 
 
-def _case(series: Series, name: str, i: int, image: Image, masks: dict[str, Pixels] | None) -> Case:
+def _case(series: Series, name: str, i: int, image: ImageHeader, masks: dict[str, Pixels] | None) -> Case:
     spacing = (series.slice_mm, *image.spacing) if series.slice_mm and image.spacing else image.spacing
     return Case(
         id=f"{name}_{i:04d}",
@@ -352,7 +352,7 @@ def _misplaced(series: Series, annotation: Annotation, placed: dict[tuple[str, i
     return ""
 
 
-def _plane(annotation: Annotation, image: Image, pieces: list[Piece]) -> Pixels:
+def _plane(annotation: Annotation, image: ImageHeader, pieces: list[Piece]) -> Pixels:
     indices = tuple(piece.index for piece in pieces)
     if annotation.is_contours and image.grid is not None:
         return RoiPlane(annotation.path, indices, image.grid)
