@@ -27,7 +27,6 @@ PENDING = {
     "config/presets.py",
     "config/search.py",
     "config/sweeps.py",
-    "models/weights/importing.py",
     "system/hardware.py",
     "training/benchmark.py",
     "training/sweeps/folds.py",

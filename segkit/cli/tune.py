@@ -20,10 +20,10 @@ from segkit.cli.tune_verdicts import Verdict, judge
 from segkit.config import compose
 from segkit.config.schema import Train
 from segkit.metrics.summary import MOST_WIDTH
+from segkit.system.environment import job_name
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
-from segkit.training.distributed import job_name
 from segkit.training.plots import duration
 from segkit.training.run_folder import Interrupted
 from segkit.training.trial_plots import Curve, Panel, draw

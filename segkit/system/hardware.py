@@ -14,8 +14,8 @@ import psutil
 import torch
 
 from segkit.config.schema import Trainer
+from segkit.system.environment import job, layout
 from segkit.system.errors import SegkitError
-from segkit.training.distributed import job, layout
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["32", "bf16", "16"]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
 import socket
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +20,10 @@ import yaml
 
 from segkit.config import validate
 from segkit.config.schema import Train
-from segkit.system.addresses import without_password
+from segkit.system.environment import is_child, job_name, now, session
 from segkit.system.errors import SegkitError
 from segkit.system.files import remove_leftovers, write_text_atomic
 from segkit.training import trial
-from segkit.training.distributed import is_child, job_name
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
@@ -38,16 +32,6 @@ PLACE_KEYS = (
 """Keys that say where a run lives and how it is watched, not what it is."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
-PACKAGES = (
-    "segkit",
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "albumentations",
-    "segmentation-models-pytorch",
-    "numpy",
-)
 
 
 class Interrupted(Exception):
@@ -241,33 +225,3 @@ def is_below(key: str, others: Sequence[str]) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return content
-
-
-def now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def session() -> dict[str, Any]:
-    return {
-        "when": now(),
-        "command": shlex.join(map(without_password, sys.argv)),
-        "git": git_state(Path.cwd()),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "packages": versions(),
-    }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the user's own repository, and whether it has uncommitted changes; None outside of one."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())} if commit.returncode == 0 else None

@@ -29,17 +29,18 @@ from segkit.models import checkpoint
 from segkit.models.checkpoint import Card, build_model
 from segkit.models.probe import probe
 from segkit.models.segmentation import SegmentationModel
+from segkit.system.environment import is_child, job_name, versions
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import CACHE, check_writable, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.progress import console
 from segkit.training.benchmark import find_benchmark, judge_benchmark
-from segkit.training.distributed import end_with_parent, is_child, job_name, training_together
+from segkit.training.distributed import end_with_parent, training_together
 from segkit.training.hparams import record_hparams
 from segkit.training.module import SegmentationTask
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
-from segkit.training.run_folder import Interrupted, Pruned, RunFolder, read_json, versions
+from segkit.training.run_folder import Interrupted, Pruned, RunFolder, read_json
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
 
 SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")

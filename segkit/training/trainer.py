@@ -25,6 +25,7 @@ from segkit.config.targets import instantiate
 from segkit.inference.predictor import memory_order
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import SegmentationModel
+from segkit.system.environment import is_child, job
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
 from segkit.system.progress import console
@@ -36,7 +37,6 @@ from segkit.training.callbacks.interruption import Interruption
 from segkit.training.callbacks.logging import EpochTable
 from segkit.training.callbacks.pictures import Pictures
 from segkit.training.callbacks.pruning import Pruning
-from segkit.training.distributed import is_child, job
 from segkit.training.run_folder import RunFolder
 
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}

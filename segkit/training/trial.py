@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optuna import Trial
 
-VARIABLE = "SEGKIT_TRIAL"
+from segkit.system.environment import TRIAL
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunningTrial:
     max_epochs: int
 
     def announce(self) -> None:
-        os.environ[VARIABLE] = json.dumps(asdict(self))
+        os.environ[TRIAL] = json.dumps(asdict(self))
 
     @property
     def is_judged(self) -> bool:
@@ -63,7 +63,7 @@ class RunningTrial:
 
 def current() -> RunningTrial | None:
     """None outside of a sweep."""
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(TRIAL)
     if text is None:
         return None
     content = json.loads(text)

@@ -16,6 +16,7 @@ from segkit.data.loader import EpochSampler
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.smp import smp_network
 from segkit.models.unet import UNet
+from segkit.system import environment as env
 from segkit.system import hardware
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
@@ -28,7 +29,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "exp7", "RANK": "3", "LOCAL_RANK": "1", "WORL
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {*SRUN, *TORCHRUN, distributed.PARENT, trial.VARIABLE}:
+    for name in {*SRUN, *TORCHRUN, env.PARENT, env.TRIAL}:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -44,30 +45,26 @@ def config(*overrides: str) -> Train:
 
 
 def test_a_process_that_was_started_alone_is_the_first() -> None:
-    assert (distributed.job(), distributed.rank(), distributed.is_child(), distributed.job_name()) == (None, 0, False, None)
+    assert (env.job(), env.rank(), env.is_child(), env.job_name()) == (None, 0, False, None)
 
 
 def test_srun_and_torchrun_say_which_process_this_is_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     started_by(monkeypatch, SRUN)
-    assert distributed.job() == distributed.Job("srun", 5, 2, 4)
-    assert distributed.job_name() == "slurm-77"
+    assert env.job() == env.Job("srun", 5, 2, 4)
+    assert env.job_name() == "slurm-77"
     started_by(monkeypatch, TORCHRUN)
-    assert distributed.job() == distributed.Job("torchrun", 3, 2, 2)
-    assert distributed.job_name() == "torchrun-exp7"
-    assert (
-        distributed.layout(1, 1, there=8, usual=8, kind="GPU(s)")
-        == distributed.layout("auto", "auto", there=8, usual=8, kind="GPU(s)")
-        == (2, 2)
-    )
+    assert env.job() == env.Job("torchrun", 3, 2, 2)
+    assert env.job_name() == "torchrun-exp7"
+    assert env.layout(1, 1, there=8, usual=8, kind="GPU(s)") == env.layout("auto", "auto", there=8, usual=8, kind="GPU(s)") == (2, 2)
 
 
 @pytest.mark.parametrize("environment", [SRUN, TORCHRUN])
 def test_in_a_sweep_every_task_trains_by_itself(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    started_by(monkeypatch, environment | {trial.VARIABLE: trial_of_a_sweep()})
-    assert distributed.job() is None
-    assert not distributed.is_child()
-    started_by(monkeypatch, {distributed.PARENT: "1", "LOCAL_RANK": "1"})
-    assert distributed.rank() == 1
+    started_by(monkeypatch, environment | {env.TRIAL: trial_of_a_sweep()})
+    assert env.job() is None
+    assert not env.is_child()
+    started_by(monkeypatch, {env.PARENT: "1", "LOCAL_RANK": "1"})
+    assert env.rank() == 1
 
 
 def trial_of_a_sweep() -> str:
@@ -79,9 +76,9 @@ def trial_of_a_sweep() -> str:
 
 def test_a_batch_script_without_srun_and_a_job_of_one_task_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     started_by(monkeypatch, {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"})
-    assert distributed.job() is None
+    assert env.job() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert distributed.job() is None
+    assert env.job() is None
 
 
 @pytest.mark.parametrize(
@@ -99,13 +96,13 @@ def test_what_cannot_be_started_names_the_key(
 ) -> None:
     started_by(monkeypatch, environment)
     with pytest.raises(SegkitError, match=re.escape(words)):
-        distributed.layout(*asked, there=8, usual=8, kind="GPU(s)")
+        env.layout(*asked, there=8, usual=8, kind="GPU(s)")
 
 
 def test_a_torchrun_without_a_name_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     started_by(monkeypatch, TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"})
     with pytest.raises(SegkitError, match="run=NAME"):
-        distributed.job_name()
+        env.job_name()
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +179,7 @@ def test_who_shares_a_training_does_not_outlive_it() -> None:
     )
     parent = (
         "import os, subprocess, sys\n"
-        f"env = {{**os.environ, '{distributed.PARENT}': str(os.getpid())}}\n"
+        f"env = {{**os.environ, '{env.PARENT}': str(os.getpid())}}\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, stdout=subprocess.PIPE)\n"
         "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), 9)"
     )

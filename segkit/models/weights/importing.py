@@ -25,9 +25,9 @@ from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN
 from segkit.models.weights.planted import planted_check
 from segkit.models.weights.reference import Reference
 from segkit.models.weights.unets import SCHEMAS
+from segkit.system.environment import versions
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console
-from segkit.training.run_folder import versions
 
 UNET = "segkit.models.unet.UNet"
 
