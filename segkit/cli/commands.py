@@ -1,4 +1,10 @@
-"""The table of commands: what `segkit --help` shows, and where each begins. Imports nothing."""
+"""The table of commands: their help, and where each begins. Imports nothing, so that `segkit --help` is instant.
+
+A command is one entry here, `conf/NAME.yaml` (its keys, one comment each), a model of the same keys in `config/schema.py` (listed in
+its COMMANDS), and a function that takes the checked model and returns None or an exit code. Every command is typed by the same rule,
+`segkit NAME group=choice key=value`; bare words are the value of the key that `positional` names: with positional="runs",
+`segkit compare A B` is `segkit compare runs=[A,B]`, and `segkit sweep show` is `segkit sweep words=show`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
+    """One command of the command line.
+
+    Attributes:
+        name: As typed; also the name of its YAML and of its entry in `schema.COMMANDS`.
+        help: One line for `segkit --help`.
+        runs: `module:function`, called with the checked config (without `has_config` with the words typed), imported only then.
+        examples: Lines for `segkit NAME --help`.
+        about: What else `segkit NAME --help` says, between the first line and the keys.
+        positional: The key that bare words are the value of: one word as text, several as a list. Empty: the command takes none.
+        has_config: False: takes words and no keys, works without Hydra.
+    """
+
     name: str
     help: str
     runs: str
-    """module:function, called with the checked config (doctor: with its arguments)."""
     examples: tuple[str, ...] = ()
+    about: str = ""
+    positional: str = ""
+    has_config: bool = True
 
 
 COMMANDS = (
@@ -28,19 +48,28 @@ COMMANDS = (
             "segkit train resume=auto",
         ),
     ),
-    Command("tune", "learning rate and weight decay in five stages, each a few trials", "segkit.cli.tune_command:main"),
+    Command("tune", "learning rate and weight decay in five stages, each a few trials", "segkit.cli.tune_command:main", has_config=False),
     Command(
-        "sweep", "what a sweep has found so far: table, importance, pictures, page", "segkit.cli.sweep:main", ("segkit sweep show NAME",)
+        "sweep",
+        "what a sweep has found so far: table, importance, figures, page",
+        "segkit.cli.sweep:main",
+        ("segkit sweep show NAME",),
+        has_config=False,
     ),
     Command(
         "tensorboard",
         "open TensorBoard on an experiment, a sweep, a run or all",
-        "segkit.cli.tensorboard:main",
-        ("segkit tensorboard NAME",),
+        "segkit.cli.tensorboard:command",
+        ("segkit tensorboard", "segkit tensorboard NAME port=6007"),
+        """\
+NAME: an experiment, a sweep, a run (RUN or EXPERIMENT/RUN) or a folder; without it all runs in output_dir. Ctrl-C stops it.
+The tab HPARAMS has a row for each run or trial that has ended; runs that start later appear by themselves.
+On another machine:  ssh -L 6006:localhost:6006 MACHINE  and  segkit tensorboard  there; or  host=0.0.0.0, which everybody can reach.""",
+        positional="name",
     ),
     Command(
         "evaluate",
-        "per-case table and pictures of a checkpoint, or of masks",
+        "per-case table and figures of a checkpoint, or of masks",
         "segkit.cli.evaluate:evaluate",
         (
             "segkit evaluate ckpt=RUN_OR_FILE",
@@ -69,9 +98,23 @@ COMMANDS = (
         ("segkit calibrate ckpt=RUN_OR_FILE", "segkit calibrate sweep=NAME"),
     ),
     Command(
-        "compare", "paired differences of two runs, with interval and test", "segkit.cli.compare:main", ("segkit compare RUN_A RUN_B",)
+        "compare",
+        "paired differences of two runs, with interval and test",
+        "segkit.cli.compare:main",
+        ("segkit compare RUN_A RUN_B",),
+        has_config=False,
     ),
-    Command("models", "networks and encoders, with parameters and operations", "segkit.cli.models:main"),
+    Command(
+        "models",
+        "networks and encoders, with parameters and operations",
+        "segkit.cli.models:command",
+        ("segkit models", "segkit models resnet", "segkit models 'tu-convnext*' arch=FPN"),
+        """\
+Without a pattern: segkit's presets (model=NAME), and the architectures of model=smp (model.arch=NAME).
+With one: encoders of that name (model.encoder_name=NAME), with wildcards, or a part of it.
+GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a multiply-add counts as two.""",
+        positional="pattern",
+    ),
     Command(
         "import",
         "make a checkpoint of a network that another program trained",
@@ -86,7 +129,7 @@ COMMANDS = (
     ),
     Command(
         "audit",
-        "is the data what it seems? every fault with the line to type",
+        "check a data set; each problem with its fix",
         "segkit.data.audit.audit:command",
         ("segkit audit data=folder data.root=DIR",),
     ),
@@ -104,14 +147,19 @@ COMMANDS = (
     ),
     Command(
         "cache",
-        "what is kept for later, and how to free it",
+        "show what is cached, and free it",
         "segkit.data.cache:command",
         ("segkit cache", "segkit cache clear=true"),
     ),
-    Command("doctor", "check this installation and machine", "segkit.cli.doctor:main"),
+    Command(
+        "doctor",
+        "check this installation and machine",
+        "segkit.cli.doctor:main",
+        ("segkit doctor", "segkit doctor OUTPUT_DIR"),
+        "Checks Python, libraries, processor, GPU, compiler, memory and disk.",
+        has_config=False,
+    ),
 )
-PLAIN = frozenset({"doctor", "models", "compare", "tune", "sweep", "tensorboard"})
-"""Take arguments of their own, no config."""
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = """\
   -m, --multirun          run every combination of   key=a,b   key=range(0,3)   key=choice(a,b)
@@ -122,6 +170,7 @@ FLAGS = """\
 
 
 def usage() -> str:
+    """What `segkit --help` prints."""
     lines = [f"  {command.name:<11} {command.help}" for command in COMMANDS]
     return "\n".join(
         [

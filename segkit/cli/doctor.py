@@ -59,9 +59,6 @@ class Finding:
 
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 1 if anything failed; warnings are no failure."""
-    if set(argv) & {"-h", "--help"}:
-        print("segkit doctor [OUTPUT_DIR]\n\nChecks Python, libraries, processor, GPU, compiler, memory and disk.")
-        return 0
     findings = examine(Path(argv[0] if argv else "outputs"))
     table = Table(title="segkit doctor", title_justify="left", show_lines=False)
     for heading in ("", "check", "found", "remedy"):

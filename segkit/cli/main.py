@@ -12,15 +12,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.commands import BY_NAME, COMMANDS, FLAGS, PLAIN, Command, usage
+from segkit.cli.commands import BY_NAME, COMMANDS, FLAGS, Command, usage
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from omegaconf import DictConfig
 
+ORIGINAL_ARGV = tuple(sys.argv) or ("segkit",)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: The words after `segkit`; None: those of this process.
+
+    Returns:
+        The exit code: 0, 1 after a crash (traceback on stderr) or where the command found errors, 2 for mistakes of input,
+        130 when interrupted.
+    """
     first, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if first in ("-h", "--help", "help"):
         print(usage())
@@ -35,123 +46,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first not in BY_NAME:
         from segkit.system.errors import nearest
 
-        known = ", ".join(BY_NAME)
-        hint = nearest(first, BY_NAME, "segkit ")
-        print(f"segkit: no such command {first}; {hint or f'there are {known}'}", file=sys.stderr)
+        hint = nearest(first, BY_NAME, "segkit ") or f"available: {', '.join(BY_NAME)}"
+        print(f"segkit: no such command {first}; {hint}", file=sys.stderr)
         return 2
     command = BY_NAME[first]
-    return _load(command)(rest) if command.name in PLAIN else run(command, rest)
+    return run(command, rest)
 
 
 class Stopped(KeyboardInterrupt):
-    """The job was interrupted and has told the user how to go on. Passes Hydra, so a multirun ends as well."""
+    """The job was interrupted and has printed how to resume it. Passes Hydra, so a multirun ends as well."""
 
 
 @dataclass
-class Application:
-    """One command as a Hydra application. `codes`: the exit code of each job that has run."""
+class Plain:
+    """One command that takes words instead of a config."""
 
     command: Command
     argv: Sequence[str]
-    codes: list[int] = field(default_factory=list)
 
     def __call__(self) -> int:
-        args = self.parse()
-        folders = [args.config_dir] if args.config_dir else []
-        if args.help:
-            return self.explain(folders)
-        only_shown = args.cfg or args.info or args.shell_completion or args.hydra_help
-        own_config = args.config_path or args.config_name or args.experimental_rerun
-        if self.command.name == "train" and not only_shown:
-            from segkit.config.folds import spelled_out
-
-            self.argv = spelled_out(self.argv, args.overrides, folders)
-            args = self.parse()
-        multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
-        if not only_shown and not own_config:
-            from segkit.config import compose
-
-            compose.check(self.command.name, args.overrides, folders, multirun)
-        self.start_hydra(folders)
-        failed = sum(map(bool, self.codes))
-        if multirun and failed:
-            self.say(f"{failed} of {len(self.codes)} jobs failed")
-        return max(self.codes, default=0)
-
-    def parse(self) -> Namespace:
-        from hydra._internal.utils import get_args_parser
-
-        parser = get_args_parser()
-        parser.prog = f"segkit {self.command.name}"
-        return parser.parse_args(list(self.argv))
-
-    def start_hydra(self, folders: list[str]) -> None:
-        import hydra
-
-        from segkit.config import compose
-
-        compose.use_folders(folders)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # it hands exceptions on instead of printing its own version of them
-        with arguments([f"segkit {self.command.name}", *self.argv]):
-            hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=self.command.name)(self.job)()
-
-    def job(self, cfg: DictConfig) -> None:
-        """Errors end here: Hydra would tell them in its own words, and in a multirun only the first of them."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from segkit.training import trial as sweep_trial
-
-        node = HydraConfig.get()
-        overrides = list(node.overrides.task)
-        multirun = node.mode is not None and node.mode.name == "MULTIRUN"
-        if multirun:
-            print(f"job {node.job.num}: {' '.join(overrides)}", flush=True)
-        try:
-            self.codes.append(self.work(cfg, overrides, Path(node.runtime.output_dir) if multirun else None))
-        except Exception as error:
-            self.codes.append(self.tell(error))
-            if multirun and self.codes[-1] and sweep_trial.current():
-                raise  # the sweep keeps account of its trials
-
-    def work(self, cfg: DictConfig, overrides: list[str], run_dir: Path | None) -> int:
-        from hydra.core.hydra_config import HydraConfig
-
-        from segkit.config import compose
-
-        config = compose.to_model(self.command.name, cfg, HydraConfig.get().runtime.choices)
-        more = {"overrides": overrides, "run_dir": run_dir} if self.command.name == "train" else {}
-        with arguments([ORIGINAL_ARGV[0], self.command.name, *self.argv]):
-            result = _load(self.command)(config, **more)
-        return result if isinstance(result, int) else 0
-
-    def tell(self, error: Exception) -> int:
-        from hydra.errors import HydraException
-
-        from segkit.system.errors import SegkitError
-        from segkit.training.run_folder import Interrupted, Pruned
-
-        if isinstance(error, Interrupted):
-            self.say(str(error) or "interrupted")
-            raise Stopped from error
-        if isinstance(error, Pruned):
-            self.say(str(error))
+        """Run the command; the exit code."""
+        if self.command.about and {*self.argv} & {"-h", "--help"}:
+            print(self.title, "", "Examples", *(f"  {line}" for line in self.command.examples), sep="\n")
             return 0
-        if isinstance(error, SegkitError | HydraException):
-            self.say_error(error)
-            return 2
-        traceback.print_exception(error)
-        return 1
+        return int(load(self.command)(self.argv) or 0)
 
-    def explain(self, folders: list[str]) -> int:
-        from segkit.config import compose
+    @property
+    def title(self) -> str:
+        lines = [f"segkit {self.command.name}: {self.command.help}"]
+        return "\n".join([*lines, *(["", self.command.about] if self.command.about else [])])
 
-        name = self.command.name
-        print(f"segkit {name}: {self.command.help}\n\nGroups, group=choice (in brackets what is used now)")
-        for group, (chosen, options) in compose.groups(name, folders).items():
-            print(f"  {group:<12}", *(f"[{option}]" if option == chosen else option for option in options))
-        print(f"\nKeys, key=value: segkit {name} --cfg job   prints them all; {compose.CONF} explains each\n\nFlags\n{FLAGS}")
-        print("\nExamples", *self.command.examples, sep="\n  ")
-        return 0
+    def explained(self, error: Exception) -> Exception:
+        """`error`, or a better description of it."""
+        return error
 
     def say(self, text: str) -> None:
         print(f"segkit {self.command.name}: {text}", file=sys.stderr, flush=True)
@@ -168,41 +95,178 @@ class Application:
             where, gap, rest = line.partition("   ")
             console.print(Text.assemble((where, "bold"), gap, rest))
 
+    def report(self, error: Exception) -> int:
+        """Print what went wrong; the exit code."""
+        from hydra.errors import HydraException
+
+        from segkit.system.errors import SegkitError
+        from segkit.training.run_folder import Interrupted, Pruned
+
+        if isinstance(error, Interrupted):
+            self.say(str(error) or "interrupted")
+            raise Stopped from error
+        if isinstance(error, Pruned):
+            self.say(str(error))
+            return 0
+        if isinstance(error, SegkitError | HydraException):
+            self.say_error(error)
+            return int(getattr(error, "exit_code", 2))
+        traceback.print_exception(error)
+        return 1
+
+
+@dataclass
+class Application(Plain):
+    """One command as a Hydra application. `codes`: the exit code of each job that has run."""
+
+    codes: list[int] = field(default_factory=list)
+    args: Namespace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.take(self.argv)
+
+    def take(self, argv: Sequence[str]) -> None:
+        """Make `argv` the command line."""
+        from hydra._internal.utils import get_args_parser
+
+        parser = get_args_parser()
+        parser.prog = f"segkit {self.command.name}"
+        self.argv, self.args = argv, parser.parse_args(list(argv))
+
+    def __call__(self) -> int:
+        args = self.args
+        if args.help:
+            return self.explain()
+        self.take(as_keys(self.command, self.argv, args.overrides))
+        if not (args.cfg or args.info or args.shell_completion or args.hydra_help):
+            self.check()
+        self.start_hydra()
+        failed = sum(map(bool, self.codes))
+        if self.is_multirun and failed:
+            self.say(f"{failed} of {len(self.codes)} jobs failed")
+        return max(self.codes, default=0)
+
+    def check(self) -> None:
+        """Find what can only be found before Hydra starts: every mistake of a multirun, and what needs one."""
+        from segkit.config import compose
+        from segkit.config.folds import spelled_out
+
+        if self.command.name == "train":
+            self.take(spelled_out(self.argv, self.args.overrides, self.folders))
+        if not self.is_multirun:
+            compose.check_single(self.command.name, self.args.overrides)
+        elif not self.has_own_config:
+            compose.check(self.command.name, self.args.overrides, self.folders, multirun=True)
+
+    @property
+    def folders(self) -> list[str]:
+        return [self.args.config_dir] if self.args.config_dir else []
+
+    @property
+    def is_multirun(self) -> bool:
+        return bool(self.args.multirun) or "hydra.mode=MULTIRUN" in self.args.overrides
+
+    @property
+    def has_own_config(self) -> bool:
+        return bool(self.args.config_path or self.args.config_name or self.args.experimental_rerun)
+
+    def start_hydra(self) -> None:
+        import hydra
+
+        from segkit.config import compose
+
+        compose.use_folders(self.folders)
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # it hands exceptions on instead of printing its own version of them
+        with arguments([f"segkit {self.command.name}", *self.argv]):
+            hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=self.command.name)(self.job)()
+
+    def job(self, cfg: DictConfig) -> None:
+        """Errors end here: Hydra would print them in its own way, and in a multirun only the first of them."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from segkit.training import trial
+
+        node = HydraConfig.get()
+        overrides = list(node.overrides.task)
+        if self.is_multirun:
+            print(f"job {node.job.num}: {' '.join(overrides)}", flush=True)
+        try:
+            self.codes.append(self.work(cfg, overrides, Path(node.runtime.output_dir) if self.is_multirun else None))
+        except Exception as error:
+            self.codes.append(self.report(error))
+            if self.is_multirun and self.codes[-1] and trial.current():
+                raise  # the sweep keeps account of its trials
+
+    def work(self, cfg: DictConfig, overrides: list[str], run_dir: Path | None) -> int:
+        from hydra.core.hydra_config import HydraConfig
+
+        from segkit.config import compose
+        from segkit.system.errors import ProblemsFound
+
+        try:
+            config = compose.to_model(self.command.name, cfg, HydraConfig.get().runtime.choices)
+        except ProblemsFound as error:
+            raise (error if self.is_multirun else self.explained(error)) from None
+        more = {"overrides": overrides, "run_dir": run_dir} if self.command.name == "train" else {}
+        with arguments([ORIGINAL_ARGV[0], self.command.name, *self.argv]):
+            result = load(self.command)(config, **more)
+        return result if isinstance(result, int) else 0
+
+    def explained(self, error: Exception) -> Exception:
+        """Everything that is wrong with the command line, where a check finds it; Hydra stops at the first mistake."""
+        from segkit.config import compose
+        from segkit.system.errors import SegkitError
+
+        if not self.has_own_config:
+            try:
+                compose.check(self.command.name, self.args.overrides, self.folders, self.is_multirun)
+            except SegkitError as better:
+                return better
+        return error
+
+    def explain(self) -> int:
+        from segkit.config import compose
+
+        name = self.command.name
+        print(self.title)
+        if groups := compose.groups(name, self.folders):
+            print("\nGroups, group=choice (in brackets what is used now)")
+        for group, (chosen, options) in groups.items():
+            print(f"  {group:<12}", *(f"[{option}]" if option == chosen else option for option in options))
+        print(f"\nKeys, key=value: segkit {name} --cfg job   prints them all; {compose.CONF} explains each\n\nFlags\n{FLAGS}")
+        print("\nExamples", *self.command.examples, sep="\n  ")
+        return 0
+
 
 def run(command: Command, argv: Sequence[str]) -> int:
-    """The exit code: 0, 1 after a crash (traceback on stderr), 2 for mistakes of input, 130 when interrupted."""
+    """The exit code of a command, whatever it raises."""
     from segkit.system.errors import SegkitError
 
-    application = Application(command, argv)
+    application = (Application if command.has_config else Plain)(command, argv)
     try:
-        return application()
+        try:
+            return application()
+        except SegkitError:
+            raise
+        except Exception as error:  # such as Hydra's, about a config that does not compose
+            return application.report(application.explained(error))
     except SegkitError as error:
-        application.say_error(error)
-        return getattr(error, "exit_code", 2)
+        return application.report(error)
     except Stopped:
         return 130
     except KeyboardInterrupt:
         application.say("interrupted")
         return 130
-    except Exception as error:
-        return refused(application, error)
 
 
-def refused(application: Application, error: Exception) -> int:
-    """Hydra's complaint about a config that is only shown (--cfg, --info): the door says it better, if it sees it."""
-    from segkit.config import compose
-    from segkit.system.errors import SegkitError
+def as_keys(command: Command, argv: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """`argv` with the bare words among its `overrides` as the value of the command's positional key."""
+    words = [word for word in overrides if "=" not in word or Path(word).exists()]
+    if not (words and command.positional):
+        return list(argv)
+    from segkit.config.overrides import assignment
 
-    args = application.parse()
-    try:
-        compose.check(application.command.name, args.overrides, [args.config_dir] if args.config_dir else [], args.multirun)
-    except SegkitError as explained:
-        application.say_error(explained)
-        return 2
-    return application.tell(error)
-
-
-ORIGINAL_ARGV = tuple(sys.argv) or ("segkit",)
+    return [*(word for word in argv if word not in words), assignment(command.positional, *words)]
 
 
 @contextmanager
@@ -225,7 +289,7 @@ def complete(argv: Sequence[str]) -> int:
         if not words or (len(words) == 1 and not line.endswith(" ")):
             print(" ".join(name for name in BY_NAME if name.startswith(typing)))
             return 0
-        if typing not in BY_NAME or typing in PLAIN:
+        if typing not in BY_NAME or not BY_NAME[typing].has_config:
             return 0
         os.environ["COMP_LINE"] = f"{program} {line.split(typing, 1)[1].lstrip()}"
     command = BY_NAME.get(typing, COMMANDS[0])
@@ -239,7 +303,8 @@ def complete(argv: Sequence[str]) -> int:
     return 0
 
 
-def _load(command: Command) -> Callable[..., Any]:
+def load(command: Command) -> Callable[..., Any]:
+    """The function that runs a command, imported now."""
     module, _, function = command.runs.partition(":")
     loaded: Callable[..., Any] = getattr(import_module(module), function)
     return loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
@@ -15,33 +15,18 @@ from rich.table import Table
 from torch import nn
 
 from segkit.config import compose
+from segkit.config.schema import Models
 from segkit.config.targets import instantiate, keywords_of
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.smp import TIMM, TRANSFORMER, Architecture, encoder_names, smp_network, weights_on_offer
-from segkit.system.errors import SegkitError, first_line, nearest, plain_command
+from segkit.system.errors import SegkitError, first_line, nearest
 from segkit.system.progress import console, track
 
-HELP = """\
-segkit models [PATTERN] [arch=Unet] [size=256] [channels=3] [all=true]
-
-Without a pattern: segkit's presets (model=NAME), and the architectures of model=smp (model.arch=NAME).
-PATTERN: encoders of that name (model.encoder_name=NAME), with wildcards or a part of it, as in
-  segkit models 'tu-convnext*' arch=FPN
-GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a multiply-add counts as two."""
 MOST = 30
 """Encoders that are built and counted; of more matches only the names are listed, unless all=true."""
 VOLUME = (64, 64, 64)
 """Size for networks of volumes."""
-
-
-@dataclass(frozen=True)
-class Request:
-    pattern: str = ""
-    arch: Architecture = "Unet"
-    size: int = 256
-    channels: int = 3
-    all: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,53 +42,20 @@ class Row:
         return self.name, parameters, f"{self.flop / 1e9:.2f}" if self.flop else "-", self.remark
 
 
-@plain_command("models", HELP)
-def main(argv: Sequence[str] = ()) -> int:
-    """Exit code 0, 1 where no encoder matches, 2 for arguments that it does not take."""
-    request = parse(argv)
-    return encoders(request) if request.pattern else overview(request)
+def command(cfg: Models) -> int:
+    """The exit code: 0, or 1 where no encoder matches."""
+    names = {name.lower(): name for name in get_args(Architecture)}
+    if cfg.arch.lower() not in names:
+        raise SegkitError(f"arch={cfg.arch} is not a valid option; available: {', '.join(names.values())}")
+    cfg = cfg.model_copy(update={"arch": names[cfg.arch.lower()]})
+    return encoders(cfg, cfg.pattern) if cfg.pattern else overview(cfg)
 
 
-def parse(argv: Sequence[str]) -> Request:
-    values: dict[str, Any] = {}
-    for word in argv:
-        key, is_pair, value = word.partition("=")
-        if not is_pair and "pattern" not in values:
-            values["pattern"] = word
-        elif is_pair and key in READ:
-            values[key] = READ[key](key, value)
-        else:
-            raise SegkitError(f"{word} is not understood;   {nearest(key, READ) or 'segkit models --help'}")
-    return Request(**values)
-
-
-def _number(key: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise SegkitError(f"{key}={text} must be a number from 1 on")
-    return int(text)
-
-
-def _architecture(key: str, text: str) -> str:
-    names: dict[str, str] = {name.lower(): name for name in get_args(Architecture)}
-    if text.lower() not in names:
-        raise SegkitError(f"{key}={text}: there is {', '.join(names.values())}")
-    return names[text.lower()]
-
-
-def _truth(key: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise SegkitError(f"{key}={text} must be true or false")
-    return text.lower() == "true"
-
-
-READ: dict[str, Callable[[str, str], Any]] = {"arch": _architecture, "size": _number, "channels": _number, "all": _truth}
-
-
-def overview(request: Request) -> int:
-    presets = [preset(name, request) for name in track(compose.groups("train")["model"][1], "counting presets")]
-    show("model=NAME", presets, request)
-    architectures = [architecture_row(arch, request) for arch in track(get_args(Architecture), "counting architectures")]
-    show("model=smp model.arch=NAME", architectures, request)
+def overview(cfg: Models) -> int:
+    presets = [preset(name, cfg) for name in track(compose.groups("train")["model"][1], "counting presets")]
+    show("model=NAME", presets, cfg)
+    architectures = [architecture_row(arch, cfg) for arch in track(get_args(Architecture), "counting architectures")]
+    show("model=smp model.arch=NAME", architectures, cfg)
     n_timm = sum(name.startswith(TIMM) for name in encoder_names())
     console.print(
         f"model=smp takes {len(encoder_names()) - n_timm} encoders (model.encoder_name=NAME), and those of timm's {n_timm:,} (tu-NAME)\n"
@@ -114,19 +66,19 @@ def overview(request: Request) -> int:
     return 0
 
 
-def encoders(request: Request) -> int:
+def encoders(cfg: Models, pattern: str) -> int:
     known = encoder_names()
-    names = [name for name in known if matches(name, request.pattern)]
+    names = [name for name in known if matches(name, pattern)]
     if not names:
-        hint = nearest(request.pattern.strip("*"), known) or "segkit models '*'  lists them all"
-        print(f"segkit models: no encoder matches {request.pattern};   {hint}", file=sys.stderr)
+        hint = nearest(pattern.strip("*"), known) or "segkit models '*'  lists them all"
+        print(f"segkit models: no encoder matches {pattern};   {hint}", file=sys.stderr)
         return 1
-    if len(names) > MOST and not request.all:
+    if len(names) > MOST and not cfg.all:
         console.print(Columns(names, padding=(0, 2), column_first=True), soft_wrap=False)
         console.print(f"{len(names)} encoders. A narrower pattern, of at most {MOST}, shows their size and weights; all=true does for all.")
         return 0
-    rows = [encoder_row(name, request) for name in track(names, "counting encoders")]
-    show(f"model=smp model.arch={request.arch} model.encoder_name=NAME", rows, request)
+    rows = [encoder_row(name, cfg) for name in track(names, "counting encoders")]
+    show(f"model=smp model.arch={cfg.arch} model.encoder_name=NAME", rows, cfg)
     return 0
 
 
@@ -136,21 +88,21 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch(name.lower(), pattern.lower())
 
 
-def architecture_row(arch: Architecture, request: Request) -> Row:
+def architecture_row(arch: Architecture, cfg: Models) -> Row:
     encoder = TRANSFORMER if arch == "DPT" else "resnet34"
-    row = count(arch, partial(smp_network, request.channels, 1, arch, encoder), request)
+    row = count(arch, partial(smp_network, cfg.channels, 1, arch, encoder), cfg)
     return replace(row, remark=row.remark or f"with {encoder}")
 
 
-def encoder_row(name: str, request: Request) -> Row:
-    build = partial(smp_network, request.channels, 1, request.arch, name)
-    row = count(name, build, request, device="cpu" if name.startswith("mit_") else "meta")  # which look at values while being built
+def encoder_row(name: str, cfg: Models) -> Row:
+    build = partial(smp_network, cfg.channels, 1, cfg.arch, name)
+    row = count(name, build, cfg, device="cpu" if name.startswith("mit_") else "meta")  # which look at values while being built
     return replace(row, remark=row.remark or ", ".join(weights_on_offer(name)) or "no weights")
 
 
-def preset(name: str, request: Request) -> Row:
+def preset(name: str, cfg: Models) -> Row:
     dims = 3 if name.endswith("_3d") else 2
-    row = count(name, partial(built, name, request.channels, dims), request, VOLUME if dims == 3 else None)
+    row = count(name, partial(built, name, cfg.channels, dims), cfg, VOLUME if dims == 3 else None)
     return replace(row, remark=row.remark or ("volumes, " + " x ".join(map(str, VOLUME)) if dims == 3 else ""))
 
 
@@ -164,16 +116,16 @@ def built(preset: str, channels: int, dims: int) -> nn.Module:
     return instantiate(node, allow=config.allow_targets, **known)  # type: ignore[no-any-return]
 
 
-def count(name: str, build: Callable[[], nn.Module], request: Request, size: tuple[int, ...] | None = None, device: str = "meta") -> Row:
+def count(name: str, build: Callable[[], nn.Module], cfg: Models, size: tuple[int, ...] | None = None, device: str = "meta") -> Row:
     """Parameters and operations; on the meta device without memory."""
-    size = size or (request.size, request.size)
+    size = size or (cfg.size, cfg.size)
     try:
         with torch.device(device):
             network = build()
     except Exception as error:  # a user's own preset may raise anything
         return Row(name, remark=short(str(error)))
     model = SegmentationModel(network, Normalizer("unit", dims=len(size)), "binary")
-    flop = flop_per_image(model, request.channels, size)
+    flop = flop_per_image(model, cfg.channels, size)
     return Row(name, sum(p.numel() for p in network.parameters()), flop, "" if flop else "cannot take this size")
 
 
@@ -182,8 +134,8 @@ def short(error: str) -> str:
     return first_line(error, "cannot be built").rpartition(": ")[2]
 
 
-def show(title: str, rows: Iterable[Row], request: Request) -> None:
-    caption = f"GFLOP: one forward pass, {request.channels} x {request.size} x {request.size}"
+def show(title: str, rows: Iterable[Row], cfg: Models) -> None:
+    caption = f"GFLOP: one forward pass, {cfg.channels} x {cfg.size} x {cfg.size}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
     table.add_column("NAME", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)

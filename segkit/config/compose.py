@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from segkit.config import messages, presets, search, sweeps
 from segkit.config import overrides as hydra_overrides
 from segkit.config.validate import BEFORE, checked
-from segkit.system.errors import Problem, ProblemsFound
+from segkit.system.errors import Problem, ProblemsFound, raise_errors
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -72,8 +72,8 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
             problems += sweeps.unsteady(command, overrides, loader)
             every = [*sweeps.listed(command, overrides, loader), *overrides]
             jobs = search.possible(sweeps.one_at_a_time(every, loader), search.conditions(command, overrides, loader))
-        elif problems := search.needs_multirun(overrides):
-            raise ProblemsFound(problems, BEFORE[command])
+        else:
+            check_single(command, overrides)
         for job in jobs:
             try:
                 _compose(command, job, loader)
@@ -81,6 +81,11 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
                 problems += search.told_of_intervals(found.problems, every)
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+
+
+def check_single(command: str, overrides: Sequence[str]) -> None:
+    """Raise `ProblemsFound` where the overrides only make sense in a multirun."""
+    raise_errors(search.needs_multirun(overrides), BEFORE[command])
 
 
 def jobs(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[list[str]]:

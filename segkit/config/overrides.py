@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +33,12 @@ LAUNCHERS = {
     "ray": "hydra-ray-launcher",
 }
 """Hydra's own, each a package."""
+
+
+def assignment(key: str, *values: object) -> str:
+    """`key=value` in which no character of a value has a meaning in Hydra's grammar; several values make a list."""
+    quoted = [QuotedString(str(value), Quote.single).with_quotes() for value in values]
+    return f"{key}={quoted[0]}" if len(quoted) == 1 else f"{key}=[{','.join(quoted)}]"
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:

@@ -412,6 +412,25 @@ class Share(Strict):
     private: bool
 
 
+class Models(Strict):
+    """`segkit models`"""
+
+    pattern: str | None
+    arch: str
+    size: Positive
+    channels: Positive
+    all: bool
+
+
+class Tensorboard(Strict):
+    """`segkit tensorboard`"""
+
+    name: str | None
+    port: Annotated[int, Field(gt=0, lt=65536)]
+    host: str
+    output_dir: str
+
+
 class Phantom(Strict):
     """`segkit phantom`"""
 
@@ -433,4 +452,6 @@ COMMANDS: dict[str, type[Strict]] = {
     "phantom": Phantom,
     "cache": Cache,
     "share": Share,
+    "models": Models,
+    "tensorboard": Tensorboard,
 }

@@ -28,6 +28,8 @@ BEFORE = {
     "phantom": "the phantom is written",
     "cache": "the cache is looked at",
     "share": "anything is written",
+    "models": "networks are counted",
+    "tensorboard": "TensorBoard starts",
 }
 # What segkit passes when it builds the target at a path, beside the keywords of the config.
 SUPPLIED = {
