@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from rich.columns import Columns
@@ -95,7 +95,7 @@ def architecture_row(arch: Architecture, cfg: Models) -> Row:
 
 
 def encoder_row(name: str, cfg: Models) -> Row:
-    build = partial(smp_network, cfg.channels, 1, cfg.arch, name)
+    build = partial(smp_network, cfg.channels, 1, cast("Architecture", cfg.arch), name)
     row = count(name, build, cfg, device="cpu" if name.startswith("mit_") else "meta")  # which look at values while being built
     return replace(row, remark=row.remark or ", ".join(weights_on_offer(name)) or "no weights")
 
