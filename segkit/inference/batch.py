@@ -18,7 +18,8 @@ from segkit.inference.decide import planes
 from segkit.inference.inputs import Job, cases_of
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers import tables
-from segkit.inference.writers.formats import Target, Writer, opened
+from segkit.inference.writers.base import Target, Writer
+from segkit.inference.writers.formats import open_writers
 from segkit.inference.writers.masks import (
     SIZE_HEADER,
     Size,
@@ -84,7 +85,7 @@ def predict_jobs(
     if wanted.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
     target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
-    everything, writers = opened(wanted.formats, jobs, target)
+    everything, writers = open_writers(wanted.formats, jobs, target)
     jobs = everything if part is None else part.share(everything, unit_of)
     table = Table(output, SIZES, SIZE_HEADER, part)
     known = table.known  # an error now, too

@@ -1,46 +1,28 @@
-"""What all formats share: where they write, and which slices a job is made of."""
+"""`Writer` and `Submission`, the bases of all formats, and `Target`: where they write, and of which images."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from segkit.data.case import Pixels
+from segkit.data.io.base import Array
 from segkit.data.labels import LabelMap
 from segkit.data.slices import Channels, Volume
 from segkit.inference.inputs import Job
+from segkit.inference.writers.tables import Row, Table
 from segkit.system.errors import Problem
 from segkit.system.parts import Part
-
-Array = npt.NDArray[Any]
-
-
-class Writer(Protocol):
-    """One format. `problems` are what a reader of its files should know, and grow with them."""
-
-    problems: list[Problem]
-
-    def refuses(self, job: Job) -> str:
-        """Why this format cannot hold the job, to follow 'as'; empty where it can. Asked of every job before any is predicted."""
-
-    def is_done(self, job: Job) -> bool:
-        """Whether an earlier prediction wrote it."""
-
-    def write(self, job: Job, mask: Array) -> None:
-        """`mask`: class indices (*S), or planes (K, *S) where classes overlap."""
-
-    def close(self) -> None:
-        """After the last job, or when the prediction is stopped."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to write, and what the checkpoint says of its masks."""
+    """Where to write, and what the checkpoint knows of its masks."""
 
     output: Path
     labels: LabelMap
@@ -49,10 +31,10 @@ class Target:
     outline_px: float = 0.0
     """How far the border of the masks lies outside the true one (see `segkit.metrics.head_circumference.HeadCircumference`)."""
     part: Part | None = None
-    """Of the images, which other jobs share."""
+    """The part of the images that this process predicts."""
 
     def images(self, job: Job) -> list[Pixels]:
-        """The images of a job, without neighbours: one, or all slices of its volume. Of a volume file none."""
+        """Return the images of a job, without neighbors: one, or all slices of its volume; none of a volume file."""
         if job.like is not None:
             return []
         if len(job.cases) == 1 and isinstance(job.cases[0].image, Volume):
@@ -64,11 +46,82 @@ class Target:
         return image.parts[offsets.index(0)] if isinstance(image, Channels) and len(offsets) > 1 and 0 in offsets else image
 
     def slices(self, job: Job, mask: Array) -> Iterator[tuple[Pixels, Array]]:
-        """Each image of a job with its mask: class indices (H, W), or planes (K, H, W)."""
+        """Yield each image of a job with its mask: class indices (H, W), or planes (K, H, W)."""
         is_volume = mask.ndim - self.labels.overlap == 3
         return zip(self.images(job), np.moveaxis(mask, -3, 0) if is_volume else [mask], strict=True)
 
     def source_names(self) -> tuple[str, ...]:
-        """What each class is called where its masks came from, so that a written file can serve as annotation again."""
+        """Return the name of each class in the training masks, so that a written file can serve as annotation again."""
         first = {name: raw for raw, name in reversed(self.labels.values)}
         return tuple(first[name] if self.labels.overlap else name for name in self.labels.classes)
+
+
+class Writer(ABC):
+    """Base of the formats in which a prediction is written beside its masks.
+
+    `problems` collects what a reader of the files should know.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.problems: list[Problem] = []
+
+    @abstractmethod
+    def refuses(self, job: Job) -> str:
+        """Return why this format cannot hold a job, to follow 'as'; empty where it can. Every job is asked before prediction."""
+
+    @abstractmethod
+    def is_done(self, job: Job) -> bool:
+        """Whether an earlier prediction wrote it."""
+
+    @abstractmethod
+    def write(self, job: Job, mask: Array) -> None:
+        """Write one job. `mask`: class indices (*S), or planes (K, *S) where classes overlap."""
+
+    def close(self) -> None:  # noqa: B027 (most formats have nothing to close)
+        """Finish after the last job, or when the prediction is interrupted."""
+
+
+class Submission(Writer):
+    """A submission to a challenge: one CSV of all images, a few rows each, in natural order of their names.
+
+    Rows of an older file stay for images that are not predicted again.
+    """
+
+    file: ClassVar[str]
+    header: ClassVar[Row]
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._owners: dict[str, tuple[str, int]] = {}
+        self.table = Table(target.output, self.file, self.header, target.part)
+
+    @abstractmethod
+    def key(self, image: Pixels) -> str:
+        """Return the name of an image in the table; empty where it has no valid one."""
+
+    @abstractmethod
+    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+        """Return the rows of one image."""
+
+    def refuses(self, job: Job) -> str:
+        """Also refuse images that would share a row."""
+        images = self.target.images(job)
+        if not images:
+            return f"{job.source} is a volume file"
+        for z, image in enumerate(images):
+            key = self.key(image)
+            if not key:
+                return f"{image.paths[0]} is not named as the images of that data set"
+            if self._owners.setdefault(key, (job.name, z)) != (job.name, z):
+                return f"{job.name} and {self._owners[key][0]} would share the row {key}"
+        return ""
+
+    def is_done(self, job: Job) -> bool:
+        return all(self.key(image) in self.table.known for image in self.target.images(job))
+
+    def write(self, job: Job, mask: Array) -> None:
+        self.table.add({self.key(image): self.rows(job, image, one) for image, one in self.target.slices(job, mask)})
+
+    def close(self) -> None:
+        self.table.write()

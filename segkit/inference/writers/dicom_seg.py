@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from segkit import __version__
+from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
 from segkit.data.views import by_volume
 from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
-from segkit.inference.writers.base import Array, Target
-from segkit.system.errors import Problem, SegkitError
+from segkit.inference.writers.base import Writer
+from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
 
 SERIES_NUMBER = 900
-"""Far from those that scanners give."""
+"""Far from the numbers that scanners give."""
 EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName"),
@@ -33,14 +34,12 @@ EMPTY = (
 """Elements that may be empty, but not missing (type 2)."""
 
 
-class DicomSeg:
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.problems: list[Problem] = []
+class DicomSeg(Writer):
+    """One DICOM-SEG a series."""
 
     def refuses(self, job: Job) -> str:
         images = self.target.images(job)
-        return "" if images and all(isinstance(image, DicomSlice) for image in images) else f"{job.source} is no DICOM image"
+        return "" if images and all(isinstance(image, DicomSlice) for image in images) else f"{job.source} is not a DICOM image"
 
     def is_done(self, job: Job) -> bool:
         return self._file(job).is_file()
@@ -49,15 +48,12 @@ class DicomSeg:
         slices = [image for image in self.target.images(job) if isinstance(image, DicomSlice)]
         write_dicom_seg(self._file(job), planes(mask, self.target.labels), self.target.source_names(), slices)
 
-    def close(self) -> None:
-        pass
-
     def _file(self, job: Job) -> Path:
         return self.target.output / f"{job.name}.dcm"
 
 
 def by_series(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs of slices of one DICOM series as one; others stay as they are."""
+    """Join the slices of one DICOM series to one job; other jobs stay as they are."""
     alone = [job for job in jobs if not _is_slice(job)]
     volumes = by_volume([job.cases[0] for job in jobs if _is_slice(job)])
     return [*alone, *(Job(name, cases[0].paths[0], tuple(cases)) for name, cases in volumes.items())]
@@ -68,7 +64,7 @@ def _is_slice(job: Job) -> bool:
 
 
 def write_dicom_seg(path: Path, masks: Array, labels: Sequence[str], slices: Sequence[DicomSlice]) -> None:
-    """`masks` (K, H, W) of one image, or (K, D, H, W) in the order of `slices`."""
+    """Write `masks` (K, H, W) of one image, or (K, D, H, W) in the order of `slices`."""
     frames = np.moveaxis(masks.reshape(len(masks), len(slices), *masks.shape[-2:]), 0, -1).astype(np.uint8)  # (D, H, W, K)
     images, frames = _sources(slices, frames)
     try:
@@ -80,7 +76,7 @@ def write_dicom_seg(path: Path, masks: Array, labels: Sequence[str], slices: Seq
 
 
 def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset], Array]:
-    """Headers of the images, and the masks in their order, which in a file of several frames is that of the frames."""
+    """Return the headers of the images, and the masks in their order: in a multi-frame file that of the frames."""
     paths = list(dict.fromkeys(one.path for one in slices))
     images = [_header(path) for path in paths]
     if len(paths) == len(slices):
@@ -91,7 +87,7 @@ def _sources(slices: Sequence[DicomSlice], frames: Array) -> tuple[list[Dataset]
 
 
 def _header(path: Path) -> Dataset:
-    """As highdicom wants it: empty elements that anonymisers remove are there, an empty character set is not."""
+    """Complete a header for highdicom: it needs empty elements that anonymizers remove, and no empty character set."""
     found = header(path)
     if not found.get("SpecificCharacterSet", "ASCII"):
         del found.SpecificCharacterSet
@@ -102,12 +98,12 @@ def _header(path: Path) -> Dataset:
 
 
 def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]) -> Dataset:
-    """`frames` (D, H, W, K) of 0 and 1. Its UIDs follow from what is in it: another mask is another object."""
+    """Make the object of `frames` (D, H, W, K) of 0 and 1. Its UIDs follow from its content: another mask is another object."""
     import highdicom as hd  # a second of import
 
     content = [str(images[0].SeriesInstanceUID), *labels, hashlib.sha256(frames.tobytes()).hexdigest()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # how names of patients should be written
+        warnings.simplefilter("ignore")  # about the form of patients' names
         seg: Dataset = hd.seg.Segmentation(
             source_images=images,
             pixel_array=frames,
@@ -120,7 +116,7 @@ def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]
             instance_number=1,
             manufacturer="segkit",
             manufacturer_model_name="segkit",
-            software_versions=__version__,
+            software_versions=version("segkit"),
             device_serial_number="0",
         )
     seg.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the names of classes may need it
@@ -128,9 +124,9 @@ def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]
 
 
 def _described(hd: Any, number: int, label: str) -> Any:
-    """A class has a name and no standard code, so its code is a private one (99...)."""
+    """Describe a class by a private code (99...): it has a name, but no standard code."""
     from pydicom.sr.codedict import codes
 
-    algorithm = hd.AlgorithmIdentificationSequence("segkit", codes.DCM.ArtificialIntelligence, __version__)
+    algorithm = hd.AlgorithmIdentificationSequence("segkit", codes.DCM.ArtificialIntelligence, version("segkit"))
     own = hd.sr.CodedConcept(label[:16], "99SEGKIT", label[:64])
     return hd.seg.SegmentDescription(number, label[:64], codes.SCT.AnatomicalStructure, own, "AUTOMATIC", algorithm)

@@ -1,7 +1,7 @@
 """Masks as polygons that LabelMe shows and edits (github.com/wkentaro/labelme), one JSON file an image.
 
 A polygon runs through the middle of the outermost pixels. LabelMe fills polygons with their outline, so drawn again they give
-back the mask, pixel for pixel. Each connected piece is a polygon. The format has no holes: a line leads from the outline
+back the mask, pixel for pixel. Each connected component is a polygon. The format has no holes: a line leads from the outline
 along a row of the structure to the hole, around it and back, which encloses the same pixels in every reader.
 """
 
@@ -17,28 +17,27 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segkit.data.io.base import Array
 from segkit.data.io.images import ImageFile
 from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
-from segkit.inference.writers.base import Array, Target
-from segkit.system.errors import Problem
+from segkit.inference.writers.base import Writer
 from segkit.system.files import write_text_atomic
 
 Point = tuple[int, int]
 """x, y."""
 VERSION = "5.4.1"
 _PARENT = 3
-"""Where OpenCV's hierarchy tells which outline a hole lies in; -1 of outlines."""
+"""The place in OpenCV's hierarchy of the outline that a hole lies in; -1 for outlines."""
 
 
-class LabelMeFiles:
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.problems: list[Problem] = []
+class LabelMeFiles(Writer):
+    """One JSON file an image, named as its mask is: the slices of a volume in a folder of its own."""
 
     def refuses(self, job: Job) -> str:
         images = self.target.images(job)
-        return "" if images and all(isinstance(image, ImageFile) for image in images) else f"{job.source} is no picture that LabelMe opens"
+        fits = images and all(isinstance(image, ImageFile) for image in images)
+        return "" if fits else f"{job.source} is not an image that LabelMe opens"
 
     def is_done(self, job: Job) -> bool:
         return all(path.is_file() for path in self._files(job))
@@ -47,11 +46,7 @@ class LabelMeFiles:
         for path, (image, of_image) in zip(self._files(job), self.target.slices(job, mask), strict=True):
             write_labelme(path, planes(of_image, self.target.labels), self.target.source_names(), image.paths[0])
 
-    def close(self) -> None:
-        pass
-
     def _files(self, job: Job) -> list[Path]:
-        """Called as the masks are: of a volume one a slice, in a folder of its own."""
         images, output = self.target.images(job), self.target.output
         if job.cases[0].dims == 2:
             return [output / f"{job.name}.json"]
@@ -59,7 +54,7 @@ class LabelMeFiles:
 
 
 def write_labelme(path: Path, masks: Array, labels: Sequence[str], image: Path) -> None:
-    """`masks` (K, H, W) as polygons of K labels; the file names the image relative to itself."""
+    """Write `masks` (K, H, W) as polygons of K labels; the file names the image relative to itself."""
     rows, columns = masks.shape[1:]
     document = {
         "version": VERSION,
@@ -79,7 +74,7 @@ def _entry(label: str, line: list[Point]) -> dict[str, Any]:
 
 
 def polygons_of(mask: Array) -> Iterator[list[Point]]:
-    """One for each piece (pixels that touch at a corner are one) of a mask (H, W)."""
+    """Yield a polygon for each connected component (corners connect) of a mask (H, W)."""
     outlines, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     lines = [[(int(x), int(y)) for x, y in outline[:, 0]] for outline in outlines]
     holes: dict[int, list[list[Point]]] = defaultdict(list)
@@ -90,7 +85,7 @@ def polygons_of(mask: Array) -> Iterator[list[Point]]:
 
 
 def with_holes(outline: list[Point], holes: Sequence[list[Point]], mask: Array) -> list[Point]:
-    """One closed line around everything. Holes from left to right, so that what lies left of one is in the line already."""
+    """Join an outline and its holes to one closed line, from left to right: what lies left of a hole is in the line already."""
     line, after = list(outline), [*range(1, len(outline)), 0]  # a linked list: there may be thousands of holes
     index = {point: i for i, point in enumerate(line)}
     for hole in sorted(holes, key=min):
@@ -110,7 +105,7 @@ def with_holes(outline: list[Point], holes: Sequence[list[Point]], mask: Array) 
 
 
 def corners(line: Sequence[Point]) -> list[Point]:
-    """Without the points at which a line goes straight on."""
+    """Drop the points at which a line goes straight on."""
     points = np.array(line)
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     kept = (before != after).any(axis=1)

@@ -1,6 +1,6 @@
-"""What prediction leaves on disk: masks on the original grid, probabilities, overlays and a table of sizes.
+"""Masks on the original grid, probabilities, overlays and sizes.
 
-Every file appears whole or not at all, so a file that exists is a case that is done.
+Every file is written whole or not at all, so a file that exists is a case that is done.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segkit.data.io.base import stem
+from segkit.data.io.base import Array, stem
 from segkit.data.io.volumes import write_like
-from segkit.data.labels import Array, LabelMap
+from segkit.data.labels import LabelMap
 from segkit.data.overlays import PREDICTION, outline
 from segkit.inference.writers.tables import Rows, read_rows
 from segkit.system.errors import SegkitError
@@ -28,7 +28,7 @@ SIZE_HEADER = ("case", "class", "n_px", "area_mm2", "volume_mm3")
 
 
 def mask_paths(path: Path, labels: LabelMap) -> list[Path]:
-    """The files that the mask `path` becomes: itself, or one `NAME_<class>.png` a class where classes overlap."""
+    """Return the files of the mask `path`: itself, or one `NAME_<class>.png` a class where classes overlap."""
     if not labels.overlap:
         return [path]
     suffix = path.name[len(stem(path)) :]
@@ -46,12 +46,22 @@ def is_written(path: Path, labels: LabelMap) -> bool:
 def write_mask(
     path: Path, mask: Array, labels: LabelMap, like: Path | None = None, orient: str | None = "LPS", palette: bool = False
 ) -> list[Path]:
-    """Write what the network said in the values that the training masks had, so that it can serve as a mask again.
+    """Write a predicted mask in the values that the training masks had, so that it can serve as a mask again.
 
-    `mask` is class indices (*S) of an exclusive map, or planes (K, *S) of an overlapping one, which become a file of 0 and
-    255 for each class. With `like`, a volume file that was read in orientation `orient`, in its format and on its grid; else
-    one PNG: grey of 8 or 16 bit, or RGB where the map holds colours. `palette`: with a palette of `labels.colours` instead of
-    grey, so that a viewer shows them; the values stay the same.
+    Args:
+        path: the file, or the stem of one file a class where classes overlap (see `mask_paths`).
+        mask: class indices (*S), or planes (K, *S) where classes overlap, which become files of 0 and 255.
+        labels: the label map of the checkpoint.
+        like: a volume file whose format and grid the mask takes; None writes one PNG: gray of 8 or 16 bit, or RGB where the
+            map holds colors.
+        orient: the orientation in which `like` was read.
+        palette: write a palette of `labels.colours` instead of gray, so that a viewer shows colors; the values stay the same.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SegkitError: the values do not fit the format.
     """
     paths = mask_paths(path, labels)
     images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
@@ -67,32 +77,32 @@ def write_mask(
 
 
 Palette = Mapping[int, tuple[int, int, int]]
-"""Colour of each value; others are black."""
+"""Color of each value; others are black."""
 
 
 def palettes(labels: LabelMap) -> list[Palette]:
-    """Of each mask file of an image. SegkitError where the values are no index of one."""
+    """Return the palette of each mask file of an image. SegkitError where the values cannot index one."""
     if labels.overlap:
         return [{255: colour} for colour in labels.colours]
     if labels.in_colours:
-        raise SegkitError("palette: the masks of this checkpoint hold colours, not numbers;   leave palette=false")
+        raise SegkitError("palette: the masks of this checkpoint hold colors, not numbers;   leave palette=false")
     if any(int(raw) > 255 for raw, _ in labels.values):
-        raise SegkitError("palette: a palette has 256 colours, and data.labels has larger numbers;   leave palette=false")
+        raise SegkitError("palette: a palette has 256 colors, and data.labels has larger numbers;   leave palette=false")
     of_class = dict(zip(labels.classes, labels.colours, strict=True))
     return [{int(raw): of_class[name] for raw, name in labels.values if name in of_class}]
 
 
 def write_indexed_png(path: Path, image: Array, palette: Palette) -> None:
-    """(H, W) uint8, whose values stay what the file holds."""
-    picture = Image.fromarray(image)
-    picture.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
+    """Write (H, W) uint8 as the indices of a palette."""
+    indexed = Image.fromarray(image)
+    indexed.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
     encoded = io.BytesIO()
-    picture.save(encoded, format="png")
+    indexed.save(encoded, format="png")
     write_bytes_atomic(path, encoded.getvalue())
 
 
 def write_png(path: Path, image: Array) -> None:
-    """(H, W) of 8 or 16 bit, or RGB (H, W, 3) of 8 bit."""
+    """Write (H, W) of 8 or 16 bit, or RGB (H, W, 3) of 8 bit."""
     if image.dtype not in (np.uint8, np.uint16):
         raise SegkitError(f"{path}: a PNG holds label values up to 65535;   use smaller numbers in data.labels")
     ok, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
@@ -102,7 +112,7 @@ def write_png(path: Path, image: Array) -> None:
 
 
 def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> None:
-    """NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels."""
+    """Write an NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels."""
     if len(classes) != len(probs):
         raise ValueError(f"{len(probs)} channels, {len(classes)} names")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -110,13 +120,13 @@ def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> Non
 
 
 def write_overlay(path: Path, image: Array, planes: Array, colours: Sequence[tuple[int, int, int]]) -> None:
-    """The image (H, W[, C]) with the outlines of `planes` (K, H, W) as an RGB PNG of the same size."""
+    """Write the image (H, W[, C]) with the outlines of `planes` (K, H, W) as an RGB PNG of the same size."""
     write_png(path, outline(image, [(planes, PREDICTION)], colours))
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of one class in one image or volume: pixels (voxels), and mm2 or mm3 where the pixel size is known, else NaN."""
+    """The size of one class in one image or volume: pixels (voxels), and mm2 or mm3 where the pixel size is known, else NaN."""
 
     case: str
     class_name: str
@@ -126,7 +136,7 @@ class Size:
 
 
 def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ...] = ()) -> list[Size]:
-    """One for each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap."""
+    """Measure each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap."""
     one = math.prod(pixel_mm) if pixel_mm else math.nan
     is_volume = mask.ndim - labels.overlap == 3
     planes = (mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes)))
@@ -136,7 +146,7 @@ def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ..
 
 
 def rows_of(found: Sequence[Size]) -> Rows:
-    """As the table of sizes has them."""
+    """Return sizes as rows of the table `SIZE_HEADER`."""
     rows: Rows = {}
     for size in found:
         numbers = ("" if math.isnan(mm) else repr(float(mm)) for mm in (size.area_mm2, size.volume_mm3))
@@ -150,5 +160,5 @@ def read_sizes(path: Path) -> list[Size]:
 
 
 def file_name(class_name: str) -> str:
-    """The class name with everything that file systems quarrel about as `_`."""
+    """Return the class name with `_` in place of characters that some file systems refuse."""
     return re.sub(r"[^\w.-]+", "_", class_name)

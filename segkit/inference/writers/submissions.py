@@ -1,8 +1,10 @@
-"""The submission of HC18: the ellipse of each fetal head in mm (hc18.grand-challenge.org).
+"""Submissions to challenges: ultrasound nerves (Kaggle, 2016), GI tract of UW-Madison (Kaggle, 2022), HC18 (grand-challenge.org).
 
-Centre and angle are those of `segkit.metrics.head_circumference.Ellipse`: the middle of the first pixel is (0, 0), y goes down, the
-angle leads from the x axis to the longer semi-axis a. The challenge does not say what it wants where no head is found: such
-a row has no numbers, and is told as a problem.
+The two of Kaggle are run-length codes, where an empty code is an empty mask. Nerves are counted along columns, as Kaggle's
+texts say; the GI tract along rows, as its train.csv is. HC18 wants the ellipse of each fetal head in millimeters: center and
+angle are those of `segkit.metrics.head_circumference.Ellipse`, where the middle of the first pixel is (0, 0), y goes down, and
+the angle leads from the x axis to the longer semi-axis a. The challenge does not say what it wants where no head is found:
+such a row has no numbers, and is reported as a problem.
 """
 
 from __future__ import annotations
@@ -14,21 +16,61 @@ from typing import ClassVar
 
 from segkit.data.case import Pixels
 from segkit.data.io import rle
-from segkit.data.io.base import ReadError
+from segkit.data.io.base import Array, ReadError
+from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
 from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
-from segkit.inference.writers.base import Array
-from segkit.inference.writers.submission import Submission
+from segkit.inference.writers.base import Submission
 from segkit.inference.writers.tables import Row
 from segkit.metrics.head_circumference import fit_ellipse
 from segkit.system.errors import Problem
 
-TABLE = "test_set_pixel_size.csv"
+PIXEL_SIZES = "test_set_pixel_size.csv"
 COLUMNS = ("filename", "pixel size(mm)")
 
 
+class NerveCodes(Submission):
+    """Codes of nerves. `img` is the name of the file without suffix: in the test set a number."""
+
+    file: ClassVar[str] = "nerve_submission.csv"
+    header: ClassVar[Row] = ("img", "pixels")
+
+    def refuses(self, job: Job) -> str:
+        n = len(self.target.labels.classes)
+        return f"it has one class, the checkpoint {n}" if n > 1 else super().refuses(job)
+
+    def key(self, image: Pixels) -> str:
+        return image.paths[0].stem
+
+    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+        (nerve,) = planes(mask, self.target.labels)
+        return [(self.key(image), rle.encode(nerve, "columns"))]
+
+
+class GITractCodes(Submission):
+    """Three rows a slice; `id` is caseC_dayD_slice_ZZZZ, from caseC_dayD/scans/slice_ZZZZ_W_H_sx_sy.png."""
+
+    file: ClassVar[str] = "uw_madison_submission.csv"
+    header: ClassVar[Row] = ("id", "class", "predicted")
+
+    def refuses(self, job: Job) -> str:
+        classes = self.target.labels.classes
+        if set(classes) != set(CLASSES):
+            return f"its classes are {', '.join(CLASSES)}, those of the checkpoint {', '.join(classes)}"
+        return super().refuses(job)
+
+    def key(self, image: Pixels) -> str:
+        path = image.paths[0].absolute()
+        day, slice_ = path.parent.parent.name, SLICE.fullmatch(path.name)
+        return f"{day}_slice_{slice_['z']}" if DAY.fullmatch(day) and slice_ else ""
+
+    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+        of_class = dict(zip(self.target.labels.classes, planes(mask, self.target.labels), strict=True))
+        return [(self.key(image), name, rle.encode(of_class[name], "rows")) for name in CLASSES]
+
+
 class HC18Ellipses(Submission):
-    """Of masks with one class. Pixel sizes are those of the data set, or stand in the challenge's table of its test set."""
+    """Ellipses of masks with one class. Pixel sizes are those of the data set, or of the challenge's table of its test set."""
 
     file: ClassVar[str] = "hc18_submission.csv"
     header: ClassVar[Row] = ("filename", "center_x_mm", "center_y_mm", "semi_axes_a_mm", "semi_axes_b_mm", "angle_rad")
@@ -37,12 +79,14 @@ class HC18Ellipses(Submission):
         if (n := len(self.target.labels.classes)) > 1:
             return f"it has one class, the head, and the checkpoint {n}"
         unknown = [image.paths[0] for image in self.target.images(job) if not pixel_mm(job, image)]
-        return f"the pixel size of {unknown[0]} is not known ({TABLE} beside its folder tells it)" if unknown else super().refuses(job)
+        if unknown:
+            return f"the pixel size of {unknown[0]} is not known ({PIXEL_SIZES} beside its folder would give it)"
+        return super().refuses(job)
 
     def key(self, image: Pixels) -> str:
         return image.paths[0].name
 
-    def of_image(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
         (head,) = planes(mask, self.target.labels)
         numbers = ellipse_mm(head, pixel_mm(job, image), self.target.outline_px)
         if not numbers:
@@ -52,7 +96,7 @@ class HC18Ellipses(Submission):
 
 
 def ellipse_mm(head: Array, spacing_mm: tuple[float, ...], outline_px: float) -> tuple[float, ...]:
-    """Centre x and y, semi-axes less `outline_px`, angle; empty where there is no ellipse. `head` is (H, W)."""
+    """Return center x and y, semi-axes less `outline_px`, and angle; empty where there is no ellipse. `head` is (H, W)."""
     ellipse = fit_ellipse(head, spacing_mm)
     if ellipse is None:
         return ()
@@ -61,18 +105,17 @@ def ellipse_mm(head: Array, spacing_mm: tuple[float, ...], outline_px: float) ->
 
 
 def pixel_mm(job: Job, image: Pixels) -> tuple[float, ...]:
-    """(row, column), or empty where it is unknown."""
+    """Return (row, column) in mm, or nothing where it is unknown.
+
+    The challenge's table lies in the folder of the image or beside it; mirrors of the data set nest folders once more.
+    """
     path, known = image.paths[0], job.cases[0].pixel_mm
-    return known[-2:] or next((sizes[path.name] for sizes in map(_table, _places(path)) if path.name in sizes), ())
-
-
-def _places(path: Path) -> list[Path]:
-    """In the folder of the image or beside it; mirrors of the data set nest folders once more."""
-    return [folder / TABLE for folder in list(path.absolute().parents)[:3]]
+    tables = (_pixel_sizes(folder / PIXEL_SIZES) for folder in list(path.absolute().parents)[:3])
+    return known[-2:] or next((sizes[path.name] for sizes in tables if path.name in sizes), ())
 
 
 @cache
-def _table(path: Path) -> dict[str, tuple[float, float]]:
+def _pixel_sizes(path: Path) -> dict[str, tuple[float, float]]:
     if not path.is_file():
         return {}
     rows = [cells for _, cells in rle.table(path, COLUMNS)]

@@ -1,8 +1,8 @@
-"""Tables that a prediction keeps beside its masks: a few rows an image, known by their first column, in natural order.
+"""CSV tables beside predicted masks: a few rows an image, identified by their first column, in natural order.
 
-Of a prediction in parts each job has tables of its own, in the folder .parts/1-of-4 of the output, so that no job ever
-writes the file of another. The part that ends last puts them together, and so does a prediction that is not one of parts.
-Jobs may divide their parts further, each as it likes: 1/2 over two GPUs is 1/4 and 3/4.
+In a prediction in parts each process has tables of its own, in the folder .parts/1-of-4 of the output, so that no process
+writes the file of another. The part that ends last merges them, and so does a prediction without parts. Parts may be divided
+further: 1/2 over two GPUs is 1/4 and 3/4.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from segkit.system.parts import Part, is_whole
 
 PARTS, ENDED = ".parts", "ended"
 SECONDS, SHARE = 30.0, 0.05
-"""How often a table is written, which is what a kill costs at most; or rarer, so that a long one takes this share of the time."""
+"""Seconds between two writes of a table, the most that a kill can lose; longer where writing would take more than this share."""
 Row = tuple[str, ...]
 Rows = dict[str, list[Row]]
 
 
 class Table:
-    """Rows of older files stay for the images that are not predicted again."""
+    """A table that grows. Rows of an older file stay for images that are not predicted again."""
 
     def __init__(self, output: Path, file: str, header: Row, part: Part | None = None) -> None:
         self.output, self.header = output, header
@@ -37,7 +37,7 @@ class Table:
 
     @cached_property
     def known(self) -> set[str]:
-        """The images that have rows, in any part. SegkitError where a file is no such table."""
+        """The images that have rows, in any part. SegkitError where a file has another header."""
         return {key for path in versions(self.output, self.path.name) for key in read_rows(path, self.header)}
 
     def add(self, rows: Mapping[str, Sequence[Row]]) -> None:
@@ -58,7 +58,7 @@ def folder_of(output: Path, part: Part) -> Path:
 
 
 def versions(output: Path, file: str) -> list[Path]:
-    """The whole table and those of parts, as far as they are there; the newest last."""
+    """Return the files of the whole table and of the parts that exist, the newest last."""
     found = [path for path in (output / file, *output.glob(f"{PARTS}/*/{file}")) if path.is_file()]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
@@ -89,8 +89,10 @@ def write_rows(path: Path, header: Row, rows: Rows) -> None:
 
 
 def begin(output: Path, part: Part | None, overwrite: bool = False) -> None:
-    """Parts that share images with this one have not ended any more. To overwrite, no part has: where a mark of these stands, this
-    part is the first of a new prediction, and all marks are of the last one."""
+    """Remove the marks of ended parts that share images with this one.
+
+    To overwrite, remove all marks if one of these exists: then this part is the first of a new prediction.
+    """
     if part is None:
         return
     marks = ended(output)
@@ -100,7 +102,7 @@ def begin(output: Path, part: Part | None, overwrite: bool = False) -> None:
 
 
 def end(output: Path, part: Part | None) -> bool:
-    """Puts the tables together, unless other parts have not ended. Two that end at the same moment write the same."""
+    """Merge the tables unless other parts are running. Two parts that end at the same moment write the same."""
     if part is not None:
         write_text_atomic(folder_of(output, part) / ENDED, "")
         if not is_whole(ended(output).values()):
@@ -111,13 +113,13 @@ def end(output: Path, part: Part | None) -> bool:
 
 
 def ended(output: Path) -> dict[Path, Part]:
-    """The parts that have ended, by their marks. None overlaps another, see `begin`."""
+    """Return the parts that have ended, by their marks. None overlaps another, see `begin`."""
     marks = output.glob(f"{PARTS}/*-of-*/{ENDED}")
     return {mark: Part(*map(int, mark.parent.name.split("-of-"))) for mark in marks}
 
 
 def merge(output: Path, file: str) -> None:
-    """What was written later counts."""
+    """Merge the tables of all parts; rows that were written later replace earlier ones."""
     paths = versions(output, file)
     with paths[-1].open(newline="", encoding="utf-8") as newest:
         header = tuple(next(csv.reader(newest), ()))

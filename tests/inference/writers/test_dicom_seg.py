@@ -16,8 +16,9 @@ from segkit.data.labels import LabelMap
 from segkit.data.sources.dicom import Dicom
 from segkit.data.views import view
 from segkit.inference.inputs import of_cases
+from segkit.inference.writers.base import Target
 from segkit.inference.writers.dicom_seg import write_dicom_seg
-from segkit.inference.writers.formats import Target, opened
+from segkit.inference.writers.formats import open_writers
 from segkit.system.errors import SegkitError
 
 LABELS = LabelMap.of({"liver": "liver", "kidney": "organ of the back"}, overlap=True)
@@ -41,7 +42,7 @@ def blobs(n: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def predicted(root: Path, output: Path, labels: LabelMap, mask: np.ndarray, dims: int = 2) -> Path:
     cases = view(list(Dicom(root).cases()), dims, [0], [])
-    (job,), (writer,) = opened(["dicom_seg"], of_cases(cases), Target(output, labels))
+    (job,), (writer,) = open_writers(["dicom_seg"], of_cases(cases), Target(output, labels))
     assert not writer.is_done(job)
     writer.write(job, mask)
     writer.close()
@@ -119,7 +120,7 @@ def test_a_radiograph_has_a_file_of_its_own(tmp_path: Path, images: Path) -> Non
         dataset.SOPClassUID, dataset.Modality = pydicom.uid.ComputedRadiographyImageStorage, "CR"
         del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.FrameOfReferenceUID
         dataset.save_as(tmp_path / f"{i}.dcm")
-    jobs, (writer,) = opened(["dicom_seg"], of_cases(list(Dicom(tmp_path).cases())), Target(tmp_path / "out", BOTH))
+    jobs, (writer,) = open_writers(["dicom_seg"], of_cases(list(Dicom(tmp_path).cases())), Target(tmp_path / "out", BOTH))
     mask = np.random.default_rng(0).integers(0, 3, shape_of(images)[1:]).astype(np.uint8)
     for job in jobs:
         writer.write(job, mask)
@@ -135,7 +136,7 @@ def test_what_cannot_be_referred_to_is_one_clear_error(tmp_path: Path, images: P
         del dataset.FrameOfReferenceUID
         dataset.save_as(tmp_path / path.name)
     cases: list[Case] = list(Dicom(tmp_path).cases())
-    (job,) = opened(["dicom_seg"], of_cases(cases), Target(tmp_path, BOTH))[0]
+    (job,) = open_writers(["dicom_seg"], of_cases(cases), Target(tmp_path, BOTH))[0]
     with pytest.raises(SegkitError, match=r"no DICOM-SEG can be made of its series .*Frame Of Reference"):
         write_dicom_seg(tmp_path / "out.dcm", np.ones((1, *shape_of(images)), np.uint8), ["a"], [case.image for case in job.cases])
     assert not (tmp_path / "out.dcm").exists()
@@ -144,7 +145,7 @@ def test_what_cannot_be_referred_to_is_one_clear_error(tmp_path: Path, images: P
 def test_slices_of_a_series_become_one_job(tmp_path: Path, images: Path) -> None:
     cases = list(Dicom(images).cases())
     assert len(of_cases(cases)) == len(cases)
-    (job,), _ = opened(["dicom_seg"], of_cases(cases), Target(tmp_path, BOTH))
+    (job,), _ = open_writers(["dicom_seg"], of_cases(cases), Target(tmp_path, BOTH))
     assert [case.id for case in job.cases] == [case.id for case in cases]
 
 

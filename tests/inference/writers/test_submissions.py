@@ -16,7 +16,8 @@ from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
 from segkit.data.slices import Volume
 from segkit.inference.inputs import Job
-from segkit.inference.writers.formats import Target, opened
+from segkit.inference.writers.base import Target
+from segkit.inference.writers.formats import open_writers
 from segkit.system.errors import SegkitError
 
 NERVE = LabelMap.of({0: "background", 255: "nerve"})
@@ -50,7 +51,7 @@ def blobs(*shape: int) -> np.ndarray:
 
 
 def test_nerves_are_counted_along_columns(tmp_path: Path) -> None:
-    jobs, (writer,) = opened(["nerve"], [job(tmp_path / f"{name}.tif") for name in ("10", "2", "1")], Target(tmp_path, NERVE))
+    jobs, (writer,) = open_writers(["nerve"], [job(tmp_path / f"{name}.tif") for name in ("10", "2", "1")], Target(tmp_path, NERVE))
     masks = {"10": blobs(42, 58), "2": np.zeros((42, 58), np.uint8), "1": np.ones((42, 58), np.uint8)}
     for one in jobs:
         writer.write(one, masks[one.name])
@@ -68,7 +69,7 @@ def slice_path(root: Path, z: int, day: str = "case1_day2") -> Path:
 
 def test_gi_tract_has_three_rows_a_slice_counted_along_rows(tmp_path: Path) -> None:
     images = [slice_path(tmp_path, z) for z in (2, 1)]
-    jobs, (writer,) = opened(["uw_madison"], [job(path) for path in images], Target(tmp_path, BOWEL))
+    jobs, (writer,) = open_writers(["uw_madison"], [job(path) for path in images], Target(tmp_path, BOWEL))
     masks = blobs(2, 3, 31, 36)
     masks[0, 1] = 0
     for one, mask in zip(jobs, masks, strict=True):
@@ -87,7 +88,7 @@ def test_gi_tract_has_three_rows_a_slice_counted_along_rows(tmp_path: Path) -> N
 def test_slices_of_a_volume_have_rows_of_their_own(tmp_path: Path) -> None:
     images = Volume(tuple(ImageFile(slice_path(tmp_path, z)) for z in range(4)))
     whole = Job("case1_day2", tmp_path, (Case("case1_day2", images, dims=3),))
-    _, (writer,) = opened(["uw_madison"], [whole], Target(tmp_path, BOWEL))
+    _, (writer,) = open_writers(["uw_madison"], [whole], Target(tmp_path, BOWEL))
     masks = blobs(3, 4, 31, 36)
     writer.write(whole, masks)
     writer.close()
@@ -98,17 +99,17 @@ def test_slices_of_a_volume_have_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_rows_of_an_earlier_prediction_stay(tmp_path: Path) -> None:
     jobs = [job(tmp_path / "1.tif"), job(tmp_path / "2.tif")]
-    _, (first,) = opened(["nerve"], jobs, Target(tmp_path, NERVE))
+    _, (first,) = open_writers(["nerve"], jobs, Target(tmp_path, NERVE))
     first.write(jobs[0], np.ones((3, 3), np.uint8))
     first.write(jobs[1], np.ones((3, 3), np.uint8))
     first.close()
-    _, (second,) = opened(["nerve"], [*jobs, job(tmp_path / "3.tif")], Target(tmp_path, NERVE))
+    _, (second,) = open_writers(["nerve"], [*jobs, job(tmp_path / "3.tif")], Target(tmp_path, NERVE))
     assert [second.is_done(one) for one in (*jobs, job(tmp_path / "3.tif"))] == [True, True, False]
     second.write(jobs[1], np.zeros((3, 3), np.uint8))
     second.close()
     assert table(tmp_path / "nerve_submission.csv") == [["img", "pixels"], ["1", "1 9"], ["2", ""]]
     (tmp_path / "nerve_submission.csv").write_text("id,code\n")
-    _, (third,) = opened(["nerve"], jobs, Target(tmp_path, NERVE))
+    _, (third,) = open_writers(["nerve"], jobs, Target(tmp_path, NERVE))
     with pytest.raises(SegkitError, match="first line is not  img,pixels"):
         third.is_done(jobs[0])
 
@@ -116,7 +117,7 @@ def test_rows_of_an_earlier_prediction_stay(tmp_path: Path) -> None:
 def test_two_images_never_share_a_row(tmp_path: Path) -> None:
     twins = [Job("a/1", tmp_path / "a/1.tif", job(tmp_path / "a/1.tif").cases), Job("b/1", tmp_path, job(tmp_path / "b/1.tif").cases)]
     with pytest.raises(SegkitError, match="b/1 and a/1 would share the row 1"):
-        opened(["nerve"], twins, Target(tmp_path, NERVE))
+        open_writers(["nerve"], twins, Target(tmp_path, NERVE))
 
 
 def drawn(centre: tuple[float, float], axes: tuple[float, float], angle: float) -> np.ndarray:
@@ -129,7 +130,7 @@ def drawn(centre: tuple[float, float], axes: tuple[float, float], angle: float) 
 
 def test_heads_are_ellipses_in_mm(tmp_path: Path) -> None:
     one = job(tmp_path / "001_HC.png", (0.2, 0.2))
-    _, (writer,) = opened(["hc18"], [one], Target(tmp_path, HEAD))
+    _, (writer,) = open_writers(["hc18"], [one], Target(tmp_path, HEAD))
     writer.write(one, drawn((140.0, 90.0), (80.0, 60.0), 0.5))
     writer.close()
     header, row = table(tmp_path / "hc18_submission.csv")
@@ -140,7 +141,7 @@ def test_heads_are_ellipses_in_mm(tmp_path: Path) -> None:
 
 def test_the_width_of_the_drawn_outline_can_be_taken_off(tmp_path: Path) -> None:
     one = job(tmp_path / "001_HC.png", (0.2, 0.2))
-    _, (writer,) = opened(["hc18"], [one], Target(tmp_path, HEAD, outline_px=1.5))
+    _, (writer,) = open_writers(["hc18"], [one], Target(tmp_path, HEAD, outline_px=1.5))
     writer.write(one, drawn((140.0, 90.0), (80.0, 60.0), 0.5))
     writer.close()
     (row,) = table(tmp_path / "hc18_submission.csv")[1:]
@@ -149,7 +150,7 @@ def test_the_width_of_the_drawn_outline_can_be_taken_off(tmp_path: Path) -> None
 
 def test_an_image_without_a_head_is_told(tmp_path: Path) -> None:
     one = job(tmp_path / "001_HC.png", (0.2, 0.2))
-    _, (writer,) = opened(["hc18"], [one], Target(tmp_path, HEAD))
+    _, (writer,) = open_writers(["hc18"], [one], Target(tmp_path, HEAD))
     writer.write(one, np.zeros((200, 300), np.uint8))
     writer.close()
     assert table(tmp_path / "hc18_submission.csv")[1] == ["001_HC.png", "", "", "", "", ""]
@@ -160,12 +161,12 @@ def test_an_image_without_a_head_is_told(tmp_path: Path) -> None:
 def test_pixel_sizes_of_the_test_set_stand_in_the_table_of_the_challenge(tmp_path: Path) -> None:
     images = [job(tmp_path / "test_set" / f"{name}_HC.png") for name in ("000", "001")]
     with pytest.raises(SegkitError, match=r"pixel size of .*000_HC.png is not known .test_set_pixel_size.csv"):
-        opened(["hc18"], images, Target(tmp_path, HEAD))
+        open_writers(["hc18"], images, Target(tmp_path, HEAD))
     other = tmp_path / "other"
     images = [job(other / "test_set" / f"{name}_HC.png") for name in ("000", "001")]
     other.mkdir()
     (other / "test_set_pixel_size.csv").write_text("filename,pixel size(mm)\n000_HC.png,0.1\n001_HC.png,0.3\n")
-    _, (writer,) = opened(["hc18"], images, Target(tmp_path, HEAD))
+    _, (writer,) = open_writers(["hc18"], images, Target(tmp_path, HEAD))
     for one in images:
         writer.write(one, drawn((140.0, 90.0), (80.0, 60.0), 0.5))
     writer.close()
@@ -188,7 +189,7 @@ def test_a_whole_test_set_has_its_rows_in_its_order(name: str, tmp_path: Path) -
     (tmp_path / "test_set_pixel_size.csv").write_text("filename,pixel size(mm)\n" + "".join(f"{image},0.1\n" for image in images))
     paths = [tmp_path / "test_set" / image for image in reversed(images)]
     given = [Job(path.relative_to(tmp_path).as_posix(), path, job(path).cases) for path in paths]
-    jobs, (writer,) = opened([name], given, Target(tmp_path, labels))
+    jobs, (writer,) = open_writers([name], given, Target(tmp_path, labels))
     ellipse = cv2.ellipse(np.zeros((31, 36), np.uint8), (18, 15), (12, 8), 20, 0, 360, 1, -1)
     for one in jobs:
         writer.write(one, np.stack([ellipse] * 3) if labels.overlap else ellipse)
