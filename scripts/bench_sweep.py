@@ -142,7 +142,7 @@ def compare(root: str, epochs: int) -> None:
 
 
 def best_dice(sweep: Path) -> float:
-    from segkit.training.sweeps.outcome import read_outcome
+    from segkit.training.sweeps.study import read_outcome
 
     outcomes = [read_outcome(path.parent, {"dice": "max"}) for path in sweep.glob("*/status.json")]
     return max(outcome.values[0] for outcome in outcomes if outcome and outcome.values)

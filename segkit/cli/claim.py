@@ -11,9 +11,8 @@ from segkit.config.schema import Predict
 from segkit.inference.ensemble import Combination, Together
 from segkit.inference.predictor import Predictor
 from segkit.system.errors import SegkitError
-from segkit.system.files import sha256_of, write_text_atomic
+from segkit.system.files import read_json, sha256_of, write_text_atomic
 from segkit.system.parts import write_text_if_new
-from segkit.training.run_folder import read_json
 
 CLAIM = ".checkpoint.json"
 """In a folder of masks: which checkpoint they are of."""

@@ -19,8 +19,8 @@ from segkit.metrics.compare import Comparison, Difference, compare
 from segkit.metrics.summary import MOST_WIDTH, OVERALL, unit
 from segkit.metrics.table import CaseTable
 from segkit.system.errors import SegkitError, plain_command
+from segkit.system.files import read_json
 from segkit.system.progress import console as shared
-from segkit.training.run_folder import read_json
 
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
 OUT_OF_FOLD = "evaluation/val"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segkit.config.schema import Tensorboard
 from segkit.system.errors import SegkitError, nearest
-from segkit.training.sweeps.find import all_sweeps
+from segkit.training.sweeps.names import all_sweeps
 
 EVENTS = "events.out.tfevents.*"
 OLD_FOLDER = "tensorboard"

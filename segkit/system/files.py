@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from segkit.system.errors import SegkitError
 
@@ -44,6 +46,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise SegkitError(f"disk full while writing {path}; {old};   free some space and run it again") from error
         raise
     flush_to_disk(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
 
 
 def write_text_atomic(path: Path, text: str) -> None:

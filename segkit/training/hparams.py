@@ -12,8 +12,8 @@ from torch.utils.tensorboard.summary import hparams as summaries
 
 from segkit.config.schema import Train
 from segkit.metrics.summary import OVERALL, Summary
+from segkit.system.files import read_json
 from segkit.training.plots import best_row, read_columns
-from segkit.training.run_folder import read_json
 
 Scalar = str | int | float | bool
 

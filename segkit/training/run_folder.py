@@ -22,7 +22,7 @@ from segkit.config import validate
 from segkit.config.schema import Train
 from segkit.system.environment import is_child, job_name, now, session
 from segkit.system.errors import SegkitError
-from segkit.system.files import remove_leftovers, write_text_atomic
+from segkit.system.files import read_json, remove_leftovers, write_text_atomic
 from segkit.training import trial
 
 PLACE_KEYS = (
@@ -220,8 +220,3 @@ def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def is_below(key: str, others: Sequence[str]) -> bool:
     """Whether a dotted key is one of them, or in a section that is."""
     return any(key == other or key.startswith(f"{other}.") for other in others)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content

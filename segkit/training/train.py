@@ -31,7 +31,7 @@ from segkit.models.probe import probe
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job_name, versions
 from segkit.system.errors import SegkitError, nearest
-from segkit.system.files import CACHE, check_writable, write_text_atomic
+from segkit.system.files import CACHE, check_writable, read_json, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.progress import console
 from segkit.training.benchmark import find_benchmark, judge_benchmark
@@ -40,7 +40,7 @@ from segkit.training.hparams import record_hparams
 from segkit.training.module import SegmentationTask
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
-from segkit.training.run_folder import Interrupted, Pruned, RunFolder, read_json
+from segkit.training.run_folder import Interrupted, Pruned, RunFolder
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
 
 SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")

@@ -22,10 +22,10 @@ from segkit.metrics.summary import Summary, interval, unit
 from segkit.metrics.table import CaseTable
 from segkit.models import checkpoint
 from segkit.system.errors import SegkitError, nearest
+from segkit.system.files import read_json
 from segkit.system.progress import console
-from segkit.training.run_folder import RunFolder, read_json
-from segkit.training.sweeps.find import find_sweep
-from segkit.training.sweeps.names import trial_name
+from segkit.training.run_folder import RunFolder
+from segkit.training.sweeps.names import find_sweep, trial_name
 
 FOLD, SEEDS = "split.fold", ("seed", "split.seed")
 """Trainings that differ in these keys alone belong together; with each seed all cases are validated once more."""

@@ -1,4 +1,4 @@
-"""A sweep as it stands, running, killed or finished: read from its study and the folders of its trials, and left as it is."""
+"""The results of a sweep, running, killed or finished: read from its study and its trials' folders, which are left unchanged."""
 
 from __future__ import annotations
 
@@ -11,37 +11,45 @@ from pathlib import Path
 import numpy as np
 import optuna
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.data.labels import Array
 from segkit.system.addresses import absolute
 from segkit.system.errors import SegkitError
+from segkit.system.files import read_json
 from segkit.training.plots import best_row, read_columns
-from segkit.training.run_folder import read_json
 from segkit.training.sweeps.names import short_keys
-from segkit.training.sweeps.opening import quiet
-from segkit.training.sweeps.storage import open_storage, try_lock
+from segkit.training.sweeps.storage import open_storage, quiet, try_lock
 from segkit.training.sweeps.study import first, latest
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed", TrialState.WAITING: "waiting"}
+STATES = ("finished", "pruned", "failed", "running", "interrupted", "waiting")
 FRONT = "front"
-DECADES = 30
-STATES = ("finished", "pruned", "failed", "running", "broken off", "waiting")
+REPEATS = ("seed", "split.fold", "split.seed")
+"""Keys that repeat a setting instead of changing it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """`values` in the order of the sweep's objectives, empty unless it has finished. `keys`: what is varied, as text.
+    """One trial of a sweep.
 
-    `monitor`: metric and mode that the training itself is judged by, where the sweep has no objective.
+    Args:
+        number: In the order in which trials were drawn.
+        state: One of `STATES`.
+        keys: What the sweep varies: key -> text.
+        home: The sweep's folder.
+        folder: Name of the trial's own folder in it; empty before it has one.
+        values: In the order of the sweep's objectives; empty unless it has finished.
+        reason: Why it failed.
+        distributions: Key -> distribution that its value was drawn from.
+        monitor: Metric and mode of the training itself, where the sweep has no objective.
     """
 
     number: int
     state: str
     keys: Mapping[str, str]
     home: Path
-    """Folder of the sweep; the trial's own is `folder` in it, empty before it has one."""
     folder: str = ""
     values: tuple[float, ...] = ()
     reason: str = ""
@@ -54,15 +62,15 @@ class Trial:
 
     @cached_property
     def columns(self) -> Mapping[str, Array]:
-        """metrics.csv by column; nothing where no epoch has ended."""
+        """metrics.csv by column; empty where no epoch has ended."""
         try:
             return read_columns(self.path / "metrics.csv") if self.folder else {}
         except SegkitError:
             return {}
 
     @property
-    def judged_by(self) -> str:
-        """Its own metric and value, where trials have none in common."""
+    def own_score(self) -> str:
+        """Its own metric and value, where the trials of a sweep have no metric in common."""
         return f"{self.monitor[0]} {self.best(*self.monitor):.4g}" if self.monitor else ""
 
     @property
@@ -74,20 +82,31 @@ class Trial:
         return len(self.columns["epoch"]) if self.columns else 0
 
     def best(self, metric: str, mode: str) -> float:
-        """Of the epochs so far; NaN where it was not measured."""
+        """Its best value so far; NaN where it was not measured."""
         row = best_row(self.columns, f"val/{metric}", mode)
         return math.nan if row is None else float(self.columns[f"val/{metric}"][row])
+
+    def curve(self, metric: str) -> dict[int, float]:
+        """Epoch -> validation metric."""
+        values = self.columns.get(f"val/{metric}", np.empty(0))
+        return {int(self.columns["epoch"][i]): float(values[i]) for i in np.flatnonzero(np.isfinite(values))}
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """`objectives`: name -> max or min; none where the trials have none in common."""
+    """A sweep as it stands.
+
+    Args:
+        folder: Of the sweep.
+        objectives: Name -> max or min; empty where the trials have none in common.
+        space: Key -> description of its values.
+        trials: In the order in which they were drawn.
+    """
 
     folder: Path
     objectives: Mapping[str, str]
     space: Mapping[str, str]
     trials: Sequence[Trial]
-    """In the order in which they were made."""
 
     @property
     def name(self) -> str:
@@ -103,32 +122,32 @@ class Sweep:
 
     @cached_property
     def ranked(self) -> list[Trial]:
-        """What has finished, best first: the front first where there are several objectives; as made where there is none."""
+        """Finished trials, best first: the front first where there are several objectives; as drawn where there is none."""
         finished = self.of("finished")
         if not self.objectives:
             return finished
         front = {trial.number for trial in self.front}
-        return sorted(finished, key=lambda trial: (trial.number not in front, *self.costs(trial)))
+        return sorted(finished, key=lambda trial: (trial.number not in front, *self._costs(trial)))
 
     @cached_property
     def front(self) -> list[Trial]:
-        """Trials that no other one beats; with one objective the best, and its equals."""
+        """The Pareto front: trials that no other one beats; with one objective the best trial and its equals."""
         finished = [trial for trial in self.of("finished") if trial.values]
         if not finished:
             return []
-        costs = np.array([self.costs(trial) for trial in finished])  # (n, objectives)
+        costs = np.array([self._costs(trial) for trial in finished])  # (n, objectives)
         beaten = [bool(((costs <= own).all(1) & (costs < own).any(1)).any()) for own in costs]
         return [trial for trial, is_beaten in zip(finished, beaten, strict=True) if not is_beaten]
 
     def place(self, trial: Trial, rank: int) -> str:
-        """Its rank; where there are several objectives only whether it is on the front."""
+        """Its rank; with several objectives only whether it is on the front."""
         if not trial.values or not self.objectives:
             return ""
         return str(rank) if len(self.objectives) == 1 else FRONT * (trial in self.front)
 
     @property
     def in_order(self) -> list[Trial]:
-        """All: the finished ones best first, then the others by their best epochs."""
+        """All trials: finished ones best first, then the others by their best epochs."""
         others = [trial for state in STATES[1:] for trial in sorted(self.of(state), key=self._promise)]
         return [*self.ranked, *others]
 
@@ -138,7 +157,7 @@ class Sweep:
         return (math.inf if math.isnan(value) else -value if mode == "max" else value), trial.number
 
     def score(self, trial: Trial, objective: int) -> tuple[float, bool]:
-        """Its value, and True; of a trial that has not finished that of its best epoch so far (NaN where there is none), and False."""
+        """Its value and True; of an unfinished trial its best epoch so far (NaN where there is none) and False."""
         if trial.values:
             return trial.values[objective], True
         name, mode = list(self.objectives.items())[objective] if self.objectives else ("", "")
@@ -148,39 +167,30 @@ class Sweep:
     def counts(self) -> str:
         return ", ".join(f"{len(self.of(state))} {state}" for state in STATES if self.of(state)) or "no trial yet"
 
-    @property
-    def summary(self) -> str:
-        return f"{self.name}: {self.counts}"
-
-    @cached_property
-    def log_keys(self) -> set[str]:
-        """Searched on a logarithmic scale, or lists of numbers that span more than a decade and a half."""
-        searched = {key: t.distributions[key] for t in self.trials for key in t.keys if key in t.distributions}
-        logarithmic = {key for key, axis in searched.items() if getattr(axis, "log", False)}
-        listed = [key for key in self.keys if key not in searched or isinstance(searched[key], CategoricalDistribution)]
-        return logarithmic | {key for key in listed if _spans_decades([t.keys[key] for t in self.trials if key in t.keys])}
-
-    def costs(self, trial: Trial) -> tuple[float, ...]:
+    def _costs(self, trial: Trial) -> tuple[float, ...]:
         """Smaller is better."""
         return tuple(-v if mode == "max" else v for v, mode in zip(trial.values, self.objectives.values(), strict=True))
 
     @cached_property
-    def metrics(self) -> dict[str, str]:
-        """Validation metrics that the trials are judged by, and their modes: what curves are drawn of."""
-        own = dict(trial.monitor for trial in self.trials if trial.monitor)
-        return {name: mode for name, mode in {**own, **self.objectives}.items() if any(f"val/{name}" in t.columns for t in self.trials)}
+    def metrics(self) -> list[str]:
+        """Validation metrics that the trials are compared by, and that were measured."""
+        own = [trial.monitor[0] for trial in self.trials if trial.monitor]
+        return [name for name in dict.fromkeys([*own, *self.objectives]) if any(trial.curve(name) for trial in self.trials)]
 
 
-def _spans_decades(texts: Sequence[str]) -> bool:
-    try:
-        numbers = sorted(map(float, texts))
-    except ValueError:
-        return False
-    return numbers[0] > 0 and numbers[-1] > DECADES * numbers[0]
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_sweep(folder: Path, storage: str | None = None) -> Sweep:
-    """`storage`: address of the study, where sweep.json does not tell it all. Raises `SegkitError` where the study is not there."""
+    """Read a sweep.
+
+    Args:
+        folder: Of the sweep.
+        storage: Address of its study, where sweep.json lacks it or its password.
+
+    Raises:
+        SegkitError: The study is missing.
+    """
     known = read_json(folder / "sweep.json")
     objectives: dict[str, str] = known.get("objectives", {})
     trials = [_trial(frozen, folder, len(objectives)) for frozen in latest(_frozen(folder, known, storage))]
@@ -215,7 +225,7 @@ def _frozen(folder: Path, known: Mapping[str, str | None], storage: str | None) 
 def _trial(frozen: FrozenTrial, home: Path, n_objectives: int) -> Trial:
     own = frozen.user_attrs
     folder: str = own.get("folder", "")
-    state = WORDS.get(frozen.state) or ("running" if _is_held(home / folder) else "broken off")
+    state = WORDS.get(frozen.state) or ("running" if _is_locked(home / folder) else "interrupted")
     return Trial(
         number=first(frozen),
         state=state,
@@ -228,8 +238,8 @@ def _trial(frozen: FrozenTrial, home: Path, n_objectives: int) -> Trial:
     )
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process works on the trial. One on another machine, whose folder is not here, is taken to."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a process works on the trial; assumed of one on another machine, whose folder is not here."""
     if not (folder / ".lock").exists():
         return True
     try:
@@ -242,8 +252,46 @@ def _is_held(folder: Path) -> bool:
 
 
 def _monitor(run: Path) -> tuple[str, str] | None:
-    """By what a training judges itself."""
+    """Metric and mode that a training selects its best epoch by."""
     if not (run / "config.yaml").exists():
         return None
     metric = yaml.load((run / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["metric"]
     return metric["monitor"], metric["mode"]
+
+
+# --- means over seeds and folds ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Finished trials that share all keys but `REPEATS`: per objective their mean and standard deviation (n - 1; NaN of one trial)."""
+
+    keys: Mapping[str, str]
+    means: tuple[float, ...]
+    sds: tuple[float, ...]
+    n: int
+
+
+def repeats(sweep: Sweep) -> list[str]:
+    return [key for key in REPEATS if key in sweep.keys]
+
+
+def settings(sweep: Sweep) -> list[Setting]:
+    """Settings, best mean of the first objective first; empty where no setting has been repeated over seeds or folds."""
+    if not repeats(sweep) or not sweep.objectives:
+        return []
+    groups: dict[tuple[str, ...], list[Trial]] = {}
+    others = [key for key in sweep.keys if key not in REPEATS]
+    for trial in sweep.of("finished"):
+        groups.setdefault(tuple(trial.keys.get(key, "") for key in others), []).append(trial)
+    found = [_setting(dict(zip(others, texts, strict=True)), trials) for texts, trials in groups.items()]
+    if all(setting.n == 1 for setting in found):
+        return []
+    sign = -1 if next(iter(sweep.objectives.values())) == "max" else 1
+    return sorted(found, key=lambda setting: sign * setting.means[0])
+
+
+def _setting(keys: Mapping[str, str], trials: list[Trial]) -> Setting:
+    values = np.array([trial.values for trial in trials])  # (n, objectives)
+    sds = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    return Setting(keys, tuple(values.mean(0).tolist()), tuple(sds.tolist()), len(values))

@@ -1,4 +1,4 @@
-"""Who proposes the next trial, and who stops hopeless ones.
+"""Samplers, which propose the next trial, and pruners, which stop unpromising ones.
 
 TPE: Bergstra et al., 2011. CMA-ES: Hansen and Ostermeier, 2001. ASHA: Li et al., 2018. Hyperband: Li et al., 2017.
 """
@@ -13,12 +13,11 @@ import numpy as np
 from optuna import pruners, samplers
 
 from segkit.system.errors import SegkitError
-from segkit.training.sweeps.settings import Settings
-from segkit.training.sweeps.space import Space, Value
+from segkit.training.sweeps.space import Settings, Space, Value
 
 
-class Listed(samplers.BaseSampler):
-    """One combination of the grid. Optuna's own sampler goes through the grid in random order."""
+class GridSampler(samplers.BaseSampler):
+    """Proposes one given combination of the grid; Optuna's own grid sampler takes them in random order."""
 
     def __init__(self, combination: Mapping[str, Value]) -> None:
         self.combination = combination
@@ -34,7 +33,7 @@ class Listed(samplers.BaseSampler):
 
 
 def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.BaseSampler:
-    """A function of the seed and of the number of trials that were drawn before, so that a sweep taken up again repeats no draw."""
+    """The sampler for one draw, seeded by the sweep's seed and `n_before`, the number of earlier trials: a resumed sweep repeats none."""
     seed = int(np.random.SeedSequence((settings.seed, n_before)).generate_state(1)[0])
     match settings.sampler:
         case "tpe":
@@ -43,21 +42,22 @@ def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.B
             return samplers.RandomSampler(seed=seed)
         case "grid":
             grid = space.combinations()
-            return Listed(grid[n_before % len(grid)])  # beyond the last: only trials that are taken up again, with values of their own
+            return GridSampler(grid[n_before % len(grid)])  # beyond the last: requeued trials, which have their values
         case "cmaes":
             return samplers.CmaEsSampler(n_startup_trials=settings.startup_trials, seed=seed, warn_independent_sampling=False)
     raise ValueError(settings.sampler)
 
 
 def check_sampler(settings: Settings) -> None:
+    """Raise `SegkitError` where cmaes is not installed, or asked for several objectives."""
     if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise SegkitError("hydra.sweeper.sampler=cmaes needs the package cmaes;   pip install 'segkit[sweep]'")
     if settings.sampler == "cmaes" and len(settings.objectives or ()) > 1:
-        raise SegkitError("hydra.sweeper.sampler=cmaes knows one objective;   use  hydra.sweeper.sampler=tpe")
+        raise SegkitError("hydra.sweeper.sampler=cmaes supports one objective;   use  hydra.sweeper.sampler=tpe")
 
 
 def build_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> pruners.BasePruner:
-    """Steps are epochs."""
+    """The pruner of a name, with steps in epochs; see conf/hydra/sweeper/optuna.yaml."""
     match name:
         case "median":
             return pruners.MedianPruner(startup_trials, warmup_epochs)

@@ -1,32 +1,45 @@
-"""The search space: Hydra's sweep overrides as Optuna's distributions, and the values of a trial as overrides again."""
+"""The search space and the settings of a sweep: Hydra's sweep overrides as Optuna distributions, and a trial's values as overrides."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice, product
+from typing import Annotated, Any, Literal
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import AfterValidator, Field
 
-from segkit.config import sweeps
+from segkit.config import messages, sweeps
+from segkit.config.schema import Positive, Strict
+from segkit.system.addresses import absolute
 from segkit.system.errors import Problem, ProblemsFound, nearest
 
 Value = str | int | float
-OWN = ("run", "resume", "name", "output_dir", "sweep.name", "sweep.fail_fast")
-"""Keys by which a sweep arranges its trials."""
-MOST = 100_000
-"""Combinations of a grid."""
+RESERVED = ("run", "resume", "name", "output_dir", "sweep.name", "sweep.fail_fast")
+"""Keys that a sweep sets for its trials, so that they cannot be searched."""
+MAX_COMBINATIONS = 100_000
+"""The longest grid."""
+N_TRIALS = 20
+"""Trials of a search where `n_trials` is not set."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """`texts`: how a choice is typed. `when`: the parameter, and its text, without which this one is left alone."""
+    """One searched key.
+
+    Args:
+        key: The config key, as typed.
+        distribution: Its values, as Optuna draws them.
+        texts: Value of a choice -> how it was typed.
+        when: Another key and its text: this one is searched in trials with that value alone.
+    """
 
     key: str
     distribution: BaseDistribution
@@ -34,6 +47,7 @@ class Parameter:
     when: tuple[str, str] | None = None
 
     def suggest(self, trial: Trial) -> str:
+        """The drawn value, as text of an override."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return self.texts[trial.suggest_categorical(self.key, choices)]  # type: ignore[index]
@@ -45,7 +59,7 @@ class Parameter:
         raise TypeError(self.distribution)
 
     def grid(self) -> Sequence[Value]:
-        """All its values, smallest first. Raises ValueError for an interval, which has too many."""
+        """All values, smallest first. Raises `ValueError` for an interval, which has too many."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)  # type: ignore[arg-type]
@@ -57,20 +71,26 @@ class Parameter:
 
 
 def _steps(start: float, step: float, numbers: Iterable[int]) -> list[float]:
-    """In decimals, as people count: 0.3, and not 0.30000000000000004."""
+    """Multiples of a step in decimal arithmetic: 0.3, not 0.30000000000000004."""
     return [float(Decimal(str(start)) + i * Decimal(str(step))) for i in numbers]
 
 
 @dataclass(frozen=True)
 class Space:
-    """`fixed`: the overrides that all trials share; `shared`: what these and the config files come to, see `opening.shared`."""
+    """The search space of a sweep.
+
+    Args:
+        parameters: The searched keys; one that depends on another comes after it.
+        fixed: Overrides that all trials share, as typed.
+        shared: The config that all trials share, by dotted key (see `sweeper.shared_config`).
+    """
 
     parameters: tuple[Parameter, ...]
     fixed: tuple[str, ...]
     shared: Mapping[str, str] = field(default_factory=dict)
 
     def suggest(self, trial: Trial) -> dict[str, str]:
-        """Key -> text of this trial. What it has been given before (a trial taken up again) it keeps."""
+        """Key -> text of this trial. A requeued trial keeps the values that it was given before."""
         chosen: dict[str, str] = {}
         for parameter in self.parameters:
             if parameter.when is None or chosen.get(parameter.when[0]) == parameter.when[1]:
@@ -78,17 +98,17 @@ class Space:
         return chosen
 
     def combinations(self) -> list[dict[str, Value]]:
-        """The grid, the last key fastest. Raises as `size`."""
+        """The grid, the last key varying fastest. Raises as `size`."""
         self.size()
         grid = self._grid()
         return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
     def size(self) -> int:
-        """Of the grid. Raises `ProblemsFound` where it has no end, or more than `MOST` combinations."""
+        """Number of combinations. Raises `ProblemsFound` where there is no end to them, or more than `MAX_COMBINATIONS`."""
         n = math.prod(len(values) for values in self._grid().values())
-        if n > MOST:
+        if n > MAX_COMBINATIONS:
             fix = "search them:  hydra.sweeper.sampler=tpe hydra.sweeper.n_trials=100"
-            raise ProblemsFound([Problem("-m", f"has {n:,} combinations, more than the {MOST:,} of the longest grid", fix)])
+            raise ProblemsFound([Problem("-m", f"has {n:,} combinations, more than the {MAX_COMBINATIONS:,} of the longest grid", fix)])
         return n
 
     def _grid(self) -> dict[str, Sequence[Value]]:
@@ -105,19 +125,19 @@ class Space:
         return grid
 
     def is_listed(self) -> bool:
-        """Whether it is a list of combinations: no interval, no condition."""
+        """Whether all combinations can be listed: no interval, no condition."""
         try:
             return bool(self._grid())
         except ProblemsFound:
             return False
 
     def as_dict(self) -> dict[str, str]:
-        """What makes it this space and no other."""
+        """Key -> description of its values: the identity of a space."""
         return {p.key: described(p) for p in self.parameters}
 
 
 def described(parameter: Parameter) -> str:
-    """In Hydra's words, however it was typed."""
+    """The values of a parameter, however they were typed: `choice(a, b)` or `0 to 4 by 2` or `1e-5 to 0.1, log`."""
     match parameter.distribution:
         case CategoricalDistribution():
             text = f"choice({', '.join(parameter.texts.values())})"
@@ -128,10 +148,19 @@ def described(parameter: Parameter) -> str:
 
 
 def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: ConfigLoader) -> Space:
-    """Raises `ProblemsFound`: nothing to search, an empty or impossible range, a condition on what is not searched."""
+    """Parse the overrides of a multirun.
+
+    Args:
+        overrides: As typed; of several for one key the last counts.
+        when: Key -> condition `OTHER=VALUE` under which it is searched.
+        loader: Expands `glob(…)` over the choices of a config group.
+
+    Raises:
+        ProblemsFound: Nothing to search, an empty range, or a condition on a key that is not searched.
+    """
     parsed = {o.get_key_element(): o for o in OverridesParser.create(loader).parse_overrides(list(overrides))}
     swept = [override for override in parsed.values() if override.is_sweep_override()]
-    problems = [Problem(o.get_key_element(), "is the sweep's own, and the same for all trials") for o in swept if o.key_or_group in OWN]
+    problems = [Problem(o.get_key_element(), "is set by the sweep and cannot be searched") for o in swept if o.key_or_group in RESERVED]
     fixed = [override for override in parsed.values() if override not in swept]
     problems += [
         Problem(o.get_key_element(), "is set for each trial", "leave it out") for o in fixed if o.key_or_group in ("run", "resume")
@@ -162,8 +191,8 @@ def _parameter(override: Override, when: tuple[str, str] | None, loader: ConfigL
     for choice in sweeps.swept(override, loader, Transformer.identity):
         text = str(choice).lower() if isinstance(choice, bool) else Transformer.str(choice)
         is_number = isinstance(choice, int | float) and not isinstance(choice, bool)  # True would be 1
-        texts.setdefault(choice if is_number else text, text)  # of 1 and 1.0, which are one, as it is typed first
-    if isinstance(value, ChoiceSweep) and value.shuffle:  # anew at each start, where a sweep has to be the same
+        texts.setdefault(choice if is_number else text, text)  # 1 and 1.0 are one value: the first spelling counts
+    if isinstance(value, ChoiceSweep) and value.shuffle:  # Hydra shuffles at each start, but a sweep has to stay the same
         texts = dict(sorted(texts.items(), key=lambda item: item[1]))
     return Parameter(key, CategoricalDistribution(list(texts)), texts, when)
 
@@ -182,19 +211,19 @@ def _interval(sweep: IntervalSweep) -> IntDistribution | FloatDistribution:
 
 
 def _range(sweep: RangeSweep) -> IntDistribution | FloatDistribution:
-    """As Hydra counts: the stop is left out."""
+    """A range without its stop, as Hydra counts."""
     start, step, text = sweep.start, sweep.step, f"range({sweep.start}, {sweep.stop}, {sweep.step})"
     if not step:
         raise ValueError(f"{text} has no step")
     assert start is not None
     values = sweep.range()
-    n = len(values) if isinstance(values, range) else sum(1 for _ in islice(values, MOST + 1))
+    n = len(values) if isinstance(values, range) else sum(1 for _ in islice(values, MAX_COMBINATIONS + 1))
     if not n:
         raise ValueError(f"{text} is empty")
     if isinstance(values, range):
         return IntDistribution(min(values[0], values[-1]), max(values[0], values[-1]), step=abs(values.step))
-    if n > MOST:
-        raise ValueError(f"{text} has more than {MOST:,} numbers;   write  interval(START,STOP)")
+    if n > MAX_COMBINATIONS:
+        raise ValueError(f"{text} has more than {MAX_COMBINATIONS:,} numbers;   write  interval(START,STOP)")
     low, high = sorted(_steps(start, step, [0, n - 1]))
     return FloatDistribution(low, high, step=abs(step))
 
@@ -204,22 +233,64 @@ def _condition(key: str, text: str, swept: Sequence[Override], problems: list[Pr
     other, equals, value = (part.strip() for part in text.partition("="))
     for name in (key, other):
         if name not in keys:
-            problems.append(Problem(where, f"{name} is not searched; {nearest(name, keys) or 'there is ' + ', '.join(keys)}"))
+            problems.append(Problem(where, f"{name} is not searched; {nearest(name, keys) or 'searched are ' + ', '.join(keys)}"))
             return None
     if not equals or not value:
-        problems.append(Problem(where, f"{text!r} is no condition", f"write  {other}=VALUE"))
+        problems.append(Problem(where, f"{text!r} is not a condition", f"write  {other}=VALUE"))
     return other, value
 
 
 def _conditions_first(parameters: Sequence[Parameter], problems: list[Problem]) -> list[Parameter]:
+    """Each parameter after the one that its condition names."""
     ordered: list[Parameter] = []
     waiting = list(parameters)
     while waiting:
         known = {parameter.key for parameter in ordered}
         ready = [p for p in waiting if p.when is None or p.when[0] in known]
         if not ready:
-            problems.append(Problem("hydra.sweeper.when", f"goes round in a circle: {', '.join(p.key for p in waiting)}"))
+            problems.append(Problem("hydra.sweeper.when", f"is circular: {', '.join(p.key for p in waiting)}"))
             break
         ordered += ready
         waiting = [p for p in waiting if p not in ready]
     return ordered
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+class Settings(Strict):
+    """The keys of `hydra.sweeper` with `hydra/sweeper=optuna`; conf/hydra/sweeper/optuna.yaml explains each."""
+
+    params: dict[str, Any] | None
+    when: dict[str, str] | None
+    objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] | None
+    sampler: Literal["auto", "tpe", "random", "grid", "cmaes"]
+    n_trials: Positive | None
+    n_jobs: Positive
+    startup_trials: Annotated[int, Field(ge=0)]
+    pruner: Literal["none", "median", "asha", "hyperband"]
+    warmup_epochs: Positive
+    storage: Annotated[str | None, AfterValidator(absolute)]
+    seed: Annotated[int, Field(ge=0)]
+
+    def resolved(self, space: Space) -> Settings:
+        """The settings with `sampler` and `n_trials` chosen for a space: a space that can be listed is run as a grid.
+
+        Raises:
+            ProblemsFound: A grid of a space that cannot be listed, or that has too many combinations.
+        """
+        is_grid = self.sampler == "grid" or (self.sampler == "auto" and self.n_trials is None and space.is_listed())
+        most = space.size() if is_grid else self.n_trials or N_TRIALS
+        sampler = "grid" if is_grid else "tpe" if self.sampler == "auto" else self.sampler
+        return self.model_copy(update={"sampler": sampler, "n_trials": min(self.n_trials or most, most)})
+
+
+def read_settings(node: Mapping[str, Any]) -> Settings:
+    """Validate the node `hydra.sweeper`. Raises `ProblemsFound`."""
+    settings, problems = messages.fit(Settings, {key: value for key, value in node.items() if key != "_target_"})
+    if settings is None:
+        raise ProblemsFound(replace(problem, where=f"hydra.sweeper.{problem.where}") for problem in problems)
+    if settings.pruner != "none" and len(settings.objectives or ()) > 1:
+        what = "compares trials by one objective, and there are several"
+        raise ProblemsFound([Problem("hydra.sweeper.pruner", what, "write  hydra.sweeper.pruner=none")])
+    return settings

@@ -1,25 +1,40 @@
-"""Where Optuna keeps a study: a journal file, or any database that it has an address for."""
+"""Where a sweep is kept: its folder, its study in a journal file or database, and the file locks by which processes share them."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
+import logging
 import time
-from collections.abc import Iterator
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import optuna
+from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 
+from segkit.config.aliases import ALIASES, KEYWORDS
 from segkit.system.addresses import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
+from segkit.system.files import read_json, write_text_atomic
+from segkit.training.sweeps.space import Space
+
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+KEY = "segkit"
+"""User attribute of a study that segkit has made: its identity."""
 
 
 class KernelLock(JournalFileOpenLock):
-    """flock on a file beside the journal. Optuna's own locks outlive a killed process by half a minute; this one does not.
+    """flock on a file beside the journal, which the kernel frees with its process; Optuna's own locks outlive a kill by 30 s.
 
-    A record that was cut off by a kill is taken off the end of the journal, which Optuna would stumble over for ever.
+    A record that a kill has cut off is removed from the journal's end: Optuna could not read past it.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -49,15 +64,14 @@ def cut_torn_end(journal: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Alone among all processes, on all machines that share the folder."""
+    """Exclude all other processes, on every machine that shares the folder."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
-    """The open file that holds the lock, for as long as this process or one forked from it keeps it; None where it is held for
-    longer than `seconds`."""
+    """The open file that holds the lock while this process, or one forked from it, keeps it open; None if locked for over `seconds`."""
     file, until = path.open("w"), time.monotonic() + seconds
     while True:
         try:
@@ -71,7 +85,15 @@ def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """`url` None: journal.log in `folder`; without `://` the path of a journal file. Raises `SegkitError` naming what fails."""
+    """Open the storage of a study.
+
+    Args:
+        url: Address of a database; without `://` the path of a journal file; None for journal.log in `folder`.
+        folder: The sweep's folder.
+
+    Raises:
+        SegkitError: It cannot be written or reached; passwords are hidden.
+    """
     url = absolute(url)
     if url is None or "://" not in url:
         journal = folder / "journal.log" if url is None else Path(url)
@@ -88,3 +110,81 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:  # whatever SQLAlchemy and the driver raise
         reason = without_password(first_line(error.__cause__ or error))
         raise SegkitError(f"hydra.sweeper.storage={without_password(url)} cannot be reached: {reason}") from error
+
+
+# --- the folder and the study ------------------------------------------------------------------------------------------
+
+
+def open_folder(folder: Path, space: Space, objectives: Mapping[str, str], study: str | None = None, storage: str | None = None) -> str:
+    """Create or reopen a sweep's folder; return its unique name. sweep.json records its identity and where its study is.
+
+    Raises:
+        SegkitError: The folder belongs to another search, or cannot be written.
+    """
+    where = {"study": study, "storage": storage and without_password(storage)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock"):
+            known, wanted = read_json(folder / "sweep.json"), identity(space, objectives)
+            _check_same(known or wanted, wanted, folder.name)
+            content = {"id": uuid.uuid4().hex, **wanted, **known, **where}
+            if content != known:
+                write_text_atomic(folder / "sweep.json", json.dumps(content, indent=1))
+    except OSError as error:
+        raise SegkitError(f"{folder} cannot be written: {error.strerror}") from error
+    return str(content["id"])
+
+
+def open_study(
+    storage: BaseStorage, name: str, space: Space, objectives: Mapping[str, str], pruner: BasePruner, is_checked: bool = False
+) -> optuna.Study:
+    """Create or load a study. Raises `SegkitError` where one of this name has another space, objectives or, unless checked, config."""
+    quiet()
+    directions = [DIRECTIONS[mode] for mode in objectives.values()]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True)
+    wanted = identity(space, objectives)
+    # a short hash, as databases limit attributes, and without the folder of the images, which may differ between machines
+    fixed = json.dumps({key: value for key, value in wanted["fixed"].items() if key != "data.root"}, sort_keys=True)
+    wanted["fixed"] = {"config": hashlib.sha256(fixed.encode()).hexdigest()[:16]}
+    if not study.user_attrs and study.get_trials(deepcopy=False):
+        raise SegkitError(f"the storage has a study {name} already, which segkit did not make;   choose a new  sweep.name=NAME")
+    if KEY not in study.user_attrs:
+        study.set_user_attr(KEY, wanted)
+    known = study.user_attrs[KEY]
+    _check_same({**known, "fixed": wanted["fixed"]} if is_checked else known, wanted, name)
+    return study
+
+
+def _check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> None:
+    if changed := differences(known, wanted):
+        raise SegkitError("\n".join([f"there is a sweep {name} already, and it is another one;   choose a new  sweep.name=NAME", *changed]))
+
+
+def identity(space: Space, objectives: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {"space": space.as_dict(), "objectives": dict(objectives), "fixed": dict(space.shared)}
+
+
+def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One line a key that has changed."""
+    lines = []
+    for part in wanted:
+        old, new = _present_names(known.get(part, {})), wanted[part]
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        lines += [f"  {key}   was {old.get(key, 'missing')}, now {new.get(key, 'missing')}" for key in changed]
+    reordered = list(known.get("objectives", wanted["objectives"])) != list(wanted["objectives"])
+    return lines or (["  the order of its objectives"] if reordered else [])
+
+
+def _present_names(fixed: Mapping[str, str]) -> dict[str, str]:
+    """A flat config with old names of targets and of their keywords replaced by the present ones."""
+    found = {key: ALIASES.get(text, text) for key, text in fixed.items()}
+    targets = {key.removesuffix("_target_"): text for key, text in found.items() if key.endswith("_target_")}
+    keywords = {f"{at}{old}": f"{at}{new}" for at, text in targets.items() for old, new in KEYWORDS.get(text, {}).items()}
+    return {keywords.get(key, key): text for key, text in found.items()}
+
+
+def quiet() -> None:
+    """Silence Optuna's and alembic's own log."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -1,40 +1,48 @@
-"""The study of a sweep: claims trials, tells how they ended, and takes up again what was killed or failed.
+"""The study of a sweep: hands out trials, records how they ended, and requeues what was killed or failed.
 
-A trial that is taken up again is a new entry in the study with the parameters, reports and folder of the old one; `first` is the
-number of the oldest, and only the latest attempt counts.
+A requeued trial is a new entry in the study with the parameters, reports and folder of the old one: another attempt at the same trial.
+`first` is the number of a trial's first attempt, and only its latest attempt counts.
 """
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from segkit.system.errors import SegkitError, nearest
+from segkit.system.files import read_json
+from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import trial_name
-from segkit.training.sweeps.outcome import Outcome, read_outcome
 from segkit.training.sweeps.samplers import build_sampler
-from segkit.training.sweeps.settings import Settings
-from segkit.training.sweeps.space import Space
+from segkit.training.sweeps.space import Settings, Space
 from segkit.training.sweeps.storage import locked, try_lock
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 JOB_LOCK = ".job.lock"
-"""Held in a trial's folder by the job that a launcher runs, which may outlive the parent that holds the folder's own lock."""
+"""Held in a trial's folder by the job of a launcher, which may outlive the parent that holds the folder's own lock."""
 GRACE_SECONDS = 10
-"""A trial in a shared database may belong to a machine that has not yet said so."""
+"""A trial in a shared database may belong to a machine that has not yet recorded this."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A trial that this process is to run. Its folder's lock is held by `lock` here, and by the process forked to run it.
+class Attempt:
+    """One attempt at a trial, to be run by this process, which holds its folder's lock together with the process forked to run it.
 
-    `first` is the number that people see, `number` that of this attempt.
+    Args:
+        number: Of this attempt in the study.
+        first: Of the trial's first attempt; the number that people see.
+        id: Of this attempt in the storage.
+        overrides: Key -> text of the trial's values.
+        folder: Its run folder.
+        lock: The open file that holds the lock.
     """
 
     number: int
@@ -44,32 +52,102 @@ class Claim:
     folder: Path
     lock: IO[str]
 
+    @property
+    def values(self) -> list[str]:
+        """Its values as overrides."""
+        return [f"{key}={text}" for key, text in self.overrides.items()]
+
 
 def first(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get("first", trial.number))
 
 
 def latest(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The attempt of each trial that counts, in the order in which they were first made."""
+    """The latest attempt at each trial, in the order of the first ones."""
     return sorted({first(t): t for t in sorted(trials, key=lambda t: t.number)}.values(), key=first)
 
 
-class Ledger:
-    """`place` is the name of the folder among all of the world: see `opening.open_folder`."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: its values in the order of the objectives, or the reason of its failure in one line."""
 
-    def __init__(self, study: Study, folder: Path, place: str, space: Space, settings: Settings, objectives: dict[str, str]) -> None:
-        self.study, self.folder, self.place, self.space, self.settings = study, folder, place, space, settings
-        self.objectives = objectives
-        assert settings.n_trials is not None  # see Settings.of
-        self.n_trials = settings.n_trials
+    state: Literal["finished", "pruned", "failed"]
+    values: tuple[float, ...] = ()
+    reason: str = ""
+
+
+def read_outcome(run: Path, objectives: Mapping[str, str]) -> Outcome | None:
+    """The outcome that a run folder shows; None where the run has not ended.
+
+    Args:
+        run: The run folder.
+        objectives: Name -> max or min. Names are columns of metrics.csv without `val/`, `seconds` (of training), or keys of costs.json.
+    """
+    match read_json(run / "status.json").get("state"):
+        case "pruned":
+            return Outcome("pruned")
+        case "finished":
+            try:
+                return Outcome("finished", _values(run, objectives))
+            except (ValueError, SegkitError) as error:
+                return Outcome("failed", reason=str(error))
+    return None
+
+
+def _values(run: Path, objectives: Mapping[str, str]) -> tuple[float, ...]:
+    """Values at the epoch where the first measured objective is best. `ValueError` names an objective that is missing or NaN."""
+    columns = read_columns(run / "metrics.csv")
+    totals = {**read_json(run / "costs.json"), "seconds": float(sum(columns["seconds"]))}
+    known = {name.removeprefix("val/") for name in columns if name.startswith("val/")} | set(totals)
+    for name in objectives:
+        if name not in known:
+            raise ValueError(f"objective {name} is not logged; {nearest(name, known) or 'available: ' + ', '.join(sorted(known))}")
+    measured = next((name for name in objectives if name not in totals), None)
+    row = best_row(columns, f"val/{measured}", objectives[measured]) if measured else None
+    if measured and row is None:
+        raise ValueError(f"objective {measured} is NaN in every epoch")
+    found = tuple(float(totals[name] if name in totals else columns[f"val/{name}"][row]) for name in objectives)
+    for name, value in zip(objectives, found, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"objective {name} is {value}")
+    return found
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SweepStudy:
+    """The study as one process sees it.
+
+    Args:
+        study: Optuna's, shared by all processes that work on the sweep.
+        folder: The sweep's folder.
+        folder_id: The folder's unique name (see `open_folder`): machines may share a database but not the folder.
+        space: The search space.
+        settings: With `n_trials` resolved.
+        objectives: Name -> max or min.
+    """
+
+    study: Study
+    folder: Path
+    folder_id: str
+    space: Space
+    settings: Settings
+    objectives: Mapping[str, str]
+
+    @property
+    def n_trials(self) -> int:
+        assert self.settings.n_trials is not None
+        return self.settings.n_trials
 
     def trials(self) -> list[FrozenTrial]:
         return latest(self.study.get_trials(deepcopy=False))
 
-    def take_up(self) -> int:
-        """What has failed is to run once more; how many these are. None while others are at work: they would all take it up."""
+    def requeue_failed(self) -> int:
+        """Requeue failed trials and return their number; none while another process is at work, as both would requeue them."""
         with locked(self.folder / "lock"):
-            self._find_dead()
+            self._settle_dead()
             ours = [t for t in self.trials() if self._is_ours(t)]
             if any(t.state is TrialState.RUNNING for t in ours):
                 return 0
@@ -80,48 +158,58 @@ class Ledger:
                 self._enqueue(trial)
             return len(again)
 
-    def claim(self) -> Claim | None:
-        """The next trial; None where all have been claimed."""
+    def next_attempt(self) -> Attempt | None:
+        """The next trial to run, its folder locked; None where none is left."""
         with locked(self.folder / "lock"):
-            self._find_dead()
+            self._settle_dead()
             trials = self.study.get_trials(deepcopy=False)
             if len(latest(trials)) >= self.n_trials and not any(t.state is TrialState.WAITING for t in trials):
                 return None
             return self._ask(latest(trials))
 
-    def running_beside(self, mine: Sequence[int]) -> int:
-        """Trials in our folder that other parents, or their orphans, are running on this machine."""
+    def n_running_elsewhere(self, mine: Sequence[int]) -> int:
+        """Number of trials in this folder that other processes on this machine are running."""
         here = (t for t in self.trials() if t.state is TrialState.RUNNING and t.user_attrs.get("host") in (None, socket.gethostname()))
         return sum(self._is_ours(t) and t.number not in mine for t in here)
 
-    def settle(self, number: int, outcome: Outcome) -> None:
+    def record(self, number: int, outcome: Outcome) -> None:
+        """Record how an attempt ended."""
         if outcome.reason:
-            self.study._storage.set_trial_user_attr(self._id(number), "reason", outcome.reason)
+            storage_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+            self.study._storage.set_trial_user_attr(storage_id, "reason", outcome.reason)
         self.study.tell(number, outcome.values or None, STATES[outcome.state])
+
+    def has_job(self, name: str) -> bool:
+        """Whether the job of a launcher works in the folder, though its parent may be gone."""
+        path = self.folder / name / JOB_LOCK
+        lock = try_lock(path) if path.exists() else None
+        if lock:
+            lock.close()
+        return path.exists() and lock is None
 
     # --- inside the lock ----------------------------------------------------------------------------------------------
 
-    def _ask(self, before: Sequence[FrozenTrial]) -> Claim:
+    def _ask(self, before: Sequence[FrozenTrial]) -> Attempt:
         self.study.sampler = build_sampler(self.settings, self.space, len(before))
         trial = self.study.ask()
         own = trial.user_attrs.get("first", trial.number)
-        # the draw follows from the trial itself, whoever asks at the same time, or is killed here and drawn again
-        place = len({first(t) for t in self.study.get_trials(deepcopy=False) if first(t) < own})
-        self.study.sampler = build_sampler(self.settings, self.space, place)
+        # seeded by the trial itself: the same values whoever asks at the same time, or asks again after a kill
+        n_before = len({first(t) for t in self.study.get_trials(deepcopy=False) if first(t) < own})
+        self.study.sampler = build_sampler(self.settings, self.space, n_before)
         overrides = self.space.suggest(trial)
         known = trial.user_attrs.get("folder")
         name = known or self._free_name(overrides, trial.number, before)
         (self.folder / name).mkdir(exist_ok=True)
-        # the loader processes of a training that was killed outlive it by a few seconds
+        # the loader processes of a killed training outlive it by a few seconds
         lock = try_lock(self.folder / name / ".lock", seconds=15 if known else 1)
-        if lock is None:  # the same values again, at the same time
+        if lock is None:  # another trial of the same values is running
             name = f"{name}_trial{trial.number}"
             (self.folder / name).mkdir(exist_ok=True)
             lock = try_lock(self.folder / name / ".lock")
         assert lock is not None
-        for key, value in {"folder": name, "place": self.place, "host": socket.gethostname(), "overrides": overrides}.items():
+        for key, value in {"folder": name, "place": self.folder_id, "host": socket.gethostname(), "overrides": overrides}.items():
             trial.set_user_attr(key, value)
-        return Claim(trial.number, trial.user_attrs.get("first", trial.number), trial._trial_id, overrides, self.folder / name, lock)
+        return Attempt(trial.number, own, trial._trial_id, overrides, self.folder / name, lock)
 
     def _free_name(self, overrides: dict[str, str], number: int, others: Sequence[FrozenTrial]) -> str:
         """Trials of exactly the same values share a folder, and so its result."""
@@ -129,37 +217,29 @@ class Ledger:
         taken = any(t.user_attrs.get("folder") == name and t.user_attrs.get("overrides") != overrides for t in others)
         return f"{name}_trial{number}" if taken else name
 
-    def _find_dead(self) -> None:
-        """Trials that nobody works on any more: their folder says how they ended, or they run once more."""
+    def _settle_dead(self) -> None:
+        """Trials whose process is gone: record the outcome that their folder shows, or requeue them."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not self._is_ours(trial):
                 continue
             name = trial.user_attrs.get("folder")
             lock = try_lock(self.folder / name / ".lock") if name else None
-            if name and (lock is None or self.is_at_work(name)):
+            if name and (lock is None or self.has_job(name)):
                 continue
             outcome = self._outcome(trial)
-            self.settle(trial.number, outcome or Outcome("failed", reason="killed"))
+            self.record(trial.number, outcome or Outcome("failed", reason="killed"))
             if outcome is None:
                 self._enqueue(trial)
             if lock:
                 lock.close()
 
-    def is_at_work(self, name: str) -> bool:
-        """A launcher's job, whose parent is gone."""
-        path = self.folder / name / JOB_LOCK
-        lock = try_lock(path) if path.exists() else None
-        if lock:
-            lock.close()
-        return path.exists() and lock is None
-
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Made in this folder; other machines may share the database but not the folder."""
+        """Whether it was made in this folder."""
         place = trial.user_attrs.get("place")
         if place is None and self.settings.storage is not None:
             started = trial.datetime_start
             return started is not None and (datetime.now(started.tzinfo) - started).total_seconds() > GRACE_SECONDS
-        return place in (None, self.place)
+        return place in (None, self.folder_id)
 
     def _outcome(self, trial: FrozenTrial) -> Outcome | None:
         name = trial.user_attrs.get("folder")
@@ -176,6 +256,3 @@ class Ledger:
             intermediate_values=trial.intermediate_values,
         )
         self.study.add_trial(again)
-
-    def _id(self, number: int) -> int:
-        return self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)

@@ -1,13 +1,14 @@
-"""What `segkit train -m` starts: Hydra hands over the overrides of a multirun, every trial is one of its jobs.
+"""The Hydra sweeper of `segkit train -m`: Hydra hands over the overrides of a multirun, and every trial is a Hydra job.
 
-Imported at every start (see plugin/): what is heavy waits until there is something to search.
+Hydra imports this module at every start (see plugin/), so heavy imports wait until there is something to search.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,18 +23,25 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from segkit.system.errors import SegkitError
 
 if TYPE_CHECKING:
-    from segkit.training.sweeps.narrator import Narrator
-    from segkit.training.sweeps.settings import Settings
-    from segkit.training.sweeps.space import Space
-    from segkit.training.sweeps.study import Claim, Ledger
+    from optuna.trial import FrozenTrial
+
+    from segkit.training.sweeps.space import Settings, Space
+    from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy
     from segkit.training.trial import RunningTrial
 
 WARM = ("segkit.training.train",)
-"""What trials need, imported once, before the first fork. Nothing in it may start threads or touch a GPU when imported."""
+"""What trials need, imported once before the first fork. These modules must not start threads or touch a GPU when imported."""
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+
+
+class TrialsFailed(SegkitError):
+    """Trials of the sweep have failed: it has gone on to its end, or with `sweep.fail_fast=true` to the first failure."""
+
+    exit_code = 1
 
 
 class OptunaSweeper(Sweeper):
-    """Its keys are those of conf/hydra/sweeper/optuna.yaml, read from the whole config."""
+    """Runs a multirun as an Optuna study. Its keys are those of conf/hydra/sweeper/optuna.yaml, read from the whole config."""
 
     def __init__(self, **keys: Any) -> None:
         pass
@@ -42,104 +50,105 @@ class OptunaSweeper(Sweeper):
         self.context, self.task, self.cfg = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Returns when no trial is left; raises `TrialsFailed` where some have failed."""
+        """Run trials until none is left. Raises `TrialsFailed` where some have failed."""
         from segkit.config import sweeps
-        from segkit.training.sweeps.settings import read_settings
-        from segkit.training.sweeps.space import read_space
+        from segkit.training.sweeps.samplers import check_sampler
+        from segkit.training.sweeps.space import read_settings, read_space
 
         settings = read_settings(OmegaConf.to_container(self.cfg.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
         listed = [sweeps.as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
-        self._search(settings.of(space), space)
-
-    def _search(self, settings: Settings, space: Space) -> None:
-        from segkit.training.sweeps.narrator import Narrator
-        from segkit.training.sweeps.opening import open_folder, open_study, shared
-        from segkit.training.sweeps.samplers import build_pruner, check_sampler
-        from segkit.training.sweeps.storage import open_storage
-        from segkit.training.sweeps.study import Ledger
-
+        settings = settings.resolved(space)
         check_sampler(settings)
-        self._check_root()
-        space = replace(space, shared=shared(self._config(), space))
-        objectives = dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode})
-        self.name = self.experiment(space)
-        folder = self.folder(space, objectives)
+        root = self.cfg.data.root
+        if root is not None and not Path(root).expanduser().exists():  # once, not by every trial
+            raise SegkitError(f"data.root={root}: no such folder")
+        config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])
+        space = replace(space, shared=shared_config(OmegaConf.to_container(config, resolve=True), space))  # type: ignore[arg-type]
+        self._search(settings, space, dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode}))
+
+    def _search(self, settings: Settings, space: Space, objectives: dict[str, str]) -> None:
+        from segkit.training.sweeps.samplers import build_pruner
+        from segkit.training.sweeps.storage import open_folder, open_storage, open_study
+        from segkit.training.sweeps.study import SweepStudy
+
+        self.name = self._experiment(space)
+        folder = self._folder(space, objectives)
         storage = open_storage(settings.storage, folder)
-        study_name = f"{self.name}/{folder.name}"
-        place = open_folder(folder, space, objectives, study_name, settings.storage)
+        self.study_name = f"{self.name}/{folder.name}"
+        is_known = (folder / "sweep.json").exists()
+        folder_id = open_folder(folder, space, objectives, self.study_name, settings.storage)
         pruner = build_pruner(settings.pruner, settings.startup_trials, settings.warmup_epochs, self.cfg.trainer.max_epochs)
-        study = open_study(storage, study_name, space, objectives, pruner)
-        ledger = Ledger(study, folder, place, space, settings, objectives)
-        narrator = Narrator(ledger)
-        narrator.begin(ledger.take_up(), self.engine)
+        study = open_study(storage, self.study_name, space, objectives, pruner, is_known)
+        self.study = SweepStudy(study, folder, folder_id, space, settings, objectives)
+        reporter = Reporter(self.study)
+        reporter.begin(self.study.requeue_failed(), self._launcher)
         try:
-            self._run(ledger, narrator, study_name)
+            self._run(reporter)
         finally:
             draw(folder, settings.storage)
-        narrator.end()
+        reporter.end()
 
-    def _config(self) -> Any:
-        config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])
-        return OmegaConf.to_container(config, resolve=True)
-
-    def _check_root(self) -> None:
-        """Told once, and not by each trial."""
-        root = self.cfg.data.root
-        if root is not None and not Path(root).expanduser().exists():
-            raise SegkitError(f"data.root={root}: no such folder")
-
-    def _run(self, ledger: Ledger, narrator: Narrator, study: str) -> None:
-        """By a pool of forked processes; or by the launcher that is chosen."""
-        fail_fast = self.cfg.sweep.fail_fast
-        if self.engine is None:
-            self._run_here(ledger, narrator, study, fail_fast)
+    def _run(self, reporter: Reporter) -> None:
+        """In forked processes, or by the launcher that is chosen."""
+        settings, fail_fast = self.study.settings, self.cfg.sweep.fail_fast
+        if self._launcher is None:
+            self._run_forked(reporter, fail_fast)
             return
-        from segkit.training.sweeps.launched import Batches
+        from segkit.training.sweeps.workers import LauncherBatches
 
-        def of(claim: Claim) -> tuple[RunningTrial, list[str]]:
-            return self.trial(claim, ledger, study), [*ledger.space.fixed, *values(claim), *self.place(claim)]
+        def job(attempt: Attempt) -> tuple[RunningTrial, list[str]]:
+            return self._trial(attempt), [*self.study.space.fixed, *attempt.values, *self._place(attempt)]
 
-        settings = ledger.settings
-        size = ledger.n_trials if settings.sampler in ("grid", "random") else settings.n_jobs
+        size = self.study.n_trials if settings.sampler in ("grid", "random") else settings.n_jobs
         with read_write(self.cfg), open_dict(self.cfg):
-            self.cfg.hydra.sweep.dir = str(ledger.folder)
-        Batches(ledger, of, narrator.tell, size, fail_fast, self.context, self.task, self.cfg).run()
+            self.cfg.hydra.sweep.dir = str(self.study.folder)
+        LauncherBatches(
+            study=self.study,
+            report=reporter.report,
+            fail_fast=fail_fast,
+            job=job,
+            size=size,
+            context=self.context,
+            task=self.task,
+            config=self.cfg,
+        ).run()
 
-    def _run_here(self, ledger: Ledger, narrator: Narrator, study: str, fail_fast: bool) -> None:
-        from segkit.training.sweeps.workers import Pool
+    def _run_forked(self, reporter: Reporter, fail_fast: bool) -> None:
+        from segkit.training.sweeps.workers import ForkedWorkers
 
         if not hasattr(os, "fork"):
             raise SegkitError("a sweep forks its trials, which this system cannot;   use  hydra/launcher=joblib,  WSL, Linux or macOS")
         for module in WARM:
             importlib.import_module(module)
 
-        def job(claim: Claim) -> None:
-            self.trial(claim, ledger, study).announce()
-            self.run(claim, ledger.space.fixed)
+        def job(attempt: Attempt) -> None:
+            self._trial(attempt).announce()
+            self._train(attempt)
 
-        Pool(ledger, job, narrator.tell, ledger.settings.n_jobs, fail_fast).run()
+        n_jobs = self.study.settings.n_jobs
+        ForkedWorkers(study=self.study, report=reporter.report, fail_fast=fail_fast, job=job, n_jobs=n_jobs).run()
 
     @property
-    def engine(self) -> str | None:
+    def _launcher(self) -> str | None:
         chosen = self.cfg.hydra.runtime.choices.get("hydra/launcher")
         return None if chosen == "basic" else chosen
 
-    def experiment(self, space: Space) -> str:
-        """The experiment folder; trials of several experiments or data sets have one in common."""
+    def _experiment(self, space: Space) -> str:
+        """The experiment folder; trials of several experiments or data sets share one."""
         if self.cfg.name:
             return str(self.cfg.name)
         choices = self.cfg.hydra.runtime.choices
         mixed = any(parameter.key in ("experiment", "data") for parameter in space.parameters)
         return "several" if mixed else str(choices.get("experiment") or choices.data)
 
-    def folder(self, space: Space, objectives: Mapping[str, str]) -> Path:
-        """outputs/EXPERIMENT/sweeps/NAME. Without a name, that of the search; else of the keys that are varied, with a number where
-        another sweep has that already.
+    def _folder(self, space: Space, objectives: Mapping[str, str]) -> Path:
+        """outputs/EXPERIMENT/sweeps/NAME. Without `sweep.name`, NAME is that of the search, else the varied keys, numbered where another
+        sweep has this name already.
         """
-        from segkit.training.run_folder import read_json
+        from segkit.system.files import read_json
         from segkit.training.sweeps.names import short_keys
-        from segkit.training.sweeps.opening import differences, identity
+        from segkit.training.sweeps.storage import differences, identity
 
         home = Path(self.cfg.output_dir, self.name, "sweeps")
         if name := self.cfg.sweep.name or self.cfg.hydra.runtime.choices.get("hparams_search"):
@@ -149,36 +158,35 @@ class OptunaSweeper(Sweeper):
         names = (home / (keys if number == 1 else f"{keys}-{number}") for number in count(1))
         return next(path for path in names if not (known := read_json(path / "sweep.json")) or not differences(known, wanted))
 
-    def trial(self, claim: Claim, ledger: Ledger, study: str) -> RunningTrial:
+    def _trial(self, attempt: Attempt) -> RunningTrial:
         from segkit.training.trial import RunningTrial
 
-        settings = ledger.settings
+        settings = self.study.settings
         return RunningTrial(
             storage=settings.storage,
-            folder=str(claim.folder.parent),
-            study=study,
-            id=claim.id,
-            objectives=tuple(ledger.objectives),
+            folder=str(attempt.folder.parent),
+            study=self.study_name,
+            id=attempt.id,
+            objectives=tuple(self.study.objectives),
             pruner=settings.pruner,
             startup_trials=settings.startup_trials,
             warmup_epochs=settings.warmup_epochs,
             max_epochs=self.cfg.trainer.max_epochs,
         )
 
-    def place(self, claim: Claim) -> list[str]:
-        """Overrides that have a training live in its trial's folder, and go on with what is there."""
-        run = claim.folder.relative_to(Path(self.cfg.output_dir, self.name))
-        where = {"name": self.name, "run": run, "hydra.sweep.dir": claim.folder.parent, "hydra.sweep.subdir": claim.folder.name}
+    def _place(self, attempt: Attempt) -> list[str]:
+        """Overrides that put a training into its trial's folder, and have it resume what is there."""
+        run = attempt.folder.relative_to(Path(self.cfg.output_dir, self.name))
+        where = {"name": self.name, "run": run, "hydra.sweep.dir": attempt.folder.parent, "hydra.sweep.subdir": attempt.folder.name}
         quoted = {key: QuotedString(str(value), Quote.single).with_quotes() for key, value in where.items()}
         return [*(f"{key}={value}" for key, value in quoted.items()), "resume=auto"]
 
-    # --- in the trial's process -----------------------------------------------------------------------------------------
-
-    def run(self, claim: Claim, fixed: Sequence[str]) -> None:
-        """As a job of Hydra's; what it raises is raised here."""
-        config = self.context.config_loader.load_sweep_config(self.cfg, [*fixed, *values(claim), *self.place(claim)])
+    def _train(self, attempt: Attempt) -> None:
+        """In the trial's process: run it as a Hydra job, raising what it raises."""
+        overrides = [*self.study.space.fixed, *attempt.values, *self._place(attempt)]
+        config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
         with read_write(config), open_dict(config):
-            config.hydra.job.id, config.hydra.job.num = str(claim.number), claim.number
+            config.hydra.job.id, config.hydra.job.num = str(attempt.number), attempt.number
         done = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -186,20 +194,90 @@ class OptunaSweeper(Sweeper):
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        _ = done.return_value  # raises what the job raised
+        _ = done.return_value  # raises what the job has raised
+
+
+class Reporter:
+    """Prints how a sweep begins, one line a trial, and how it ends."""
+
+    def __init__(self, study: SweepStudy) -> None:
+        from segkit.training.sweeps.names import short_keys
+
+        self.study = study
+        self.short = short_keys([parameter.key for parameter in study.space.parameters])
+
+    def begin(self, n_failed: int, launcher: str | None = None) -> None:
+        settings = self.study.settings
+        known = [*self._counts(), *([f"{n_failed} to run once more"] if n_failed else [])]
+        pruning = "" if settings.pruner == "none" else f", {settings.pruner} pruning"
+        how = f"by {launcher}" if launcher else f"{settings.n_jobs} at a time"
+        say(f"sweep      {self.study.folder}")
+        say(f"trials     {self.study.n_trials}, {how}; {settings.sampler}{pruning}" + "".join(f"; {k}" for k in known))
+
+    def report(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        from segkit.training.sweeps.names import clean
+
+        values = "  ".join(f"{name} {value:.4g}" for name, value in zip(self.study.objectives, outcome.values, strict=False))
+        what = values or (f"failed: {outcome.reason}" if outcome.state == "failed" else outcome.state)
+        given = " ".join(f"{self.short[key]}={clean(text)}" for key, text in attempt.overrides.items())
+        say(f"trial {attempt.first:<4} {what}   {given}" + ("" if seconds is None else f"   {seconds:.0f} s"))
+
+    def end(self) -> None:
+        """Print the best trial. Raises `TrialsFailed` with every failure and its folder."""
+        from segkit.training.sweeps.study import first
+
+        say("finished   " + ", ".join(self._counts()))
+        done = [t for t in self.study.trials() if t.state.name == "COMPLETE"]
+        if done and len(self.study.objectives) == 1:
+            ((name, mode),) = self.study.objectives.items()
+            best = (max if mode == "max" else min)(done, key=lambda t: t.value or 0.0)
+            say(f"best       {name} {best.value:.4g}   {self._path(best)}")
+        failed = [t for t in self.study.trials() if t.state.name == "FAIL"]
+        if failed:
+            lines = [f"  trial {first(t)}   {t.user_attrs.get('reason', '')};   {self._path(t)}" for t in failed]
+            headline = f"{len(failed)} of {self.study.n_trials} trials failed;   the same command runs those once more that did not end"
+            raise TrialsFailed("\n".join([headline, *lines]))
+
+    def _path(self, trial: FrozenTrial) -> Path:
+        return Path(self.study.folder, trial.user_attrs.get("folder", ""))
+
+    def _counts(self) -> list[str]:
+        counts = Counter(trial.state.name for trial in self.study.trials())
+        return [f"{counts[state]} {word}" for state, word in STATES.items() if counts[state]]
+
+
+def say(text: str) -> None:
+    from segkit.system.progress import console
+
+    console.print(text, markup=False)
 
 
 def draw(folder: Path, storage: str | None) -> None:
-    """The table and pictures of `segkit sweep show`. They must not cost a sweep its end."""
-    from segkit.training.sweeps.narrator import say
-    from segkit.training.sweeps.pictures import draw_sweep
+    """Write the table and figures of `segkit sweep show`; what goes wrong here must not fail the sweep."""
+    from segkit.training.sweeps.plots import draw_sweep
+    from segkit.training.sweeps.results import read_sweep
 
     try:
-        draw_sweep(folder, storage)
+        draw_sweep(read_sweep(folder, storage))
         say(f"page       {folder / 'sweep.html'}")
     except Exception as error:
         say(f"the sweep could not be drawn: {type(error).__name__}: {error};   segkit sweep show {folder}")
 
 
-def values(claim: Claim) -> list[str]:
-    return [f"{key}={text}" for key, text in claim.overrides.items()]
+def shared_config(config: Mapping[str, Any], space: Space) -> dict[str, str]:
+    """The config of a sweep by dotted key, without keys that its trials vary, and keys that say where they run."""
+    from segkit.training.run_folder import PLACE_KEYS, is_below
+
+    varied = tuple(parameter.key.lstrip("+").replace("/", ".") for parameter in space.parameters)
+    found = {key: str(value) for key, value in _leaves(config) if not is_below(key, (*varied, *PLACE_KEYS, "name", "hydra"))}
+    if root := config["data"].get("root"):
+        found["data.root"] = str(Path(root).expanduser().absolute())
+    return found
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

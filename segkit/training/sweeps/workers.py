@@ -1,93 +1,126 @@
-"""Runs the trials of a sweep, `n_jobs` at a time, each in a forked process, and tells the ledger how they ended."""
+"""Runs the trials of a sweep in parallel: each in a forked process, or in batches by a Hydra launcher (joblib, submitit, Ray)."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
 import os
+import resource
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from types import FrameType
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from segkit.system.devices import take_share, visible_gpus
-from segkit.system.processes import INTERRUPTED, last_line, run_apart, signals_held
-from segkit.training.sweeps.outcome import Outcome, read_outcome
-from segkit.training.sweeps.study import Claim, Ledger
+from segkit.system.errors import first_line
+from segkit.system.processes import INTERRUPTED, last_line, leaving_traceback, redirected, run_apart, signals_held
+from segkit.training.sweeps.storage import try_lock
+from segkit.training.sweeps.study import JOB_LOCK, Attempt, Outcome, SweepStudy, read_outcome
+from segkit.training.trial import RunningTrial
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.5, 120.0
-Job = Callable[[Claim], None]
-Told = Callable[[Claim, Outcome, float | None], None]
+LOST_SECONDS = 30.0
+"""After a launcher has lost a job: so long without a job at work, and the rest of its batch counts as lost, too."""
+Report = Callable[[Attempt, Outcome, float | None], None]
+"""Called in the parent with each trial that has ended, how it ended, and after how many seconds."""
+
+
+@dataclass(kw_only=True)
+class Runner:
+    """What both ways of running trials share.
+
+    Args:
+        study: Hands out the trials.
+        report: Called with each trial that has ended.
+        fail_fast: Stop at the first failure.
+    """
+
+    study: SweepStudy
+    report: Report
+    fail_fast: bool
+
+    def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        """Record how an attempt ended, and free its folder."""
+        self.study.record(attempt.number, outcome)
+        attempt.lock.close()
+        self.report(attempt, outcome, seconds)
+
+
+# --- forked processes -------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Worker:
     number: int
     process: ForkProcess
-    claim: Claim
+    attempt: Attempt
     since: float = field(default_factory=time.monotonic)
 
 
-@dataclass
-class Pool:
-    """`job` runs in the trial's process; `told` hears in the parent how each trial ended, and after how many seconds."""
+@dataclass(kw_only=True)
+class ForkedWorkers(Runner):
+    """Runs `n_jobs` trials at a time, calling `job` in a forked process for each."""
 
-    ledger: Ledger
-    job: Job
-    told: Told
+    job: Callable[[Attempt], None]
     n_jobs: int
-    fail_fast: bool
     workers: dict[int, Worker] = field(default_factory=dict)
     stopping: bool = False
 
     def run(self) -> None:
-        """Until no trial is left to run. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise KeyboardInterrupt."""
+        """Run until no trial is left. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise `KeyboardInterrupt`."""
         self.gpus = visible_gpus() if self.n_jobs > 1 else []
         with sigterm_interrupts(), memory_shared():
             try:
-                while self._fill() or self._others():
+                while self._fill() or self._wait_for_others():
                     self._wait()
             except KeyboardInterrupt:
                 self._stop()
                 raise
 
     def _fill(self) -> bool:
-        """Start trials on idle workers; whether any run."""
+        """Start trials on idle workers; return whether any worker is busy."""
         while not self.stopping and len(self.workers) < self.n_jobs:
-            claim = self.ledger.claim()
-            if claim is None:
+            attempt = self.study.next_attempt()
+            if attempt is None:
                 break
-            outcome = read_outcome(claim.folder, self.ledger.objectives)
-            if outcome:  # its run had ended before somebody was killed, or another trial had the same values
-                self._tell(claim, outcome, 0.0)
+            outcome = read_outcome(attempt.folder, self.study.objectives)
+            if outcome:  # its run had ended before its parent was killed, or another trial had the same values
+                self.settle(attempt, outcome, 0.0)
             else:
-                self._start(claim)
+                self._start(attempt)
         return bool(self.workers)
 
-    def _start(self, claim: Claim) -> None:
+    def _start(self, attempt: Attempt) -> None:
         number = min(set(range(self.n_jobs)) - set(self.workers))
-        process = multiprocessing.get_context("fork").Process(target=self._in_child, args=(claim, number, os.getpid()))
+        process = multiprocessing.get_context("fork").Process(target=self._in_child, args=(attempt, number, os.getpid()))
         with signals_held():
             process.start()
-            self.workers[number] = Worker(number, process, claim)
+            self.workers[number] = Worker(number, process, attempt)
 
-    def _in_child(self, claim: Claim, number: int, parent: int) -> None:
+    def _in_child(self, attempt: Attempt, number: int, parent: int) -> None:
         for worker in self.workers.values():
-            worker.claim.lock.close()  # theirs to keep, not ours
+            worker.attempt.lock.close()  # locks of other trials
 
         def work() -> None:
             take_share(number, self.n_jobs, self.gpus)
-            self.job(claim)
+            self.job(attempt)
 
-        run_apart(work, claim.folder, parent)
+        run_apart(work, attempt.folder, parent)
 
-    def _others(self) -> bool:
-        """Wait for trials that orphans or another parent run beside us: should they be killed, they are ours to finish."""
-        if self.stopping or not self.ledger.running_beside([]):
+    def _wait_for_others(self) -> bool:
+        """Wait for trials of orphans or of another parent: if these are killed, their trials are left to us."""
+        if self.stopping or not self.study.n_running_elsewhere([]):
             return False
         time.sleep(POLL_SECONDS)
         return True
@@ -95,25 +128,23 @@ class Pool:
     def _wait(self) -> None:
         done = wait([worker.process.sentinel for worker in self.workers.values()]) if self.workers else []
         for worker in [w for w in self.workers.values() if w.process.sentinel in done]:
-            if self.workers.get(worker.number) is worker:  # with fail_fast the first to fail has had all stopped
+            if self.workers.get(worker.number) is worker:  # with fail_fast the first failure has stopped and settled all others
                 self._finish(worker)
 
     def _finish(self, worker: Worker) -> None:
         worker.process.join()
         del self.workers[worker.number]
-        outcome = read_outcome(worker.claim.folder, self.ledger.objectives) or failure(worker)
+        outcome = read_outcome(worker.attempt.folder, self.study.objectives) or failure(worker)
         worker.process.close()
-        self._tell(worker.claim, outcome, time.monotonic() - worker.since)
+        self.settle(worker.attempt, outcome, time.monotonic() - worker.since)
 
-    def _tell(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
-        self.ledger.settle(claim.number, outcome)
-        claim.lock.close()
-        self.told(claim, outcome, seconds)
+    def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        super().settle(attempt, outcome, seconds)
         if outcome.state == "failed" and self.fail_fast and not self.stopping:
             self._stop()
 
     def _stop(self) -> None:
-        """A trial writes its checkpoint after the batch that it is at; one that is stuck is killed, and goes on from an older one."""
+        """A trial writes its checkpoint after its current batch; one that hangs is killed, and resumes from an older checkpoint."""
         self.stopping, until = True, time.monotonic() + PATIENCE_SECONDS
         for worker in list(self.workers.values()):
             worker.process.terminate()
@@ -124,18 +155,19 @@ class Pool:
 
 
 def failure(worker: Worker) -> Outcome:
+    """The reason that the exit code and the traceback give."""
     code = worker.process.exitcode
     if code == INTERRUPTED or code == -signal.SIGTERM:
         return Outcome("failed", reason="interrupted")
     if code is not None and code < 0:
-        more = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        more = ", perhaps out of memory" if code == -signal.SIGKILL else ""
         return Outcome("failed", reason=f"killed by {signal.Signals(-code).name}{more}")
-    return Outcome("failed", reason=last_line(worker.claim.folder) or f"exit code {code}, and no run that has ended")
+    return Outcome("failed", reason=last_line(worker.attempt.folder) or f"exit code {code}, but the run has not ended")
 
 
 @contextmanager
 def memory_shared() -> Iterator[None]:
-    """What has been imported stays one copy: Python's collector, walking over it in each trial, would have the pages copied."""
+    """Keep imported modules in shared pages: the garbage collector of each trial would have them copied."""
     gc.collect()
     gc.freeze()
     try:
@@ -154,3 +186,112 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# --- Hydra launchers --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LaunchedJob:
+    """The task as it travels to the process or machine of a launcher. `trials`: run folder -> trial."""
+
+    task: TaskFunction
+    trials: Mapping[str, RunningTrial]
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        folder = Path(cfg.output_dir, cfg.name, cfg.run)
+        lock = try_lock(folder / JOB_LOCK)
+        if lock is None:  # a job of an earlier start, which had waited in the launcher's queue, is at it
+            return None
+        self.trials[str(folder)].announce()
+        with lock, redirected(folder / "console.txt"), leaving_traceback(folder):
+            return self.task(cfg)
+
+
+@dataclass(kw_only=True)
+class LauncherBatches(Runner):
+    """Runs batches of `size` trials by a launcher, which returns when all of a batch have ended; run folders show each one's end.
+
+    Seconds are not reported, as a launcher has its own queue.
+    """
+
+    job: Callable[[Attempt], tuple[RunningTrial, list[str]]]
+    """The trial of an attempt, and its overrides."""
+    size: int
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    has_failed: bool = False
+    waiting: dict[int, Attempt] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run until no trial is left, jobs of another start of this sweep included."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each attempt of a batch holds a lock
+        while not (self.has_failed and self.fail_fast):
+            if self._take():
+                self._launch()
+            elif self.study.n_running_elsewhere([]):
+                time.sleep(POLL_SECONDS)
+            else:
+                break
+
+    def _take(self) -> bool:
+        """Fill the batch."""
+        self.waiting = {}
+        while len(self.waiting) < self.size and (attempt := self.study.next_attempt()):
+            self.waiting[attempt.number] = attempt
+            self._settle_ended()  # its run had ended before its parent was killed, or another trial had the same values
+        return bool(self.waiting)
+
+    def _launch(self) -> None:
+        jobs = {str(attempt.folder): self.job(attempt) for attempt in self.waiting.values()}
+        task = LaunchedJob(self.task, {folder: trial for folder, (trial, _) in jobs.items()})
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=task, config=self.config)
+        error = ""
+        with self._watched():
+            try:
+                launcher.launch([overrides for _, overrides in jobs.values()], initial_job_idx=next(iter(self.waiting)))
+            except Exception as raised:  # launchers raise their own errors for a job that failed or was killed
+                error = first_line(raised)
+        self._wait_for_jobs(LOST_SECONDS if error else 0)
+        for attempt in list(self.waiting.values()):
+            self.settle(attempt, Outcome("failed", reason=last_line(attempt.folder) or error or "no result"), None)
+
+    def _wait_for_jobs(self, patience: float) -> None:
+        """A launcher returns at the first lost job, while the others still run, or are about to start."""
+        until = time.monotonic() + patience
+        while True:
+            self._settle_ended()
+            if any(self.study.has_job(attempt.folder.name) for attempt in self.waiting.values()):
+                until = time.monotonic() + patience
+            elif time.monotonic() >= until or not any((attempt.folder / JOB_LOCK).exists() for attempt in self.waiting.values()):
+                return
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Report trials as they end, not when the last of the batch has ended."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(POLL_SECONDS):
+                self._settle_ended()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _settle_ended(self) -> None:
+        for attempt in list(self.waiting.values()):
+            if outcome := read_outcome(attempt.folder, self.study.objectives):
+                self.settle(attempt, outcome, None)
+
+    def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        del self.waiting[attempt.number]
+        self.has_failed |= outcome.state == "failed"
+        super().settle(attempt, outcome, seconds)

@@ -16,12 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from segkit.config import compose
 from segkit.training.run_folder import RunFolder
-from segkit.training.sweeps.opening import open_folder, open_study
 from segkit.training.sweeps.samplers import build_pruner
-from segkit.training.sweeps.settings import Settings, read_settings
-from segkit.training.sweeps.space import Space, read_space
-from segkit.training.sweeps.storage import open_storage
-from segkit.training.sweeps.study import Claim, Ledger
+from segkit.training.sweeps.space import Settings, Space, read_settings, read_space
+from segkit.training.sweeps.storage import open_folder, open_storage, open_study
+from segkit.training.sweeps.study import Attempt, SweepStudy
 
 NET = '''
 import os, time
@@ -90,17 +88,19 @@ def make_space(loader: ConfigLoader) -> Callable[..., Space]:
     return lambda *overrides, **when: read_space(overrides, {key.replace("__", "."): text for key, text in when.items()}, loader)
 
 
-def make_ledger(folder: Path, space: Space, **keys: object) -> Ledger:
+def make_study(folder: Path, space: Space, **keys: object) -> SweepStudy:
     asked, objectives = settings(**keys), {"dice": "max"}
     storage = open_storage(asked.storage, folder)
     place = open_folder(folder, space, objectives)
-    return Ledger(open_study(storage, "small/s", space, objectives, build_pruner("none", 0, 1, 1)), folder, place, space, asked, objectives)
+    return SweepStudy(
+        open_study(storage, "small/s", space, objectives, build_pruner("none", 0, 1, 1)), folder, place, space, asked, objectives
+    )
 
 
-def leave_run(claim: Claim, dice: float | str = 0.5, state: str = "finished") -> None:
+def leave_run(attempt: Attempt, dice: float | str = 0.5, state: str = "finished") -> None:
     """What a training would leave."""
-    (claim.folder / "metrics.csv").write_text(f"epoch,seconds,val/dice\n0,1.0,{dice}\n")
-    RunFolder(claim.folder).write_status(state)
+    (attempt.folder / "metrics.csv").write_text(f"epoch,seconds,val/dice\n0,1.0,{dice}\n")
+    RunFolder(attempt.folder).write_status(state)
 
 
 def states(folder: Path) -> dict[str, str]:

@@ -1,22 +1,21 @@
-"""The pictures and the page of a sweep."""
+"""The figures and the page of a sweep."""
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.axes import Axes
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from segkit.training.sweeps.pictures import draw
-from segkit.training.sweeps.pictures.curves import draw_curves
-from segkit.training.sweeps.pictures.history import draw_history
-from segkit.training.sweeps.pictures.parallel import choice_scale, draw_parallel, number_scale
+from segkit.training.sweeps import plots
+from segkit.training.sweeps.plots import draw_sweep
 from segkit.training.sweeps.results import Sweep, Trial
 
 SPACE = {"optimizer.lr": "1e-05 to 0.1, log", "model": "choice(unet, <b>)"}
@@ -44,7 +43,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def test_the_page_needs_nothing_else_and_believes_no_text(sweep: Sweep) -> None:
-    written = {path.name for path in draw(sweep)}
+    written = {path.name for path in draw_sweep(sweep)}
     assert written == {"history.png", "parallel.png", "importance.png", "curves.png", "trials.csv", "sweep.html"}
     page = (sweep.folder / "sweep.html").read_text()
     assert page.count("data:image/png;base64,") == 4
@@ -57,39 +56,32 @@ def test_the_page_needs_nothing_else_and_believes_no_text(sweep: Sweep) -> None:
     assert all((sweep.folder / link.replace("%20", " ")).is_dir() for link in links)
 
 
-def test_history_shows_the_best_so_far(sweep: Sweep) -> None:
-    figure = draw_history(Sweep(sweep.folder, {"dice": "max"}, SPACE, list(reversed(sweep.trials[:3]))))
-    assert figure
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert np.asarray(lines["best so far"].get_ydata())[:3] == pytest.approx([0.38, 0.38, 0.38])
+def labels(axes: Axes) -> dict[str, np.ndarray]:
+    return {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
 
 
-def test_every_curve_is_drawn(sweep: Sweep) -> None:
-    figure = draw_curves(sweep)
-    assert figure
-    drawn = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
-    assert sum(len(path.vertices) > 1 for c in drawn for path in c.get_paths()) == 16
+def test_history_shows_the_best_so_far_what_was_pruned_and_what_failed(sweep: Sweep) -> None:
+    trials = [sweep.trials[i] for i in (2, 0, 1, 12, 14)]
+    renumbered = [replace(trial, number=i) for i, trial in enumerate(trials)]
+    drawn = labels(plots._history(replace(sweep, trials=renumbered)))
+    assert drawn["Best Value"] == pytest.approx([0.38] * 5)
+    assert drawn["pruned: best epoch"] == pytest.approx([0.78])
+    assert "failed" in drawn
 
 
-def test_axes_of_parallel_coordinates() -> None:
-    """Of three decades the middle is the geometric mean; a missing key leaves a gap."""
-    log = number_scale("lr", np.array([1e-4, 1e-3, 1e-2, np.nan]), is_log=True)
-    assert log.heights[:3] == pytest.approx([0, 0.5, 1])
-    assert math.isnan(log.heights[3])
-    assert [text for _, text in log.ticks] == ["0.0001", "0.001", "0.01"]
-    assert number_scale("x", np.array([0.0, 1.0, 4.0])).heights == pytest.approx([0, 0.25, 1])
-    assert number_scale("x", np.array([3.0, 3.0])).heights == pytest.approx([0.5, 0.5])
-    choices = choice_scale("model", ["a", None, "b", "c"])
-    assert choices.heights[[0, 2, 3]] == pytest.approx([1, 0.5, 0])
-    assert math.isnan(choices.heights[1])
+def test_every_curve_is_drawn_and_the_best_stands_out(sweep: Sweep) -> None:
+    axes = plots._curves(sweep, "dice")
+    assert len(axes.lines) == 16
+    assert [line.get_label() for line in axes.lines if line.get_linewidth() > 2] == ["Trial11 best"]
+    assert {str(line.get_label()) for line in axes.lines if line.get_linestyle() == ":"} == {
+        *("Trial12 pruned", "Trial13 pruned", "Trial14 failed", "Trial15 running")
+    }
 
 
-def test_lists_over_decades_are_logarithmic(tmp_path: Path) -> None:
-    trials = [Trial(i, "finished", {"lr": lr, "size": size}, tmp_path, values=(0.5,)) for i, (lr, size) in enumerate(PAIRS)]
-    assert Sweep(tmp_path, {"dice": "max"}, {}, trials).log_keys == {"lr"}
-
-
-PAIRS = [("1e-3", "8"), ("1e-5", "16")]
+def test_numbers_of_earlier_attempts_are_left_out(sweep: Sweep) -> None:
+    """A trial keeps the number of its first attempt, so numbers may have gaps."""
+    axes = plots._curves(replace(sweep, trials=[sweep.trials[0], sweep.trials[3]]), "dice")
+    assert [line.get_label() for line in axes.lines] == ["Trial0", "Trial3 best"]
 
 
 @pytest.mark.parametrize("states", [[], ["running"], ["failed", "pruned"], ["finished"]])
@@ -98,7 +90,7 @@ def test_a_sweep_that_has_just_begun_is_drawn_as_far_as_it_goes(states: list[str
     home.mkdir(parents=True)
     trials = [trial(home, i, state) for i, state in enumerate(states)]
     sweep = Sweep(home, {"dice": "max"}, SPACE, trials)
-    written = {path.name for path in draw(sweep)}
+    written = {path.name for path in draw_sweep(sweep)}
     assert "sweep.html" in written
     assert ("history.png" in written) == bool(states)
     assert ("parallel.png" in written) == ("finished" in states)
@@ -106,14 +98,19 @@ def test_a_sweep_that_has_just_begun_is_drawn_as_far_as_it_goes(states: list[str
 
 
 def test_an_objective_that_is_no_metric_has_no_curve(sweep: Sweep) -> None:
-    costly = [Trial(t.number, t.state, t.keys, t.home, t.folder, (*t.values, 5.0) if t.values else ()) for t in sweep.trials]
-    several = Sweep(sweep.folder, {"dice": "max", "parameters": "min"}, SPACE, costly)
-    figure = draw_curves(several)
-    assert figure
-    assert [axis.get_ylabel() for axis in figure.axes] == ["dice"]
-    assert draw_parallel(several)
+    costly = [replace(t, values=(*t.values, 5.0 - t.number / 10) if t.values else ()) for t in sweep.trials]
+    written = {path.name for path in draw_sweep(replace(sweep, objectives={"dice": "max", "parameters": "min"}, trials=costly))}
+    assert written >= {"history.png", "history_parameters.png", "pareto.png", "parallel.png", "parallel_parameters.png", "curves.png"}
+    assert "curves_parameters.png" not in written
+    for name in written:
+        assert not name.endswith(".png") or (cv2.imread(str(sweep.folder / name)) < 200).any()
+
+
+def test_a_key_that_some_trials_lack_is_no_hindrance(sweep: Sweep) -> None:
+    trials = [replace(t, keys={k: v for k, v in t.keys.items() if k != "model" or t.number % 3}) for t in sweep.trials]
+    assert "parallel.png" in {path.name for path in draw_sweep(replace(sweep, trials=trials))}
 
 
 def test_starting_a_sweep_imports_no_matplotlib() -> None:
-    code = "import sys, segkit.training.sweeps.pictures, segkit.cli.sweep; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, segkit.training.sweeps.sweeper, segkit.cli.sweep; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,30 +13,28 @@ from optuna.trial import TrialState
 from segkit.cli import sweep as show
 from segkit.system.errors import SegkitError
 from segkit.training.run_folder import RunFolder
-from segkit.training.sweeps.importance import importance
-from segkit.training.sweeps.outcome import Outcome, read_outcome
-from segkit.training.sweeps.pictures import draw_sweep
-from segkit.training.sweeps.repeats import settings
-from segkit.training.sweeps.results import Sweep, Trial, read_sweep
+from segkit.training.sweeps.plots import draw_sweep, importance
+from segkit.training.sweeps.results import Sweep, Trial, read_sweep, settings
 from segkit.training.sweeps.space import Space
-from segkit.training.sweeps.study import Claim, Ledger
-from tests.training.sweeps.conftest import leave_run, make_ledger
+from segkit.training.sweeps.storage import open_folder
+from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy, read_outcome
+from tests.training.sweeps.conftest import leave_run, make_study
 
 Make = Callable[..., Space]
 
 
-def claimed(ledger: Ledger) -> Claim:
-    claim = ledger.claim()
-    assert claim is not None
-    return claim
+def attempted(study: SweepStudy) -> Attempt:
+    attempt = study.next_attempt()
+    assert attempt is not None
+    return attempt
 
 
-def end(ledger: Ledger, claim: Claim, dice: float | None = None, state: str = "finished", reason: str = "") -> None:
+def end(study: SweepStudy, attempt: Attempt, dice: float | None = None, state: str = "finished", reason: str = "") -> None:
     if dice is not None:
-        leave_run(claim, dice, state)
-    outcome = read_outcome(claim.folder, ledger.objectives) or Outcome("failed", reason=reason)
-    ledger.settle(claim.number, outcome)
-    claim.lock.close()
+        leave_run(attempt, dice, state)
+    outcome = read_outcome(attempt.folder, study.objectives) or Outcome("failed", reason=reason)
+    study.record(attempt.number, outcome)
+    attempt.lock.close()
 
 
 @pytest.fixture
@@ -44,14 +42,14 @@ def folder(tmp_path: Path, make_space: Make) -> Path:
     """Two finished, one pruned, one failed, one that runs, one whose process has died."""
     folder = tmp_path / "outputs/small/sweeps/s"
     folder.mkdir(parents=True)
-    ledger = make_ledger(folder, make_space("optimizer.lr=0.1,0.2,0.3,0.4,0.5,0.6"), sampler="random")
-    end(ledger, claimed(ledger), 0.5)
-    end(ledger, claimed(ledger), 0.7)
-    end(ledger, claimed(ledger), 0.2, "pruned")
-    failed = claimed(ledger)
+    study = make_study(folder, make_space("optimizer.lr=0.1,0.2,0.3,0.4,0.5,0.6"), sampler="random")
+    end(study, attempted(study), 0.5)
+    end(study, attempted(study), 0.7)
+    end(study, attempted(study), 0.2, "pruned")
+    failed = attempted(study)
     (failed.folder / "traceback.txt").write_text("ZeroDivisionError: [red]as planned")
-    end(ledger, failed, reason="ZeroDivisionError: [red]as planned")
-    dead, running = claimed(ledger), claimed(ledger)
+    end(study, failed, reason="ZeroDivisionError: [red]as planned")
+    dead, running = attempted(study), attempted(study)
     dead.lock.close()
     LOCKS.append(running.lock)
     return folder
@@ -70,7 +68,7 @@ def test_all_states_are_told_the_best_first(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(folder.parents[3])
     assert show.main(["show", "s"]) == 0
     out = capsys.readouterr().out
-    assert "2 finished, 1 pruned, 1 failed, 1 running, 1 broken off" in out
+    assert "2 finished, 1 pruned, 1 failed, 1 running, 1 interrupted" in out
     rows = [line.split() for line in out.splitlines() if "lr-0." in line and "traceback" not in line]
     assert [row[:3] for row in rows[:2]] == [["1", "1", "0.7"], ["2", "0", "0.5"]]
     assert rows[2][:2] == ["2", "(0.2)"]
@@ -84,17 +82,17 @@ def test_all_states_are_told_the_best_first(folder: Path, monkeypatch: pytest.Mo
 
 def test_showing_changes_nothing_in_the_study(folder: Path) -> None:
     before = (folder / "journal.log").read_bytes()
-    draw_sweep(folder)
+    draw_sweep(read_sweep(folder))
     assert (folder / "journal.log").read_bytes() == before
     read_sweep(folder)
-    assert [t.state for t in read_sweep(folder).trials[4:]] == ["broken off", "running"]
+    assert [t.state for t in read_sweep(folder).trials[4:]] == ["interrupted", "running"]
 
 
 def test_the_table_of_all_trials_is_left_as_a_file(folder: Path) -> None:
-    draw_sweep(folder)
+    draw_sweep(read_sweep(folder))
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert [row["dice"] for row in rows] == ["0.7", "0.5", "", "", "", ""]
-    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "running", "broken off"]
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed", "running", "interrupted"]
     assert all((folder / row["folder"]).is_dir() for row in rows)
 
 
@@ -128,13 +126,13 @@ def test_importance_finds_the_key_that_matters_and_is_silent_of_few() -> None:
     def trials(n: int) -> list[tuple[str, tuple[float, ...], dict[str, str]]]:
         return [("finished", (float(i % 4),), {"matters": str(i % 4), "idle": str(i // 4 % 3)}) for i in range(n)]
 
-    shares = importance(sweep_of({"dice": "max"}, *trials(24)), 0)
+    shares = importance(sweep_of({"dice": "max"}, *trials(24)))
     assert next(iter(shares)) == "matters"
     assert shares["matters"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
-    assert importance(sweep_of({"dice": "max"}, *trials(9)), 0) == {}
+    assert importance(sweep_of({"dice": "max"}, *trials(9))) == {}
     same = [(state, (0.5,), keys) for state, _, keys in trials(24)]
-    assert importance(sweep_of({"dice": "max"}, *same), 0) == {}
+    assert importance(sweep_of({"dice": "max"}, *same)) == {}
 
 
 def test_trials_that_are_judged_by_different_metrics_have_no_ranks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,14 +164,12 @@ def test_a_sweep_that_never_began_is_shown(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_study_is_found_where_the_sweep_says(tmp_path: Path, make_space: Make) -> None:
-    from segkit.training.sweeps.opening import open_folder
-
     folder, journal = tmp_path / "small/sweeps/s", tmp_path / "elsewhere.log"
     space = make_space("optimizer.lr=0.1,0.2")
     folder.mkdir(parents=True)
-    ledger = make_ledger(folder, space, storage=str(journal))
+    study = make_study(folder, space, storage=str(journal))
     open_folder(folder, space, {"dice": "max"}, "small/s", str(journal))
-    end(ledger, claimed(ledger), 0.5)
+    end(study, attempted(study), 0.5)
     assert [trial.values for trial in read_sweep(folder).trials] == [(0.5,)]
     journal.unlink()
     with pytest.raises(SegkitError, match=r"is not at .*elsewhere.log;.*storage=URL"):
@@ -181,8 +177,6 @@ def test_the_study_is_found_where_the_sweep_says(tmp_path: Path, make_space: Mak
 
 
 def test_a_password_is_not_kept(tmp_path: Path, make_space: Make) -> None:
-    from segkit.training.sweeps.opening import open_folder
-
     folder = tmp_path / "small/sweeps/s"
     open_folder(folder, make_space("optimizer.lr=0.1,0.2"), {"dice": "max"}, "small/s", "postgresql://me:secret@host/db")
     assert "secret" not in (folder / "sweep.json").read_text()
@@ -224,12 +218,12 @@ def test_mistakes_are_told_in_one_line(
 def test_a_trial_that_waits_to_run_again_is_counted_once(tmp_path: Path, make_space: Make) -> None:
     folder = tmp_path / "small/sweeps/s"
     folder.mkdir(parents=True)
-    ledger = make_ledger(folder, make_space("optimizer.lr=0.1,0.2"))
-    end(ledger, claimed(ledger), reason="killed")
-    assert ledger.take_up() == 1
+    study = make_study(folder, make_space("optimizer.lr=0.1,0.2"))
+    end(study, attempted(study), reason="killed")
+    assert study.requeue_failed() == 1
     (trial,) = read_sweep(folder).trials
     assert trial.state == "waiting"
-    assert {t.state for t in ledger.study.trials} == {TrialState.FAIL, TrialState.WAITING}
+    assert {t.state for t in study.study.trials} == {TrialState.FAIL, TrialState.WAITING}
 
 
 def test_seconds_and_epochs_are_those_of_the_training(tmp_path: Path) -> None:

@@ -89,10 +89,10 @@ def test_the_draws_follow_from_the_seed_and_do_not_repeat(sampler: str, make_spa
         (("model.dropout=range(0,1,0.0)",), {}, "no step"),
         (("model.dropout=range(0,inf)",), {}, "write  interval(START,STOP)"),
         (("optimizer.lr=1e-3",), {}, "nothing to vary"),
-        (("run=a,b",), {}, "the sweep's own"),
+        (("run=a,b",), {}, "is set by the sweep"),
         (("model.convs=1,2",), {"model.conv": "model=unet"}, "did you mean model.convs?"),
         (("model.convs=1,2", "model.bias=true,false"), {"model.convs": "model.bias"}, "write  model.bias=VALUE"),
-        (("a=1,2", "b=1,2"), {"a": "b=1", "b": "a=1"}, "goes round in a circle"),
+        (("a=1,2", "b=1,2"), {"a": "b=1", "b": "a=1"}, "is circular"),
     ],
 )
 def test_a_space_that_makes_no_sense_says_why(overrides: tuple[str, ...], when: dict[str, str], message: str, make_space: Make) -> None:
@@ -104,11 +104,11 @@ def test_a_space_that_makes_no_sense_says_why(overrides: tuple[str, ...], when: 
 def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     space = make_space("optimizer.lr=interval(0,1)")
     with pytest.raises(SegkitError, match=r"write  optimizer\.lr=range"):
-        settings(sampler="grid").of(space)
+        settings(sampler="grid").resolved(space)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SegkitError, match=r"pip install 'segkit\[sweep\]'"):
         check_sampler(settings(sampler="cmaes"))
-    with pytest.raises(SegkitError, match="judges one objective"):
+    with pytest.raises(SegkitError, match="compares trials by one objective"):
         settings(objectives={"dice": "max", "parameters": "min"}, pruner="median")
 
 
@@ -125,7 +125,7 @@ def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monke
 def test_what_can_be_listed_is_run_through_unless_a_search_is_asked_for(
     overrides: tuple[str, ...], keys: dict[str, object], sampler: str, n_trials: int, make_space: Make
 ) -> None:
-    chosen = settings(**{"sampler": "auto", "n_trials": None, **keys}).of(make_space(*overrides))
+    chosen = settings(**{"sampler": "auto", "n_trials": None, **keys}).resolved(make_space(*overrides))
     assert (chosen.sampler, chosen.n_trials) == (sampler, n_trials)
 
 
@@ -176,5 +176,5 @@ def test_a_listed_key_may_be_a_sweep() -> None:
 def test_a_grid_that_cannot_be_run_through_is_refused_at_once(keys: dict[str, object], make_space: Make) -> None:
     space = make_space(*(f"{key}=range(0,1000)" for key in ("seed", "split.seed", "model.convs")))
     with pytest.raises(SegkitError, match=r"has 1,000,000,000 combinations.*hydra\.sweeper\.sampler=tpe hydra\.sweeper\.n_trials="):
-        settings(**keys).of(space)
-    assert settings(sampler="auto", n_trials=7).of(space).n_trials == 7
+        settings(**keys).resolved(space)
+    assert settings(sampler="auto", n_trials=7).resolved(space).n_trials == 7
