@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from segkit.config.compose import compose
 
 if TYPE_CHECKING:
-    from segkit.cli.evaluate import Result
+    from segkit.inference.evaluation import Result
 
 
 def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
@@ -29,9 +29,9 @@ def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Pat
     """
     given = [_given("ckpt", ckpt)] if ckpt is not None else []
     cfg = compose("evaluate", [*given, *overrides], config_dirs)
-    from segkit.cli import evaluate as from_checkpoint
+    from segkit.cli.evaluate import evaluate as run
 
-    return from_checkpoint.evaluate(cfg)  # type: ignore[arg-type]
+    return run(cfg)  # type: ignore[arg-type]
 
 
 def predict(ckpt: str | Path | None, input: str | Path | None, output: str | Path, *overrides: str) -> Any:
@@ -42,9 +42,9 @@ def predict(ckpt: str | Path | None, input: str | Path | None, output: str | Pat
     named = {"ckpt": ckpt, "input": input, "output": output}
     given = [_given(key, value) for key, value in named.items() if value is not None]
     cfg = compose("predict", [*given, *overrides])
-    from segkit.cli import evaluate as from_checkpoint
+    from segkit.cli.predict import predict as run
 
-    return from_checkpoint.predict(cfg)  # type: ignore[arg-type]
+    return run(cfg)  # type: ignore[arg-type]
 
 
 def _given(key: str, value: str | Path) -> str:

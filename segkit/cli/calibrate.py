@@ -1,10 +1,10 @@
 """`segkit calibrate`: thresholds and post-processing chosen on validation cases, kept only if they help.
 
-The start is the checkpoint's own decision, whose steps stay where they are. For each class by itself: first the threshold,
-then the steps, each after those that were kept. Something is kept if its mean gain is above 0 by a one-sided t-test over
-groups (patients), for slices of one patient are no independent evidence. The level is 5 % in total for all that is tried
-for a class (Bonferroni), so that where nothing helps, luck keeps something for one class in twenty at most. What was
-chosen, and what it gained, stands in the checkpoint's card.
+Calibration starts from the checkpoint's own decision, whose steps stay where they are. For each class by itself: first the
+threshold, then the steps, each after those that were kept. A change is kept if its mean gain is above 0 by a one-sided t-test
+over groups (patients), for slices of one patient are no independent evidence. The level is 5 % in total for all that is tried
+for a class (Bonferroni), so that where nothing helps, chance keeps something for one class in twenty at most. What was
+chosen, and its gain, is stored in the checkpoint's card.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from segkit.cli import evaluate as from_checkpoint
-from segkit.cli.checkpoints import opener
+from segkit.cli.checkpoints import load_checkpoint, load_checkpoints
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
-from segkit.inference.decide import Decision, Threshold, threshold_of
-from segkit.inference.evaluation import build_metrics
+from segkit.inference.evaluation import build_metrics, evenly, validation_cases
+from segkit.inference.postprocess import Decision, Threshold, threshold_of
 from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic
 from segkit.metrics.table import evaluate_case
@@ -50,29 +50,29 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "ellipse": {"_target_": f"{STEPS}FitEllipse"},
 }
 """In the order in which they are applied."""
-CHANCE = 0.05
-"""Of keeping anything for a class where nothing helps, at most."""
-LEAST = 1e-4
+ALPHA = 0.05
+"""Probability of keeping anything for a class where nothing helps, at most."""
+MIN_GAIN = 1e-4
 """A smaller gain is not worth a step."""
-MOST_PIXELS = 400_000_000
-"""Of probabilities kept in memory, float16."""
+MAX_PIXELS = 400_000_000
+"""Of probabilities in memory, float16."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a validation case needs to be judged again and again."""
+class CachedPrediction:
+    """A validation case with what it takes to score it again and again."""
 
     case: Case
     probs: Array  # (C, *S) float16
-    truth: Array
+    target: Array  # (*S), or (K, *S) where classes overlap
     pixel_mm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Scores by case of one class under a decision; higher is better."""
+class ClassScorer:
+    """Scores one class in every case under a decision; higher is better."""
 
-    seen: Sequence[Seen]
+    predictions: Sequence[CachedPrediction]
     labels: LabelMap
     metrics: Mapping[str, CaseMetric]
     statistic: Statistic
@@ -80,28 +80,29 @@ class Judge:
 
     @property
     def groups(self) -> list[str]:
-        return [one.case.group_or_id for one in self.seen]
+        return [one.case.group_or_id for one in self.predictions]
 
     def scores(self, decision: Decision, class_name: str) -> Array:
+        """(N,), NaN where the case has no value."""
         found = []
-        for one in self.seen:
+        for one in self.predictions:
             mask = decision(one.probs.astype(np.float32), one.pixel_mm)
-            rows = evaluate_case(mask, one.truth, self.labels, one.case, self.metrics)
+            rows = evaluate_case(mask, one.target, self.labels, one.case, self.metrics)
             found += [row.values for row in rows if row.class_name == class_name]
         return self.sign * self.statistic.of_rows(found)
 
 
 @dataclass(frozen=True)
-class Gain:
-    """After against before over the cases that have both: mean over groups, its standard error, how many groups."""
+class Improvement:
+    """After against before over the cases that have both: mean over groups, its standard error, number of groups."""
 
     mean: float
     error: float
     n_groups: int
 
     @classmethod
-    def of(cls, before: Array, after: Array, groups: Sequence[str]) -> Gain:
-        """`before`, `after`, `groups`: (N,). No gain where a case lost its value, or where there is one group."""
+    def of(cls, before: Array, after: Array, groups: Sequence[str]) -> Improvement:
+        """`before`, `after`, `groups`: (N,). None where a case lost its value, or where there is one group."""
         both = ~(np.isnan(before) | np.isnan(after))
         names, index = np.unique(np.asarray(groups, dtype=str)[both], return_inverse=True)
         if len(names) < 2 or np.isnan(after).sum() > np.isnan(before).sum():
@@ -109,121 +110,130 @@ class Gain:
         by_group = np.bincount(index, weights=(after - before)[both]) / np.bincount(index)
         return cls(float(by_group.mean()), float(by_group.std(ddof=1) / np.sqrt(len(names))), len(names))
 
-    def is_sure(self, trials: int) -> bool:
-        """Whether it is no chance finding among so many. If two gains in a row are, then so is their sum."""
+    def is_significant(self, trials: int) -> bool:
+        """Whether it is significant among so many trials. If two improvements in a row are, so is their sum."""
         if self.n_groups < 2:
             return False
-        return self.mean > max(float(stats.t.ppf(1 - CHANCE / trials, self.n_groups - 1)) * self.error, LEAST)
+        return self.mean > max(float(stats.t.ppf(1 - ALPHA / trials, self.n_groups - 1)) * self.error, MIN_GAIN)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A decision, the nodes of the steps that it has beyond the checkpoint's own, and a line about each thing that was kept."""
+class Calibration:
+    """A decision, the config nodes of the steps it adds to the checkpoint's own, and a line about each change that was kept."""
 
     decision: Decision
     nodes: Mapping[str, dict[str, Any]]
     kept: tuple[str, ...]
 
-    def better(self, decision: Decision, text: str, nodes: Mapping[str, dict[str, Any]]) -> Chosen:
-        return Chosen(decision, {**self.nodes, **nodes}, (*self.kept, text))
+    def changed(self, decision: Decision, class_name: str, what: str, gain: Improvement, **nodes: dict[str, Any]) -> Calibration:
+        line = f"{class_name}: {what}, {gain.mean:+.4f} (standard error {gain.error:.4f}, {gain.n_groups} groups)"
+        return Calibration(decision, {**self.nodes, **nodes}, (*self.kept, line))
 
 
-def choose(judge: Judge, start: Decision) -> Chosen:
-    exclusive = judge.labels.mode == "multiclass"
-    own = {name: threshold_of(name, start.threshold) for name in judge.labels.classes}
-    chosen = Chosen(start if exclusive else replace(start, threshold=own), {}, ())
-    for name in judge.labels.classes:
-        limits = [] if exclusive else [limit for limit in THRESHOLDS if limit != own[name]]
-        steps = candidates(judge, name, start.steps)
-        trials = len(limits) + len(steps)
-        chosen = with_threshold(judge, chosen, name, limits, trials) if limits else chosen
-        chosen = with_steps(judge, chosen, name, steps, trials)
-    return chosen
-
-
-def with_threshold(judge: Judge, chosen: Chosen, name: str, limits: Sequence[float], trials: int) -> Chosen:
-    decision = chosen.decision
-    own = {one: threshold_of(one, decision.threshold) for one in judge.labels.classes}
-    before = judge.scores(decision, name)
-    tried = {limit: replace(decision, threshold={**own, name: limit}) for limit in limits}
-    gains = {limit: Gain.of(before, judge.scores(other, name), judge.groups) for limit, other in tried.items()}
-    best = max(gains, key=lambda limit: gains[limit].mean)
-    if not gains[best].is_sure(trials):
-        return chosen
-    return chosen.better(tried[best], line(name, f"threshold {best:g} instead of {own[name]:g}", gains[best]), {})
-
-
-def with_steps(judge: Judge, chosen: Chosen, name: str, steps: Mapping[str, Any], trials: int) -> Chosen:
-    before = judge.scores(chosen.decision, name)
-    for key, step in steps.items():
-        decision = replace(chosen.decision, steps=(*chosen.decision.steps, step))
-        after = judge.scores(decision, name)
-        gained = Gain.of(before, after, judge.groups)
-        if gained.is_sure(trials):
-            node = {**CANDIDATES[key], "classes": [name]}
-            chosen, before = chosen.better(decision, line(name, key, gained), {f"calibrated_{key}_{name}": node}), after
-    return chosen
-
-
-def candidates(judge: Judge, name: str, present: Sequence[Any]) -> dict[str, Any]:
-    """Steps to try on a class: not those that the checkpoint applies to it already, and no ellipse in a volume."""
-    steps = {key: instantiate({**node, "classes": [name]}) for key, node in CANDIDATES.items()}
-    applied = [step for step in present if step.classes is None or name in step.classes]
-    there = [replace(step, classes=[name]) for step in applied if type(step) in map(type, steps.values())]
-    volumes = judge.seen[0].truth.ndim - judge.labels.overlap == 3
-    return {key: step for key, step in steps.items() if step not in there and not (volumes and key == "ellipse")}
-
-
-def line(class_name: str, what: str, gained: Gain) -> str:
-    return f"{class_name}: {what}, {gained.mean:+.4f} (standard error {gained.error:.4f}, {gained.n_groups} groups)"
-
-
-def command(cfg: Calibrate) -> int:
-    load = opener(cfg.hardware, cfg.allow_targets)
+def calibrate(cfg: Calibrate) -> int:
+    """Choose thresholds and steps on the validation cases of a checkpoint or cross-validation, and store them in its card."""
     if cfg.sweep is None:
         paths = [checkpoint.find(cfg.ckpt or "")]
-        opened, use = load(paths), f"segkit evaluate ckpt={paths[0]} subset=test"
+        predictor: Predictor = load_checkpoint(cfg, paths[0])
+        use = f"segkit evaluate ckpt={paths[0]} subset=test"
     else:
         folds = one_of(find_folds(cfg.sweep, cfg.where, cfg.partial))
-        paths, opened, use = folds.ckpts, OutOfFold(folds, load), f"segkit predict sweep={folds.sweep} input=… output=…"
-    cases, labels = from_checkpoint.validation_cases(opened.card, opened.config, cfg.data, cfg.allow_targets)
-    judge = judge_of(opened, cases, labels)
-    chosen = choose(judge, opened.decide)
+        paths, predictor = folds.ckpts, OutOfFold(folds, partial(load_checkpoints, cfg))
+        use = f"segkit predict sweep={folds.sweep} input=… output=…"
+    cases, labels = validation_cases(predictor.card, predictor.config, cfg.data, cfg.allow_targets)
+    scorer = scorer_of(predictor, cases, labels)
+    chosen = choose(scorer, Decision.of(predictor.config.inference, predictor.labels, cfg.allow_targets))
     for text in chosen.kept or ["nothing helps on these validation cases: the checkpoint stays as it is"]:
         console.print(text, markup=False, highlight=False)
     if not chosen.kept:
         return 0
+    n = len(scorer.predictions)
     for path in reversed(paths):  # the first, with which this began, is the last: a second start after a kill does the same again
-        store(path, chosen, len(judge.seen), opened.card)
+        store(path, chosen, n, predictor.card)
     where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} checkpoints"
-    console.print(f"stored in {where}, for validation of {len(judge.seen)} cases;   {use}", markup=False)
+    console.print(f"stored in {where}, for validation of {n} cases;   {use}", markup=False)
     return 0
 
 
-def judge_of(opened: Predictor, cases: Sequence[Case], labels: LabelMap) -> Judge:
-    metrics = build_metrics(opened.config.metric.cases, opened.config.allow_targets)
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def choose(scorer: ClassScorer, start: Decision) -> Calibration:
+    exclusive = scorer.labels.mode == "multiclass"
+    own = {name: threshold_of(name, start.threshold) for name in scorer.labels.classes}
+    chosen = Calibration(start if exclusive else replace(start, threshold=own), {}, ())
+    for name in scorer.labels.classes:
+        limits = [] if exclusive else [limit for limit in THRESHOLDS if limit != own[name]]
+        steps = candidate_steps(scorer, name, start.steps)
+        trials = len(limits) + len(steps)
+        chosen = with_threshold(scorer, chosen, name, limits, trials) if limits else chosen
+        chosen = with_steps(scorer, chosen, name, steps, trials)
+    return chosen
+
+
+def with_threshold(scorer: ClassScorer, chosen: Calibration, name: str, limits: Sequence[float], trials: int) -> Calibration:
+    decision = chosen.decision
+    own = {one: threshold_of(one, decision.threshold) for one in scorer.labels.classes}
+    before = scorer.scores(decision, name)
+    tried = {limit: replace(decision, threshold={**own, name: limit}) for limit in limits}
+    gains = {limit: Improvement.of(before, scorer.scores(other, name), scorer.groups) for limit, other in tried.items()}
+    best = max(gains, key=lambda limit: gains[limit].mean)
+    if not gains[best].is_significant(trials):
+        return chosen
+    return chosen.changed(tried[best], name, f"threshold {best:g} instead of {own[name]:g}", gains[best])
+
+
+def with_steps(scorer: ClassScorer, chosen: Calibration, name: str, steps: Mapping[str, Any], trials: int) -> Calibration:
+    before = scorer.scores(chosen.decision, name)
+    for key, step in steps.items():
+        decision = replace(chosen.decision, steps=(*chosen.decision.steps, step))
+        after = scorer.scores(decision, name)
+        gain = Improvement.of(before, after, scorer.groups)
+        if gain.is_significant(trials):
+            node = {**CANDIDATES[key], "classes": [name]}
+            chosen, before = chosen.changed(decision, name, key, gain, **{f"calibrated_{key}_{name}": node}), after
+    return chosen
+
+
+def candidate_steps(scorer: ClassScorer, name: str, present: Sequence[Any]) -> dict[str, Any]:
+    """Steps to try on a class: not those that the checkpoint applies to it already, and no ellipse in a volume."""
+    steps = {key: instantiate({**node, "classes": [name]}) for key, node in CANDIDATES.items()}
+    applied = [step for step in present if step.classes is None or name in step.classes]
+    same = [replace(step, classes=[name]) for step in applied if type(step) in map(type, steps.values())]
+    volumes = scorer.predictions[0].target.ndim - scorer.labels.overlap == 3
+    return {key: step for key, step in steps.items() if step not in same and not (volumes and key == "ellipse")}
+
+
+# --- validation cases -------------------------------------------------------------------------------------------------
+
+
+def scorer_of(predictor: Predictor, cases: Sequence[Case], labels: LabelMap) -> ClassScorer:
+    """Predict the validation cases once and keep their probabilities."""
+    config = predictor.config.metric
+    metrics = build_metrics(config.cases, predictor.config.allow_targets)
     statistics = {statistic.name: statistic for metric in metrics.values() for statistic in metric.statistics}
-    monitor = opened.config.metric.monitor.split("/")[0]
+    monitor = config.monitor.split("/")[0]
     statistic = statistics.get(monitor) or next(iter(statistics.values()))
-    sign = -1.0 if monitor in statistics and opened.config.metric.mode == "min" else 1.0
-    seen = []
-    chosen = fitting(cases, pixels_of(cases, labels), MOST_PIXELS)
+    sign = -1.0 if monitor in statistics and config.mode == "min" else 1.0
+    chosen = fitting(cases, pixels_of(cases, labels), MAX_PIXELS)
     if len(chosen) < len(cases):
         console.print(f"note       memory holds {len(chosen)} of {len(cases)} validation cases; these, evenly taken, decide")
-    for case, prediction in track(zip(chosen, opened.predict_all(chosen), strict=True), "predicting", len(chosen)):
-        seen.append(Seen(case, prediction.probs.astype(np.float16), encoded_mask(case, labels), prediction.pixel_mm))
-    judge = Judge(seen, labels, metrics, statistic, sign)
-    if len(seen) < 5 or len(set(judge.groups)) < 2:
-        of_one = " of one group (patient)" if len(seen) >= 5 else ""
-        raise SegkitError(f"{len(seen)} validation cases{of_one} are too few to choose anything by;   calibrate where there are 5 or more")
-    return judge
+    cached = [
+        CachedPrediction(case, prediction.probs.astype(np.float16), encoded_mask(case, labels), prediction.pixel_mm)
+        for case, prediction in track(zip(chosen, predictor.predict_all(chosen), strict=True), "predicting", len(chosen))
+    ]
+    scorer = ClassScorer(cached, labels, metrics, statistic, sign)
+    if len(cached) < 5 or len(set(scorer.groups)) < 2:
+        of_one = " of one group (patient)" if len(cached) >= 5 else ""
+        raise SegkitError(f"{len(cached)} validation cases{of_one} are too few to choose by;   calibrate where there are 5 or more")
+    return scorer
 
 
 def pixels_of(cases: Sequence[Case], labels: LabelMap) -> list[int]:
-    """Of each case's probabilities, which are on the grid of its mask."""
+    """Number of probabilities of each case, which are on the grid of its mask."""
     channels = len(labels.classes) + (labels.mode == "multiclass")
-    first = (next(iter(case.masks.values())).read().shape[: case.dims] for case in cases)
-    return [channels * math.prod(shape) for shape in track(first, "reading sizes", len(cases))]
+    shapes = (next(iter(case.masks.values())).read().shape[: case.dims] for case in cases)
+    return [channels * math.prod(shape) for shape in track(shapes, "reading sizes", len(cases))]
 
 
 def fitting(cases: Sequence[Case], pixels: Sequence[int], most: int) -> list[Case]:
@@ -231,12 +241,15 @@ def fitting(cases: Sequence[Case], pixels: Sequence[int], most: int) -> list[Cas
     n, chosen = len(cases), list(range(len(cases)))
     while n and (total := sum(pixels[i] for i in chosen)) > most:
         n = n * most // total
-        chosen = [i * len(cases) // n for i in range(n)]
+        chosen = evenly(range(len(cases)), n)
     return [cases[i] for i in chosen]
 
 
-def store(path: Path, chosen: Chosen, n: int, start: Card | None = None) -> None:
-    """In the card of the checkpoint, whole or not at all; the steps after those of `start` (None: its own)."""
+# --- storing ----------------------------------------------------------------------------------------------------------
+
+
+def store(path: Path, chosen: Calibration, n: int, start: Card | None = None) -> None:
+    """Write it to the card of a checkpoint, whole or not at all; its steps come after those of `start` (None: its own)."""
     content = checkpoint.read(path)
     if path.suffix == checkpoint.SAFETENSORS:
         raise SegkitError(f"{path} is a shared folder;   calibrate the run's own checkpoint, then share it again")

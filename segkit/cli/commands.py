@@ -82,7 +82,7 @@ On another machine:  ssh -L 6006:localhost:6006 MACHINE  and  segkit tensorboard
     Command(
         "predict",
         "masks for new images, on their own grid",
-        "segkit.cli.evaluate:predict",
+        "segkit.cli.predict:predict",
         (
             "segkit predict ckpt=RUN_OR_FILE input=DIR output=DIR",
             "segkit predict sweep=NAME input=DIR output=DIR",
@@ -94,7 +94,7 @@ On another machine:  ssh -L 6006:localhost:6006 MACHINE  and  segkit tensorboard
     Command(
         "calibrate",
         "choose thresholds and post-processing on validation cases, where they help",
-        "segkit.cli.calibrate:command",
+        "segkit.cli.calibrate:calibrate",
         ("segkit calibrate ckpt=RUN_OR_FILE", "segkit calibrate sweep=NAME"),
     ),
     Command(

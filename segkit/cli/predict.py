@@ -1,91 +1,96 @@
-"""One prediction on several GPUs, or in several processes on the cores: each takes a part of the images, as `part=1/4` does."""
+"""`segkit predict`: masks for new images. On several devices each has a process and a shard of the images, as with `part=1/4`."""
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Never
 
+from segkit.cli.checkpoints import ELSEWHERE, load_predictor
 from segkit.config.schema import Predict, PredictHardware
-from segkit.inference.batch import Done, Show
-from segkit.inference.inputs import Job
+from segkit.data.case import Case
+from segkit.data.manifest import find
+from segkit.inference import inputs
+from segkit.inference.batch import Done, Wanted, predict_jobs
+from segkit.inference.ensemble import Combination, JointPredictor
+from segkit.inference.evaluation import checkpoint_data
+from segkit.inference.predictor import Predictor
 from segkit.system.devices import take_share, visible_gpus
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, raise_errors
+from segkit.system.files import CACHE, check_writable, read_json, sha256_of, write_bytes_atomic, write_text_atomic
 from segkit.system.hardware import choose_device, usable_cores
-from segkit.system.parts import Part
+from segkit.system.parts import Part, write_text_if_new
 from segkit.system.processes import INTERRUPTED, die_with
-from segkit.system.progress import track
+from segkit.system.progress import console
 
-Work = Callable[[Predict, Part | None, Show], Done]
-"""A function of a module, since the processes import it; a script that calls `segkit.predict` wants `if __name__ == "__main__"`."""
+MARKER = ".checkpoint.json"
+"""In a folder of masks: the checkpoint and the settings that made them."""
 PATIENCE_S = 20.0
-"""For the tables of a process that is stopped."""
+"""For a process that is stopped to write its tables."""
 
 
-@dataclass(frozen=True)
-class Child:
-    part: Part
-    process: SpawnProcess
-    pipe: Connection
+def predict(cfg: Predict) -> int:
+    """Write masks for new images, or for a part of them. Exit code 1 where an image could not be predicted."""
+    check_writable(Path(cfg.output), ELSEWHERE)
+    part = Part.named(cfg.part)
+    done = predict_shard(cfg, part) if cfg.hardware.devices == 1 else predict_parallel(cfg, part)
+    n = done.written + done.skipped + len(done.problems)
+    share = f"part {part}, {n} of {done.of} images{'' if n else ', nothing to do'}: " if part else ""
+    skipped = f", {done.skipped} there already" if done.skipped else ""
+    console.print(f"{share}{done.written} masks written to {cfg.output}{skipped}")
+    if part and not done.merged:
+        console.print("tables are merged when all parts have ended;   the same command without part predicts what is missing", markup=False)
+    for note in done.notes:
+        console.print(f"note       {note.where}   {note.what}", markup=False)
+    if done.problems:
+        console.print(f"{len(done.problems)} images could not be predicted:")
+        for problem in done.problems:
+            console.print(f"  {problem.where}   {problem.what}")
+    return 1 if done.problems else 0
 
 
-def predict_side_by_side(work: Work, cfg: Predict, part: Part | None) -> Done:
-    """What all processes did together. SegkitError where one failed as a whole; the others end first, and what they did stays."""
-    with running(work, cfg, part or Part(1, 1)) as children:
-        ends: dict[Connection, Done | str] = {}
-        todo = sum(awaited(child.pipe, ends) for child in children)
-        for _ in track(finished([child.pipe for child in children if child.pipe not in ends], ends), "predicting", todo):
-            pass
-        return together([result(child, ends) for child in children])
+def predict_shard(cfg: Predict, part: Part | None) -> Done:
+    """Predict in this process."""
+    predictor, ckpts = load_predictor(cfg)
+    if predictor.card.is_phantom:
+        console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
+    output = Path(cfg.output)
+    marker = check_output_folder(cfg, predictor, ckpts)
+    jobs = inputs.of_cases(cases_to_predict(cfg, predictor)) if cfg.input is None else inputs.of_files(cfg.input, output)
+    wanted = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
+    return predict_jobs(predictor, jobs, output, wanted, lambda: write_marker(cfg, marker), part)
 
 
-def awaited(pipe: Connection, ends: dict[Connection, Done | str]) -> int:
-    """How many images a process has to do: its first message, unless it fails before."""
-    try:
-        first = pipe.recv()
-    except EOFError:
-        return 0
-    if isinstance(first, int):
-        return first
-    ends[pipe] = first
-    return 0
+def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
+    """The cases of a data set in a layout that a source reads, labelled or not."""
+    config = predictor.config
+    data = checkpoint_data(predictor.card, config.data, cfg.data.model_dump(exclude_unset=True))
+    found = find(data, config.seed, cfg.allow_targets, CACHE)
+    raise_errors(found.problems, before="prediction starts")
+    return found.cases
 
 
-def finished(pipes: list[Connection], ends: dict[Connection, Done | str]) -> Iterator[None]:
-    """Once an image, whoever did it, until all processes have ended."""
-    while pipes:
-        for pipe in wait(pipes):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except EOFError:
-                pipes.remove(pipe)
-                continue
-            if message is None:
-                yield
-            else:
-                ends[pipe] = message
+# --- several processes ------------------------------------------------------------------------------------------------
 
 
-def result(child: Child, ends: dict[Connection, Done | str]) -> Done:
-    end = ends.get(child.pipe)
-    if isinstance(end, Done):
-        return end
-    child.process.join(PATIENCE_S)
-    lost = f"the process of part {child.part} ended with exit code {child.process.exitcode};   the same command again does what is missing"
-    raise SegkitError(end or lost)
-
-
-def together(done: Sequence[Done]) -> Done:
+def predict_parallel(cfg: Predict, part: Part | None) -> Done:
+    """Predict with one process per device. SegkitError where one failed as a whole; the others end first, and their masks stay."""
+    n = cfg.hardware.devices
+    shards = [(part or Part(1, 1)).piece(i + 1, n) for i in range(n)]
+    with TemporaryDirectory() as folder, running(cfg, shards, Path(folder)) as processes:
+        for process in processes:
+            process.wait()
+        done = [result(shard, process, Path(folder)) for shard, process in zip(shards, processes, strict=True)]
     return Done(
         written=sum(one.written for one in done),
         skipped=sum(one.skipped for one in done),
@@ -96,91 +101,90 @@ def together(done: Sequence[Done]) -> Done:
     )
 
 
+def result(shard: Part, process: subprocess.Popen[bytes], folder: Path) -> Done:
+    """What the process of a shard has left: what it did, or the message of its error."""
+    report = folder / str(shard.number)
+    if not report.exists():
+        lost = f"the process of part {shard} ended with exit code {process.returncode}"
+        raise SegkitError(f"{lost};   the same command again predicts what is missing")
+    left = pickle.loads(report.read_bytes())
+    if not isinstance(left, Done):
+        raise SegkitError(left)
+    return left
+
+
 @contextmanager
-def running(work: Work, cfg: Predict, part: Part) -> Iterator[list[Child]]:
-    """The processes; none of them outlives the block, however it ends."""
+def running(cfg: Predict, shards: Sequence[Part], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A process for each shard; none of them outlives the block, however it ends."""
     n, gpus = cfg.hardware.devices, gpus_of(cfg.hardware)
     threads = max(1, usable_cores() // n) if cfg.hardware.threads == "auto" else cfg.hardware.threads
-    alone = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"threads": threads})})
-    children: list[Child] = []
-    with stops_are_interrupts():
+    single = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"threads": threads, "devices": 1})})
+    processes: list[subprocess.Popen[bytes]] = []
+    with handled(signal.SIGTERM, interrupt):  # as Ctrl-C
         try:
-            for i in range(n):
-                children.append(start(work, alone, part.piece(i + 1, n), (i, n, gpus)))
-            yield children
+            for i, shard in enumerate(shards):
+                processes.append(start(i, pickle.dumps((single, shard, (i, n, gpus), folder / str(shard.number), os.getpid()))))
+            yield processes
         finally:
-            stop([child.process for child in children])
+            stop(processes)
+
+
+def start(i: int, work: bytes) -> subprocess.Popen[bytes]:
+    """A new interpreter, since CUDA and OpenMP do not survive a fork. The first one prints; all of them would print the same.
+
+    Ctrl-C on a terminal reaches all processes, but the parent stops the others, once.
+    """
+    command = [sys.executable, "-P", "-c", "from segkit.cli.predict import run_shard; run_shard()"]
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    with handled(signal.SIGINT, signal.SIG_IGN):
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL if i else None, env={**os.environ, "PYTHONPATH": path}
+        )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:  # one that is dead already is found by its exit code
+        process.stdin.write(work)
+    return process
+
+
+def run_shard() -> None:
+    """In the process of a shard: leaves its result, or the message of its error, as a file."""
+    signal.signal(signal.SIGTERM, interrupt)
+    cfg, shard, share, report, parent = pickle.load(sys.stdin.buffer)
+    die_with(parent)
+    take_share(*share)
+    try:
+        left: Done | str = predict_shard(cfg, shard)
+    except SegkitError as error:
+        left = str(error)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    write_bytes_atomic(report, pickle.dumps(left))
 
 
 def gpus_of(hardware: PredictHardware) -> list[str]:
     """Empty on a processor. SegkitError where there are fewer devices than processes."""
     device = choose_device(hardware.accelerator)
     gpus = visible_gpus() if device == "cuda" else []
-    there = {"cuda": len(gpus), "mps": 1}.get(device, usable_cores())
-    if hardware.devices > there:
+    available = {"cuda": len(gpus), "mps": 1}.get(device, usable_cores())
+    if hardware.devices > available:
         what = {"cuda": "GPUs that this process sees", "mps": "Apple GPUs"}.get(device, "cores that it may use")
-        raise SegkitError(f"hardware.devices={hardware.devices} is more than the {what}: {there}")
+        raise SegkitError(f"hardware.devices={hardware.devices} is more than the {what}: {available}")
     return gpus
 
 
-def start(work: Work, cfg: Predict, part: Part, share: tuple[int, int, list[str]]) -> Child:
-    """Spawned, not forked: CUDA and OpenMP do not survive that."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=run, args=(work, cfg, part, share, theirs, os.getpid()), daemon=True)
-    with deaf_to_ctrl_c():
-        process.start()
-    theirs.close()
-    return Child(part, process, ours)
-
-
-def run(work: Work, cfg: Predict, part: Part, share: tuple[int, int, list[str]], pipe: Connection, parent: int) -> None:
-    """In the process: its results go to the pipe. The first one may talk; all of them would say the same."""
-    signal.signal(signal.SIGTERM, interrupt)
-    die_with(parent)
-    take_share(*share)
-    if share[0] > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for as long as the process lives)
-
-    def told(jobs: Sequence[Job], what: str) -> Iterable[Job]:
-        pipe.send(len(jobs))
-        for job in jobs:
-            yield job
-            pipe.send(None)
-
-    try:
-        pipe.send(work(cfg, part, told))
-    except SegkitError as error:
-        pipe.send(str(error))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-
-
-def stop(processes: Sequence[SpawnProcess]) -> None:
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(PATIENCE_S)
-        process.kill()
-
-
-@contextmanager
-def stops_are_interrupts() -> Iterator[None]:
-    """SIGTERM stops all processes, as Ctrl-C does."""
-    with handled(signal.SIGTERM, interrupt):
-        yield
-
-
-@contextmanager
-def deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started inside: the terminal sends Ctrl-C to all processes, but the first one stops the others, once."""
-    with handled(signal.SIGINT, signal.SIG_IGN):
-        yield
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 @contextmanager
 def handled(number: signal.Signals, handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
-    """Only the main thread has a say in signals."""
+    """Handle a signal inside the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -193,3 +197,51 @@ def handled(number: signal.Signals, handler: Callable[[int, Any], Any] | signal.
 
 def interrupt(number: int, frame: FrameType | Any) -> Never:
     raise KeyboardInterrupt
+
+
+# --- the output folder ------------------------------------------------------------------------------------------------
+
+
+def check_output_folder(cfg: Predict, predictor: Predictor, ckpts: Sequence[Path]) -> dict[str, Any]:
+    """The content of the marker. Masks that exist are skipped, so a folder belongs to one checkpoint and one way to use it."""
+    files = ", ".join(str(ckpt.absolute()) for ckpt in ckpts)
+    marker = {"sha256": " ".join(map(sha256_of, ckpts)), "ckpt": files, "settings": settings_of(cfg, predictor)}
+    check_marker(cfg, marker)
+    return marker
+
+
+def check_marker(cfg: Predict, ours: Mapping[str, Any]) -> None:
+    """SegkitError where the folder holds other masks, unless they are to be overwritten."""
+    output = Path(cfg.output)
+    theirs, settings = read_json(output / MARKER), ours["settings"]
+    fix = "name another  output=FOLDER,  or add  overwrite=true"
+    if not theirs or cfg.overwrite:
+        return
+    if theirs.get("sha256") != ours["sha256"]:
+        raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {fix}")
+    past = theirs.get("settings", {})  # missing in older folders
+    if other := [f"{key}={past[key]}, not {settings[key]}" for key in settings if key in past and past[key] != settings[key]]:
+        raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {fix}")
+
+
+def write_marker(cfg: Predict, ours: Mapping[str, Any]) -> None:
+    """Several jobs may begin at once: the first one writes the marker, and the others must agree with it."""
+    text, path = json.dumps(ours, indent=1) + "\n", Path(cfg.output) / MARKER
+    if cfg.overwrite or not write_text_if_new(path, text):
+        check_marker(cfg, ours)
+        write_text_atomic(path, text)
+
+
+def settings_of(cfg: Predict, predictor: Predictor) -> dict[str, Any]:
+    """What besides the weights decides about masks, as JSON gives it back."""
+    members = predictor.predictors if isinstance(predictor, JointPredictor) else [predictor]
+    used = [member.config.inference.model_dump(mode="json") for member in members]
+    for section in used:
+        section["postprocess"] = [node for node in section["postprocess"].values() if node]  # their order counts, not their names
+    values = {key: [section[key] for section in used] for key in ("tta", "threshold", "window", "overlap", "postprocess")}
+    combined = predictor if isinstance(predictor, Combination) else None
+    return {
+        **{f"inference.{key}": of[0] if all(one == of[0] for one in of) else of for key, of in values.items()},
+        "merge": combined and combined.merge,
+        "members.labels": combined and [list(member.owned) for member in combined.members],
+    }

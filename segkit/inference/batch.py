@@ -1,8 +1,8 @@
-"""`segkit predict`: many images, one after the other, going on after a bad one."""
+"""Predict many images and write the results; an image that fails does not stop the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from segkit.data.case import Case
 from segkit.data.labels import LabelMap
 from segkit.data.samples import panel
 from segkit.data.slices import Volume
-from segkit.inference.decide import planes
 from segkit.inference.inputs import Job, cases_of
+from segkit.inference.postprocess import planes
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers import tables
 from segkit.inference.writers.base import Target, Writer
@@ -44,14 +44,14 @@ SIZES = "sizes.csv"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write beside the masks."""
+    """What to write besides the masks."""
 
     probabilities: bool = False
     overlays: bool = False
     overwrite: bool = False
     palette: bool = False
     formats: tuple[str, ...] = ()
-    """Beside the masks: see `segkit.inference.writers.formats`."""
+    """See `segkit.inference.writers.formats`."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,11 @@ class Done:
     skipped: int
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...] = ()
-    """What a reader of the files should know."""
+    """For the readers of the files."""
     of: int = 0
-    """Images, those of other parts among them."""
+    """Number of images, with those of other parts."""
     merged: bool = True
     """Whether the tables hold all parts."""
-
-
-Show = Callable[[Sequence[Job], str], Iterable[Job]]
-"""Yields the jobs one by one, as `segkit.system.progress.track` does."""
 
 
 def predict_jobs(
@@ -78,10 +74,9 @@ def predict_jobs(
     wanted: Wanted,
     begin: Callable[[], object] = lambda: None,
     part: Part | None = None,
-    show: Show = track,
 ) -> Done:
-    """Masks of all jobs below `output`, or of a part of them; what is there already is skipped. `begin` is called when nothing
-    speaks against them."""
+    """Write masks of all jobs, or of a part of them, below `output`; masks that exist are skipped. `begin` is called after all
+    checks, before anything is written."""
     if wanted.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
     target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
@@ -94,14 +89,14 @@ def predict_jobs(
     todo = [job for job in jobs if wanted.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:
-        for job in show(todo, "predicting"):
+        for job in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
                 table.add(rows_of(predict_one(predictor, job, output, wanted, writers)))
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
                 problems.append(Problem(str(job.source), first_line(error).removeprefix(f"{job.source} ").removeprefix(f"{job.source}: ")))
-    finally:  # also of a run that is stopped: its masks will be skipped next time
+    finally:  # also when interrupted: the masks that exist are skipped next time
         table.write()
         for writer in writers:
             writer.close()
@@ -111,7 +106,7 @@ def predict_jobs(
 
 
 def unit_of(job: Job) -> str:
-    """Slices of one volume are predicted by one part: each looks at the whole volume."""
+    """Slices of one volume belong to one part, since each reads the whole volume."""
     return job.cases[0].volume or job.name if job.cases else job.name
 
 
@@ -120,13 +115,13 @@ def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer])
 
 
 def outline_of(predictor: Predictor) -> float:
-    """By how much the training's metric shrinks ellipses, so that a submission does as well."""
+    """By how much the training's metric shrinks ellipses, as a submission should too."""
     nodes = predictor.config.metric.cases.values()
     return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
 
 
 def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted, writers: Sequence[Writer] = ()) -> list[Size]:
-    """The mask comes last: where it exists, all else does."""
+    """Predict one job and write its files. The mask comes last: where it exists, everything else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
     cases = cases_of(job, predictor.card.dims, predictor.config.data.neighbours, orient)
@@ -150,7 +145,7 @@ Whole = tuple[Array, Array | None, Array | None]
 
 
 def predict_whole(predictor: Predictor, cases: Sequence[Case], stack: bool, probabilities: bool, image: bool) -> Whole:
-    """Mask, probabilities and image of one job; of slices put together to their volume. What is not wanted is not kept."""
+    """Mask, probabilities and image of one job; slices are stacked to their volume. What is not wanted is not kept."""
     if not stack:
         only = predictor.predict(cases[0])
         return only.mask, only.probs if probabilities else None, only.image if image else None
@@ -166,30 +161,30 @@ def predict_whole(predictor: Predictor, cases: Sequence[Case], stack: bool, prob
 
 
 def is_stack(job: Job, cases: Sequence[Case]) -> bool:
-    """Whether slices are predicted one by one and belong together: in one file, or in one series of files."""
+    """Whether slices are predicted one by one and stacked: those of one file, or of one series of files."""
     return cases[0].dims == 2 and (len(cases) > 1 or (job.like is not None and bool(cases[0].volume)))
 
 
 def files_of(job: Job, output: Path) -> list[Path]:
-    """One; but a volume whose slices came as pictures becomes a picture each."""
-    pictures = slice_pictures(job)
+    """The files of its mask: one, or an image per slice of a volume whose slices were image files."""
+    slices = slice_files(job)
     if is_series(job):
         return [output / f"{case.id}.png" for case in job.cases]
-    return [output / job.name / f"{path.stem}_{z:03d}.png" for z, path in enumerate(pictures)] if pictures else [job.target(output)]
+    return [output / job.name / f"{path.stem}_{z:03d}.png" for z, path in enumerate(slices)] if slices else [job.target(output)]
 
 
 def masks_of(job: Job, mask: Array, overlap: bool) -> list[Array]:
-    if not (slice_pictures(job) or is_series(job)):
+    if not (slice_files(job) or is_series(job)):
         return [mask]
     return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
 
 
 def is_series(job: Job) -> bool:
-    """Slices of files of their own, which a format wants together."""
+    """Whether its slices are files of their own, which a format needs together."""
     return job.like is None and len(job.cases) > 1
 
 
-def slice_pictures(job: Job) -> list[Path]:
+def slice_files(job: Job) -> list[Path]:
     if job.like is not None or not job.cases or job.cases[0].dims == 2:
         return []
     image = job.cases[0].image

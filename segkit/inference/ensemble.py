@@ -1,7 +1,7 @@
 """Several checkpoints as one: ensembles that agree on the classes, and combinations in which each knows some of them.
 
-Both behave as a `Predictor`. Members may differ in network, size and preprocessing: their probabilities meet on the grid of
-the image, where each brings them by linear interpolation; labels are never interpolated.
+Members may differ in network, size and preprocessing: their probabilities meet on the grid of the image, to which each brings
+them by linear interpolation; labels are never interpolated.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, LabelMap
-from segkit.inference.decide import decide, planes, threshold_of
-from segkit.inference.postprocess import postprocess
-from segkit.inference.predictor import Image, Prediction, Predictor
+from segkit.inference.postprocess import decide, planes, postprocess, threshold_of
+from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
 from segkit.models.checkpoint import Card
 from segkit.system.errors import SegkitError, nearest
 
@@ -31,18 +30,18 @@ member has a threshold, its probabilities are moved so that the threshold is 0.5
 pixel has it. multilabel: a plane a class, as its member decides, collisions stay."""
 
 
-class Together(Predictor, ABC):
-    """What ensembles and combinations share: every image goes through all members, one image at a time."""
+class JointPredictor(Predictor, ABC):
+    """Several predictors as one: every image goes through all of them, one image at a time."""
 
-    def __init__(self, predictors: Sequence[Predictor], labels: LabelMap) -> None:
+    def __init__(self, predictors: Sequence[CheckpointPredictor], labels: LabelMap) -> None:
         self.predictors, self.labels = list(predictors), labels
         first = predictors[0]
         channels = {p.card.channels for p in predictors}
         dims = {p.card.dims for p in predictors}
         if len(channels) > 1 or len(dims) > 1:
-            raise SegkitError(f"members see {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
-        self.config, self.hardware = first.config, first.hardware
-        self.card: Card = replace(first.card, labels=labels.as_dict(), split=common_split([p.card for p in predictors]))
+            raise SegkitError(f"members take {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
+        self.config = first.config
+        self.card = replace(first.card, labels=labels.as_dict(), split=common_split([p.card for p in predictors]))
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         copies = tee(images, len(self.predictors))
@@ -55,10 +54,10 @@ class Together(Predictor, ABC):
         """One prediction from those of all members."""
 
 
-class Ensemble(Together):
+class Ensemble(JointPredictor):
     """The mean of the probabilities of members with the same classes; thresholds and post-processing of the first."""
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
+    def __init__(self, predictors: Sequence[CheckpointPredictor]) -> None:
         for other in predictors[1:]:
             if other.labels.classes != predictors[0].labels.classes or other.labels.overlap != predictors[0].labels.overlap:
                 ours, theirs = (", ".join(p.labels.classes) for p in (predictors[0], other))
@@ -75,7 +74,7 @@ class Member:
     """A checkpoint and the classes that it owns; the others that it knows are left to other members."""
 
     name: str
-    predictor: Predictor
+    predictor: CheckpointPredictor
     owned: tuple[str, ...]
 
     def probs(self, prediction: Prediction) -> Array:
@@ -102,8 +101,8 @@ class Member:
         return [self.predictor.labels.classes.index(name) for name in self.owned]
 
 
-class Combination(Together):
-    """Members that each own some classes (source 000: bones 1, 3, 4 and bones 2, 5, 6)."""
+class Combination(JointPredictor):
+    """Members that each own some classes, such as one network of the pelvis for bones 1, 3, 4 and one for bones 2, 5, 6."""
 
     def __init__(self, members: Sequence[Member], merge: Merge) -> None:
         check(members)

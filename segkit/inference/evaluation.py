@@ -1,30 +1,38 @@
-"""The case table of a checkpoint: one code path for the end of a training and for `segkit evaluate`."""
+"""Scores of predictions against the ground truth, case by case: one code path for the end of a training and `segkit evaluate`."""
 
 from __future__ import annotations
 
+import heapq
+import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from segkit.config.schema import Metric
+from segkit.config.schema import Data, DataOverride, Metric, Train
 from segkit.config.targets import instantiate
-from segkit.data.case import Case, encoded_mask
-from segkit.data.labels import LabelMap
+from segkit.data.audit.audit import Facts, examine, look
+from segkit.data.case import Case, Manifest, encoded_mask
+from segkit.data.labels import Array, LabelMap
 from segkit.data.samples import Panel, panel, samples
-from segkit.inference.decide import planes
-from segkit.inference.predictor import Prediction
+from segkit.inference.postprocess import planes
+from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.summary import Summary
-from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.metrics.table import EXCLUDED, CaseTable, Row, evaluate_case
 from segkit.metrics.volumes import Stacks, evaluate_volume
-from segkit.system.errors import SegkitError
-from segkit.system.progress import track
+from segkit.models.checkpoint import Card
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
+from segkit.system.files import CACHE, write_text_atomic
+from segkit.system.progress import console, track
 
-N_WORST, N_OTHER = 4, 8
+N_WORST, N_OTHERS = 4, 8
+BENCHMARK = "benchmark"
+"""Folder in a run: tables and figures of the external validation."""
 
 
-class Rules(Protocol):
-    """What the table asks of a config."""
+class MetricConfig(Protocol):
+    """The part of a training config that an evaluation reads."""
 
     @property
     def metric(self) -> Metric: ...
@@ -36,92 +44,281 @@ class Rules(Protocol):
     def seed(self) -> int: ...
 
 
-class Judged(Protocol):
-    """A `Predictor`, or masks that are there already."""
+class CasePredictor(Protocol):
+    """A `Predictor`, or masks that are already on disk."""
 
     @property
-    def config(self) -> Rules: ...
+    def config(self) -> MetricConfig: ...
 
     def predict_all(self, images: Iterable[Case]) -> Iterator[Prediction]: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
+    """The tables of an evaluation, their summary, and a few cases to look at."""
+
     table: CaseTable
     summary: Summary
     panels: tuple[Panel, ...]
     collisions: Mapping[str, int] = field(default_factory=dict)
-    """Of a combination: cases in which several members claimed the same pixels, and how many."""
+    """Of a combination: cases in which several members claimed the same pixels -> how many pixels."""
     volumes: CaseTable = field(default_factory=lambda: CaseTable((), ()))
     """Rows of whole volumes, where `metric.volumes` asks for some; their lines stand in `summary` with the others."""
 
     def without(self, classes: Collection[str], seed: int) -> Evaluation:
-        """The same but for these classes."""
+        """The same without these classes."""
         table, volumes = (
             CaseTable(tuple(row for row in one.rows if row.class_name not in classes), one.statistics) for one in (self.table, self.volumes)
         )
-        return replace(self, table=table, volumes=volumes, summary=summary_of(table, volumes, seed))
+        return replace(self, table=table, volumes=volumes, summary=summarize(table, volumes, seed))
+
+    def without_absent(self, data: str, seed: int) -> Evaluation:
+        """The same without the classes that no mask of `data` shows, which are printed."""
+        if not (absent := self.table.absent):
+            return self
+        console.print(f"not evaluated, since no mask of {data} shows them: {', '.join(absent)}", markup=False)
+        return self.without(absent, seed)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command hands back to Python."""
+
+    folder: Path
+    summary: Summary
+    ckpt: Path
+    """The first of several; the folder of masks where these were evaluated."""
+
+
+# --- cases and labels -------------------------------------------------------------------------------------------------
+
+
+def checkpoint_data(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
+    """The data section of the training, updated by the keys that are given; labels mean what they meant in training."""
+    if "source" in given:
+        same_kind = given.get("overlap") in (None, card.labels["overlap"])
+        return trained.model_copy(update={**given, "labels": given.get("labels") or (card.labels["values"] if same_kind else None)})
+    root = None if trained.root is None else card.data_root
+    return trained.model_copy(update={"root": root, "labels": card.labels["values"], **given})
+
+
+def select_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case], dict[str, str]]:
+    """The cases of a subset of the checkpoint's own split, and the subset of every case.
+
+    Validation includes the cases that the data set excludes from it: their scores are reported as well, separately.
+    """
+    if subset == "other":
+        return list(manifest), {case.id: manifest.name for case in manifest}
+    subsets = {id_: name for name in ("train", "val", "test") for id_ in card.split[name]}
+    if subset == "all":
+        return list(manifest), {case.id: subsets.get(case.id, "unseen") for case in manifest}
+    left_out = [i for i in card.split.get(EXCLUDED, ()) if i in manifest.by_id and manifest.by_id[i].split == "val"]
+    ids: list[str] = [*card.split[subset], *(left_out if subset == "val" else ())]
+    subsets |= dict.fromkeys(left_out, EXCLUDED)
+    missing = [i for i in ids if i not in manifest.by_id]
+    if missing:
+        raise SegkitError(
+            f"{len(missing)} of {len(ids)} {subset} cases of this checkpoint are not in {manifest.root} (such as {missing[0]});\n"
+            "  name the folder of the images with  data.root=FOLDER,  or evaluate all cases of another data set with\n"
+            "  data=NAME data.root=FOLDER"
+        )
+    return [manifest.by_id[i] for i in ids], subsets
+
+
+def validation_cases(card: Card, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
+    """The labelled validation cases of a checkpoint, in its own data."""
+    section = checkpoint_data(card, config.data, data.model_dump(exclude_unset=True))
+    manifest = examine(section, config.seed, allow, cache_dir=CACHE)
+    cases, subsets = select_cases(manifest, card, "val")
+    return [case for case in cases if case.masks and subsets[case.id] == "val"], match_labels(manifest.labels, card.label_map())
+
+
+def match_labels(data: LabelMap, trained: LabelMap) -> LabelMap:
+    """The data's label map with the checkpoint's classes in their order; the data may lack some."""
+    if data.overlap != trained.overlap or not set(data.classes) <= set(trained.classes):
+        theirs, ours = ", ".join(data.classes), ", ".join(trained.classes)
+        raise SegkitError(f"the data has classes {theirs}, the checkpoint {ours};   name them alike with  data.labels")
+    if data.classes == trained.classes:
+        return data
+    unused = iter(range(2**20, 2**20 + len(trained.classes)))  # values that no mask holds
+    others = [(raw, name) for raw, name in data.values if name not in trained.classes]
+    ordered = [
+        pair
+        for name in trained.classes
+        for pair in ([(raw, other) for raw, other in data.values if other == name] or [(str(next(unused)), name)])
+    ]
+    return LabelMap((*others, *ordered), data.overlap)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, Any]:
     return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
 
 
-def evaluate_cases(predictor: Judged, cases: Sequence[Case], labels: LabelMap, sides: Mapping[str, str]) -> Evaluation:
-    """Predict and judge every labelled case on its original grid; keep the worst and a few others as pictures.
+def evaluate_cases(
+    predictor: CasePredictor, cases: Sequence[Case], labels: LabelMap, subsets: Mapping[str, str], metric: Metric | None = None
+) -> Evaluation:
+    """Predict every labelled case and compare it with its ground truth, on the grid of the original image.
 
-    `sides`: case id -> subset; the subsets are never mixed into one mean.
+    Args:
+        predictor: A `Predictor`, or `MaskFiles`.
+        cases: The cases to evaluate; those without masks are left out.
+        labels: Classes of the masks, in the order of the predictor's classes.
+        subsets: Case id -> subset. Subsets are never mixed into one mean.
+        metric: Metrics to use in place of those of the predictor's config.
+
+    Returns:
+        Table, summary and panels: the worst cases by the first metric, then others evenly from all cases.
+
+    Raises:
+        SegkitError: No case has masks, or `metric.volumes` is set and no case belongs to a volume.
     """
     cases = [case for case in cases if case.masks]
     if not cases:
         raise SegkitError("this subset has no labelled case;   choose another  subset=train|val|test|all")
-    metrics = build_metrics(predictor.config.metric.cases, predictor.config.allow_targets)
-    of_volumes = build_metrics(predictor.config.metric.volumes, predictor.config.allow_targets)
-    if of_volumes:
+    config = predictor.config
+    used = metric or config.metric
+    metrics, volume_metrics = (build_metrics(nodes, config.allow_targets) for nodes in (used.cases, used.volumes))
+    if volume_metrics:
         check_volumes(cases)
-    stacks = Stacks(cases if of_volumes else ())
+    stacks, examples = Stacks(cases if volume_metrics else ()), Examples(len(cases), labels)
     rows: list[Row] = []
     volume_rows: list[Row] = []
     collisions: dict[str, int] = {}
     for case, prediction in track(zip(cases, predictor.predict_all(cases), strict=True), "evaluating", len(cases)):
-        truth = encoded_mask(case, labels)
-        rows += evaluate_case(prediction.mask, truth, labels, case, metrics, sides[case.id])
-        if of_volumes and (volume := stacks.add(case, prediction.mask, truth)):
-            volume_rows += evaluate_volume(volume, labels, of_volumes, sides[case.id])
-        collisions |= {case.id: prediction.collisions} if prediction.collisions else {}
-    table, volumes = CaseTable.of(rows, metrics), CaseTable.of(volume_rows, of_volumes)
-    summary = summary_of(table, volumes, predictor.config.seed)
-    return Evaluation(table, summary, tuple(pictures(predictor, cases, labels, table)), collisions, volumes)
+        target = encoded_mask(case, labels)
+        found = evaluate_case(prediction.mask, target, labels, case, metrics, subsets[case.id])
+        rows += found
+        examples.add(case, prediction, target, found)
+        if volume_metrics and (volume := stacks.add(case, prediction.mask, target)):
+            volume_rows += evaluate_volume(volume, labels, volume_metrics, subsets[case.id])
+        if prediction.collisions:
+            collisions[case.id] = prediction.collisions
+    table, volumes = CaseTable.of(rows, metrics), CaseTable.of(volume_rows, volume_metrics)
+    return Evaluation(table, summarize(table, volumes, config.seed), tuple(examples.panels()), collisions, volumes)
 
 
 def check_volumes(cases: Iterable[Case]) -> None:
     if not any(case.volume or case.dims == 3 for case in cases):
-        raise SegkitError("metric.volumes judges whole volumes, but these images belong to none;   choose another  metric=NAME")
+        raise SegkitError("metric.volumes evaluates whole volumes, but these images belong to none;   choose another  metric=NAME")
 
 
-def summary_of(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
+def summarize(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
     return Summary((*table.summary(seed).lines, *volumes.summary(seed).lines))
 
 
-def pictures(predictor: Judged, cases: Sequence[Case], labels: LabelMap, table: CaseTable) -> list[Panel]:
-    """The worst cases by the first metric, then others evenly from the rest."""
-    column = table.columns[0]
-    by_case = table.by_case(column)
-    known = sorted((case for case in cases if by_case[case.id] == by_case[case.id]), key=lambda case: by_case[case.id])
-    worst, rest = known[:N_WORST], known[N_WORST:]
-    others = rest[:: max(1, -(-len(rest) // N_OTHER))]
-    chosen = [*worst, *others]
-    panels = []
-    for case, prediction in zip(chosen, predictor.predict_all(chosen), strict=True):
-        truth = planes(encoded_mask(case, labels), labels)
-        caption = f"{case.id}   {column} {by_case[case.id]:.3f}"
-        panels.append(panel(prediction.image, planes(prediction.mask, labels), truth, caption, "worst" if case in worst else ""))
-    return panels
+class Examples:
+    """The cases of samples.png, kept while they are evaluated, so that none is predicted twice.
+
+    The worst are known at the end only: a heap keeps the worst so far. Candidates for the others are set beforehand, evenly
+    over all cases. So no more than `2 * N_WORST + N_OTHERS` panels are in memory.
+    """
+
+    def __init__(self, n_cases: int, labels: LabelMap) -> None:
+        self.labels, self.n = labels, 0
+        self.candidates = set(evenly(range(n_cases), N_WORST + N_OTHERS))
+        self.worst: list[tuple[float, int]] = []  # heap of (-score, -position): the best of them is first
+        self.kept: dict[int, tuple[float, Panel]] = {}
+
+    def add(self, case: Case, prediction: Prediction, target: Array, rows: Sequence[Row]) -> None:
+        """`rows`: the case's lines of the table; their first column is its score."""
+        position, self.n = self.n, self.n + 1
+        column = next(iter(rows[0].values))
+        score = CaseTable(tuple(rows), ()).by_case(column)[case.id]
+        if math.isnan(score):
+            return
+        heapq.heappush(self.worst, (-score, -position))
+        dropped = -heapq.heappop(self.worst)[1] if len(self.worst) > N_WORST else -1
+        if dropped != position or position in self.candidates:
+            caption = f"{case.id}   {column} {score:.3f}"
+            shown = panel(prediction.image, planes(prediction.mask, self.labels), planes(target, self.labels), caption)
+            self.kept[position] = score, own_memory(shown)
+        if dropped not in self.candidates:
+            self.kept.pop(dropped, None)
+
+    def panels(self) -> list[Panel]:
+        """The worst first, then the others; both by their score."""
+        worst = {-position for _, position in self.worst}
+        ordered = sorted(self.kept, key=lambda position: (self.kept[position][0], position))
+        others = evenly([position for position in ordered if position not in worst], N_OTHERS)
+        marked = [replace(self.kept[position][1], mark="worst") for position in ordered if position in worst]
+        return [*marked, *(self.kept[position][1] for position in others)]
 
 
-def write(evaluation: Evaluation, labels: LabelMap, folder: Path, title: str) -> None:
-    """cases.csv, volumes.csv where whole volumes were judged, and samples.png."""
+def evenly(items: Sequence[Any], n: int) -> list[Any]:
+    """At most `n` of the items, evenly from all over the list."""
+    return [items[i * len(items) // n] for i in range(n)] if len(items) > n else list(items)
+
+
+def own_memory(view: Panel) -> Panel:
+    """A copy, so that one slice does not keep its volume in memory."""
+    truth = None if view.truth is None else view.truth.copy()
+    return replace(view, image=view.image.copy(), pred=view.pred.copy(), truth=truth)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def report_collisions(evaluation: Evaluation) -> None:
+    cases, pixels = len(evaluation.collisions), sum(evaluation.collisions.values())
+    worst = max(evaluation.collisions.items(), key=lambda item: item[1], default=("", 0))
+    most = f", most in {worst[0]}: {worst[1]}" if cases else ""
+    console.print(f"collisions {pixels} pixels in {cases} cases were claimed by several members{most}")
+
+
+def write_results(folder: Path, evaluation: Evaluation, name: str, manifest: Manifest, metric: Metric | None = None) -> None:
+    """Write cases.csv, volumes.csv where whole volumes were evaluated, samples.png and summary.json; print the summary.
+
+    `metric` is recorded in summary.json: an evaluation may use another than the run's config names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{name}{' (synthetic phantom data)' if manifest.is_phantom else ''}"
     evaluation.table.to_csv(folder / "cases.csv")
     if evaluation.volumes.rows:
         evaluation.volumes.to_csv(folder / "volumes.csv")
-    samples(evaluation.panels, labels, folder / "samples.png", title)
+    samples(evaluation.panels, manifest.labels, folder / "samples.png", title)
+    recorded = {} if metric is None else {"metric": metric.model_dump(mode="json")}
+    content = {"is_phantom": manifest.is_phantom, **recorded, "results": evaluation.summary.as_dict()}
+    write_text_atomic(folder / "summary.json", json.dumps(content, indent=1))
+    evaluation.summary.print(console, title)
+    console.print(f"per case   {folder / 'cases.csv'}\nfigures    {folder / 'samples.png'}")
+
+
+# --- benchmark: a second data set, never used to choose anything -------------------------------------------------------
+
+
+def find_benchmark(cfg: Train, trained: Manifest, facts: Facts) -> Manifest | None:
+    """The labelled cases of `benchmark` with the classes of the training, audited before it starts; None where none is named."""
+    if cfg.benchmark.root is None:
+        return None
+    root = str(Path(cfg.benchmark.root).expanduser().absolute())
+    data = cfg.data.model_copy(update={"root": root, "labels": cfg.benchmark.labels or cfg.data.labels, "exclude": []})
+    looked = look(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
+    seen = {fact.sha1: id_ for id_, fact in facts.items() if not fact.is_blank}
+    shared = [(id_, seen[fact.sha1]) for id_, fact in looked.facts.items() if fact.sha1 in seen]
+    problems = list(looked.problems)
+    if shared:
+        one, other = shared[0]
+        what = f"{len(shared)} of its images are in the data of the training too, such as {one} (there {other})"
+        problems.append(Problem("benchmark.root", what, "name images from elsewhere"))
+    raise_errors(problems)
+    return replace(looked.labelled, labels=benchmark_labels(looked.labelled.labels, trained.labels))
+
+
+def benchmark_labels(theirs: LabelMap, trained: LabelMap) -> LabelMap:
+    """The benchmark's label map with the training's classes in their order."""
+    try:
+        return match_labels(theirs, trained)
+    except SegkitError:
+        what = f"has classes {', '.join(theirs.classes)}, the training {', '.join(trained.classes)}"
+        fix = "name them alike, and what is not wanted background, with  benchmark.labels='{VALUE: CLASS, ...}'"
+        raise ProblemsFound([Problem("benchmark.labels", what, fix)]) from None
+
+
+def evaluate_benchmark(best: Predictor, manifest: Manifest, run: Path) -> None:
+    """Tables and figures of the finished checkpoint, in a folder of their own in the run."""
+    found = evaluate_cases(best, list(manifest), manifest.labels, {case.id: BENCHMARK for case in manifest})
+    found = found.without_absent("the benchmark", best.config.seed)
+    write_results(run / BENCHMARK, found, f"{best.card.config['name']} on {manifest.root}", manifest)

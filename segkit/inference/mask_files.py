@@ -1,4 +1,4 @@
-"""Masks that are files already, of any program, in place of a network: matched with their cases, and judged alike."""
+"""Masks on disk, written by any program, in place of a network: matched with their cases and evaluated alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segkit.data.io.volumes import VolumeMask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.slices import Slice, Volume
 from segkit.data.sources.base import Keyed, image_files, key_of, pair, unreadable
-from segkit.inference.batch import files_of, is_stack, slice_pictures
+from segkit.inference.batch import files_of, is_stack, slice_files
 from segkit.inference.inputs import Job, of_cases
 from segkit.inference.predictor import Prediction
 from segkit.inference.writers.masks import mask_paths
@@ -26,7 +26,7 @@ from segkit.system.errors import Problem, ProblemsFound, SegkitError
 
 OVERLAP = Metric(monitor="dice", mode="max", cases={"overlap": {"_target_": "segkit.metrics.overlap.Overlap"}})
 BESIDE = ("_overlay", "_probabilities")
-"""What `segkit predict` leaves beside a mask."""
+"""Names of what `segkit predict` writes beside a mask."""
 SHOWN = 5
 Masks = Mapping[str, Pixels]
 """Of one case: by the name of its plane in the data, which is empty where classes exclude each other."""
@@ -34,7 +34,7 @@ Masks = Mapping[str, Pixels]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the case table asks of a config."""
+    """The part of a config that an evaluation reads."""
 
     metric: Metric
     allow_targets: list[str]
@@ -43,7 +43,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Says of each case what its mask file holds, in the values of the data."""
+    """Reads the prediction for each case from its mask file, in the values of the data."""
 
     config: Rules
     labels: LabelMap
@@ -76,13 +76,13 @@ class MaskFiles:
 def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bool) -> dict[str, Masks]:
     """The masks of each case that has some. Raises ProblemsFound where one has none (unless `partial`) or lies on another grid."""
     if not folder.is_dir():
-        raise SegkitError(f"masks={folder} is no folder")
+        raise SegkitError(f"masks={folder} is not a folder")
     jobs = of_cases(manifest)
     there = Keyed.of((path for path in image_files(folder) if not stem(path).endswith(BESIDE)), folder).one
     files = {job.name: files_of_job(job, manifest.labels, there) for job in jobs}
     claims = Counter(path for paths in files.values() for path in paths)
     complete = [job for job in jobs if files[job.name] and all(claims[path] == 1 for path in files[job.name])]
-    problems = complaints(folder, jobs, complete, [key for key, path in there.items() if path not in claims], partial)
+    problems = unmatched(folder, jobs, complete, [key for key, path in there.items() if path not in claims], partial)
     found: dict[str, Masks] = {}
     for job in complete:
         try:
@@ -95,7 +95,7 @@ def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bo
 
 
 def files_of_job(job: Job, labels: LabelMap, there: Mapping[str, Path]) -> list[Path]:
-    """As `segkit predict` calls them, for a data set (by the case) or for a folder of images (by the image); [] where one lacks."""
+    """As `segkit predict` names them, for a data set (by the case) or for a folder of images (by the image); [] if one is missing."""
     name = unicodedata.normalize("NFC", job.name)
     ends = [key_of(part, Path())[len(name) :] for file in files_of(job, Path()) for part in mask_paths(file, labels)]
     image = unicodedata.normalize("NFC", job.source.with_name(stem(job.source)).as_posix()).split("/")
@@ -105,12 +105,12 @@ def files_of_job(job: Job, labels: LabelMap, there: Mapping[str, Path]) -> list[
     return []
 
 
-def complaints(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra: Sequence[str], partial: bool) -> list[Problem]:
+def unmatched(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra: Sequence[str], partial: bool) -> list[Problem]:
     have = {job.name for job in complete}
     missing = [job.name for job in jobs if job.name not in have]
     if not missing or (partial and have):
         return []
-    fix = "name each mask by its case" if extra else "add them, or judge the others alone with  partial=true"
+    fix = "name each mask by its case" if extra else "add them, or evaluate the others alone with  partial=true"
     problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {listed(missing)}", fix)]
     if extra:
         problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {listed(extra)}", "rename or remove them"))
@@ -122,20 +122,16 @@ def listed(names: Sequence[str]) -> str:
 
 
 def masks_of_job(job: Job, files: Sequence[Path], labels: LabelMap, orient: str | None) -> dict[str, Masks]:
-    """Of all its cases. Raises `ReadError` where a mask lies on another grid than its volume."""
+    """The masks of all its cases. Raises `ReadError` where a mask lies on another grid than its volume."""
     names = [next(raw for raw, name in labels.values if name == of) for of in labels.classes] if labels.overlap else [""]
-    pictures = [dict(zip(names, files[i : i + len(names)], strict=True)) for i in range(0, len(files), len(names))]
-    planes = [pair(job.like, picture, orient).masks if job.like else as_pictures(picture) for picture in pictures]
+    groups = [dict(zip(names, files[i : i + len(names)], strict=True)) for i in range(0, len(files), len(names))]
+    planes = [pair(job.like, group, orient).masks if job.like else {n: MaskFile(p) for n, p in group.items()} for group in groups]
     first, stack = job.cases[0], is_stack(job, job.cases)
-    if slice_pictures(job):
+    if slice_files(job):
         return {first.id: {name: Volume(tuple(plane[name] for plane in planes)) for name in names}}
     if first.dims == 2 and not stack:
         return {first.id: planes[0]}
-    whole = {name: VolumeMask(path, orient) for name, path in pictures[0].items()}
+    whole = {name: VolumeMask(path, orient) for name, path in groups[0].items()}
     if not stack:
         return {first.id: whole}
     return {case.id: {name: Slice(mask, case.position) for name, mask in whole.items()} for case in job.cases}
-
-
-def as_pictures(files: Mapping[str, Path]) -> Masks:
-    return {name: MaskFile(path) for name, path in files.items()}

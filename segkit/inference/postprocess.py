@@ -1,12 +1,12 @@
-"""What is done to a predicted mask before it counts: small things removed, holes filled, borders smoothed.
+"""From the network's probabilities to a mask on the grid of the image: restore, threshold, post-process.
 
-Steps work on one class at a time, in the order in which the config names them. Where classes exclude each other, what a step
-removes becomes background, and what it adds is taken from the background alone.
+Post-processing steps work on one class at a time, in the order of the config. Where classes exclude each other, what a step
+removes becomes background, and it adds pixels only where background was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,25 +15,100 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from segkit.config.schema import Inference
+from segkit.config.targets import instantiate
 from segkit.data.labels import LabelMap
+from segkit.data.transforms import geometry
 from segkit.metrics.head_circumference import fit_ellipse
+from segkit.system.errors import SegkitError, nearest
 
 Array = npt.NDArray[Any]
+Threshold = float | Mapping[str, float]
+"""For all classes, or by class (0.5 for those that are not named)."""
+
+
+def restore(probs: Array, steps: Sequence[geometry.Step], labels: LabelMap) -> Array:
+    """Bring probabilities (C, *s) of the network's grid to the original grid (C, *S); pixels it never saw are background."""
+    outside = np.zeros(len(probs), np.float32)
+    if labels.mode == "multiclass":
+        outside[0] = 1.0
+    return geometry.undo(steps, probs, outside)
+
+
+def decide(probs: Array, labels: LabelMap, threshold: Threshold) -> Array:
+    """Class indices (H, W) uint8 of exclusive maps (the likeliest; from `threshold` on if there is one class), else planes (K, H, W)."""
+    if labels.mode == "multiclass":
+        return likeliest(probs)
+    limits = np.array([threshold_of(name, threshold) for name in labels.classes], probs.dtype)
+    above: Array = (probs >= limits.reshape(-1, *[1] * (probs.ndim - 1))).astype(np.uint8)
+    return above if labels.overlap else above[0]
+
+
+def likeliest(probs: Array) -> Array:
+    """argmax over the first axis of (C, *S), row by row: numpy's own would need eight bytes for each index."""
+    out = np.empty(probs.shape[1:], np.uint8)
+    for i in range(len(out)):
+        out[i] = probs[:, i].argmax(axis=0)
+    return out
+
+
+def threshold_of(name: str, threshold: Threshold) -> float:
+    return float(threshold.get(name, 0.5)) if isinstance(threshold, Mapping) else float(threshold)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """From probabilities on the original grid to the mask: thresholds, then post-processing steps."""
+
+    labels: LabelMap
+    threshold: Threshold
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, config: Inference, labels: LabelMap, allow: Sequence[str]) -> Decision:
+        steps = tuple(instantiate(node, allow=allow) for node in config.postprocess.values() if node is not None)
+        check_classes(steps, labels, config.threshold)
+        return cls(labels, config.threshold, steps)
+
+    def __call__(self, probs: Array, pixel_mm: tuple[float, ...] = ()) -> Array:
+        return postprocess(decide(probs, self.labels, self.threshold), self.labels, self.steps, pixel_mm)
+
+
+def check_classes(steps: Sequence[Step], labels: LabelMap, threshold: Threshold) -> None:
+    """SegkitError where an unknown class is named, or a threshold that has no effect."""
+    named = {"inference.threshold": list(threshold) if isinstance(threshold, Mapping) else []}
+    named["inference.postprocess"] = [name for step in steps for name in step.classes or ()]
+    for key, names in named.items():
+        for name in names:
+            if name not in labels.classes:
+                hint = nearest(name, labels.classes) or f"available: {', '.join(labels.classes)}"
+                raise SegkitError(f"{key} names the class {name}; {hint}")
+    if labels.mode == "multiclass" and threshold != 0.5:
+        raise SegkitError("inference.threshold has no effect: the likeliest of exclusive classes is taken;   leave it at 0.5")
+
+
+def planes(mask: Array, labels: LabelMap) -> Array:
+    """One bool plane per class (K, *S), of a predicted or true mask; ignored pixels are in none."""
+    of_class = [mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes))]
+    return np.stack(of_class)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
 
 
 class Step(Protocol):
     """Any class with these members can be named in `inference.postprocess`."""
 
     classes: Sequence[str] | None
-    """To which it is applied; None: to all."""
+    """The classes it is applied to; None: all."""
 
     def __call__(self, mask: Array, pixel_mm: tuple[float, ...]) -> Array:
-        """bool (*S) -> bool (*S). `pixel_mm`: size of a pixel along each axis; empty where it is not known."""
+        """bool (*S) -> bool (*S). `pixel_mm`: size of a pixel along each axis; empty where it is unknown."""
 
 
 @dataclass(frozen=True)
 class LargestComponents:
-    """Keeps the `k` largest objects (touching by a corner is touching)."""
+    """Keep the `k` largest objects (pixels that touch by a corner are connected)."""
 
     k: int = 1
     classes: Sequence[str] | None = None
@@ -49,7 +124,7 @@ class LargestComponents:
 
 @dataclass(frozen=True)
 class MinimumSize:
-    """Removes objects of fewer than `px` pixels; `mm`: of less than so many mm2 (mm3), where the pixel size is known."""
+    """Remove objects of fewer than `px` pixels, and, where the pixel size is known, of less than `mm` mm2 (in volumes mm3)."""
 
     px: int = 0
     mm: float = 0.0
@@ -64,7 +139,7 @@ class MinimumSize:
 
 @dataclass(frozen=True)
 class FillHoles:
-    """Fills what a structure encloses; with `px`, holes of up to so many pixels only."""
+    """Fill enclosed holes; with `px`, only those of up to so many pixels."""
 
     px: int | None = None
     classes: Sequence[str] | None = None
@@ -79,7 +154,7 @@ class FillHoles:
 
 @dataclass(frozen=True)
 class Smooth:
-    """Rounds borders: a pixel belongs where more than half of its Gaussian neighbourhood of `sigma` pixels does."""
+    """Smooth borders: a pixel is foreground where a Gaussian of `sigma` pixels around it finds more than half foreground."""
 
     sigma: float = 2.0
     classes: Sequence[str] | None = None
@@ -90,7 +165,7 @@ class Smooth:
 
 @dataclass(frozen=True)
 class FitEllipse:
-    """The ellipse fitted to the border of the largest object, filled (fetal heads); the mask itself where none can be."""
+    """Replace the mask by the ellipse fitted to the border of its largest object, as for fetal heads; unchanged where none fits."""
 
     classes: Sequence[str] | None = None
 
@@ -106,7 +181,7 @@ class FitEllipse:
 
 
 def components(mask: Array) -> tuple[Array, Array]:
-    """Objects numbered from 1 in the shape of the mask, and their sizes in pixels."""
+    """Objects (*S), numbered from 1, and their sizes in pixels (n,)."""
     if mask.ndim == 2:
         n, objects, statistics, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
         return objects, statistics[1:n, cv2.CC_STAT_AREA]
@@ -115,7 +190,7 @@ def components(mask: Array) -> tuple[Array, Array]:
 
 
 def postprocess(mask: Array, labels: LabelMap, steps: Sequence[Step], pixel_mm: tuple[float, ...] = ()) -> Array:
-    """Class indices (*S) of exclusive classes, or planes (K, *S), after all steps."""
+    """Apply all steps to class indices (*S) of exclusive classes, or to planes (K, *S)."""
     for step in steps:
         for k, name in enumerate(labels.classes):
             if step.classes is None or name in step.classes:

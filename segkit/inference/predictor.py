@@ -1,8 +1,9 @@
-"""A checkpoint at work: images in, masks on their own grid out. Knows neither Lightning nor Hydra."""
+"""A trained checkpoint applied to images: masks on the grid of the image. Knows neither Lightning nor Hydra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,10 +17,11 @@ import torch
 from segkit.config.schema import Train
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
+from segkit.data.labels import LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
-from segkit.inference.decide import Decision, restore
+from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, copies
 from segkit.models.checkpoint import Card, load_model
@@ -37,14 +39,21 @@ READ_AHEAD = 4
 
 @dataclass(frozen=True)
 class Prediction:
-    """On the grid of the input image."""
+    """The prediction for one image, on the grid of that image; *S is (H, W), or (D, H, W) of a volume.
 
-    mask: Array  # (*S) uint8 class indices, or (K, *S) planes where classes overlap; S is (H, W) or (D, H, W)
-    probs: Array  # (C, *S) float32
-    image: Array  # (*S, C) as read
+    Attributes:
+        mask: (*S) uint8 class indices, 0 is background; (K, *S) uint8, one plane per class, where classes overlap.
+        probs: (C, *S) float32 in [0, 1]. C counts the background where classes exclude each other and there are several.
+        image: (*S, C) as read from disk.
+        pixel_mm: Size of a pixel along each axis of *S, in millimeters; empty where it is unknown.
+        collisions: Pixels that several members of a combination claimed.
+    """
+
+    mask: Array
+    probs: Array
+    image: Array
     pixel_mm: tuple[float, ...] = ()
     collisions: int = 0
-    """Pixels that several members of a combination claimed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class InMemory:
-    """The `Pixels` of an array that is there already."""
+    """The `Pixels` of an array."""
 
     array: Array
 
@@ -71,24 +80,50 @@ class InMemory:
         return self.array
 
 
-class Predictor:
-    """What `segkit.load` returns.
+class Predictor(ABC):
+    """Predicts masks of images: one checkpoint (`segkit.load`), an ensemble, a combination, or the folds of a cross-validation.
 
-    `predict` takes a file, or an array (H, W) or (H, W, C), of a volume (D, H, W) or (D, H, W, C), in the dtype that the
-    training images had on disk. Arrays have no pixel size and belong to no volume: where the training looked at these,
-    give a `Case`.
+    Images are files, arrays (H, W) or (H, W, C) (volumes (D, H, W) or (D, H, W, C)) in the dtype that the training images had
+    on disk, or cases of a manifest. Arrays have no pixel size and belong to no volume: where the training used these, pass a
+    `Case`.
+
+    Attributes:
+        card: What the checkpoint knows besides its weights: labels, channels, split, provenance.
+        config: The config of the training, with the overridden inference section.
+        labels: Classes of the masks.
     """
+
+    card: Card
+    config: Train
+    labels: LabelMap
+
+    def predict(self, image: Image) -> Prediction:
+        """Predict one image.
+
+        Raises:
+            SegkitError: The image has another number of channels or dimensions than the training images.
+        """
+        (prediction,) = self.predict_all([image])
+        return prediction
+
+    @abstractmethod
+    def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        """Predict many images, lazily and in order."""
+
+
+class CheckpointPredictor(Predictor):
+    """The predictor of one checkpoint, on one device."""
 
     def __init__(
         self,
         model: SegmentationModel,
         card: Card,
+        config: Train,
         hardware: Hardware,
         allow: Sequence[str] = (),
         inference: Mapping[str, Any] | None = None,
     ) -> None:
         self.card, self.hardware = card, hardware
-        config = card.train_config(allow)
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
         self.labels = card.label_map()
         self.intensity = Intensity(self.config.preprocess, card.top)
@@ -96,13 +131,9 @@ class Predictor:
         self.copies = copies(self.config.inference.tta, card.dims)
         self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)
 
-    def predict(self, image: Image) -> Prediction:
-        (prediction,) = self.predict_all([image])
-        return prediction
-
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        """Lazily, in order, reading ahead; images of equal size on the network's grid share a batch."""
-        ready = ahead(self._prepare, images)
+        """Reads ahead; images of equal size on the network's grid share a batch."""
+        ready = read_ahead(self._prepare, images)
         for group in batches(ready, self.config.inference.batch_size):
             stack = np.stack([one.pixels for one in group])
             for one, probs in zip(group, self._probabilities(stack), strict=True):
@@ -119,8 +150,8 @@ class Predictor:
             where = case.image.paths[0] if case.image.paths else "the image"
             offsets = self.config.data.neighbours
             if offsets != [0] and not case.volume:
-                way = "give a volume, or a data set with  data.root=FOLDER"
-                raise SegkitError(f"{where} is a single image, but this checkpoint sees the slices at {offsets} as channels;   {way}")
+                fix = "give a volume, or a data set with  data.root=FOLDER"
+                raise SegkitError(f"{where} is a single image, but this checkpoint takes the slices at {offsets} as channels;   {fix}")
             raise SegkitError(f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.card.channels})")
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps, case.pixel_mm)
@@ -146,12 +177,12 @@ def as_case(image: Image) -> Case:
 
 
 def window_of(config: Train) -> tuple[int, ...] | None:
-    """Of the sliding window; None: whole images."""
+    """Size of the sliding window; None: whole images."""
     return config.sampling.patch if config.inference.window == "auto" else config.inference.window
 
 
 def memory_order(model: SegmentationModel, channels_last: bool, dims: int) -> SegmentationModel:
-    """In the order that convolutions like, for images or volumes."""
+    """Channels last, where it is asked for: the memory order in which convolutions are fastest."""
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     return model.to(memory_format=last) if channels_last else model
 
@@ -163,21 +194,30 @@ def load(
     threads: str | int = "auto",
     allow: Sequence[str] = (),
     inference: Mapping[str, Any] | None = None,
-) -> Predictor:
-    """The predictor of a checkpoint or run folder. `precision` None: what the training used, where this machine has it.
+) -> CheckpointPredictor:
+    """Load a checkpoint for prediction.
 
-    `inference`: keys of that section that replace the checkpoint's, such as {"tta": "flips"}.
+    Args:
+        ckpt: A checkpoint file, a run folder (its best.ckpt), a shared folder, or `hf://OWNER/NAME` on the Hugging Face hub.
+        accelerator: "auto", "cpu", "gpu" or "mps".
+        precision: "auto", "32", "bf16" or "16"; None: that of the training, where this machine has it.
+        threads: Processor threads of torch, or "auto".
+        allow: Packages whose classes the checkpoint may name besides segkit's own and those it trusts.
+        inference: Keys of the inference section that replace the checkpoint's, such as `{"tta": "flips"}`.
+
+    Raises:
+        SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
     """
-    model, card = load_model(ckpt, allow)
+    model, card, config = load_model(ckpt, allow)
     hardware = Hardware.choose(accelerator, precision, threads)
     if precision is None and card.precision == "32":
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)
-    return Predictor(model, card, hardware, allow, inference)
+    return CheckpointPredictor(model, card, config, hardware, allow, inference)
 
 
-def ahead(function: Any, items: Iterable[T]) -> Iterator[Any]:
-    """`map`, computed a few items ahead in threads: decoding releases the GIL. Memory stays bounded."""
+def read_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map`, computed a few items ahead in threads, since decoding releases the GIL. Memory stays bounded."""
     iterator = iter(items)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(function, item) for item in islice(iterator, READ_AHEAD)]

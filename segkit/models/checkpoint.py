@@ -70,12 +70,13 @@ class Card:
         return asdict(self)
 
 
-def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False) -> SegmentationModel:
+def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False, config: Train | None = None) -> SegmentationModel:
     """The network that the card describes, with fresh weights; with pre-trained ones only where a training starts.
 
-    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with.
+    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with. `config`: the
+    card's, where it has been validated already.
     """
-    config, labels = card.train_config(allow), card.label_map()
+    config, labels = config or card.train_config(allow), card.label_map()
     node = config.model if pretrained else without_downloads(config.model)
     weights, node = node.get("weights"), {key: value for key, value in node.items() if key != "weights"}
     supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
@@ -179,17 +180,18 @@ def read_card(path: Path, content: Mapping[str, Any]) -> Card:
         raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
 
 
-def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Card]:
-    """The trained network in evaluation mode, and its card."""
+def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Card, Train]:
+    """The trained network in evaluation mode, its card, and the card's validated config."""
     path = find(ckpt)
     content = read(path)
     card = read_card(path, content)
-    model = build_model(card, allow)
+    config = card.train_config(allow)
+    model = build_model(card, allow, config=config)
     try:
         model.load_state_dict(model_weights(content))
     except (RuntimeError, KeyError) as error:
         raise SegkitError(f"{path}: its weights are not those of the network in its card: {first_line(error)}") from error
-    return model.eval(), card
+    return model.eval(), card, config
 
 
 def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data.dataset import Batch, CaseDataset
 from segkit.data.transforms.geometry import Step
-from segkit.inference.decide import Decision, restore
+from segkit.inference.postprocess import Decision, restore
 from segkit.inference.predictor import window_of
 from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segkit.cli.evaluate import Result, choose_cases, write_results
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.audit.audit import Prepared, data_fingerprint, prepare
@@ -22,7 +21,16 @@ from segkit.data.loader import naming_killed_workers
 from segkit.data.phantoms.base import MARK
 from segkit.data.samples import samples
 from segkit.inference import predictor
-from segkit.inference.evaluation import build_metrics, check_volumes, evaluate_cases
+from segkit.inference.evaluation import (
+    Result,
+    build_metrics,
+    check_volumes,
+    evaluate_benchmark,
+    evaluate_cases,
+    find_benchmark,
+    select_cases,
+    write_results,
+)
 from segkit.losses import Unaware, WeightedLoss, check_shares
 from segkit.metrics.summary import Summary
 from segkit.models import checkpoint
@@ -34,7 +42,6 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import CACHE, check_writable, read_json, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.progress import console
-from segkit.training.benchmark import find_benchmark, judge_benchmark
 from segkit.training.distributed import end_with_parent, training_together
 from segkit.training.hparams import record_hparams
 from segkit.training.module import SegmentationTask
@@ -159,7 +166,7 @@ def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> Segmentation
     """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
-    model = build_model(card, cfg.allow_targets, pretrained=starts_anew and cfg.init_from is None)
+    model = build_model(card, cfg.allow_targets, starts_anew and cfg.init_from is None, cfg)
     if cfg.init_from and starts_anew:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), card.label_map().classes)
         console.print(f"weights from {cfg.init_from}" + (f"; made anew: {', '.join(fresh)}" if fresh else ""))
@@ -274,15 +281,15 @@ def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: Segment
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
     """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    cases, sides = choose_cases(prepared.manifest, best.card, "val")
-    judged = evaluate_cases(best, cases, prepared.manifest.labels, sides)
-    write_results(run.path, judged, best.card.config["name"], prepared.manifest)
+    cases, subsets = select_cases(prepared.manifest, best.card, "val")
+    evaluation = evaluate_cases(best, cases, prepared.manifest.labels, subsets)
+    write_results(run.path, evaluation, best.card.config["name"], prepared.manifest)
     if benchmark:
-        judge_benchmark(best, benchmark, run.path)
+        evaluate_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
     if cfg.logger.tensorboard:
-        record_hparams(run.path, cfg, judged.summary)
-    return Result(run.path, judged.summary, run.best)
+        record_hparams(run.path, cfg, evaluation.summary)
+    return Result(run.path, evaluation.summary, run.best)
 
 
 def draw_curves(run: RunFolder, cfg: Train) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from segkit.cli.claim import CLAIM, claim
+from segkit.cli.predict import MARKER, check_output_folder
 from segkit.config.compose import compose
 from segkit.config.schema import InferenceOverride
 from segkit.data.labels import LabelMap
-from segkit.inference.decide import Decision
 from segkit.inference.ensemble import Combination, Ensemble, Member
-from segkit.inference.predictor import Predictor
+from segkit.inference.postprocess import Decision
+from segkit.inference.predictor import CheckpointPredictor, Predictor
 from segkit.models.checkpoint import Card
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
@@ -23,7 +23,7 @@ from tests.conftest import Cli
 LARGEST, HOLES = ({"_target_": f"segkit.inference.postprocess.{step}"} for step in ("LargestComponents", "FillHoles"))
 
 
-class Opened(Predictor):
+class Opened(CheckpointPredictor):
     """A checkpoint of which only the card and the settings matter."""
 
     def __init__(self, classes: dict[int, str], **inference: Any) -> None:
@@ -37,12 +37,12 @@ class Opened(Predictor):
 
 
 def settle(folder: Path, best: Predictor, *overrides: str) -> None:
-    """Claims the folder as `segkit predict` does."""
+    """Marks the folder as `segkit predict` does."""
     ckpt = folder.with_name("weights.ckpt")
     ckpt.write_bytes(b"the same everywhere")
     folder.mkdir(exist_ok=True)
     cfg: Any = compose("predict", [f"ckpt={ckpt}", "input=x", f"output={folder}", *overrides])
-    (folder / CLAIM).write_text(json.dumps(claim(cfg, best, [ckpt])))
+    (folder / MARKER).write_text(json.dumps(check_output_folder(cfg, best, [ckpt])))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_how_members_go_together_counts(tmp_path: Path) -> None:
 
 def test_folders_of_an_older_segkit_know_the_checkpoint_alone(tmp_path: Path) -> None:
     settle(tmp_path / "masks", Opened({1: "head"}))
-    note = tmp_path / "masks" / CLAIM
+    note = tmp_path / "masks" / MARKER
     old = {key: value for key, value in json.loads(note.read_text()).items() if key != "settings"}
     note.write_text(json.dumps(old))
     settle(tmp_path / "masks", Opened({1: "head"}, tta="flips"))

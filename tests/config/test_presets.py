@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import segkit
-from segkit.cli.evaluate import Result
 from segkit.config.compose import CONF, check, compose, groups
 from segkit.data.labels import LabelMap
+from segkit.inference.evaluation import Result
 from segkit.inference.predictor import load
 from segkit.models.checkpoint import Card, build_model
 from segkit.models.unet import UNet

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.cli.evaluate import evaluate, predict
+from segkit.cli.evaluate import evaluate
+from segkit.cli.predict import predict
 from segkit.config import compose
 from segkit.data.phantoms.base import write_png
 from segkit.system.errors import SegkitError

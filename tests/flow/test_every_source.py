@@ -18,7 +18,7 @@ from segkit.data.audit.audit import look
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.manifest import find
 from segkit.data.phantoms.base import command as phantom
-from segkit.inference.decide import planes
+from segkit.inference.postprocess import planes
 from segkit.inference.predictor import load
 
 SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))

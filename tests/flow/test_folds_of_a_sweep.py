@@ -15,8 +15,10 @@ import yaml
 
 from segkit.cli import calibrate as calibration
 from segkit.cli import compare
-from segkit.cli.evaluate import Result, evaluate, predict
+from segkit.cli.evaluate import evaluate
+from segkit.cli.predict import predict
 from segkit.config.compose import compose
+from segkit.inference.evaluation import Result
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, position
 from segkit.models import checkpoint

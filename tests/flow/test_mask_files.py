@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.cli.evaluate import Result, evaluate, predict
+from segkit.cli.evaluate import evaluate
+from segkit.cli.predict import predict
 from segkit.config import compose
 from segkit.data.audit.audit import examine
 from segkit.data.case import Manifest, encoded_mask
 from segkit.data.phantoms.base import write_png
 from segkit.inference.batch import files_of, is_stack, masks_of
+from segkit.inference.evaluation import Result
 from segkit.inference.inputs import of_cases
 from segkit.inference.writers.masks import write_mask
 from segkit.system.errors import ProblemsFound, SegkitError

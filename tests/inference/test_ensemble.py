@@ -13,9 +13,9 @@ import pytest
 
 import segkit
 from segkit.data.labels import LabelMap
-from segkit.inference.decide import Decision
 from segkit.inference.ensemble import Combination, Ensemble, Member
-from segkit.inference.predictor import Prediction, Predictor
+from segkit.inference.postprocess import Decision
+from segkit.inference.predictor import CheckpointPredictor, Prediction
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from tests.conftest import SMALL, Cli
@@ -23,7 +23,7 @@ from tests.conftest import SMALL, Cli
 RIVALS = {0: "background", 1: "left", 2: "right"}
 
 
-class Toy(Predictor):
+class Toy(CheckpointPredictor):
     """Says what it is told."""
 
     def __init__(self, card: Any, config: Any, values: dict[int, str], probs: np.ndarray, overlap: bool = False) -> None:

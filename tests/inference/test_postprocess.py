@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from segkit.data.labels import LabelMap
-from segkit.inference.decide import check
-from segkit.inference.postprocess import FillHoles, FitEllipse, LargestComponents, MinimumSize, Smooth, components, postprocess
+from segkit.inference.postprocess import (
+    FillHoles,
+    FitEllipse,
+    LargestComponents,
+    MinimumSize,
+    Smooth,
+    check_classes,
+    components,
+    postprocess,
+)
 from segkit.system.errors import SegkitError
 
 TWO = LabelMap.of({0: "background", 1: "a", 2: "b"})
@@ -90,9 +98,9 @@ def test_overlapping_classes_are_treated_each_by_itself() -> None:
 
 
 def test_a_class_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SegkitError, match="postprocess names the class c; there is a, b"):
-        check([LargestComponents(classes=["c"])], TWO, 0.5)
-    with pytest.raises(SegkitError, match="threshold names the class c; there is a, b"):
-        check([], PLANES, {"c": 0.3})
-    with pytest.raises(SegkitError, match="the likeliest is taken"):
-        check([], TWO, 0.3)
+    with pytest.raises(SegkitError, match="postprocess names the class c; available: a, b"):
+        check_classes([LargestComponents(classes=["c"])], TWO, 0.5)
+    with pytest.raises(SegkitError, match="threshold names the class c; available: a, b"):
+        check_classes([], PLANES, {"c": 0.3})
+    with pytest.raises(SegkitError, match="the likeliest of exclusive classes is taken"):
+        check_classes([], TWO, 0.3)

@@ -112,7 +112,7 @@ def test_init_from_takes_what_fits_and_says_what_it_made_anew(trained: Path) -> 
     path = checkpoint.find(trained)
     model = small_model(n_outputs=4)
     assert checkpoint.init_weights(model, path, ("a", "b", "c")) == ["head.conv.weight", "head.conv.bias"]
-    theirs, _ = checkpoint.load_model(path)
+    theirs, *_ = checkpoint.load_model(path)
     assert torch.equal(model.network.encoder[0].convs[0].conv.weight, theirs.network.encoder[0].convs[0].conv.weight)  # type: ignore[index,union-attr]
 
 

@@ -19,8 +19,8 @@ from pydicom.uid import generate_uid
 from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
 from segkit.data.views import by_volume
-from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
+from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Writer
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path

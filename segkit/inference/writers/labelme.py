@@ -19,8 +19,8 @@ import numpy as np
 
 from segkit.data.io.base import Array
 from segkit.data.io.images import ImageFile
-from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
+from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Writer
 from segkit.system.files import write_text_atomic
 

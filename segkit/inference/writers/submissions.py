@@ -18,8 +18,8 @@ from segkit.data.case import Pixels
 from segkit.data.io import rle
 from segkit.data.io.base import Array, ReadError
 from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
-from segkit.inference.decide import planes
 from segkit.inference.inputs import Job
+from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Submission
 from segkit.inference.writers.tables import Row
 from segkit.metrics.head_circumference import fit_ellipse

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from segkit.data.dataset import CaseDataset
 from segkit.data.samples import Panel, panel, sample_grid
-from segkit.inference.decide import planes
+from segkit.inference.postprocess import planes
 
 
 class Pictures(L.Callback):

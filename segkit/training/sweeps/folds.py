@@ -16,7 +16,6 @@ import yaml
 
 from segkit.cli.compare import read_table
 from segkit.config.schema import Metric
-from segkit.inference.decide import Decision
 from segkit.inference.predictor import Image, Prediction, Predictor, as_case
 from segkit.metrics.summary import Summary, interval, unit
 from segkit.metrics.table import CaseTable
@@ -117,14 +116,13 @@ class Folds:
 
 
 class OutOfFold(Predictor):
-    """A cross-validation as the predictor of its own cases, one fold in memory at a time. `load` opens one network or several as one."""
+    """A cross-validation as the predictor of its own cases, one fold in memory at a time. `load` loads one network, or several as one."""
 
     def __init__(self, folds: Folds, load: Callable[[Sequence[Path]], Predictor]) -> None:
         self.of_case, self.load = folds.judges(), load
         first = load(folds.ckpts[:1])
-        self.config, self.labels, self.hardware = first.config, first.labels, first.hardware
+        self.config, self.labels = first.config, first.labels
         self.card = replace(first.card, split={"train": [], "val": list(self.of_case), "test": []})
-        self.decide = Decision.of(self.config.inference, self.labels, self.config.allow_targets)
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         for ckpts, cases in groupby(map(as_case, images), key=lambda case: self.of_case[case.id]):

@@ -159,7 +159,7 @@ def test_a_file_that_is_cut_short_is_called_so(tmp_path: Path, save: Callable[[A
 
 
 def test_a_checkpoint_of_segkit_gives_its_network_alone(trained: Path) -> None:
-    model, _ = load_model(trained)
+    model, *_ = load_model(trained)
     found, expected = read(trained / "checkpoints" / "best.ckpt"), model.network.state_dict()
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
