@@ -254,7 +254,7 @@ def test_networks_of_another_split_are_no_folds(copied: Path) -> None:
     ("keys", "message"),
     [
         (("sweep=fould",), "there is no sweep fould; did you mean fold"),
-        (("sweep=fold", "subset=all"), "each fold has trained on other cases"),
+        (("sweep=fold", "subset=all"), "each fold was trained on other cases"),
         (("sweep=fold", "ckpt=x"), "exclude each other;   leave one out: ckpt or sweep"),
         (("sweep=fold", "masks=x"), "exclude each other;   leave one out: sweep or masks"),
         (("sweep=fold", "where={optimizer.lr: 1}"), "where.optimizer.lr: the sweep does not vary it; it varies nothing but folds"),

@@ -113,7 +113,7 @@ def test_several_processes_on_one_machine_tell_what_could_not_be_done(
     assert main([*predict, f"input={tmp_path / 'some'}", f"output={tmp_path / 'out'}", "hardware.devices=2"]) == 1
     told = capsys.readouterr().out
     assert "7 masks written" in told
-    assert "1 images could not be done" in told
+    assert "1 images could not be predicted" in told
     assert "some/8.png" in told
     assert main([*predict, f"output={tmp_path / 'whole'}"]) == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
