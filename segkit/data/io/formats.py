@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -119,11 +118,11 @@ def _opener(path: Path) -> Callable[[Path], Stored]:
 
 def _is_nifti(path: Path, head: bytes) -> bool:
     """Whether these first bytes are a NIfTI header; refuses one without its voxels."""
-    length = {struct.unpack(f"{order}i", head[:4])[0] for order in "<>"} if len(head) >= 4 else set()
-    magic = head[4:7] if 540 in length else head[344:347] if 348 in length else b""
-    if len(head) < _NIFTI_HEAD and length & {348, 540} and len(head) < max(length & {348, 540}):
+    lengths = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")} & {348, 540}
+    if len(head) < max(lengths, default=0):
         raise ReadError(path, "truncated (half a header)")
-    if _NIFTI_LENGTHS.get(magic) not in length:
+    magic = head[4:7] if 540 in lengths else head[344:347]
+    if _NIFTI_LENGTHS.get(magic) not in lengths:
         return False
     if magic.startswith(b"ni"):
         raise ReadError(path, "is a header whose voxels lie in another file (.img); save both as one .nii.gz")
@@ -152,8 +151,8 @@ def _open_nifti(path: Path) -> Stored:
         raise ReadError(path, f"damaged (claims {int(header['dim'][0])} dimensions)")
     header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1  # the standard: 0 means 1
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
-    x, y, z = (*map(int, header.get_data_shape()), 1, 1)[:3]
-    channels = prod(map(int, header.get_data_shape()[3:])) * len(header.get_data_dtype().fields or "1")
+    x, y, z, *further = (*map(int, header.get_data_shape()), 1, 1)
+    channels = prod(further) * len(header.get_data_dtype().fields or "1")
     affine = _nifti_affine(header)
     return Stored((x, y, z), channels, affine, lambda: _nifti_voxels(path, header, (x, y, z)), partial(_encode_nifti, header))
 
@@ -327,7 +326,7 @@ def _plain(path: Path, shape: tuple[int, ...], load: Callable[[], Array], encode
 
 def _npy_bytes(array: Array) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array(out, array, allow_pickle=False)
+    np.save(out, array, allow_pickle=False)
     return out.getvalue()
 
 

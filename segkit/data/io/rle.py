@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ Order = Literal["rows", "columns"]
 ORDERS: tuple[Order, ...] = ("rows", "columns")
 
 CLEARLY = 2.0
-"""How many times fewer connected components the right order has, at least. Real masks of bowel and stomach: 4 to 110, median 29."""
+"""The right order has fewer connected components by this factor at least. Real masks of bowel and stomach: 4 to 110, median 29."""
 
 
 class RunLengthError(ValueError):
@@ -32,7 +32,7 @@ class RunLengthError(ValueError):
 
 @dataclass(frozen=True)
 class RunLength:
-    """The `Pixels` of a code in the table `where`: 0 and `value`, (rows, columns) uint8. An empty code is an empty mask."""
+    """The `Pixels` of a code in the table `where`: (rows, columns) uint8 of 0 and `value`. An empty code is an empty mask."""
 
     code: str
     rows: int
@@ -128,23 +128,14 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
             header = [name.strip().lower() for name in next(reader, [])]
-            yield from _cells(reader, _places(path, header, columns))
+            if missing := [name for name in columns if name not in header]:
+                found = f"its columns are {', '.join(header)}" if any(header) else "the table is empty"
+                raise ReadError(path, f"has no column {' and no column '.join(missing)}; {found}")
+            places = [header.index(name) for name in columns]
+            for cells in filter(any, reader):
+                yield reader.line_num, [cells[i].strip() if i < len(cells) else "" for i in places]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReadError(path, f"is no table of comma-separated values ({error})") from error
-
-
-def _places(path: Path, header: list[str], columns: Sequence[str]) -> list[int]:
-    missing = [name for name in columns if name not in header]
-    if missing:
-        there = f"its columns are {', '.join(header)}" if any(header) else "the table is empty"
-        raise ReadError(path, f"has no column {' and no column '.join(missing)}; {there}")
-    return [header.index(name) for name in columns]
-
-
-def _cells(reader: Any, places: list[int]) -> Iterator[tuple[int, list[str]]]:
-    for cells in reader:
-        if any(cells):
-            yield reader.line_num, [cells[i].strip() if i < len(cells) else "" for i in places]
 
 
 def _shortened(code: str) -> str:
