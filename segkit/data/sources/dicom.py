@@ -1,10 +1,10 @@
 """DICOM: series of images (CT, MR, …) or single ones (CR, DX, US, MG), with DICOM-SEG or RTSTRUCT files as masks.
 
-    ROOT/**/*           files of any name in any folders; what they are is told by their headers
+    ROOT/**/*           files of any name in any folders; their headers say what they are
 
 A case is a slice; the slices of a series are a volume, ordered along their normal. A DICOM-SEG or RTSTRUCT belongs to the
 series it refers to, and each of its structures is a plane, named by its label: "Left Kidney" is left_kidney. A slice of such
-a series on which nothing is drawn has empty masks; a series that nothing refers to has none. Patients are told by PatientID.
+a series on which nothing is drawn has empty masks; a series that nothing refers to has none. PatientID is the patient.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from segkit.data.case import Case, Pixels, relative
@@ -28,14 +26,12 @@ from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import ct
 from segkit.data.sources.base import natural
-from segkit.system.errors import Problem, nearest
-
-Array = npt.NDArray[Any]
+from segkit.system.errors import Problem, Severity, nearest
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 NO_SLICES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.30")
-"""Secondary captures, dose and parametric maps: they have pixels, but are no slices of a scan."""
+"""Secondary captures, dose and parametric maps: they have pixels, but are not slices of a scan."""
 TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
     *("SeriesDescription", "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
@@ -45,9 +41,12 @@ THREADS = 8
 
 
 class Dicom:
-    """`series` chooses where a folder holds several of one patient: a SeriesInstanceUID or a SeriesDescription.
+    """Source of DICOM images and of the DICOM-SEG or RTSTRUCT files that refer to them.
 
-    `segments` keeps these structures only.
+    Args:
+        root: the folder with the files, in any subfolders.
+        series: the one to take where a folder holds several of one patient: a SeriesInstanceUID or a SeriesDescription.
+        segments: the structures to keep, by label; None keeps all.
     """
 
     def __init__(self, root: Path, series: str | None = None, segments: list[str] | None = None) -> None:
@@ -64,7 +63,7 @@ class Dicom:
         images, annotations = self._scanned()
         every = self._series(images)
         drawn = self._belonging(every, annotations)
-        chosen = [series for series in self._chosen(every, drawn) if self._is_sound(series)]
+        chosen = [series for series in self._chosen(every, drawn) if self._is_consistent(series)]
         self._check_segments(drawn)
         self._report_gaps(chosen, drawn)
         names = _names(every)
@@ -77,9 +76,9 @@ class Dicom:
     # finding files
 
     def _scanned(self) -> tuple[list[tuple[Path, Dataset]], list[Annotation]]:
-        """Headers of images, and annotations."""
+        """Read the headers of images, and the annotations."""
         if not self.root.is_dir():
-            self._say(str(self.root), "no such folder", "name the folder as data.root=...")
+            self.report(str(self.root), "no such folder", "name the folder as data.root=...")
             return [], []
         files = [path for path in _files(self.root) if dicom.claims_to_be_dicom(path)]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -97,10 +96,10 @@ class Dicom:
                 images.append((path, header))
         if left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
-            self._say(str(self.root), f"left out what is no slice of a scan: {kinds}", severity="note")
+            self.report(str(self.root), f"left out, as not slices of a scan: {kinds}", severity="note")
         if not images:
             fix = "data.root = the folder that holds them, in any subfolders"
-            self._say(str(self.root), f"no DICOM images in it ({len(files)} DICOM files)", fix)
+            self.report(str(self.root), f"no DICOM images in it ({len(files)} DICOM files)", fix)
         return images, annotations
 
     def _header(self, path: Path) -> Dataset | None:
@@ -110,45 +109,44 @@ class Dicom:
             return dicom.header(path) if has_frames else header
         except ReadError as error:
             if path.name != "DICOMDIR":
-                self._say_damaged(error)
+                self._report_damaged(error)
             return None
 
     def _annotation(self, path: Path, kind: str) -> list[Annotation]:
         try:
             annotation = structure_set(path) if kind == STRUCTURE_SET else segmentation(path)
         except ReadError as error:
-            self._say_damaged(error)
+            self._report_damaged(error)
             return []
         if annotation.left_out:
-            self._say(
-                self._shown(path), f"structures without closed contours are left out: {', '.join(annotation.left_out)}", severity="note"
-            )
+            what = f"structures without closed contours are left out: {', '.join(annotation.left_out)}"
+            self.report(path, what, severity="note")
         return [annotation]
 
     # what belongs together
 
     def _series(self, headers: list[tuple[Path, Dataset]]) -> list[Series]:
-        """Of one UID and patient; a multi-frame file is a series by itself."""
+        """Group images by series and patient; a multi-frame file is a series by itself."""
         grouped: dict[tuple[str, ...], list[tuple[Dataset, list[ImageHeader]]]] = defaultdict(list)
         seen: dict[str, Path] = {}
         for path, header in headers:
             uid = str(header.SOPInstanceUID)
             if uid in seen:
-                what = f"is the same image as {self._shown(seen[uid])} (SOPInstanceUID); left out"
-                self._say(self._shown(path), what, "move one of them away", "warning")
+                what = f"is the same image as {self.shown(seen[uid])} (SOPInstanceUID); left out"
+                self.report(path, what, "move one of them away", "warning")
                 continue
             seen[uid] = path
             try:
                 frames = images_of(path, header)
             except ReadError as error:
-                self._say_damaged(error)
+                self._report_damaged(error)
                 continue
             key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
             grouped[key].append((header, frames))
         every = [Series(members[0][0], [image for _, frames in members for image in frames]) for members in grouped.values()]
         if any(not series.patient for series in every):
             what = "images without PatientID: each study counts as a patient, which may put one on both sides of a split"
-            self._say(str(self.root), what, "write the PatientID into them, or split by a file of ids", "warning")
+            self.report(str(self.root), what, "write the PatientID into them, or split by a file of ids", "warning")
         return sorted(every, key=lambda series: (natural(series.base), series.uid, series.images[0].uid))
 
     def _belonging(self, every: list[Series], annotations: list[Annotation]) -> dict[Series, list[Annotation]]:
@@ -160,13 +158,13 @@ class Dicom:
                 own = [s for s in every if s.frame_of_reference and s.frame_of_reference == annotation.frame_of_reference]
             if not own:
                 which = f"series {min(annotation.series)}" if annotation.series else "images"
-                self._say(self._shown(annotation.path), f"refers to {which}, not in this folder", "add these images, or move it away")
+                self.report(annotation.path, f"refers to {which}, not in this folder", "add these images, or move it away")
             for series in own:
                 drawn[series].append(annotation)
         return drawn
 
     def _chosen(self, every: list[Series], drawn: dict[Series, list[Annotation]]) -> Iterator[Series]:
-        """All series, but of several scans of a patient in one folder those that are meant: by `series`, else by the masks."""
+        """Yield all series; of several scans of a patient in one folder only those that `series`, or else a mask, refers to."""
         places: dict[tuple[Path, str], list[Series]] = defaultdict(list)
         for series in every:
             if series.is_scan:
@@ -178,7 +176,7 @@ class Dicom:
             yield from meant
             if meant and (others := [series for series in here if series not in meant]):
                 what = f"left out, as masks or data.source.series name another series: {', '.join(map(str, others))}"
-                self._say(self._shown(folder), what, severity="note")
+                self.report(folder, what, severity="note")
 
     def _meant(self, folder: Path, here: list[Series], drawn: dict[Series, list[Annotation]]) -> list[Series]:
         if self.series is None:
@@ -191,38 +189,39 @@ class Dicom:
         listed = ", ".join(f"{letter}: {series}" for letter, series in zip("ABCDEFGH", here, strict=False)) + ", ..." * (len(here) > 8)
         why = "no mask says which is meant" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
         what = f"{count} series of one patient in one folder ({listed}), and {why}"
-        self._say(self._shown(folder), what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
+        self.report(folder, what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
         return []
 
-    def _is_sound(self, series: Series) -> bool:
-        """A stack has slices of one size and direction, one at a place."""
+    def _is_consistent(self, series: Series) -> bool:
+        """Whether the slices of a stack have one size and direction, one at a place; reports what is wrong."""
         if not series.is_stack:
             return True
-        where, first = self._shown(series.images[0].path), series.images[0]
+        first = series.images[0]
         if odd := [image for image in series.images if image.shape != first.shape]:
             sizes = [" x ".join(map(str, image.shape)) for image in (odd[0], first)]
             what = f"slices of one series differ in size: this one is {sizes[0]}, {first.path.name} is {sizes[1]}"
-            self._say(self._shown(odd[0].path), what, "move what does not belong away")
+            self.report(odd[0].path, what, "move what does not belong away")
             return False
         if not series.has_geometry:
             return True
         if odd := [image for image in series.images if not (first.grid and image.grid and first.grid.has_directions_of(image.grid))]:
-            what = f"slices of one series differ in direction: this one is turned against {first.path.name}"
-            self._say(self._shown(odd[0].path), what, "move what does not belong away")
+            what = f"slices of one series differ in direction: this one is rotated against {first.path.name}"
+            self.report(odd[0].path, what, "move what does not belong away")
             return False
         if twice := int((series.gaps < 0.01).sum()):
             what = f"{twice} slices of its series lie where another one lies: several phases, echoes or directions in one series?"
-            self._say(where, what, "keep one of them in the folder")
+            self.report(first.path, what, "keep one of them in the folder")
             return False
-        self._check_gaps(series, where)
+        self._check_gaps(series)
         return True
 
-    def _check_gaps(self, series: Series, where: str) -> None:
+    def _check_gaps(self, series: Series) -> None:
         off = np.abs(series.gaps - series.slice_mm)
         if off.size and off.max() > UNEVEN * series.slice_mm:
             i = int(off.argmax())
             apart = f"{series.gaps[i]:.2f} mm apart, others {series.slice_mm:.2f} mm"
-            self._say(where, f"slices {i} and {i + 1} of its series are {apart}: is one missing?", "copy the whole series again", "warning")
+            what = f"slices {i} and {i + 1} of its series are {apart}: is one missing?"
+            self.report(series.images[0].path, what, "copy the whole series again", "warning")
 
     # masks
 
@@ -231,24 +230,24 @@ class Dicom:
         for wanted in self.segments or []:
             if plane_name(wanted, 0) not in there:
                 fix = nearest(plane_name(wanted, 0), there) or "data.source.segments=null for all of them"
-                self._say("data.source.segments", f"no structure is called {wanted!r}; there are: {', '.join(there) or 'none'}", fix)
+                self.report("data.source.segments", f"{wanted!r} is not a structure; available: {', '.join(there) or 'none'}", fix)
 
     def _kept(self, annotation: Annotation) -> list[str]:
         wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
         return [plane for plane in annotation.planes if wanted is None or plane in wanted]
 
     def _report_gaps(self, chosen: list[Series], drawn: dict[Series, list[Annotation]]) -> None:
-        """A structure that some labelled series lack counts as empty there, which may not be meant."""
+        """Warn of structures that some labelled series lack: they count as empty there, which may not be intended."""
         labelled = [{plane for a in drawn[series] for plane in self._kept(a)} for series in chosen]
         labelled = [planes for planes in labelled if planes]
         for plane, count in sorted(Counter(plane for planes in labelled for plane in planes).items()):
             self._planes[plane] = None
             if count < len(labelled):
                 what = f"drawn in {count} of {len(labelled)} series with masks, and taken as empty in the others"
-                self._say(f"structure {plane}", what, "say which ones are wanted: data.source.segments=[...]", "warning")
+                self.report(f"structure {plane}", what, "say which ones are wanted: data.source.segments=[...]", "warning")
 
     def _masks(self, series: Series, annotations: list[Annotation]) -> dict[str, list[Pixels]]:
-        """Plane: a mask for each slice."""
+        """Return by plane a mask for each slice."""
         masks: dict[str, list[Pixels]] = {}
         drawn_in: dict[str, Annotation] = {}
         for annotation in annotations:
@@ -257,15 +256,15 @@ class Dicom:
                 continue
             for plane in self._kept(annotation):
                 if plane in masks:
-                    what = f"draws {plane} of a series of which {self._shown(drawn_in[plane].path)} draws it too"
-                    self._say(self._shown(annotation.path), what, "keep one of them")
+                    what = f"draws {plane} of a series of which {self.shown(drawn_in[plane].path)} draws it too"
+                    self.report(annotation.path, what, "keep one of them")
                     continue
                 drawn_in[plane] = annotation
                 masks[plane] = [_plane(annotation, image, placed[plane, i]) for i, image in enumerate(series.images)]
         return masks
 
     def _placed(self, series: Series, annotation: Annotation) -> dict[tuple[str, int], list[Piece]] | None:
-        """Pieces by plane and slice. None, with a problem, where they do not lie on the series."""
+        """Return pieces by plane and slice; None, with a problem, where they do not lie on the series."""
         placed: dict[tuple[str, int], list[Piece]] = defaultdict(list)
         for piece in annotation.pieces:
             if (i := series.index(piece)) is not None:
@@ -276,29 +275,29 @@ class Dicom:
         if lost and not placed:
             wrong = f"none of its {lost} {noun} lies on a slice of the series that it refers to"
         if wrong:
-            self._say(self._shown(annotation.path), wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
+            self.report(annotation.path, wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
             return None
         if lost:
             what = f"{lost} of {len(annotation.pieces)} {noun} lie on no slice of the series that is here"
-            self._say(self._shown(annotation.path), what, "copy the whole series", "warning")
+            self.report(annotation.path, what, "copy the whole series", "warning")
         return placed
 
-    # what to say
+    # problems
 
-    def _shown(self, path: Path) -> str:
+    def shown(self, path: Path) -> str:
         shown = relative(path, self.root)
         return str(path) if shown == "." else shown
 
-    def _say(self, where: str, what: str, fix: str = "", severity: Any = "error") -> None:
-        self.problems.append(Problem(where, what, fix, severity))
+    def report(self, where: Path | str, what: str, fix: str = "", severity: Severity = "error") -> None:
+        self.problems.append(Problem(self.shown(where) if isinstance(where, Path) else where, what, fix, severity))
 
-    def _say_damaged(self, error: ReadError) -> None:
-        self._say(self._shown(error.path), error.reason, "copy it again, or move it away")
+    def _report_damaged(self, error: ReadError) -> None:
+        self.report(error.path, error.reason, "copy it again, or move it away")
 
     # phantom
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        """One folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
+        """Write one folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
         ct.write_dicom(root, n, seed)
 
 
@@ -313,7 +312,7 @@ def _is_one_of(uid: str, families: tuple[str, ...]) -> bool:
 
 
 def _names(every: list[Series]) -> dict[Series, str]:
-    """PatientID_SeriesNumber, and a few letters that stand for the UID where that is not enough."""
+    """Return PatientID_SeriesNumber, followed by six digits of a hash of the UID where that is not unique."""
     count = Counter(series.base for series in every)
     own = {series: hashlib.sha256(f"{series.uid} {series.images[0].uid}".encode()).hexdigest()[:6] for series in every}
     return {series: series.base if count[series.base] == 1 else f"{series.base}_{own[series]}" for series in every}
@@ -333,13 +332,13 @@ def _case(series: Series, name: str, i: int, image: ImageHeader, masks: dict[str
 
 
 def _key(series: Series, here: list[Series]) -> str:
-    """The description where it is enough to tell them apart."""
+    """Return the description where it is unique, else the UID."""
     own = [other for other in here if other.description == series.description]
     return f"'{series.description}'" if series.description and len(own) == 1 else series.uid
 
 
 def _misplaced(series: Series, annotation: Annotation, placed: dict[tuple[str, int], list[Piece]]) -> str:
-    """What is wrong with where the pieces lie on the slices that they name; empty where nothing is."""
+    """Return why the pieces do not lie on the slices that they name; empty where they do."""
     if annotation.is_contours and not series.has_geometry:
         return "its contours are in millimetres, but its images do not say where they lie (no ImagePositionPatient)"
     for (_, i), pieces in placed.items():

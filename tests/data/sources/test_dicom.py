@@ -197,7 +197,7 @@ def test_segments_keeps_the_wanted_structures(one: Path) -> None:
 
 def test_an_unknown_segment_is_told_with_the_near_one(one: Path) -> None:
     _, problems = read(one, segments=["livre"])
-    assert errors(problems) == ["data.source.segments: no structure is called 'livre'; there are: kidney, liver; did you mean liver?"]
+    assert errors(problems) == ["data.source.segments: 'livre' is not a structure; available: kidney, liver; did you mean liver?"]
 
 
 def test_contours_are_filled_and_a_contour_within_another_is_a_hole(one: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_structure_in_two_files_is_told(one: Path) -> None:
         ({"Rows": 40}, "slices of one series differ in size: this one is 40 x 96, ct_000.dcm is 80 x 96"),
         (
             {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
-            "slices of one series differ in direction: this one is turned against ct_000.dcm",
+            "slices of one series differ in direction: this one is rotated against ct_000.dcm",
         ),
         (
             {"ImagePositionPatient": [-180, -150, 0]},
@@ -331,7 +331,7 @@ def test_localizers_and_secondary_captures_are_left_out_with_a_note(one: Path) -
     assert len(cases) == 5
     (note,) = problems
     assert note.severity == "note"
-    assert note.what == "left out what is no slice of a scan: 1 Secondary Capture Image Storage, 1 localizer"
+    assert note.what == "left out, as not slices of a scan: 1 Secondary Capture Image Storage, 1 localizer"
 
 
 def test_radiographs_of_one_series_are_images_by_themselves(one: Path) -> None:
@@ -363,16 +363,16 @@ def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
     assert read(tmp_path)[1] == [Problem(str(tmp_path), "no DICOM images in it (0 DICOM files)", fix)]
 
 
-def test_a_thousand_slices_are_one_series(one: Path) -> None:
+def test_the_files_of_a_long_scan_are_one_series(one: Path) -> None:
     dataset = pydicom.dcmread(one / "patient_000" / "ct_000.dcm")
     (one / "patient_000" / "seg.dcm").unlink()
     for path in (one / "patient_000").iterdir():
         path.unlink()
-    for i in range(1000):
+    for i in range(150):
         dataset.SOPInstanceUID, dataset.ImagePositionPatient = f"1.2.3.{i}", [0, 0, i]
         dataset.save_as(one / f"{i}", enforce_file_format=True)
     cases, problems = read(one)
-    assert (len(cases), problems) == (1000, [])
+    assert (len(cases), problems) == (150, [])
 
 
 def test_the_liver_of_the_real_sample(real_data: Path) -> None:
