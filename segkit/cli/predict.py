@@ -25,11 +25,10 @@ from segkit.inference.batch import Done, Wanted, predict_jobs
 from segkit.inference.ensemble import Combination, JointPredictor
 from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
-from segkit.system.devices import take_share, visible_gpus
+from segkit.system.environment import Shard, take_share, visible_gpus
 from segkit.system.errors import SegkitError, raise_errors
-from segkit.system.files import CACHE, check_writable, read_json, sha256_of, write_bytes_atomic, write_text_atomic
+from segkit.system.files import CACHE, check_writable, read_json, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
 from segkit.system.hardware import choose_device, usable_cores
-from segkit.system.parts import Part, write_text_if_new
 from segkit.system.processes import INTERRUPTED, die_with
 from segkit.system.progress import console
 
@@ -42,7 +41,7 @@ PATIENCE_S = 20.0
 def predict(cfg: Predict) -> int:
     """Write masks for new images, or for a part of them. Exit code 1 where an image could not be predicted."""
     check_writable(Path(cfg.output), ELSEWHERE)
-    part = Part.named(cfg.part)
+    part = Shard.named(cfg.part)
     done = predict_shard(cfg, part) if cfg.hardware.devices == 1 else predict_parallel(cfg, part)
     n = done.written + done.skipped + len(done.problems)
     share = f"part {part}, {n} of {done.of} images{'' if n else ', nothing to do'}: " if part else ""
@@ -59,7 +58,7 @@ def predict(cfg: Predict) -> int:
     return 1 if done.problems else 0
 
 
-def predict_shard(cfg: Predict, part: Part | None) -> Done:
+def predict_shard(cfg: Predict, part: Shard | None) -> Done:
     """Predict in this process."""
     predictor, ckpts = load_predictor(cfg)
     if predictor.card.is_phantom:
@@ -83,10 +82,10 @@ def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def predict_parallel(cfg: Predict, part: Part | None) -> Done:
+def predict_parallel(cfg: Predict, part: Shard | None) -> Done:
     """Predict with one process per device. SegkitError where one failed as a whole; the others end first, and their masks stay."""
     n = cfg.hardware.devices
-    shards = [(part or Part(1, 1)).piece(i + 1, n) for i in range(n)]
+    shards = [(part or Shard(1, 1)).piece(i + 1, n) for i in range(n)]
     with TemporaryDirectory() as folder, running(cfg, shards, Path(folder)) as processes:
         for process in processes:
             process.wait()
@@ -101,7 +100,7 @@ def predict_parallel(cfg: Predict, part: Part | None) -> Done:
     )
 
 
-def result(shard: Part, process: subprocess.Popen[bytes], folder: Path) -> Done:
+def result(shard: Shard, process: subprocess.Popen[bytes], folder: Path) -> Done:
     """What the process of a shard has left: what it did, or the message of its error."""
     report = folder / str(shard.number)
     if not report.exists():
@@ -114,7 +113,7 @@ def result(shard: Part, process: subprocess.Popen[bytes], folder: Path) -> Done:
 
 
 @contextmanager
-def running(cfg: Predict, shards: Sequence[Part], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def running(cfg: Predict, shards: Sequence[Shard], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """A process for each shard; none of them outlives the block, however it ends."""
     n, gpus = cfg.hardware.devices, gpus_of(cfg.hardware)
     threads = max(1, usable_cores() // n) if cfg.hardware.threads == "auto" else cfg.hardware.threads

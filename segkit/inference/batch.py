@@ -32,9 +32,9 @@ from segkit.inference.writers.masks import (
     write_probabilities,
 )
 from segkit.inference.writers.tables import Table
+from segkit.system.environment import Shard
 from segkit.system.errors import Problem, SegkitError, first_line
 from segkit.system.files import is_full
-from segkit.system.parts import Part
 from segkit.system.progress import track
 
 Array = npt.NDArray[Any]
@@ -73,7 +73,7 @@ def predict_jobs(
     output: Path,
     wanted: Wanted,
     begin: Callable[[], object] = lambda: None,
-    part: Part | None = None,
+    part: Shard | None = None,
 ) -> Done:
     """Write masks of all jobs, or of a part of them, below `output`; masks that exist are skipped. `begin` is called after all
     checks, before anything is written."""

@@ -1,22 +1,28 @@
-"""The machine and the job around this process: ranks under torchrun and srun, versions, git, the command line."""
+"""The machine and the job around this process: ranks, shards and devices under torchrun and SLURM, versions, git, the command line."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segkit.system.addresses import without_password
 from segkit.system.errors import SegkitError
 
+T = TypeVar("T")
+NO_SHARD = "part=auto needs a SLURM array job, srun or torchrun;   name the part: part=1/4"
 PARENT = "SEGKIT_TRAINING_OF"
 """Environment variable of a process that another one has started to share its training: the id of that process."""
 TRIAL = "SEGKIT_TRIAL"
@@ -109,6 +115,112 @@ def layout(devices: int | str, num_nodes: int | str, there: int, usual: int, kin
     if n > there:
         raise SegkitError(f"trainer.devices={n}, but this process may use {there} {kind};   use  trainer.devices={there}")
     return n, started.machines if started else 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `of` shares of a long list that jobs divide without knowing of each other: `part=1/4` takes the first of four.
+
+    The share of a case follows from its place in the list alone, so that a job that was killed finds its own again.
+    `number` counts from 1.
+    """
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def named(cls, text: str | None) -> Shard | None:
+        """The shard of `1/4` or `auto`; None means everything."""
+        if text is None:
+            return None
+        if text == "auto":
+            shard = from_environment(os.environ)
+            take_local_device(os.environ)
+            return shard
+        number, of = text.split("/")
+        return cls(int(number), int(of))
+
+    def share(self, items: Sequence[T], unit: Callable[[T], str]) -> list[T]:
+        """Every `of`-th unit, such as a volume with all its slices, which are read together."""
+        places = {name: place for place, name in enumerate(dict.fromkeys(map(unit, items)))}
+        return [item for item in items if places[unit(item)] % self.of == self.number - 1]
+
+    def piece(self, number: int, of: int) -> Shard:
+        """Every `of`-th unit of this shard."""
+        return Shard(self.number + self.of * (number - 1), self.of * of)
+
+    def overlaps(self, other: Shard) -> bool:
+        """Whether a long list has units that are in both."""
+        return (self.number - other.number) % math.gcd(self.of, other.of) == 0
+
+
+def is_whole(shards: Iterable[Shard]) -> bool:
+    """Whether shards none of which overlaps another are everything: 1/2, 2/4 and 4/4."""
+    return sum(Fraction(1, shard.of) for shard in shards) == 1
+
+
+def from_environment(environment: Mapping[str, str]) -> Shard:
+    """The shard of an array job, of the processes that torchrun or srun started, or of both. Raises `SegkitError` elsewhere."""
+    array, process = of_array(environment), of_processes(environment)
+    if array is None:
+        if process is None:
+            raise SegkitError(NO_SHARD)
+        return process
+    return array if process is None else array.piece(process.number, process.of)
+
+
+def of_array(environment: Mapping[str, str]) -> Shard | None:
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return None
+    task, count = int(environment["SLURM_ARRAY_TASK_ID"]), int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    first, step = int(environment.get("SLURM_ARRAY_TASK_MIN", task)), int(environment.get("SLURM_ARRAY_TASK_STEP") or "1")
+    number, odd = divmod(task - first, step)
+    if odd or number >= count:
+        raise SegkitError(
+            f"part=auto: job {task} of an array of {count} from {first} on, with gaps;   number it without (--array=0-{count - 1})"
+        )
+    return Shard(number + 1, count)
+
+
+def of_processes(environment: Mapping[str, str]) -> Shard | None:
+    """torchrun's ranks before srun's, whose tasks may each be a torchrun. A batch script itself is no srun step."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank in environment and size in environment:
+            return Shard(int(environment[rank]) + 1, int(environment[size]))
+    return None
+
+
+def take_local_device(environment: Mapping[str, str]) -> None:
+    """One of the GPUs that all processes of this machine see; torchrun's take their share of the cores as well, srun binds its own."""
+    if "LOCAL_RANK" in environment:
+        take_share(int(environment["LOCAL_RANK"]), int(environment.get("LOCAL_WORLD_SIZE", "1")), visible_gpus())
+    elif "SLURM_LOCALID" in environment and len(gpus := visible_gpus()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(environment["SLURM_LOCALID"]) % len(gpus)]
+
+
+def take_share(worker: int, n_workers: int, gpus: list[str]) -> None:
+    """Bind this process, and all that it starts, to share `worker` of `n_workers`. Fewer devices than workers: shared by turns."""
+    if n_workers == 1:
+        return
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[worker::n_workers] or [cores[worker % len(cores)]])
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[worker::n_workers] or [gpus[worker % len(gpus)]])
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs, from the driver's own tool: CUDA, once started, would not survive a fork."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
+    return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def now() -> str:

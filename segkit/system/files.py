@@ -63,6 +63,21 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_text_if_new(path: Path, text: str) -> bool:
+    """Whether there was no such file. Of any number of jobs that ask at once only one hears so, and none reads half of it."""
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    write_text_atomic(whole, text)
+    try:
+        path.hardlink_to(whole)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: as good as it can be
+        write_text_atomic(path, text)
+    finally:
+        whole.unlink()
+    return True
+
+
 def check_writable(folder: Path, fix: str) -> None:
     """SegkitError unless files can be made in `folder`, which need not be there yet. Found by making one: modes say little, to root
     nothing. It leaves nothing behind."""

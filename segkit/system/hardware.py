@@ -13,7 +13,6 @@ from typing import Literal
 import psutil
 import torch
 
-from segkit.config.schema import Trainer
 from segkit.system.environment import job, layout
 from segkit.system.errors import SegkitError
 
@@ -44,15 +43,14 @@ class Hardware:
         return self.processes * self.machines
 
     @classmethod
-    def of_training(cls, wanted: Trainer) -> Hardware:
-        """SegkitError where there are fewer devices than asked for."""
-        device = choose_device(wanted.accelerator)
-        there = count_devices(device)
-        n, machines = layout(
-            wanted.devices, wanted.num_nodes, there, 1 if device == "cpu" else there, "core(s)" if device == "cpu" else "GPU(s)"
-        )
-        name = device_name(device)
-        return cls(device, name, choose_precision(device, wanted.precision), share_of_cores(wanted.threads, n), n, machines)
+    def of_training(
+        cls, accelerator: Accelerator, precision: str, threads: str | int, devices: str | int, num_nodes: str | int
+    ) -> Hardware:
+        """The choices for a training, from the values of `trainer`. Raises `SegkitError` where there are fewer devices than asked for."""
+        device = choose_device(accelerator)
+        found, is_cpu = count_devices(device), device == "cpu"
+        n, machines = layout(devices, num_nodes, found, 1 if is_cpu else found, "core(s)" if is_cpu else "GPU(s)")
+        return cls(device, device_name(device), choose_precision(device, precision), share_of_cores(threads, n), n, machines)
 
     @classmethod
     def choose(cls, accelerator: Accelerator, precision: str | None, threads: str | int) -> Hardware:

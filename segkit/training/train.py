@@ -68,7 +68,8 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
     cfg = resumed.config(cfg.allow_targets) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
     check_sense(cfg)
-    hardware = Hardware.of_training(cfg.trainer)
+    asked = cfg.trainer
+    hardware = Hardware.of_training(asked.accelerator, asked.precision, asked.threads, asked.devices, asked.num_nodes)
     check_devices(cfg, hardware)
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)

@@ -44,6 +44,11 @@ def config(*overrides: str) -> Train:
     return cfg
 
 
+def hardware_of(cfg: Train) -> Hardware:
+    asked = cfg.trainer
+    return Hardware.of_training(asked.accelerator, asked.precision, asked.threads, asked.devices, asked.num_nodes)
+
+
 def test_a_process_that_was_started_alone_is_the_first() -> None:
     assert (env.job(), env.rank(), env.is_child(), env.job_name()) == (None, 0, False, None)
 
@@ -107,19 +112,19 @@ def test_a_torchrun_without_a_name_asks_for_one(monkeypatch: pytest.MonkeyPatch)
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "usable_cores", lambda: 8)
-    two = Hardware.of_training(config("trainer=cpu", "trainer.devices=2").trainer)
+    two = hardware_of(config("trainer=cpu", "trainer.devices=2"))
     assert (two.processes, two.threads, two.world) == (2, 4, 2)
     assert "2 processes of 4 threads" in str(two)
-    assert Hardware.of_training(config("trainer=cpu", "trainer.devices=auto").trainer).world == 1
-    assert Hardware.of_training(config("trainer=cpu", "trainer.devices=2", "trainer.threads=1").trainer).threads == 1
+    assert hardware_of(config("trainer=cpu", "trainer.devices=auto")).world == 1
+    assert hardware_of(config("trainer=cpu", "trainer.devices=2", "trainer.threads=1")).threads == 1
     assert [hardware.loader_workers("auto", "cuda", False, n) for n in (1, 2, 8)] == [7, 3, 1]
     started_by(monkeypatch, SRUN)  # which binds each task to cores of its own
-    assert Hardware.of_training(config("trainer=cpu").trainer).threads == 8
+    assert hardware_of(config("trainer=cpu")).threads == 8
 
 
 def test_more_processes_than_cores_are_refused_before_anything_is_read() -> None:
     with pytest.raises(SegkitError, match=r"trainer\.devices=1000, but this process may use \d+ core\(s\);   use  trainer\.devices="):
-        Hardware.of_training(config("trainer=cpu", "trainer.devices=1000").trainer)
+        hardware_of(config("trainer=cpu", "trainer.devices=1000"))
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from segkit.data.manifest import find, name_labels
 from segkit.data.measures import MEDIAN
 from segkit.data.splits import Split, check_split, make_split
 from segkit.data.statistics import CaseFacts, data_fingerprint, measure, scan
+from segkit.system.environment import Shard
 from segkit.system.errors import Problem, ProblemsFound, Severity, raise_errors
 from segkit.system.files import CACHE, write_bytes_atomic, write_text_atomic
-from segkit.system.parts import Part
 from segkit.system.progress import console
 
 __all__ = ["CaseFacts", "Prepared", "audit", "command", "data_fingerprint", "prepare", "scan"]
@@ -113,7 +113,7 @@ def _in_error(manifest: Manifest, problems: Sequence[Problem]) -> dict[str, str]
 
 def command(cfg: schema.Audit) -> int:
     """`segkit audit`: 1 where there are errors. That a sound data set cannot be split by itself is none; a split that was asked for is."""
-    part = Part.named(cfg.part)
+    part = Shard.named(cfg.part)
     if part is not None:
         return measure_part(cfg, part)
     looked = look(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
@@ -130,7 +130,7 @@ def command(cfg: schema.Audit) -> int:
     return int(any(problem.severity == "error" for problem in looked.problems))
 
 
-def measure_part(cfg: schema.Audit, part: Part) -> int:
+def measure_part(cfg: schema.Audit, part: Shard) -> int:
     """Reads a share of the files for the audit of them all, which finds their facts in the cache."""
     found = find(cfg.data, cfg.seed, cfg.allow_targets, CACHE)
     mine = part.share(found.cases, lambda case: case.volume or case.id)

@@ -16,8 +16,8 @@ from segkit.data.labels import LabelMap
 from segkit.data.slices import Channels, Volume
 from segkit.inference.inputs import Job
 from segkit.inference.writers.tables import Row, Table
+from segkit.system.environment import Shard
 from segkit.system.errors import Problem
-from segkit.system.parts import Part
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Target:
     """`data.neighbours`: which channels of an image are its own slice."""
     outline_px: float = 0.0
     """How far the border of the masks lies outside the true one (see `segkit.metrics.head_circumference.HeadCircumference`)."""
-    part: Part | None = None
+    part: Shard | None = None
     """The part of the images that this process predicts."""
 
     def images(self, job: Job) -> list[Pixels]:

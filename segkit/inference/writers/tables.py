@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 from segkit.data.sources.base import natural
+from segkit.system.environment import Shard, is_whole
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_text_atomic
-from segkit.system.parts import Part, is_whole
 
 PARTS, ENDED = ".parts", "ended"
 SECONDS, SHARE = 30.0, 0.05
@@ -29,7 +29,7 @@ Rows = dict[str, list[Row]]
 class Table:
     """A table that grows. Rows of an older file stay for images that are not predicted again."""
 
-    def __init__(self, output: Path, file: str, header: Row, part: Part | None = None) -> None:
+    def __init__(self, output: Path, file: str, header: Row, part: Shard | None = None) -> None:
         self.output, self.header = output, header
         self.path = output / file if part is None else folder_of(output, part) / file
         self._new: Rows = {}
@@ -53,7 +53,7 @@ class Table:
         self._due = now + max(SECONDS, (now - began) / SHARE)
 
 
-def folder_of(output: Path, part: Part) -> Path:
+def folder_of(output: Path, part: Shard) -> Path:
     return output / PARTS / f"{part.number}-of-{part.of}"
 
 
@@ -88,7 +88,7 @@ def write_rows(path: Path, header: Row, rows: Rows) -> None:
 # parts
 
 
-def begin(output: Path, part: Part | None, overwrite: bool = False) -> None:
+def begin(output: Path, part: Shard | None, overwrite: bool = False) -> None:
     """Remove the marks of ended parts that share images with this one.
 
     To overwrite, remove all marks if one of these exists: then this part is the first of a new prediction.
@@ -101,7 +101,7 @@ def begin(output: Path, part: Part | None, overwrite: bool = False) -> None:
         mark.unlink(missing_ok=True)
 
 
-def end(output: Path, part: Part | None) -> bool:
+def end(output: Path, part: Shard | None) -> bool:
     """Merge the tables unless other parts are running. Two parts that end at the same moment write the same."""
     if part is not None:
         write_text_atomic(folder_of(output, part) / ENDED, "")
@@ -112,10 +112,10 @@ def end(output: Path, part: Part | None) -> bool:
     return True
 
 
-def ended(output: Path) -> dict[Path, Part]:
+def ended(output: Path) -> dict[Path, Shard]:
     """Return the parts that have ended, by their marks. None overlaps another, see `begin`."""
     marks = output.glob(f"{PARTS}/*-of-*/{ENDED}")
-    return {mark: Part(*map(int, mark.parent.name.split("-of-"))) for mark in marks}
+    return {mark: Shard(*map(int, mark.parent.name.split("-of-"))) for mark in marks}
 
 
 def merge(output: Path, file: str) -> None:

@@ -22,7 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from segkit.system.devices import take_share, visible_gpus
+from segkit.system.environment import take_share, visible_gpus
 from segkit.system.errors import first_line
 from segkit.system.processes import INTERRUPTED, last_line, leaving_traceback, redirected, run_apart, signals_held
 from segkit.training.sweeps.storage import try_lock

@@ -1,4 +1,4 @@
-"""A list that several jobs share: nothing twice, nothing left out, whoever numbers the jobs."""
+"""Shards of a list: nothing twice, nothing left out, whoever numbers the jobs."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from pathlib import Path
 import pytest
 
 from segkit.config.compose import compose
+from segkit.system.environment import Shard, from_environment, is_whole
 from segkit.system.errors import ProblemsFound, SegkitError
-from segkit.system.parts import Part, from_environment, is_whole, write_text_if_new
+from segkit.system.files import write_text_if_new
 
 NAMES = [f"{volume}{z}" for volume in "abcdefg" for z in range(3)]
 
 
 def test_every_item_is_in_one_part_with_all_of_its_unit() -> None:
-    shares = [Part(i, 3).share(NAMES, lambda name: name[0]) for i in (1, 2, 3)]
+    shares = [Shard(i, 3).share(NAMES, lambda name: name[0]) for i in (1, 2, 3)]
     assert sorted(name for share in shares for name in share) == NAMES
     assert shares[0] == [f"{volume}{z}" for volume in "adg" for z in range(3)]
-    assert Part(9, 9).share(NAMES, lambda name: name[0]) == []
+    assert Shard(9, 9).share(NAMES, lambda name: name[0]) == []
 
 
 def test_pieces_of_a_part_are_that_part() -> None:
     """So jobs may divide theirs as they like."""
-    for part in (Part(1, 1), Part(1, 2), Part(3, 3)):
+    for part in (Shard(1, 1), Shard(1, 2), Shard(3, 3)):
         pieces = [part.piece(k, 3).share(NAMES, str) for k in (1, 2, 3)]
         assert sorted(name for piece in pieces for name in piece) == part.share(NAMES, str)
 
 
 def test_what_overlaps_and_what_is_everything() -> None:
-    every = [Part(i, of) for of in range(1, 7) for i in range(1, of + 1)]
+    every = [Shard(i, of) for of in range(1, 7) for i in range(1, of + 1)]
     held = {part: set(part.share(range(60), str)) for part in every}
     for part, other in product(every, every):
         assert part.overlaps(other) == bool(held[part] & held[other])
     for parts in combinations(every, 3):
         if not any(part.overlaps(other) for part, other in combinations(parts, 2)):
             assert is_whole(parts) == (set().union(*(held[part] for part in parts)) == set(range(60)))
-    assert is_whole([Part(1, 2), *(Part(2, 2).piece(k, 3) for k in (1, 2, 3))])
+    assert is_whole([Shard(1, 2), *(Shard(2, 2).piece(k, 3) for k in (1, 2, 3))])
     assert not is_whole([])
 
 
@@ -50,21 +51,21 @@ def array(task: int, first: int, count: int, step: int = 1) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("environment", "part"),
     [
-        (array(0, 0, 4), Part(1, 4)),
-        (array(7, 1, 4, 2), Part(4, 4)),
-        (array(7, 7, 1), Part(1, 1)),  # one job of the array once more does all that is missing
-        ({"RANK": "3", "WORLD_SIZE": "8"}, Part(4, 8)),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Part(2, 2)),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}, Part(4, 8)),
-        ({**array(2, 1, 3), "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Part(5, 6)),
+        (array(0, 0, 4), Shard(1, 4)),
+        (array(7, 1, 4, 2), Shard(4, 4)),
+        (array(7, 7, 1), Shard(1, 1)),  # one job of the array once more does all that is missing
+        ({"RANK": "3", "WORLD_SIZE": "8"}, Shard(4, 8)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Shard(2, 2)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}, Shard(4, 8)),
+        ({**array(2, 1, 3), "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Shard(5, 6)),
     ],
 )
-def test_auto_asks_who_started_the_jobs(environment: dict[str, str], part: Part) -> None:
+def test_auto_asks_who_started_the_jobs(environment: dict[str, str], part: Shard) -> None:
     assert from_environment(environment) == part
 
 
 def test_auto_where_nobody_numbered_the_jobs_or_left_gaps() -> None:
-    with pytest.raises(SegkitError, match="no SLURM array job, no srun step and no torchrun"):
+    with pytest.raises(SegkitError, match="part=auto needs a SLURM array job, srun or torchrun"):
         from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})  # a batch script, not an srun step
     with pytest.raises(SegkitError, match="gaps"):
         from_environment(array(9, 1, 3))
