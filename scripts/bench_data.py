@@ -68,15 +68,14 @@ def training_rate(size: list[int]) -> float:
     """Images a second of the classic U-Net's training step, batch 4, with segkit's own choices for this machine."""
     import torch
 
-    from segkit.losses import WeightedLoss
-    from segkit.losses.dice import dice_loss
+    from segkit.losses import DiceLoss, WeightedLoss
     from segkit.models.unet import UNet
     from segkit.system.hardware import Hardware
 
     hardware = Hardware.choose("auto", "auto", "auto")
     hardware.prepare_process()
     model = UNet(1, 1).to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = WeightedLoss({"dice": dice_loss("binary")}, {}, "binary")
+    loss = WeightedLoss({"dice": DiceLoss("binary")}, {}, "binary")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     image = torch.rand(4, 1, *size, device=hardware.device).contiguous(memory_format=torch.channels_last)
     mask = torch.randint(0, 2, (4, *size), dtype=torch.uint8, device=hardware.device)

@@ -19,7 +19,7 @@ from segkit.config.schema import Models
 from segkit.config.targets import instantiate, keywords_of
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import Normalizer, SegmentationModel
-from segkit.models.smp import TIMM, TRANSFORMER, Architecture, encoder_names, smp_network, weights_on_offer
+from segkit.models.smp import SMP, TIMM, TRANSFORMER, Architecture, encoder_names, weights_on_offer
 from segkit.system.errors import SegkitError, first_line, nearest
 from segkit.system.progress import console, track
 
@@ -90,12 +90,12 @@ def matches(name: str, pattern: str) -> bool:
 
 def architecture_row(arch: Architecture, cfg: Models) -> Row:
     encoder = TRANSFORMER if arch == "DPT" else "resnet34"
-    row = count(arch, partial(smp_network, cfg.channels, 1, arch, encoder), cfg)
+    row = count(arch, partial(SMP, cfg.channels, 1, arch, encoder), cfg)
     return replace(row, remark=row.remark or f"with {encoder}")
 
 
 def encoder_row(name: str, cfg: Models) -> Row:
-    build = partial(smp_network, cfg.channels, 1, cast("Architecture", cfg.arch), name)
+    build = partial(SMP, cfg.channels, 1, cast("Architecture", cfg.arch), name)
     row = count(name, build, cfg, device="cpu" if name.startswith("mit_") else "meta")  # which look at values while being built
     return replace(row, remark=row.remark or ", ".join(weights_on_offer(name)) or "no weights")
 

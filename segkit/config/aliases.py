@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 ALIASES: dict[str, str] = {
-    "segkit.metrics.rand.CellScores": "segkit.metrics.topology.CellScores",
-    "segkit.metrics.ellipse.HeadCircumference": "segkit.metrics.head_circumference.HeadCircumference",
-    "segkit.losses.region.tversky_loss": "segkit.losses.overlap.tversky_loss",
-    "segkit.losses.region.jaccard_loss": "segkit.losses.overlap.jaccard_loss",
-    "segkit.losses.region.mcc_loss": "segkit.losses.overlap.mcc_loss",
-    "segkit.losses.boundary.boundary_loss": "segkit.losses.distance.boundary_loss",
-    "segkit.losses.boundary.hausdorff_loss": "segkit.losses.distance.hausdorff_loss",
+    "segkit.losses.boundary.boundary_loss": "segkit.losses.BoundaryLoss",
+    "segkit.losses.boundary.hausdorff_loss": "segkit.losses.HausdorffLoss",
+    "segkit.losses.cross_entropy.cross_entropy_loss": "segkit.losses.CrossEntropyLoss",
+    "segkit.losses.dice.dice_loss": "segkit.losses.DiceLoss",
+    "segkit.losses.lovasz.lovasz_loss": "segkit.losses.LovaszLoss",
+    "segkit.losses.pixelwise.focal_loss": "segkit.losses.FocalLoss",
+    "segkit.losses.pixelwise.mse_loss": "segkit.losses.MSELoss",
+    "segkit.losses.region.jaccard_loss": "segkit.losses.JaccardLoss",
+    "segkit.losses.region.mcc_loss": "segkit.losses.MCCLoss",
+    "segkit.losses.region.tversky_loss": "segkit.losses.TverskyLoss",
+    "segkit.metrics.centreline.Centreline": "segkit.metrics.Centerline",
+    "segkit.metrics.confusion.Confusion": "segkit.metrics.Confusion",
+    "segkit.metrics.ellipse.HeadCircumference": "segkit.metrics.HeadCircumference",
+    "segkit.metrics.objects.ObjectScores": "segkit.metrics.ObjectScores",
+    "segkit.metrics.overlap.Overlap": "segkit.metrics.Overlap",
+    "segkit.metrics.rand.CellScores": "segkit.metrics.CellScores",
+    "segkit.metrics.surface.Surface": "segkit.metrics.Surface",
+    "segkit.metrics.uw_madison.UWMadison": "segkit.metrics.UWMadison",
+    "segkit.metrics.volume_error.VolumeError": "segkit.metrics.VolumeError",
+    "segkit.metrics.volumes.VolumeDice": "segkit.metrics.VolumeDice",
+    "segkit.models.multitask.MultiTaskUNet": "segkit.models.MultiTaskUNet",
+    "segkit.models.smp.smp_network": "segkit.models.SMP",
+    "segkit.models.unet.UNet": "segkit.models.UNet",
 }
 """Old name -> present public name."""
 
-KEYWORDS: dict[str, dict[str, str]] = {}
+_ABSENT = {"over": "absent_classes"}
+KEYWORDS: dict[str, dict[str, str]] = {
+    "segkit.losses.CrossEntropyLoss": {"hardest": "topk_fraction"},
+    **{f"segkit.losses.{name}": _ABSENT for name in ("DiceLoss", "JaccardLoss", "TverskyLoss", "MCCLoss")},
+}
 """Present public name -> {old keyword: present keyword}."""
 
+VALUES: dict[str, dict[str, str]] = {"over": {"all": "zero", "present": "skip", "strict": "formula"}}
+"""Old keyword -> {old value: present value}."""
 
-def renamed(node: object) -> object:
-    """A config node, at any depth, with old names of targets and their keywords replaced by the present ones."""
+
+def renamed(node: object, typed: bool = False) -> object:
+    """A config node, at any depth, with old names of targets and their keywords replaced by the present ones.
+
+    With `typed` a node that names a present target keeps its keywords: what is typed today must be spelled as today.
+    """
     if isinstance(node, list | tuple):
-        return [renamed(inner) for inner in node]
+        return [renamed(inner, typed) for inner in node]
     if not isinstance(node, dict):
         return node
-    out = {key: renamed(value) for key, value in node.items()}
-    if isinstance(target := out.get("_target_"), str):
-        out["_target_"] = target = ALIASES.get(target, target)
-        keywords = KEYWORDS.get(target, {})
-        out = {keywords.get(key, key): value for key, value in out.items()}
-    return out
+    out = {key: renamed(value, typed) for key, value in node.items()}
+    target = out.get("_target_")
+    if not isinstance(target, str) or (typed and target not in ALIASES):
+        return out
+    present = ALIASES.get(target, target)
+    keywords = KEYWORDS.get(present, {})
+    values = {key: VALUES[key].get(str(value), value) if key in VALUES and key in keywords else value for key, value in out.items()}
+    return {**{keywords.get(key, key): value for key, value in values.items()}, "_target_": present}
+
+
+def keyword_hint(target: str, keyword: str, prefix: str = "") -> str:
+    """'did you mean loss.parts.dice.absent_classes?' for a keyword that has another name by now, else ''."""
+    new = KEYWORDS.get(target, {}).get(keyword)
+    return f"did you mean {prefix}{new}?" if new else ""

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from segkit.config.aliases import keyword_hint
 from segkit.config.messages import section
 from segkit.config.schema import COMMANDS
 from segkit.config.targets import keywords_of
@@ -181,7 +182,8 @@ def _missing(
         names += keywords
     if not parents:
         names += [group for group in groups if not group.startswith("hydra/")]
-    close = nearest(part, names, "".join(f"{parent}." for parent in parents))
+    prefix = "".join(f"{parent}." for parent in parents)
+    close = keyword_hint(str(target), part, prefix) or nearest(part, names, prefix)
     if close:
         rest = "".join(f".{later}" for later in parts[depth + 1 :])
         return Problem(key, f"no such key; {close[:-1]}{rest}?")

@@ -19,15 +19,18 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from segkit.config import messages
-from segkit.config.aliases import renamed
+from segkit.config.aliases import keyword_hint, renamed
 from segkit.config.signatures import Absent, Signature, Unreadable, signature
 from segkit.system.errors import Problem, SegkitError, nearest
 
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
     "segkit.data.sources.",
+    "segkit.models.UNet",
+    "segkit.models.SMP",
+    "segkit.models.MultiTaskUNet",
     "segkit.models.unet.UNet",
-    "segkit.models.smp.smp_network",
+    "segkit.models.smp.SMP",
     "segkit.models.multitask.MultiTaskUNet",
     "segkit.losses.",
     "segkit.metrics.",
@@ -41,7 +44,8 @@ ALLOWED = (
 
 
 def is_allowed(name: str, allow: Sequence[str] = ()) -> bool:
-    return name.startswith(ALLOWED) or _is_own(name, allow)
+    """Entries of ALLOWED that end in a dot are packages, the others exact names."""
+    return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in ALLOWED) or _is_own(name, allow)
 
 
 def _is_own(name: str, allow: Sequence[str]) -> bool:
@@ -114,7 +118,7 @@ def _way_in(target: str, allow: Sequence[str] = ()) -> str:
     package = target.split(".")[0]
     inside = [prefix for prefix in ALLOWED if prefix.startswith(f"{package}.")]
     if inside:
-        return f"allowed are  {', '.join(f'{prefix}*' for prefix in inside)}"
+        return f"allowed are  {', '.join(f'{entry}*' if entry.endswith('.') else entry for entry in inside)}"
     own = package not in sys.stdlib_module_names
     return f"add  allow_targets=[{','.join([*allow, package])}]" if own else ""
 
@@ -139,7 +143,7 @@ def _check_call(
         elif key in found.parameters:
             problems += _check_value(value, found.parameters[key].type, where)
         elif not found.open:
-            hint = nearest(key, set(found.parameters) - ours, f"{path}.")
+            hint = keyword_hint(target, key, f"{path}.") or nearest(key, set(found.parameters) - ours, f"{path}.")
             problems.append(Problem(where, f"{name} takes no {key}; {hint}" if hint else f"{name} takes no {key}"))
     for key, parameter in found.parameters.items():
         if parameter.required and key not in values and key not in ours:

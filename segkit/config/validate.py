@@ -99,7 +99,7 @@ def _complete(saved: Mapping[str, Any], defaults: Mapping[str, Any], model: type
 
 def checked(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
     """`problems` are known ones; their keys are not complained about again."""
-    container = fitted_to_dims(container)
+    container = fitted_to_dims(cast("dict[str, Any]", renamed(container, typed=True)))
     model, found = messages.fit(COMMANDS[command], container)
     known = {problem.where for problem in problems}
     problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]

@@ -1,9 +1,7 @@
-"""Losses that know how far a wrong pixel is from the border, by distance maps of the truth (and of the prediction).
+"""Losses that weigh a wrong pixel by its distance to the border.
 
-Kervadec et al., Boundary loss for highly unbalanced segmentation, 2019. arXiv:1812.07032. Karimi and Salcudean, Reducing the
-Hausdorff distance in medical image segmentation with convolutional neural networks, 2019. arXiv:1904.10030.
-Distances are in pixels of the network's grid; maps are made on the processor, without gradient. Where a structure touches
-ignored pixels, that is a border to them.
+Distances are in pixels of the network's grid; distance maps are computed on the CPU, without gradient. Where a structure
+touches ignored pixels, that is a border to them.
 """
 
 from __future__ import annotations
@@ -26,39 +24,52 @@ Array = npt.NDArray[Any]
 
 
 class DistanceLoss(nn.Module):
-    """Mean of a map (B, K, *S) over the pixels that count, of the structures without the background."""
+    """Mean of `of_pixel` over the pixels that count, of the structures without the background.
 
-    def __init__(self, mode: Mode, of_pixel: Callable[[Tensor, Tensor], Tensor]) -> None:
+    `forward` takes logits (B, C, *S) and a target as `prepare` makes it.
+    """
+
+    def __init__(self, mode: Mode) -> None:
         super().__init__()
-        self.mode, self.of_pixel = mode, of_pixel
+        self.mode = mode
+
+    def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
+        """Probabilities and target -> loss of each pixel, all (B, K, *S)."""
+        raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         first = int(self.mode == "multiclass")
-        truth, counted = planes(target, logits, self.mode)
-        probs, truth, counted = probabilities(logits, self.mode)[:, first:], truth[:, first:], counted.expand_as(truth)[:, first:]
-        return (self.of_pixel(probs, truth) * counted).sum() / counted.sum().clamp_min(1)
+        target, counted = planes(target, logits, self.mode)
+        probs, target, counted = probabilities(logits, self.mode)[:, first:], target[:, first:], counted.expand_as(target)[:, first:]
+        return (self.of_pixel(probs, target) * counted).sum() / counted.sum().clamp_min(1)
 
 
-def boundary_loss(mode: Mode) -> nn.Module:
-    """Probability times signed distance to the border, negative inside; an image without the structure counts as 0.
+class BoundaryLoss(DistanceLoss):
+    """Probability times signed distance to the border, negative inside (Kervadec et al., 2019. arXiv:1812.07032).
 
-    It may fall below zero. Meant to be added to a loss of overlap, with a small weight.
-    """
-    return DistanceLoss(mode, lambda probs, truth: probs * maps(truth > 0.5, signed).to(probs))
-
-
-def hausdorff_loss(mode: Mode, alpha: float = 2.0) -> nn.Module:
-    """Squared error times (distance to the border of the truth ** alpha + of the prediction ** alpha) (eq. 8).
-
-    Here distances are shares of the image's diagonal, so that the loss does not grow with the square of its size.
+    In pixels; it may fall below zero. Meant to be added to a loss of overlap with a small weight. An image without the
+    structure counts as 0.
     """
 
-    def of_pixel(probs: Tensor, truth: Tensor) -> Tensor:
-        diagonal = math.hypot(*truth.shape[2:])
-        of_truth, of_prediction = (maps(mask > 0.5, unsigned).to(probs) / diagonal for mask in (truth, probs))
-        return (probs - truth) ** 2 * (of_truth**alpha + of_prediction**alpha)
+    def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
+        return probs * maps(target > 0.5, signed).to(probs)
 
-    return DistanceLoss(mode, of_pixel)
+
+class HausdorffLoss(DistanceLoss):
+    """Squared error times (distance to the target's border ** alpha + to the prediction's ** alpha).
+
+    Equation 8 of Karimi and Salcudean, 2019. arXiv:1904.10030. Here distances are shares of the image's diagonal, so that
+    the loss does not grow with the square of its size.
+    """
+
+    def __init__(self, mode: Mode, alpha: float = 2.0) -> None:
+        super().__init__(mode)
+        self.alpha = alpha
+
+    def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
+        diagonal = math.hypot(*target.shape[2:])
+        of_target, of_prediction = (maps(mask > 0.5, unsigned).to(probs) / diagonal for mask in (target, probs))
+        return (probs - target) ** 2 * (of_target**self.alpha + of_prediction**self.alpha)
 
 
 def maps(masks: Tensor, of_mask: Callable[[Array], Array]) -> Tensor:
@@ -83,7 +94,7 @@ def unsigned(mask: Array) -> Array:
 
 
 def distance(mask: Array) -> Array:
-    """Of each pixel of `mask` to the nearest outside of it, float32; 0 where there is nothing outside."""
+    """Distance of each pixel of `mask` to the nearest outside of it, float32; 0 where there is nothing outside."""
     if mask.all():
         return np.zeros(mask.shape, np.float32)
     if mask.ndim == 2:

@@ -1,12 +1,8 @@
-"""Losses of overlap between soft masks and truth, a score a class: Dice, Jaccard, Tversky, Matthews' correlation.
-
-Milletari et al., V-Net, 2016. arXiv:1606.04797. Salehi et al., Tversky loss, 2017. arXiv:1706.05721. Abraham and Khan, focal
-Tversky loss, 2019. arXiv:1810.07842. Abhishek and Hamarneh, MCC loss, 2021. arXiv:2010.13454.
-"""
+"""Losses of overlap between soft masks and the target, one score a class: Dice, Jaccard, Tversky, Matthews' correlation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,110 +11,157 @@ from torch import Tensor, nn
 from segkit.data.labels import Mode
 from segkit.losses.base import class_weights_of, planes, probabilities
 
-Over = Literal["all", "present", "strict"]
-"""Which classes a mean is over, where some do not occur. all: of every class, an absent one counts as 0; present: of those that
-occur; strict: of every class, an absent one by the formula, which is 1 as soon as any pixel is taken for it."""
-Score = Callable[[Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]
-"""Soft masks, truth, counted pixels, each (B, C, N), and the axes to sum over -> score by class (and image)."""
+AbsentClasses = Literal["zero", "skip", "formula"]
 SMALLEST = 1e-7
 
 
-class RegionLoss(nn.Module):
-    """1 - score (its negative logarithm with `log_loss`), to the `power`, averaged over classes."""
+class OverlapLoss(nn.Module):
+    """1 - score (its negative logarithm with `log_loss`), to the `power`, averaged over classes. Range 0..1 without them.
+
+    Args:
+        mode: binary, multiclass or multilabel.
+        absent_classes: a class that does not occur in the batch (or image) counts as 0 (`zero`), is left out of the mean
+            (`skip`), or counts by the formula, which is 1 as soon as any pixel is predicted (`formula`).
+        background: whether the background is one of the classes of a multiclass target.
+        per_image: score each image, instead of the batch as one.
+        class_weights: weights in the mean by class name, 1 where none is given.
+        classes: names of the classes, without the background.
+
+    `forward` takes logits (B, C, *S) and a target as `prepare` makes it; ignored pixels (255) count nowhere.
+    """
 
     weights: Tensor | None
 
     def __init__(
         self,
-        score: Score,
         mode: Mode,
-        over: Over = "all",
+        absent_classes: AbsentClasses = "zero",
         background: bool = True,
         per_image: bool = False,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
         log_loss: bool = False,
         power: float = 1.0,
-        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.score, self.mode, self.over, self.power, self.log_loss = score, mode, over, power, log_loss
+        self.mode, self.absent_classes, self.log_loss, self.power = mode, absent_classes, log_loss, power
         self.axes = (2,) if per_image else (0, 2)
         self.first = int(mode == "multiclass" and not background)
+        weights = class_weights_of(class_weights, classes, mode)
         self.register_buffer("weights", weights[1:] if weights is not None and mode == "binary" else weights, persistent=False)
 
+    def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        """Soft masks, target and counted pixels, each (B, C, N) -> score (C,), or (B, C) with `per_image`."""
+        raise NotImplementedError
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        truth, counted = planes(target, logits, self.mode)
-        probs, truth, counted = (x[:, self.first :].flatten(2) for x in (probabilities(logits, self.mode), truth, counted.expand_as(truth)))
-        score = self.score(probs * counted, truth * counted, counted, self.axes)  # (C,) or (B, C)
+        target, counted = planes(target, logits, self.mode)
+        maps = (probabilities(logits, self.mode), target, counted.expand_as(target))
+        probs, target, counted = (x[:, self.first :].flatten(2) for x in maps)
+        score = self.score(probs * counted, target * counted, counted)
         loss = -score.clamp_min(SMALLEST).log() if self.log_loss else 1 - score
         loss = loss if self.power == 1 else loss.clamp_min(SMALLEST) ** self.power
-        occurs = ((truth * counted).sum(self.axes) > 0).to(loss.dtype)
+        occurs = ((target * counted).sum(self.axes) > 0).to(loss.dtype)
         weights = torch.ones_like(loss) if self.weights is None else self.weights[self.first :].to(loss).expand_as(loss)
-        chosen = loss if self.over == "strict" else loss * occurs
-        among = weights * occurs if self.over == "present" else weights
+        chosen = loss if self.absent_classes == "formula" else loss * occurs
+        among = weights * occurs if self.absent_classes == "skip" else weights
         return (chosen * weights).sum() / among.sum().clamp_min(SMALLEST)
 
-
-def overlap(alpha: float, beta: float, smooth: float) -> Score:
-    """Tversky index: true positives over themselves, `alpha` times the false positives and `beta` times the false negatives."""
-
-    def score(probs: Tensor, truth: Tensor, counted: Tensor, axes: tuple[int, ...]) -> Tensor:
+    def tversky(self, probs: Tensor, target: Tensor, alpha: float, beta: float, smooth: float) -> Tensor:
+        """True positives over themselves, `alpha` times the false positives and `beta` times the false negatives."""
         from segmentation_models_pytorch.losses._functional import soft_tversky_score
 
-        index: Tensor = soft_tversky_score(probs, truth, alpha, beta, smooth, SMALLEST, axes)
+        index: Tensor = soft_tversky_score(probs, target, alpha, beta, smooth, SMALLEST, self.axes)
         return index
 
-    return score
+
+class DiceLoss(OverlapLoss):
+    """Soft Dice: 1 - (2 TP + smooth) / (P + T + smooth) (Milletari et al., V-Net, 2016. arXiv:1606.04797).
+
+    Args:
+        smooth: added to numerator and denominator.
+        log_loss: return -log(Dice) instead of 1 - Dice.
+
+    The others are those of `OverlapLoss`.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        smooth: float = 0.0,
+        log_loss: bool = False,
+        absent_classes: AbsentClasses = "zero",
+        background: bool = True,
+        per_image: bool = False,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(mode, absent_classes, background, per_image, class_weights, classes, log_loss)
+        self.smooth = smooth
+
+    def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        return self.tversky(probs, target, 0.5, 0.5, self.smooth / 2)
 
 
-def matthews(probs: Tensor, truth: Tensor, counted: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Phi coefficient of soft masks, from shares instead of counts, whose products stay small; 0 where it is 0/0."""
-    n = counted.sum(axes).clamp_min(1)
-    products = (probs * truth, probs * (counted - truth), (counted - probs) * truth, (counted - probs) * (counted - truth))
-    tp, fp, fn, tn = (product.sum(axes) / n for product in products)
-    return (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).clamp_min(SMALLEST**3).sqrt()
+class JaccardLoss(DiceLoss):
+    """1 - intersection over union: (TP + smooth) / (TP + FP + FN + smooth). Arguments as `DiceLoss`."""
+
+    def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        return self.tversky(probs, target, 1.0, 1.0, self.smooth)
 
 
-def jaccard_loss(
-    mode: Mode,
-    smooth: float = 0.0,
-    log_loss: bool = False,
-    over: Over = "all",
-    background: bool = True,
-    per_image: bool = False,
-    class_weights: Mapping[str, float] | None = None,
-    classes: Sequence[str] = (),
-) -> nn.Module:
-    """1 - intersection over union."""
-    weights = class_weights_of(class_weights, classes, mode)
-    return RegionLoss(overlap(1.0, 1.0, smooth), mode, over, background, per_image, log_loss, weights=weights)
+class TverskyLoss(OverlapLoss):
+    """(1 - TP / (TP + alpha FP + beta FN)) ** gamma (Salehi et al., 2017. arXiv:1706.05721).
+
+    Args:
+        alpha: weight of false positives.
+        beta: weight of false negatives.
+        gamma: exponent of the focal Tversky loss (Abraham and Khan, 2019. arXiv:1810.07842, there 1 / gamma).
+
+    The others are those of `DiceLoss`.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        gamma: float = 1.0,
+        smooth: float = 0.0,
+        log_loss: bool = False,
+        absent_classes: AbsentClasses = "zero",
+        background: bool = True,
+        per_image: bool = False,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(mode, absent_classes, background, per_image, class_weights, classes, log_loss, gamma)
+        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+
+    def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        return self.tversky(probs, target, self.alpha, self.beta, self.smooth)
 
 
-def tversky_loss(
-    mode: Mode,
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    gamma: float = 1.0,
-    smooth: float = 0.0,
-    log_loss: bool = False,
-    over: Over = "all",
-    background: bool = True,
-    per_image: bool = False,
-    class_weights: Mapping[str, float] | None = None,
-    classes: Sequence[str] = (),
-) -> nn.Module:
-    """`alpha` weighs false positives, `beta` false negatives; `gamma` is the exponent of the focal Tversky loss (there 1 / gamma)."""
-    weights = class_weights_of(class_weights, classes, mode)
-    return RegionLoss(overlap(alpha, beta, smooth), mode, over, background, per_image, log_loss, gamma, weights)
+class MCCLoss(OverlapLoss):
+    """1 - Matthews' correlation coefficient, which counts true negatives as well (Abhishek and Hamarneh, 2021. arXiv:2010.13454).
 
+    Range 0..2. Arguments as `OverlapLoss`.
+    """
 
-def mcc_loss(
-    mode: Mode,
-    over: Over = "all",
-    background: bool = True,
-    per_image: bool = False,
-    class_weights: Mapping[str, float] | None = None,
-    classes: Sequence[str] = (),
-) -> nn.Module:
-    """1 - Matthews' correlation coefficient, which counts true negatives as well."""
-    weights = class_weights_of(class_weights, classes, mode)
-    return RegionLoss(matthews, mode, over, background, per_image, weights=weights)
+    def __init__(
+        self,
+        mode: Mode,
+        absent_classes: AbsentClasses = "zero",
+        background: bool = True,
+        per_image: bool = False,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(mode, absent_classes, background, per_image, class_weights, classes)
+
+    def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        """From shares instead of counts, whose products stay small; 0 where it is 0/0."""
+        n = counted.sum(self.axes).clamp_min(1)
+        products = (probs * target, probs * (counted - target), (counted - probs) * target, (counted - probs) * (counted - target))
+        tp, fp, fn, tn = (product.sum(self.axes) / n for product in products)
+        return (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).clamp_min(SMALLEST**3).sqrt()

@@ -1,8 +1,8 @@
-"""Losses of each pixel by itself: a map, averaged over the pixels that count."""
+"""Losses of each pixel by itself, averaged over the pixels that count; and the Lovász loss, which sorts the pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,39 +12,49 @@ from segkit.data.labels import IGNORE, Mode
 from segkit.losses.base import class_weights_of, planes, probabilities
 from segkit.system.errors import SegkitError
 
-Map = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, C, *S) and target (ignored pixels are 0) -> loss of each pixel, in the shape of the target."""
-
 
 class PixelLoss(nn.Module):
-    """Mean over the pixels that count, weighted by their class; with `hardest` < 1 over that share alone, the worst ones.
+    """Mean of `of_pixel` over the pixels that count, weighted by their class.
 
-    Top-k: Wu et al., Bridging category-level and instance-level semantic image segmentation, 2016. arXiv:1605.06885.
+    Args:
+        mode: binary, multiclass or multilabel.
+        class_weights: weight of the pixels of a class by its name, 1 where none is given; of whole planes in multilabel mode.
+        classes: names of the classes, without the background.
+        topk_fraction: in (0, 1]: the mean is over this share of the pixels, those with the highest loss
+            (Wu et al., 2016. arXiv:1605.06885).
+
+    `forward` takes logits (B, C, *S) and a target as `prepare` makes it; ignored pixels (255) count nowhere.
     """
 
     weights: Tensor | None
 
-    def __init__(self, of_pixel: Map, mode: Mode, weights: Tensor | None = None, hardest: float = 1.0) -> None:
+    def __init__(
+        self, mode: Mode, class_weights: Mapping[str, float] | None = None, classes: Sequence[str] = (), topk_fraction: float = 1.0
+    ) -> None:
         super().__init__()
-        if not 0 < hardest <= 1:
-            raise SegkitError(f"hardest = {hardest}: a share of the pixels, above 0 and up to 1")
-        self.of_pixel, self.mode, self.hardest = of_pixel, mode, hardest
-        self.register_buffer("weights", weights, persistent=False)
+        if not 0 < topk_fraction <= 1:
+            raise SegkitError(f"topk_fraction = {topk_fraction}: a share of the pixels, above 0 and up to 1")
+        self.mode, self.topk_fraction = mode, topk_fraction
+        self.register_buffer("weights", class_weights_of(class_weights, classes, mode), persistent=False)
+
+    def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
+        """Logits (B, C, *S) and target (ignored pixels are 0) -> loss of each pixel, in the shape of the target."""
+        raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         counted = target != IGNORE
         clean = target.masked_fill(~counted, 0)
         weight = counted.to(logits.dtype) * self._weight(clean).to(logits)
         values = self.of_pixel(logits, clean) * weight
-        if self.hardest < 1:
+        if self.topk_fraction < 1:
             # ignored ones last, behind those that are sure to the last digit and cost 0 as well
             order = values.masked_fill(~counted, -1).flatten().argsort(descending=True)
-            kept = torch.arange(len(order), device=order.device) < (self.hardest * counted.sum()).ceil()
+            kept = torch.arange(len(order), device=order.device) < (self.topk_fraction * counted.sum()).ceil()
             values, weight = values.flatten()[order] * kept, weight.flatten()[order] * kept
         return values.sum() / weight.sum().clamp_min(torch.finfo(logits.dtype).tiny)
 
     def _weight(self, clean: Tensor) -> Tensor:
-        """Of each pixel, by its class; of each plane where structures overlap."""
+        """Weight of each pixel by its class; of each plane where structures overlap."""
         if self.weights is None:
             return torch.ones((), device=clean.device)
         if self.mode == "multilabel":
@@ -52,45 +62,103 @@ class PixelLoss(nn.Module):
         return self.weights[clean.long()]
 
 
-def cross_entropy_map(mode: Mode, label_smoothing: float) -> Map:
-    if mode == "multiclass":
-        return lambda logits, clean: cross_entropy(logits, clean, reduction="none", label_smoothing=label_smoothing)
-    return lambda logits, clean: binary_cross_entropy_with_logits(
-        logits, (clean * (1 - label_smoothing) + label_smoothing / 2).to(logits.dtype), reduction="none"
-    )
+class CrossEntropyLoss(PixelLoss):
+    """Cross-entropy over exclusive classes, binary cross-entropy otherwise; top-k with `topk_fraction` below 1.
 
+    Args:
+        label_smoothing: in 0..1, taken from the target and shared by all classes (one structure: by it and its opposite).
 
-def focal_loss(
-    mode: Mode,
-    gamma: float = 2.0,
-    alpha: float | None = None,
-    class_weights: Mapping[str, float] | None = None,
-    classes: Sequence[str] = (),
-) -> nn.Module:
-    """Cross-entropy times (1 - probability of the truth) ** gamma (Lin et al., 2017. arXiv:1708.02002).
-
-    `alpha` weighs structure against background (1 - alpha); among exclusive classes `class_weights` does.
+    The others are those of `PixelLoss`.
     """
-    from segmentation_models_pytorch.losses._functional import focal_loss_with_logits, softmax_focal_loss_with_logits
 
-    if gamma < 1:
-        raise SegkitError(f"focal_loss: gamma = {gamma}, but below 1 the gradient of a sure pixel is infinite")
-    if mode == "multiclass" and alpha is not None:
-        raise SegkitError("focal_loss: alpha is for one structure against background;   use  class_weights={NAME: WEIGHT}")
+    def __init__(
+        self,
+        mode: Mode,
+        label_smoothing: float = 0.0,
+        topk_fraction: float = 1.0,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(mode, class_weights, classes, topk_fraction)
+        self.label_smoothing = label_smoothing
 
-    def of_pixel(logits: Tensor, clean: Tensor) -> Tensor:
-        if mode == "multiclass":
-            return softmax_focal_loss_with_logits(logits, clean, gamma, "none")  # type: ignore[no-any-return]
-        return focal_loss_with_logits(logits, clean, gamma, alpha, "none")  # type: ignore[no-any-return]
+    def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
+        if self.mode == "multiclass":
+            return cross_entropy(logits, clean, reduction="none", label_smoothing=self.label_smoothing)
+        smoothed = clean * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return binary_cross_entropy_with_logits(logits, smoothed.to(logits.dtype), reduction="none")
 
-    return PixelLoss(of_pixel, mode, class_weights_of(class_weights, classes, mode))
+
+class FocalLoss(PixelLoss):
+    """Cross-entropy times (1 - probability of the target) ** gamma (Lin et al., 2017. arXiv:1708.02002).
+
+    Args:
+        gamma: 1 or more: how little the pixels that are sure already count.
+        alpha: weight of the structure against the background (1 - alpha); among exclusive classes use `class_weights`.
+
+    The others are those of `PixelLoss`.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        if gamma < 1:
+            raise SegkitError(f"FocalLoss: gamma = {gamma}, but below 1 the gradient of a sure pixel is infinite")
+        if mode == "multiclass" and alpha is not None:
+            raise SegkitError("FocalLoss: alpha is for one structure against background;   use  class_weights={NAME: WEIGHT}")
+        super().__init__(mode, class_weights, classes)
+        self.gamma, self.alpha = gamma, alpha
+
+    def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
+        from segmentation_models_pytorch.losses._functional import focal_loss_with_logits, softmax_focal_loss_with_logits
+
+        if self.mode == "multiclass":
+            return softmax_focal_loss_with_logits(logits, clean, self.gamma, "none")  # type: ignore[no-any-return]
+        return focal_loss_with_logits(logits, clean, self.gamma, self.alpha, "none")  # type: ignore[no-any-return]
 
 
-def mse_loss(mode: Mode, class_weights: Mapping[str, float] | None = None, classes: Sequence[str] = ()) -> nn.Module:
-    """Squared difference of probability and truth (Brier score), averaged over exclusive classes (source 004)."""
+class MSELoss(PixelLoss):
+    """Squared difference of probability and target (Brier score), averaged over exclusive classes. Range 0..1.
 
-    def of_pixel(logits: Tensor, clean: Tensor) -> Tensor:
-        error = (probabilities(logits, mode) - planes(clean, logits, mode)[0]) ** 2
-        return error.mean(dim=1) if mode == "multiclass" else error
+    Arguments as `PixelLoss`.
+    """
 
-    return PixelLoss(of_pixel, mode, class_weights_of(class_weights, classes, mode))
+    def __init__(self, mode: Mode, class_weights: Mapping[str, float] | None = None, classes: Sequence[str] = ()) -> None:
+        super().__init__(mode, class_weights, classes)
+
+    def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
+        error = (probabilities(logits, self.mode) - planes(clean, logits, self.mode)[0]) ** 2
+        return error.mean(dim=1) if self.mode == "multiclass" else error
+
+
+class LovaszLoss(nn.Module):
+    """Lovász extension of the Jaccard index (Berman et al., 2018. arXiv:1705.08790), from segmentation-models-pytorch.
+
+    Lovász-softmax over the exclusive classes that occur, else Lovász hinge, averaged over structures.
+
+    Args:
+        mode: binary, multiclass or multilabel.
+        per_image: average over images, instead of taking the batch as one.
+    """
+
+    def __init__(self, mode: Mode, per_image: bool = False) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.losses import LovaszLoss as Lovasz
+
+        self.mode = mode
+        self.loss = Lovasz("multiclass" if mode == "multiclass" else "binary", per_image, ignore_index=IGNORE)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        counted = (target != IGNORE).flatten(1).any(dim=1)
+        if not counted.any():
+            return logits.sum() * 0
+        logits, target = logits[counted], target[counted]  # of an image without, smp's multi-class loss would be no scalar
+        if self.mode == "multiclass":
+            return self.loss(logits, target)  # type: ignore[no-any-return]
+        # one structure at a time: smp would sort the pixels of all structures into one line
+        return torch.stack([self.loss(plane, mask) for plane, mask in zip(logits.unbind(1), target.unbind(1), strict=True)]).mean()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import wilcoxon
 
-from segkit.metrics import NAN, Array, Statistic
+from segkit.metrics.base import NAN, Array, Statistic
 from segkit.metrics.summary import OVERALL, bootstrap_interval
 from segkit.metrics.table import CaseTable, Row, mean_of_known
 from segkit.system.errors import SegkitError

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from segkit.data.case import Case
-from segkit.metrics import NAN, Array, Statistic
+from segkit.metrics.base import NAN, Array, Statistic
 from segkit.metrics.surface import Surface
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segkit.metrics import NAN, Array, Statistic
+from segkit.metrics.base import NAN, Array, Statistic
 
 OVERALL = "overall"
 N_RESAMPLES = 2000

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from segkit.data.case import Case
-from segkit.metrics import NAN, Array, Statistic
+from segkit.metrics.base import NAN, Array, Statistic
 
 FAR = 95.0
 """Percentile that stands for the largest distance where single pixels shall not decide."""

@@ -13,7 +13,7 @@ import numpy as np
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.sources.base import Natural, natural
-from segkit.metrics import NAN, Array, CaseMetric, Statistic
+from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarise
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_text_atomic

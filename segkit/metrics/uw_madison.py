@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segkit.data.case import Case
-from segkit.metrics import NAN, Array, Statistic
-from segkit.metrics.overlap import as_number, told
+from segkit.metrics.base import NAN, Array, Slices, Statistic, as_number, rule_text
 from segkit.metrics.surface import border, nearest_distance, surface_distances
-from segkit.metrics.volumes import ALL, Slices
+from segkit.metrics.volumes import ALL
 
 W_DICE, W_DISTANCE = 0.4, 0.6
 HOPELESS = 10
@@ -41,7 +40,7 @@ class UWMadison:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         return (
-            OverSlices(DICE, DICE, f"mean over slices, both empty {told(self.both_empty)}"),
+            OverSlices(DICE, DICE, f"mean over slices, both empty {rule_text(self.both_empty)}"),
             Statistic(DIAG, DIAG, "mean over volumes, one side empty = 1, both empty = 0"),
             ChallengeScore("uw_score", DIAG, f"{W_DICE} {DICE} + {W_DISTANCE} (1 - {DIAG})"),
             Statistic(CUBE, CUBE, "mean over volumes, classes as one, one side empty = 1, both empty left out"),

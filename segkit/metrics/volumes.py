@@ -5,37 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.metrics import Array, Statistic
-from segkit.metrics.objects import labelled
+from segkit.metrics.base import Array, Slices, Statistic, VolumeMetric, label_objects
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.table import Row
 from segkit.system.errors import SegkitError
 
-Slices = Array | slice
-"""What picks slices of a volume: a mask (D,), or a slice."""
 ALL = slice(None)
-
-
-class VolumeMetric(Protocol):
-    """Any class with these members can be named in `metric.volumes`. As `CaseMetric`, but it sees all classes at once."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    @property
-    def statistics(self) -> tuple[Statistic, ...]: ...
-
-    def __call__(self, pred: Array, truth: Array, case: Case, there: Slices) -> Sequence[Mapping[str, float]]:
-        """bool planes (K, D, H, W) -> the values of each class. `case` is the volume: its `pixel_mm` has three axes.
-
-        `there` picks the slices that are known; others are empty in both, so that their neighbours keep their distance.
-        """
 
 
 class Stack(NamedTuple):
@@ -128,5 +109,5 @@ class VolumeDice:
 
 def largest_object(mask: Array) -> Array:
     """(D, H, W) bool; the first of several that are equally large."""
-    objects, n = labelled(mask)
+    objects, n = label_objects(mask)
     return np.asarray(objects == 1 + np.argmax(np.bincount(objects.ravel())[1:])) if n > 1 else mask

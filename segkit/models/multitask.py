@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.models.smp import smp_network
+from segkit.models.smp import SMP
 
 
 class MultiTaskUNet(nn.Module):
@@ -32,7 +32,7 @@ class MultiTaskUNet(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        shared: Any = smp_network(in_channels, head_channels, "Unet", encoder_name, encoder_weights, **options)
+        shared: Any = SMP(in_channels, head_channels, "Unet", encoder_name, encoder_weights, **options)
         self.stride = int(shared.stride)
         self.encoder, self.decoder = shared.encoder, shared.decoder
         width = shared.segmentation_head[0].in_channels

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.models.weights import files
 from segkit.system.errors import SegkitError, first_line, nearest
@@ -39,34 +39,58 @@ NO_OPTIONS = {
 }
 
 
-def smp_network(
-    in_channels: int,
-    out_channels: int,
-    arch: Architecture = "Unet",
-    encoder_name: str = "resnet34",
-    encoder_weights: str | None = None,
-    **options: Any,
-) -> nn.Module:
-    """Logits (B, out_channels, H, W) of the input's size. `options` go to the architecture's own constructor.
+class SMP(nn.Module):
+    """A network of segmentation-models-pytorch: images (B, in_channels, H, W) -> logits (B, out_channels, H, W).
 
-    `encoder_weights`: a name on offer for this encoder, downloaded once into the cache of the Hugging Face hub; or a file
-    with the encoder's state dict. They were trained on three channels: of one channel the first convolution takes the sum of
-    its weights, of n it repeats them in turn, times 3/n.
+    H and W must divide by `stride`, which depends on encoder and architecture.
+
+    Args:
+        in_channels: channels of the images.
+        out_channels: planes of the logits.
+        arch: the architecture: Unet, UnetPlusPlus, MAnet, Linknet, FPN, PSPNet, PAN, DeepLabV3, DeepLabV3Plus, UPerNet,
+            Segformer or DPT.
+        encoder_name: one of segmentation-models-pytorch, or tu-NAME of timm; `segkit models` lists them.
+        encoder_weights: a name on offer for this encoder, downloaded once into the cache of the Hugging Face hub; or a file
+            with the encoder's state dict. They were trained on three channels: of one channel the first convolution takes
+            the sum of its weights, of n it repeats them in turn, times 3/n.
+        options: keywords of the architecture's own constructor.
+
+    Raises:
+        SegkitError: encoder, architecture and options do not go together, or the weights cannot be loaded.
     """
-    check_encoder(encoder_name)
-    _check(arch, encoder_name, options)
-    recipe = Recipe(in_channels, out_channels, arch, encoder_name, {**_any_size(encoder_name, options), **options})
-    if arch == "DPT":
-        _try_sizes(recipe)
-    if encoder_weights is None:
-        network = recipe.build()
-    elif is_file(encoder_weights):
-        from_file = _timm_from_file if encoder_name.startswith(TIMM) else _own_from_file
-        network = from_file(recipe, Path(encoder_weights).expanduser())
-    else:
-        network = _from_hub(recipe, encoder_weights)
-    network.stride = stride_of(network, arch)  # type: ignore[assignment]
-    return network
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        arch: Architecture = "Unet",
+        encoder_name: str = "resnet34",
+        encoder_weights: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        check_encoder(encoder_name)
+        _check(arch, encoder_name, options)
+        recipe = Recipe(in_channels, out_channels, arch, encoder_name, {**_any_size(encoder_name, options), **options})
+        if arch == "DPT":
+            _try_sizes(recipe)
+        network = _with_weights(recipe, encoder_weights)
+        self.encoder, self.decoder, self.segmentation_head = network.encoder, network.decoder, network.segmentation_head
+        self.stride = stride_of(network, arch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.encoder(x)  # DPT's encoders give tokens besides
+        decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
+        return self.segmentation_head(decoded)  # type: ignore[no-any-return]
+
+
+def _with_weights(recipe: Recipe, weights: str | None) -> Any:
+    if weights is None:
+        return recipe.build()
+    if is_file(weights):
+        from_file = _timm_from_file if recipe.encoder_name.startswith(TIMM) else _own_from_file
+        return from_file(recipe, Path(weights).expanduser())
+    return _from_hub(recipe, weights)
 
 
 @dataclass(frozen=True)

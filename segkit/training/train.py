@@ -31,7 +31,7 @@ from segkit.inference.evaluation import (
     select_cases,
     write_results,
 )
-from segkit.losses import Unaware, WeightedLoss, check_shares
+from segkit.losses import IgnoreGuard, WeightedLoss, check_shares
 from segkit.metrics.summary import Summary
 from segkit.models import checkpoint
 from segkit.models.checkpoint import Card, build_model
@@ -205,7 +205,7 @@ def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
         if node is not None:
             taken = keywords_of(str(node["_target_"]), cfg.allow_targets)
             part = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
-            parts[name] = part if "mode" in taken else Unaware(part, name)
+            parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
     for name in cfg.loss.weights:
         if name not in cfg.loss.parts:
             raise SegkitError(f"loss.weights.{name}: there is no such part; {nearest(name, parts) or 'there is ' + ', '.join(parts)}")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from segkit.data.case import Case
-from segkit.metrics.confusion import Confusion
-from segkit.metrics.volume_error import VolumeError
+from segkit.metrics import Confusion, VolumeError
 
 NAN = float("nan")
 EMPTY = np.zeros((4, 5), bool)

@@ -8,8 +8,7 @@ import pytest
 from scipy import ndimage
 
 from segkit.data.case import Case
-from segkit.metrics import Array
-from segkit.metrics.objects import ObjectScores
+from segkit.metrics import Array, ObjectScores
 from segkit.system.errors import SegkitError
 
 CASE = Case("a", image=None)  # type: ignore[arg-type]

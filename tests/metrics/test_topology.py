@@ -104,5 +104,5 @@ def test_nothing_found_is_worst_and_nothing_there_is_missing() -> None:
 
 
 def test_volumes_are_refused() -> None:
-    with pytest.raises(SegkitError, match="a: CellScores judges images"):
+    with pytest.raises(SegkitError, match="a: CellScores is for images"):
         CELLS(np.ones((3, 4, 5), bool), np.ones((3, 4, 5), bool), CASE)

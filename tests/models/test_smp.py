@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segkit.models.segmentation import Normalizer, SegmentationModel
-from segkit.models.smp import Architecture, smp_network, weights_on_offer
+from segkit.models.smp import SMP, Architecture, weights_on_offer
 from segkit.system.errors import SegkitError
 
 ARCHITECTURES = get_args(Architecture)
@@ -35,7 +35,7 @@ def wrapped(network: nn.Module) -> SegmentationModel:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_trains_at_an_odd_size(arch: Architecture, dtype: torch.dtype) -> None:
-    model = wrapped(smp_network(2, 3, arch, encoder_for(arch))).train()
+    model = wrapped(SMP(2, 3, arch, encoder_for(arch))).train()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
         logits = model.logits(torch.rand(2, 2, 70, 90))
     assert logits.shape == (2, 3, 70, 90)
@@ -48,7 +48,7 @@ def test_every_architecture_trains_at_an_odd_size(arch: Architecture, dtype: tor
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_stride_is_the_smallest_image_and_its_multiples_fit(arch: Architecture) -> None:
-    network = smp_network(1, 2, arch, encoder_for(arch)).eval()
+    network = SMP(1, 2, arch, encoder_for(arch)).eval()
     stride: Any = network.stride
     assert stride == STRIDES.get(arch, 32)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_stride_is_the_smallest_image_and_its_multiples_fit(arch: Architecture) 
 
 
 def test_a_shallow_encoder_has_a_smaller_stride() -> None:
-    network = smp_network(1, 1, "Unet", OWN, encoder_depth=3, decoder_channels=[64, 32, 16])
+    network = SMP(1, 1, "Unet", OWN, encoder_depth=3, decoder_channels=[64, 32, 16])
     assert network.stride == 8
     assert wrapped(network).eval()(torch.rand(1, 1, 36, 44)).shape == (1, 1, 36, 44)
 
@@ -66,7 +66,7 @@ def test_a_shallow_encoder_has_a_smaller_stride() -> None:
 def test_encoders_of_timm_take_any_size(encoder: str) -> None:
     """Of swin too, though it is made for 224 x 224."""
     with torch.no_grad():
-        assert wrapped(smp_network(1, 2, "Unet", encoder)).eval()(torch.rand(1, 1, 70, 90)).shape == (1, 2, 70, 90)
+        assert wrapped(SMP(1, 2, "Unet", encoder)).eval()(torch.rand(1, 1, 70, 90)).shape == (1, 2, 70, 90)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_encoders_of_timm_take_any_size(encoder: str) -> None:
 )
 def test_what_does_not_go_together_says_what_to_type(arch: Any, encoder: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SegkitError, match=message):
-        smp_network(1, 1, arch, encoder, **options)
+        SMP(1, 1, arch, encoder, **options)
 
 
 # Pre-trained weights
@@ -140,7 +140,7 @@ def test_weights_come_from_the_cache_of_the_hub_and_from_its_file(name: str, hub
     state, repository = random_encoder(name), weights_on_offer(name)["imagenet"]
     settings = smp.encoders.encoders[OWN]["pretrained_settings"]["imagenet"]
     file = hub(repository, settings["revision"] if name == OWN else "0" * 40, state)
-    right: Any = smp_network(3, 1, "Unet", name)
+    right: Any = SMP(3, 1, "Unet", name)
     if name == TIMM:
         right.encoder.model.load_state_dict(state, strict=False)
     else:
@@ -148,10 +148,10 @@ def test_weights_come_from_the_cache_of_the_hub_and_from_its_file(name: str, hub
     image = torch.rand(1, 3, 64, 64)
     for weights in ("imagenet", str(file)):
         torch.manual_seed(2)
-        network = smp_network(3, 1, "Unet", name, weights)
+        network = SMP(3, 1, "Unet", name, weights)
         torch.testing.assert_close(features(network, image), features(right, image), rtol=0, atol=0)
     torch.manual_seed(2)
-    fresh = smp_network(3, 1, "Unet", name)
+    fresh = SMP(3, 1, "Unet", name)
     assert not torch.equal(first_conv(fresh), first_conv(network))
 
 
@@ -164,23 +164,23 @@ def test_other_channels_reuse_the_first_convolution(name: str, source: str, hub:
     file = hub(repository, settings["revision"] if name == OWN else "0" * 40, state)
     rgb = next(tensor for tensor in state.values() if tensor.ndim == 4)
     for channels in (1, 2, 5):
-        network = smp_network(channels, 1, "Unet", name, "imagenet" if source == "hub" else str(file))
+        network = SMP(channels, 1, "Unet", name, "imagenet" if source == "hub" else str(file))
         fitted = rgb.sum(1, keepdim=True) if channels == 1 else rgb[:, [i % 3 for i in range(channels)]] * 3 / channels
         torch.testing.assert_close(first_conv(network), fitted)
         assert wrapped(network).eval()(torch.rand(1, channels, 33, 40)).shape == (1, 1, 33, 40)
 
 
 def test_a_file_of_an_encoder_with_as_many_channels_is_taken_as_it_is(tmp_path: Path) -> None:
-    own: Any = smp_network(1, 1, "Unet", OWN)
+    own: Any = SMP(1, 1, "Unet", OWN)
     torch.save(own.encoder.state_dict(), tmp_path / "encoder.pth")
-    again = smp_network(1, 1, "FPN", OWN, str(tmp_path / "encoder.pth"))
+    again = SMP(1, 1, "FPN", OWN, str(tmp_path / "encoder.pth"))
     assert torch.equal(first_conv(own), first_conv(again))
 
 
 def test_a_transformer_takes_weights_from_a_file(tmp_path: Path) -> None:
     state = random_encoder("tu-test_vit")
     save_file(state, tmp_path / "vit.safetensors")
-    network: Any = smp_network(3, 1, "DPT", "tu-test_vit", str(tmp_path / "vit.safetensors"))
+    network: Any = SMP(3, 1, "DPT", "tu-test_vit", str(tmp_path / "vit.safetensors"))
     assert torch.equal(network.encoder.model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
 
 
@@ -188,23 +188,23 @@ def test_a_transformer_takes_weights_from_a_file(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     torch.save(random_encoder("tu-test_convnext"), tmp_path / "other.pth")
     with pytest.raises(SegkitError, match=r"other.pth.*of " + name):
-        smp_network(3, 1, "Unet", name, str(tmp_path / "other.pth"))
+        SMP(3, 1, "Unet", name, str(tmp_path / "other.pth"))
     with pytest.raises(SegkitError, match="there is no such file"):
-        smp_network(3, 1, "Unet", name, str(tmp_path / "none.safetensors"))
+        SMP(3, 1, "Unet", name, str(tmp_path / "none.safetensors"))
 
 
 def test_a_file_with_a_part_of_the_weights_is_refused(tmp_path: Path) -> None:
     state = {key: tensor for key, tensor in random_encoder(TIMM).items() if not key.startswith("layer4.0.conv2")}
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(SegkitError, match=r"lacks 1 of \d+ weights of tu-test_resnet: model.layer4.0.conv2.weight"):
-        smp_network(3, 1, "Unet", TIMM, str(tmp_path / "part.pth"))
+        SMP(3, 1, "Unet", TIMM, str(tmp_path / "part.pth"))
 
 
 @pytest.mark.parametrize("name", [OWN, TIMM])
 def test_without_a_connection_the_error_names_the_repository_and_where_it_belongs(name: str, hub: object, tmp_path: Path) -> None:
     repository = weights_on_offer(name)["imagenet"]
     with pytest.raises(SegkitError) as caught:
-        smp_network(1, 1, "Unet", name, "imagenet")
+        SMP(1, 1, "Unet", name, "imagenet")
     message = str(caught.value)
     folder = str(tmp_path / f"models--{repository.replace('/', '--')}")
     for words in ("no connection", repository, folder, "model.safetensors", "model.encoder_weights=null"):
@@ -215,7 +215,7 @@ def test_a_damaged_file_in_the_cache_is_named(hub: Callable[..., Path]) -> None:
     settings = smp.encoders.encoders[OWN]["pretrained_settings"]["imagenet"]
     hub(settings["repo_id"], settings["revision"], {"a": torch.zeros(1)}).write_bytes(b"cut")
     with pytest.raises(SegkitError, match="damaged"):
-        smp_network(1, 1, "Unet", OWN, "imagenet")
+        SMP(1, 1, "Unet", OWN, "imagenet")
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,4 @@ def test_a_damaged_file_in_the_cache_is_named(hub: Callable[..., Path]) -> None:
 )
 def test_unknown_weights_name_those_on_offer(name: str, weights: str, message: str, hub: object) -> None:
     with pytest.raises(SegkitError, match=message):
-        smp_network(1, 1, "Unet", name, weights)
+        SMP(1, 1, "Unet", name, weights)

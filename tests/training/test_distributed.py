@@ -14,7 +14,7 @@ from segkit.config.compose import compose
 from segkit.config.schema import Train
 from segkit.data.loader import EpochSampler
 from segkit.models.segmentation import Normalizer, SegmentationModel
-from segkit.models.smp import smp_network
+from segkit.models.smp import SMP
 from segkit.models.unet import UNet
 from segkit.system import environment as env
 from segkit.system import hardware
@@ -159,7 +159,7 @@ def test_weights_without_a_gradient_are_found_without_computing_anything() -> No
     def model(network: torch.nn.Module) -> SegmentationModel:
         return SegmentationModel(network, Normalizer("unit"), "binary")
 
-    assert leaves_some_unused(model(smp_network(1, 1, arch="PSPNet", encoder_name="resnet18")), 1, (64, 64))
+    assert leaves_some_unused(model(SMP(1, 1, arch="PSPNet", encoder_name="resnet18")), 1, (64, 64))
     whole = model(UNet(1, 1, (4, 8)))
     assert not leaves_some_unused(whole, 1, (64, 64))
     assert leaves_some_unused(whole, 1, None)  # cannot be told

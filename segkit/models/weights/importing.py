@@ -29,7 +29,7 @@ from segkit.system.environment import versions
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console
 
-UNET = "segkit.models.unet.UNet"
+UNET = "segkit.models.UNet"
 
 
 @dataclass(frozen=True)

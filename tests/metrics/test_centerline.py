@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from segkit.data.case import Case
-from segkit.metrics import Array
-from segkit.metrics.centreline import Centreline
+from segkit.metrics import Array, Centerline
 
 CASE = Case("a", image=None)  # type: ignore[arg-type]
 
@@ -22,7 +21,7 @@ def vessel(start: int = 5, stop: int = 95, width: int = 1, dims: int = 2) -> Arr
 
 
 def cldice(pred: Array, truth: Array, **rules: float | None) -> float:
-    return Centreline(**rules)(pred, truth, CASE)["cldice"]
+    return Centerline(**rules)(pred, truth, CASE)["cldice"]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -1,0 +1,95 @@
+"""What a metric is, and what the metrics share: the rule for empty masks, borders, objects and boxes of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from segkit.data.case import Case
+
+Array = npt.NDArray[Any]
+NAN = float("nan")
+Slices = Array | slice
+"""What picks slices of a volume: a mask (D,), or a slice."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How a column of the case table becomes one number: its mean over cases, or the mean of its absolute values.
+
+    Args:
+        name: its name in the summary.
+        column: the column of the table.
+        rule: what was done with empty masks; stands beside the number wherever it is shown.
+        absolute: whether absolute values are averaged.
+    """
+
+    name: str
+    column: str
+    rule: str = ""
+    absolute: bool = False
+
+    def of(self, values: Array) -> Array:
+        return np.abs(values) if self.absolute else values
+
+    def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
+        """A value for each row, from its columns: their mean is the number. NaN is missing."""
+        return self.of(np.array([row.get(self.column, NAN) for row in rows], float))
+
+
+class CaseMetric(Protocol):
+    """Any class with these members can be named in `metric.cases`.
+
+    It sees one class of one case at a time: two bool masks (H, W) or (D, H, W), from which the caller has removed what
+    does not count. It returns a value for each of `names`; NaN means 'not defined under the rule' and is counted as missing.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of `cases.csv`, in this order."""
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What the summary shows of these columns."""
+
+    def __call__(self, pred: Array, target: Array, case: Case, /) -> dict[str, float]: ...
+
+
+class VolumeMetric(Protocol):
+    """Any class with these members can be named in `metric.volumes`. As `CaseMetric`, but it sees all classes at once."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]: ...
+
+    def __call__(self, pred: Array, target: Array, case: Case, known: Slices, /) -> Sequence[Mapping[str, float]]:
+        """bool planes (K, D, H, W) -> the values of each class. `case` is the volume: its `pixel_mm` has three axes.
+
+        `known` picks the slices that are known; others are empty in both, so that their neighbors keep their distance.
+        """
+
+
+def rule_text(score: float | None) -> str:
+    """How a rule is worded: None = left out."""
+    return "left out" if score is None else f"= {score:g}"
+
+
+def empty_rule(both_empty: float | None, truth_empty: float | None) -> str:
+    return f"both empty {rule_text(both_empty)}, only truth empty {rule_text(truth_empty)}"
+
+
+def as_number(score: float | None) -> float:
+    return NAN if score is None else float(score)
+
+
+def label_objects(mask: Array) -> tuple[Array, int]:
+    """Objects numbered from 1 in the shape of the mask (*S), and how many; touching by a corner is touching."""
+    objects, n = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    return objects, int(n)
