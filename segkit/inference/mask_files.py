@@ -24,7 +24,7 @@ from segkit.inference.predictor import Prediction
 from segkit.inference.writers.masks import mask_paths
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
 
-OVERLAP = Metric(monitor="dice", mode="max", cases={"overlap": {"_target_": "segkit.metrics.overlap.Overlap"}})
+OVERLAP = Metric(monitor="dice", mode="max", cases={"overlap": {"_target_": "segkit.metrics.Overlap"}})
 BESIDE = ("_overlay", "_probabilities")
 """Names of what `segkit predict` writes beside a mask."""
 SHOWN = 5

@@ -13,8 +13,8 @@ from segkit.metrics.table import CaseTable, Row
 from tests.conftest import Cli
 
 METRICS = {
-    "overlap": {"_target_": "segkit.metrics.overlap.Overlap"},
-    "hc": {"_target_": "segkit.metrics.head_circumference.HeadCircumference"},
+    "overlap": {"_target_": "segkit.metrics.Overlap"},
+    "hc": {"_target_": "segkit.metrics.HeadCircumference"},
 }
 
 
@@ -63,7 +63,7 @@ def test_an_evaluation_by_another_metric_says_by_which(tmp_path: Path) -> None:
     a = run_folder(tmp_path / "a")
     test = run_folder(a / "evaluation" / "test", error=-1.0)
     (test / "config.yaml").unlink()
-    strict = {"overlap": {"_target_": "segkit.metrics.overlap.Overlap", "both_empty": 0.0}}
+    strict = {"overlap": {"_target_": "segkit.metrics.Overlap", "both_empty": 0.0}}
     (test / "summary.json").write_text(json.dumps({"metric": {"cases": strict}, "results": {}}))
     assert {line.statistic for line in compare_runs(test, test).lines} == {"dice", "iou"}
     assert "dice, iou: both empty = 0, only truth empty = 0" in printed(test, test)
