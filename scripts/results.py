@@ -209,7 +209,7 @@ def rows_of(result: Result) -> list[str]:
 
 def benchmark_line(folders: list[Path], name: str) -> str:
     """Every fold's network has seen none of its images: the mean over folds, and their range."""
-    from segkit.cli.compare import read_table
+    from segkit.metrics.table import read_table
 
     summaries = [read_table(folder / "benchmark").summary() for folder in folders]
     cells = []

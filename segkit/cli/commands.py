@@ -100,9 +100,13 @@ On another machine:  ssh -L 6006:localhost:6006 MACHINE  and  segkit tensorboard
     Command(
         "compare",
         "paired differences of two runs, with interval and test",
-        "segkit.cli.compare:main",
+        "segkit.cli.compare:command",
         ("segkit compare RUN_A RUN_B",),
-        has_config=False,
+        """\
+RUN_A and RUN_B: run folders, folders of sweeps over folds (after  segkit evaluate sweep=NAME), folders that segkit evaluate wrote, or
+case tables (cases.csv, volumes.csv). Shows for each class and metric the paired difference B - A with its 95 % interval and a
+Wilcoxon signed-rank test, over the cases that both have.""",
+        positional="runs",
     ),
     Command(
         "models",

@@ -412,6 +412,13 @@ class Share(Strict):
     private: bool
 
 
+class Compare(Strict):
+    """`segkit compare`"""
+
+    runs: str | list[str]
+    allow_targets: list[str]
+
+
 class Models(Strict):
     """`segkit models`"""
 
@@ -452,6 +459,7 @@ COMMANDS: dict[str, type[Strict]] = {
     "phantom": Phantom,
     "cache": Cache,
     "share": Share,
+    "compare": Compare,
     "models": Models,
     "tensorboard": Tensorboard,
 }

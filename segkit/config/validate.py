@@ -28,6 +28,7 @@ BEFORE = {
     "phantom": "the phantom is written",
     "cache": "the cache is looked at",
     "share": "anything is written",
+    "compare": "runs are compared",
     "models": "networks are counted",
     "tensorboard": "TensorBoard starts",
 }

@@ -7,18 +7,24 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
+from segkit.config.targets import instantiate
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.sources.base import Natural, natural
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarise
 from segkit.system.errors import SegkitError
-from segkit.system.files import write_text_atomic
+from segkit.system.files import read_json, write_text_atomic
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
+TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
+OUT_OF_FOLD = "evaluation/val"
+"""In the folder of a sweep over folds: what  segkit evaluate sweep=NAME  writes."""
 SUBSETS = ("train", "val", "test")
 EXCLUDED = "excluded"
 """Validation cases that the data set says are not fit to learn from: told apart, and together with the others."""
@@ -160,3 +166,45 @@ def position(row: Row) -> tuple[int, str, Natural]:
     """Train before val before test; case 2 before case 10."""
     place = SUBSETS.index(row.subset) if row.subset in SUBSETS else len(SUBSETS)
     return place, row.subset, natural(row.case)
+
+
+# --- tables of runs ----------------------------------------------------------------------------------------------------
+
+
+def read_table(place: str | Path, allow: Sequence[str] = ()) -> CaseTable:
+    """The case table of a run folder, a sweep over folds, an evaluation folder, or a file.
+
+    Its statistics are those of the run's metrics, some of which compare absolute values; without a config, plain columns.
+    """
+    path = Path(place).expanduser()
+    path = path / OUT_OF_FOLD if (path / "sweep.json").exists() else path
+    path = path / TABLE if path.is_dir() else path
+    section = metric_of(path.parent)
+    if section is None:
+        return CaseTable.from_csv(path)
+    nodes = section.get("volumes" if path.name == VOLUMES else "cases") or {}
+    metrics: dict[str, CaseMetric] = {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
+    return CaseTable.from_csv(path, metrics)
+
+
+def metric_of(folder: Path) -> dict[str, Any] | None:
+    """The metric section that made the table: from summary.json beside it, else from the run's config.
+
+    An evaluation may use another metric than its run; older ones do not record it.
+    """
+    section = read_json(folder / SUMMARY).get("metric")
+    if isinstance(section, dict):
+        return section
+    config = config_of(folder)
+    return None if config is None else config["metric"]
+
+
+def config_of(folder: Path) -> dict[str, Any] | None:
+    """config.yaml of the run: in its folder, or above one of its evaluations (RUN/evaluation/PART, RUN/benchmark)."""
+    for home in (folder, *folder.resolve().parents[:2]):
+        if (home / "config.yaml").is_file():
+            content = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or "metric" not in content:
+                raise SegkitError(f"{home / 'config.yaml'} is not the config of a run: it has no section metric")
+            return content
+    return None

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from segkit.cli.compare import compare_runs, main, read_table, show
-from segkit.metrics.table import CaseTable, Row
+from segkit.cli.compare import show
+from segkit.cli.main import main
+from segkit.metrics.compare import Comparison, compare
+from segkit.metrics.table import CaseTable, Row, read_table
 from tests.conftest import Cli
 
 METRICS = {
@@ -30,6 +32,10 @@ def run_folder(folder: Path, gain: float = 0.0, error: float = 2.0, classes: tup
     return folder
 
 
+def compare_runs(a: Path, b: Path) -> Comparison:
+    return compare(read_table(a), read_table(b))
+
+
 def printed(a: Path, b: Path) -> str:
     file = io.StringIO()
     show(compare_runs(a, b), Console(file=file))
@@ -38,7 +44,7 @@ def printed(a: Path, b: Path) -> str:
 
 def test_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", 0.1)
-    assert main([str(a), str(b)]) == 0
+    assert main(["compare", str(a), str(b)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if " dice " in line).split()
     assert line[:6] == ["val", "head", "dice", "0.5000", "0.6035", "+0.1035"]
     assert line[-4:] == ["0.00781", "8", "8", "0"]  # 2 / 2^8: all eight gained
@@ -117,12 +123,12 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (str(a), str(broken)): "not the config of a run",
     }
     for arguments, message in wanted.items():
-        assert main(arguments) == 2
+        assert main(["compare", *arguments]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_a_config_cannot_name_what_is_not_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = run_folder(tmp_path / "a")
     (a / "config.yaml").write_text(yaml.safe_dump({"metric": {"cases": {"x": {"_target_": "os.system", "command": "true"}}}}))
-    assert main([str(a), str(a)]) == 2
+    assert main(["compare", str(a), str(a)]) == 2
     assert "outside the allowed packages" in capsys.readouterr().err

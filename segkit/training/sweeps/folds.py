@@ -14,11 +14,10 @@ from typing import Any
 
 import yaml
 
-from segkit.cli.compare import read_table
 from segkit.config.schema import Metric
 from segkit.inference.predictor import Image, Prediction, Predictor, as_case
 from segkit.metrics.summary import Summary, interval, unit
-from segkit.metrics.table import CaseTable
+from segkit.metrics.table import CaseTable, read_table
 from segkit.models import checkpoint
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import read_json
