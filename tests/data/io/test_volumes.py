@@ -124,7 +124,7 @@ def test_micrometres_become_millimetres(tmp_path: Path) -> None:
     assert header(tmp_path / "a.nii").spacing_mm == pytest.approx([mm / 1000 for mm in SPACING])
 
 
-def test_an_impossible_orientation_is_told(tmp_path: Path) -> None:
+def test_an_impossible_orientation_is_an_error(tmp_path: Path) -> None:
     nib.save(stored("RAS"), tmp_path / "a.nii")
     for wrong in ("LPX", "LLS", "LP", "lps"):
         with pytest.raises(SegkitError, match="orientation"):
@@ -134,16 +134,15 @@ def test_an_impossible_orientation_is_told(tmp_path: Path) -> None:
 # numbers
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("uint8", "uint8"), ("uint16", "uint16"), ("int16", "float32"), ("float64", "float32"), ("int32", "float32")]
-)
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha", "npy"])
-def test_types_of_numbers(kind: str, expected: str, suffix: str, tmp_path: Path) -> None:
-    path, array = tmp_path / f"a.{suffix}", SHOWN.astype(kind)
-    np.save(path, array) if suffix == "npy" else sitk.WriteImage(itk(array), str(path))
-    assert VolumeFile(path).read().dtype == expected
-    assert np.array_equal(VolumeFile(path).read()[..., 0], SHOWN)
-    assert VolumeFile(path).read().flags.c_contiguous
+def test_types_of_numbers(suffix: str, tmp_path: Path) -> None:
+    kinds = {"uint8": "uint8", "uint16": "uint16", "int16": "float32", "float64": "float32", "int32": "float32"}
+    for kind, expected in kinds.items():
+        path, array = tmp_path / f"{kind}.{suffix}", SHOWN.astype(kind)
+        np.save(path, array) if suffix == "npy" else sitk.WriteImage(itk(array), str(path))
+        read = VolumeFile(path).read()
+        assert (read.dtype, read.flags.c_contiguous) == (expected, True), kind
+        assert np.array_equal(read[..., 0], SHOWN), kind
 
 
 def test_slope_and_intercept_of_the_file_are_applied(tmp_path: Path) -> None:
@@ -196,14 +195,14 @@ def test_colours_of_a_nifti_are_channels(tmp_path: Path) -> None:
     assert np.array_equal(VolumeFile(tmp_path / "a.nii.gz").read(), colours.transpose(2, 1, 0, 3))
 
 
-def test_numbers_that_are_no_grey_values_are_refused(tmp_path: Path) -> None:
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(SHOWN.astype(np.complex64), LPS), tmp_path / "a.nii")
     for pixels in (VolumeFile(tmp_path / "a.nii"), VolumeMask(tmp_path / "a.nii")):
         with pytest.raises(ReadError, match="complex"):
             pixels.read()
 
 
-def test_nan_stays_in_an_image_for_whoever_normalises_it(tmp_path: Path) -> None:
+def test_nan_stays_in_an_image_until_it_is_normalized(tmp_path: Path) -> None:
     holes = SHOWN.astype(np.float32)
     holes[0] = np.nan
     np.save(tmp_path / "a.npy", holes)
@@ -343,9 +342,8 @@ def test_content_decides_not_the_name(tmp_path: Path) -> None:
         assert np.array_equal(VolumeFile(tmp_path / name).read()[..., 0], SHOWN), name
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.98])
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz", "nrrd", "mha", "npy", "npz", "tif"])
-def test_a_file_cut_off_is_an_error_never_half_a_volume(suffix: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error_never_half_a_volume(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     if suffix in ("npy", "npz"):
         np.save(path, SHOWN) if suffix == "npy" else np.savez_compressed(path, SHOWN)
@@ -354,8 +352,9 @@ def test_a_file_cut_off_is_an_error_never_half_a_volume(suffix: str, share: floa
     else:
         sitk.WriteImage(itk(), str(path))
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
-    refused(path, "truncated|damaged")
+    for share in (0.02, 0.3, 0.7, 0.98):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        refused(path, "truncated|damaged")
 
 
 def test_a_gzip_with_a_flipped_bit_or_without_its_last_bytes_is_found(tmp_path: Path) -> None:
@@ -427,7 +426,7 @@ def test_a_header_beside_its_voxels(suffix: str, tmp_path: Path) -> None:
     refused(path, "list of files")
 
 
-def test_a_nifti_pair_of_files_is_told(tmp_path: Path) -> None:
+def test_a_nifti_pair_of_files_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Pair(SHOWN, LPS), tmp_path / "a.img")
     refused(tmp_path / "a.hdr", r"another file \(\.img\)")
 
@@ -435,7 +434,7 @@ def test_a_nifti_pair_of_files_is_told(tmp_path: Path) -> None:
 # grids
 
 
-def test_what_tells_two_grids_apart(tmp_path: Path) -> None:
+def test_how_two_grids_differ(tmp_path: Path) -> None:
     nib.save(stored("RAS"), tmp_path / "image.nii.gz")
     nib.save(stored("PIR"), tmp_path / "turned.nii.gz")
     image = header(tmp_path / "image.nii.gz")
@@ -520,7 +519,7 @@ def test_a_mask_of_another_size_is_not_written(tmp_path: Path) -> None:
 # names
 
 
-@pytest.mark.parametrize("name", ["a b", "Größe", "胎儿", "v1.2", "x" * 200])
+@pytest.mark.parametrize("name", ["a b Größe 胎儿 v1.2", "x" * 200])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha", ".npy"])
 def test_names_with_blanks_accents_chinese_dots_and_200_letters(name: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "Köpfe 胎" / f"{name}{suffix}"

@@ -177,14 +177,14 @@ def test_pixel_sizes_of_the_test_set_stand_in_the_table_of_the_challenge(tmp_pat
 
 TEST_SETS = {
     "hc18": (HEAD, [f"{i:03d}_HC.png" for i in range(335)], 1, "hc18_submission.csv"),
-    "nerve": (NERVE, [f"{i}.tif" for i in range(1, 5509)], 1, "nerve_submission.csv"),
+    "nerve": (NERVE, [f"{i}.tif" for i in range(1, 5509, 9)], 1, "nerve_submission.csv"),
     "uw_madison": (BOWEL, [f"case1_day{d}/scans/slice_{z:04d}_36_31_1.50_1.50.png" for d in (1, 20) for z in range(1, 145)], 3, ""),
 }
 
 
 @pytest.mark.parametrize("name", TEST_SETS)
 def test_a_whole_test_set_has_its_rows_in_its_order(name: str, tmp_path: Path) -> None:
-    """HC18: 335 images; nerve: 5508; UW-Madison: 144 slices of a day, three rows each."""
+    """HC18: 335 images; nerve: every ninth of 5508; UW-Madison: 144 slices of a day, three rows each."""
     labels, images, rows_each, file = TEST_SETS[name]
     (tmp_path / "test_set_pixel_size.csv").write_text("filename,pixel size(mm)\n" + "".join(f"{image},0.1\n" for image in images))
     paths = [tmp_path / "test_set" / image for image in reversed(images)]
