@@ -105,7 +105,7 @@ def read_start(path: Path, length: int = -1) -> bytes:
 def as_image(path: Path, pixels: Array) -> Array:
     """Return (H, W) as (H, W, 1) and other shapes unchanged, in uint8, uint16 or float32 and contiguous."""
     if pixels.dtype.kind not in "buif":
-        raise ReadError(path, f"holds numbers of type {pixels.dtype}; gray values are wanted")
+        raise ReadError(path, f"holds numbers of type {pixels.dtype}; expected gray values")
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if pixels.ndim == 2:
@@ -144,11 +144,11 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ReadError(path, "is missing") from None
     except UnicodeDecodeError:
-        raise ReadError(path, "is no JSON: it is not UTF-8 text") from None
+        raise ReadError(path, "is not JSON: it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         if not text.strip():
             raise ReadError(path, "is empty") from None
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        raise ReadError(path, f"is {'truncated' if cut else 'no JSON'} ({error.msg}, line {error.lineno})") from None
+        raise ReadError(path, f"is {'truncated' if cut else 'not JSON'} ({error.msg}, line {error.lineno})") from None
     except (OSError, RecursionError) as error:
         raise ReadError(path, f"cannot be read ({error})") from error

@@ -301,7 +301,7 @@ def contours_of(path: Path, structure_set: Dataset) -> Iterator[tuple[int, Datas
         for item in roi.get("ContourSequence") or []:
             numbers = _numbers(item)
             if len(numbers) % 3:
-                raise ReadError(path, f"damaged (a contour of {len(numbers)} numbers, which are no points)")
+                raise ReadError(path, f"damaged (a contour of {len(numbers)} numbers, not a multiple of three)")
             yield int(roi.ReferencedROINumber), item, numbers.reshape(-1, 3)
 
 

@@ -286,7 +286,7 @@ def _open_npz(path: Path) -> Stored:
                 shapes[name] = _npy_shape(path, file)
     names = [name for name, shape in shapes.items() if len(shape) > 1]
     if len(names) != 1:
-        raise ReadError(path, f"one array is wanted, it holds {', '.join(n.removesuffix('.npy') for n in shapes) or 'none'}")
+        raise ReadError(path, f"expected one array, it holds {', '.join(n.removesuffix('.npy') for n in shapes) or 'none'}")
 
     def load() -> Array:
         with zipfile.ZipFile(path) as archive, archive.open(names[0]) as file:
@@ -307,7 +307,7 @@ def _npy_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
 def _plain(path: Path, shape: tuple[int, ...], load: Callable[[], Array], encoded: Callable[[Array], bytes]) -> Stored:
     """(D, H, W, C), (D, H, W), (H, W), or (H, W, 3 or 4) in color: what else could so thin a volume be?"""
     if not 2 <= len(shape) <= 4:
-        raise ReadError(path, f"has {len(shape)} dimensions; (H, W), (D, H, W) or (D, H, W, C) is wanted")
+        raise ReadError(path, f"has {len(shape)} dimensions; expected (H, W), (D, H, W) or (D, H, W, C)")
     color = len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4
     full = {2: (1, *shape, 1), 3: (1, *shape) if color else (*shape, 1), 4: shape}[len(shape)]
     depth, rows, columns, channels = (int(n) for n in full)

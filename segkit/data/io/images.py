@@ -170,7 +170,7 @@ def _decode_pillow(path: Path, data: bytes, indices: bool, is_gif: bool = False)
     with Image.open(io.BytesIO(data)) as image:
         refuse_bomb(path, image.height, image.width)
         if getattr(image, "n_frames", 1) > 1:
-            raise ReadError(path, f"holds {image.n_frames} frames; one is wanted")  # type: ignore[attr-defined]
+            raise ReadError(path, f"holds {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8) * np.uint8(255)
         palette = (image.mode == "P" and image.getpalette()) or []

@@ -90,7 +90,7 @@ def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
 def parse(raw: Any) -> Shape:
     """Parse an entry of `shapes`; raises `ShapeError`."""
     if not isinstance(raw, dict):
-        raise ShapeError("is no shape, which has a label and points")
+        raise ShapeError("is not a shape with a label and points")
     label, kind = raw.get("label"), raw.get("shape_type") or "polygon"  # old files do not say
     if not isinstance(label, str) or not label:
         raise ShapeError("has no label")
@@ -100,7 +100,7 @@ def parse(raw: Any) -> Shape:
     least, most = _COUNTS[kind]
     if not least <= len(points) <= most:
         wanted = f"{least}" if least == most else f"{least} or more"
-        raise ShapeError(f"a {kind} of {len(points)} points; {wanted} are wanted")
+        raise ShapeError(f"a {kind} of {len(points)} points; expected {wanted}")
     group = raw.get("group_id")
     return Shape(label, kind, points, "" if group is None else str(group), _stencil(raw, points) if kind == "mask" else b"")
 
@@ -111,7 +111,7 @@ def _points(raw: Any) -> tuple[Point, ...]:
     except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise ShapeError("its points are no list of [x, y]")
+        raise ShapeError("its points are not a list of [x, y]")
     return tuple((float(x), float(y)) for x, y in array)
 
 
@@ -122,7 +122,7 @@ def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
         with Image.open(io.BytesIO(data)) as image:
             size = image.size
     except (ValueError, OSError, Image.DecompressionBombError) as error:
-        raise ShapeError("its mask is no PNG in base64") from error
+        raise ShapeError("its mask is not a PNG in base64") from error
     (x1, y1), (x2, y2) = points
     box = (x2 - x1 + 1, y2 - y1 + 1)
     if all(float(number).is_integer() for number in (x1, y1, x2, y2)) and size != box:
@@ -219,7 +219,7 @@ def embedded_bytes(path: Path, document: Any) -> bytes:
     try:
         return decode_base64(document.get("imageData"))
     except ValueError as error:
-        raise ReadError(path, f"imageData is no base64 ({error})") from error
+        raise ReadError(path, f"imageData is not base64 ({error})") from error
 
 
 def embedded_size(path: Path, document: Any) -> tuple[int, int]:
@@ -258,5 +258,5 @@ def labelme_document(path: Path) -> dict[str, Any]:
     """Read the JSON of a LabelMe file; raises `ReadError` where it has no shapes."""
     document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise ReadError(path, "is no LabelMe file: it has no list of shapes")
+        raise ReadError(path, "is not a LabelMe file: it has no list of shapes")
     return document

@@ -78,7 +78,7 @@ def runs(code: str, rows: int, columns: int) -> tuple[Array, Array]:
     wrong = re.search(r"[^0-9\s]", code)
     if wrong:
         word = next(word for word in code.split() if wrong.group() in word)
-        raise RunLengthError(f"{_shortened(word)!r} is no whole number")
+        raise RunLengthError(f"{_shortened(word)!r} is not a whole number")
     numbers = np.fromstring(code, np.int64, sep=" ") if code.strip() else np.empty(0, np.int64)
     if len(numbers) % 2:
         raise RunLengthError(f"{len(numbers)} numbers, but starts and lengths come in pairs")
@@ -135,7 +135,7 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]
             for cells in filter(any, reader):
                 yield reader.line_num, [cells[i].strip() if i < len(cells) else "" for i in places]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(path, f"is no table of comma-separated values ({error})") from error
+        raise ReadError(path, f"is not a table of comma-separated values ({error})") from error
 
 
 def _shortened(code: str) -> str:

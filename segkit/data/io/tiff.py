@@ -75,7 +75,7 @@ def refuse_several_pages(path: Path, data: bytes) -> None:
         pages = count_pages(path, tiff)
     if pages > 1:
         fix = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
-        raise ReadError(path, f"holds {pages} pages; one is wanted: {fix}")
+        raise ReadError(path, f"holds {pages} pages, expected one: {fix}")
 
 
 def read_page(path: Path, page: int, indices: bool) -> Array:
@@ -92,7 +92,7 @@ def decode(path: Path, file: IO[bytes], number: int, indices: bool) -> Array:
     with tifffile.TiffFile(file) as tiff:
         pages = count_pages(path, tiff)
         if not 0 <= number < pages:
-            raise ReadError(path, f"has {pages} pages, but page {number} is wanted (they count from 0)")
+            raise ReadError(path, f"has {pages} pages, not a page {number} (they count from 0)")
         page: Any = tiff.pages[number]
         refuse_bomb(path, page.imagelength, page.imagewidth)
         ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))

@@ -84,7 +84,7 @@ class VolumeFile(_Oriented):
         voxels = _reoriented(self.path, self.orient)
         if self.channels is not None:
             if not all(-voxels.shape[3] <= channel < voxels.shape[3] for channel in self.channels):
-                raise ReadError(self.path, f"has {voxels.shape[3]} channels, wanted are {', '.join(map(str, self.channels))}")
+                raise ReadError(self.path, f"has {voxels.shape[3]} channels (from 0), requested: {', '.join(map(str, self.channels))}")
             voxels = voxels[..., list(self.channels)]
         return as_image(self.path, voxels)
 
@@ -157,7 +157,7 @@ def same_grid(a: Header, b: Header) -> str:
     depth, rows, columns = b.shape
     corners = np.array([(*corner, 1) for corner in product((0, columns - 1), (0, rows - 1), (0, depth - 1))])
     farthest = float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
-    return f"another affine: turned, corners up to {farthest:.3g} mm apart" if farthest > near else ""
+    return f"another affine: rotated, corners up to {farthest:.3g} mm apart" if farthest > near else ""
 
 
 def write_like(path: Path, mask: Array, like: Path, orient: str | None = "LPS") -> None:
@@ -213,7 +213,7 @@ def _transform(stored: Stored, orient: str | None) -> Array:
 
 def _check(orient: str) -> None:
     if len(orient) != 3 or not all(sum(letter in axis for letter in orient) == 1 for axis in _AXES):
-        raise SegkitError(f"orientation {orient!r}: one letter of L R, one of A P, one of I S is wanted, e.g. LPS;   or null")
+        raise SegkitError(f"orientation {orient!r}: expected one letter of L R, one of A P, one of I S, e.g. LPS;   or null")
 
 
 def _reoriented(path: Path, orient: str | None) -> Array:
@@ -224,7 +224,7 @@ def _reoriented(path: Path, orient: str | None) -> Array:
 
 def _only_slice(path: Path, volume: Array) -> Array:
     if len(volume) != 1:
-        raise ReadError(path, f"is a volume of {len(volume)} slices; one image is wanted")
+        raise ReadError(path, f"is a volume of {len(volume)} slices, expected one image")
     one: Array = volume[0]
     return one
 

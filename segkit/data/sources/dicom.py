@@ -187,7 +187,7 @@ class Dicom:
             return meant
         count = {2: "two", 3: "three"}.get(len(here), str(len(here)))
         listed = ", ".join(f"{letter}: {series}" for letter, series in zip("ABCDEFGH", here, strict=False)) + ", ..." * (len(here) > 8)
-        why = "no mask says which is meant" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
+        why = "no mask refers to one of them" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
         what = f"{count} series of one patient in one folder ({listed}), and {why}"
         self.report(folder, what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
         return []
@@ -244,7 +244,7 @@ class Dicom:
             self._planes[plane] = None
             if count < len(labelled):
                 what = f"drawn in {count} of {len(labelled)} series with masks, and taken as empty in the others"
-                self.report(f"structure {plane}", what, "say which ones are wanted: data.source.segments=[...]", "warning")
+                self.report(f"structure {plane}", what, "choose the structures: data.source.segments=[...]", "warning")
 
     def _masks(self, series: Series, annotations: list[Annotation]) -> dict[str, list[Pixels]]:
         """Return by plane a mask for each slice."""
@@ -278,7 +278,7 @@ class Dicom:
             self.report(annotation.path, wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
             return None
         if lost:
-            what = f"{lost} of {len(annotation.pieces)} {noun} lie on no slice of the series that is here"
+            what = f"{lost} of {len(annotation.pieces)} {noun} lie on no slice of the series in this folder"
             self.report(annotation.path, what, "copy the whole series", "warning")
         return placed
 
@@ -340,7 +340,7 @@ def _key(series: Series, here: list[Series]) -> str:
 def _misplaced(series: Series, annotation: Annotation, placed: dict[tuple[str, int], list[Piece]]) -> str:
     """Return why the pieces do not lie on the slices that they name; empty where they do."""
     if annotation.is_contours and not series.has_geometry:
-        return "its contours are in millimetres, but its images do not say where they lie (no ImagePositionPatient)"
+        return "its contours are in millimeters, but its images do not say where they lie (no ImagePositionPatient)"
     for (_, i), pieces in placed.items():
         image = series.images[i]
         for piece in pieces:

@@ -122,4 +122,4 @@ def _pixel_sizes(path: Path) -> dict[str, tuple[float, float]]:
     try:
         return {name: (float(mm), float(mm)) for name, mm in rows}
     except ValueError as error:
-        raise ReadError(path, f"holds a pixel size that is no number ({error})") from error
+        raise ReadError(path, f"holds a pixel size that is not a number ({error})") from error

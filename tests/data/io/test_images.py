@@ -260,7 +260,7 @@ def test_other_faults_are_named(tmp_path: Path) -> None:
         "empty.png": "zero bytes",
         "text.png": "not an image",
         "folder.png": "cannot be opened",
-        "stack.tif": "3 pages; one is wanted: .* data=folder or data=csv",
+        "stack.tif": "3 pages, expected one: .* data=folder or data=csv",
         "soft.tif": "fractions",
         "five.tif": "5",
     }.items():
@@ -287,7 +287,7 @@ def test_one_page_of_several(tmp_path: Path) -> None:
     assert np.array_equal(TiffPage(path, 3).read()[..., 0], GREY)
     assert np.array_equal(TiffPageMask(path, 3).read(), 255 - GREY)
     assert TiffPage(path, 2).paths == (path,)
-    with pytest.raises(ReadError, match=r"has 4 pages, but page 4 is wanted"):
+    with pytest.raises(ReadError, match=r"has 4 pages, not a page 4"):
         TiffPage(path, 4).read()
     with pytest.raises(ReadError, match="page 1 has 3 channels"):
         TiffPageMask(path, 1).read()

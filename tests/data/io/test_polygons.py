@@ -98,17 +98,17 @@ def test_fractions_of_a_pixel_are_not_rounded_away() -> None:
     [
         (entry("polygn", [[0, 0], [1, 1], [2, 0]]), "shape_type 'polygn' is unknown; did you mean polygon?"),
         (entry("freehand", []), "shape_type 'freehand' is unknown; known are polygon, rectangle, oriented_rectangle, "),
-        (entry("polygon", [[0, 0], [1, 1]]), "a polygon of 2 points; 3 or more are wanted"),
-        (entry("circle", [[0, 0]]), "a circle of 1 points; 2 are wanted"),
-        (entry("polygon", []), "a polygon of 0 points; 3 or more are wanted"),
-        (entry("polygon", [[0, 0], [1], [2, 0]]), "its points are no list of [x, y]"),
-        (entry("polygon", [[0, 0], [1, float("nan")], [2, 0]]), "its points are no list of [x, y]"),
-        (entry("polygon", None), "its points are no list of [x, y]"),
-        (entry("mask", [[0, 0], [3, 3]], mask="@@"), "its mask is no PNG in base64"),
-        (entry("mask", [[0, 0], [3, 3]]), "its mask is no PNG in base64"),
+        (entry("polygon", [[0, 0], [1, 1]]), "a polygon of 2 points; expected 3 or more"),
+        (entry("circle", [[0, 0]]), "a circle of 1 points; expected 2"),
+        (entry("polygon", []), "a polygon of 0 points; expected 3 or more"),
+        (entry("polygon", [[0, 0], [1], [2, 0]]), "its points are not a list of [x, y]"),
+        (entry("polygon", [[0, 0], [1, float("nan")], [2, 0]]), "its points are not a list of [x, y]"),
+        (entry("polygon", None), "its points are not a list of [x, y]"),
+        (entry("mask", [[0, 0], [3, 3]], mask="@@"), "its mask is not a PNG in base64"),
+        (entry("mask", [[0, 0], [3, 3]]), "its mask is not a PNG in base64"),
         (entry("mask", [[0, 0], [3, 3]], mask=png(np.ones((4, 3)))), "its mask is 4 x 3, but its corners make 4 x 4"),
         (entry("polygon", [[0, 0], [1, 1], [2, 0]], label=""), "has no label"),
-        ([], "is no shape, which has a label and points"),
+        ([], "is not a shape with a label and points"),
     ],
 )
 def test_a_shape_that_cannot_be_says_why(raw: Any, said: str) -> None:
@@ -120,7 +120,7 @@ def test_a_shape_that_cannot_be_says_why(raw: Any, said: str) -> None:
 def test_faults_are_told_with_the_number_and_label_of_the_shape() -> None:
     shapes, faults = polygons.shapes_of({"shapes": [entry("point", [[1, 1]]), entry("line", [[1, 1]]), 5]})
     assert list(shapes) == [1]
-    assert faults == ["shape 2 (rib): a line of 1 points; 2 are wanted", "shape 3: is no shape, which has a label and points"]
+    assert faults == ["shape 2 (rib): a line of 1 points; expected 2", "shape 3: is not a shape with a label and points"]
 
 
 def test_shapes_of_one_label_are_joined_and_others_do_not_cut_them(file: Path) -> None:

@@ -56,9 +56,9 @@ def test_runs_may_touch() -> None:
     ("code", "said"),
     [
         ("1 3 10", "3 numbers, but starts and lengths come in pairs"),
-        ("1 x", "'x' is no whole number"),
-        ("1 2.5", "'2.5' is no whole number"),
-        ("-1 3", "'-1' is no whole number"),
+        ("1 x", "'x' is not a whole number"),
+        ("1 2.5", "'2.5' is not a whole number"),
+        ("-1 3", "'-1' is not a whole number"),
         ("0 3", "a run starts at 0, but pixels are counted from 1"),
         ("4 0", "the run at 4 has no length"),
         ("19 3", "the run 19 3 ends beyond the image of 4 rows x 5 columns = 20 pixels"),
@@ -109,7 +109,7 @@ def test_tables_of_any_spreadsheet_are_read(text: str, tmp_path: Path) -> None:
     [
         (b"", "has no column id and no column code; the table is empty"),
         (b"id,pixels\n", "has no column code; its columns are id, pixels"),
-        (b"id,code\n\xff\xfe\x00", "is no table of comma-separated values"),
+        (b"id,code\n\xff\xfe\x00", "is not a table of comma-separated values"),
     ],
 )
 def test_tables_that_are_none_are_told(content: bytes, said: str, tmp_path: Path) -> None:

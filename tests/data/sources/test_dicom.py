@@ -232,7 +232,7 @@ def test_two_series_without_masks_are_told_and_series_chooses(one: Path) -> None
     assert cases == []
     assert errors(problems) == [
         "patient_000: two series of one patient in one folder (A: 5 CT slices 'synthetic abdomen', B: 5 CT slices 'lung kernel'), "
-        "and no mask says which is meant; data.source.series='synthetic abdomen' or data.source.series='lung kernel'"
+        "and no mask refers to one of them; data.source.series='synthetic abdomen' or data.source.series='lung kernel'"
     ]
     for key in ("lung kernel", "1.2.3.7"):
         cases, problems = read(one, series=key)
@@ -262,7 +262,7 @@ def test_frames_of_slices_that_are_not_here_are_counted(one: Path) -> None:
     (one / "patient_000" / "ct_000.dcm").unlink()
     cases, problems = read(one)
     assert len(cases) == 4
-    assert [problem.what for problem in problems] == ["2 of 10 frames lie on no slice of the series that is here"]
+    assert [problem.what for problem in problems] == ["2 of 10 frames lie on no slice of the series in this folder"]
 
 
 def test_masks_without_their_images_are_told(one: Path) -> None:

@@ -211,7 +211,7 @@ def test_faults_of_shapes_are_told_all_at_once(root: Path) -> None:
     fix = "fix it in LabelMe, or move the file away"
     cases, problems = listed(root)
     assert problems == [
-        f"error: person00.json: shape 1 (posterior): a polygon of 2 points; 3 or more are wanted; {fix}",
+        f"error: person00.json: shape 1 (posterior): a polygon of 2 points; expected 3 or more; {fix}",
         f"error: person00.json: shape 2 (posterior): shape_type 'polygn' is unknown; did you mean polygon?; {fix}",
         f"error: person00.json: shape 3 (posterior): a polygon that lies outside the image of 192 x 208; {fix}",
         f"error: person00.json: shape 4 (posterior): a polygon that reaches 9.0 pixels beyond the image of 192 x 208; {fix}",
@@ -266,10 +266,10 @@ def test_faults_of_files_are_told_all_at_once(root: Path) -> None:
     assert sorted(problems) == sorted(
         [
             f"error: person00.json: is truncated ({_decoder_message(whole[:1000])}, line 1); {replace}",
-            f"error: person01.json: is no JSON (Expecting value, line 1); {replace}",
-            f"error: person02.json: imageData is no base64 (Only base64 data is allowed); {replace}",
+            f"error: person01.json: is not JSON (Expecting value, line 1); {replace}",
+            f"error: person02.json: imageData is not base64 (Only base64 data is allowed); {replace}",
             f"error: person03.json: names images/person03.png, which is missing; put it into {root}, or fix the name",
-            f"error: person04.json: is no LabelMe file: it has no list of shapes; {replace}",
+            f"error: person04.json: is not a LabelMe file: it has no list of shapes; {replace}",
             f"error: person05.json: imageData holds no image; {replace}",
             "error: person06.json: annotates person06.png, as person06 (copy).json does; join their shapes in one file",
             f"error: person07.json: is empty; {replace}",
