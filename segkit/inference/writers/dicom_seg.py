@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from segkit import __version__
 from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
 from segkit.data.views import by_volume
@@ -116,7 +116,7 @@ def segmentation(images: Sequence[Dataset], frames: Array, labels: Sequence[str]
             instance_number=1,
             manufacturer="segkit",
             manufacturer_model_name="segkit",
-            software_versions=version("segkit"),
+            software_versions=__version__,
             device_serial_number="0",
         )
     seg.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the names of classes may need it
@@ -127,6 +127,6 @@ def _described(hd: Any, number: int, label: str) -> Any:
     """Describe a class by a private code (99...): it has a name, but no standard code."""
     from pydicom.sr.codedict import codes
 
-    algorithm = hd.AlgorithmIdentificationSequence("segkit", codes.DCM.ArtificialIntelligence, version("segkit"))
+    algorithm = hd.AlgorithmIdentificationSequence("segkit", codes.DCM.ArtificialIntelligence, __version__)
     own = hd.sr.CodedConcept(label[:16], "99SEGKIT", label[:64])
     return hd.seg.SegmentDescription(number, label[:64], codes.SCT.AnatomicalStructure, own, "AUTOMATIC", algorithm)

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from segkit.data import io as data_io
 from segkit.data.io.base import ReadError
 from segkit.data.io.images import ImageFile, MaskFile, image_size, read_image, read_mask
 from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
@@ -323,3 +324,10 @@ def test_names_with_blanks_accents_and_chinese_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "Kopf größe 胎儿 (1).png"
     Image.fromarray(GREY).save(path)
     assert np.array_equal(read_mask(path), GREY)
+
+
+def test_the_public_names_of_the_folder_are_imported_when_they_are_used() -> None:
+    assert data_io.ImageFile is ImageFile
+    assert all(getattr(data_io, name).__module__.startswith("segkit.data.io.") for name in data_io.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Imagefile'"):
+        data_io.Imagefile  # noqa: B018
