@@ -30,20 +30,21 @@ from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.models.checkpoint import CARD, Card
 from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
+from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class JudgedCase:
+class EvaluatedCase:
     """Of a validation case: its losses by name, and its rows of the table."""
 
     losses: dict[str, float]
     rows: list[Row]
 
 
-class SegmentationTask(L.LightningModule):
+class SegmentationModule(L.LightningModule):
     """Trains `model` against `loss`; validates on the original grid, case by case."""
 
     def __init__(
@@ -59,7 +60,7 @@ class SegmentationTask(L.LightningModule):
         self.metrics, self.config, self.card = metrics, config, card
         self.labels, self.window = card.label_map(), window_of(config)
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
-        self.judged: dict[int, JudgedCase] = {}
+        self.evaluated: dict[int, EvaluatedCase] = {}
         """By index; a process may have seen one that another has seen, too."""
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
@@ -109,8 +110,8 @@ class SegmentationTask(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """All processes judge the weights of the first one, which are the ones that are saved: batch norm has seen other images."""
-        self.judged = {}
-        if together():
+        self.evaluated = {}
+        if is_distributed():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
@@ -121,11 +122,11 @@ class SegmentationTask(L.LightningModule):
         masks = {}
         for i, (index, steps) in enumerate(zip(batch.indices, batch.steps, strict=True)):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
-            masks[index], rows = self.judge(index, probs[i], steps)
-            self.judged[index] = JudgedCase({name: float(value) for name, value in losses.items()}, rows)
+            masks[index], rows = self.evaluate_case(index, probs[i], steps)
+            self.evaluated[index] = EvaluatedCase({name: float(value) for name, value in losses.items()}, rows)
         return masks
 
-    def judge(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
+    def evaluate_case(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
         """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
         case, truth = dataset.cases[index], dataset.truth(index)
@@ -134,7 +135,7 @@ class SegmentationTask(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The means over all cases, the same on every process."""
-        cases = gather(self.judged)
+        cases = gather(self.evaluated)
         for name in cases[0].losses:
             self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
         summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
@@ -169,16 +170,7 @@ def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
     return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
 
 
-def together() -> bool:
-    """Whether other processes share this training."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def gather(mine: dict[int, JudgedCase]) -> list[JudgedCase]:
+def gather(mine: dict[int, EvaluatedCase]) -> list[EvaluatedCase]:
     """The cases of all processes in the order of the validation set, each once."""
-    everyone = [mine]
-    if together():
-        everyone = [{} for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(everyone, mine)
-    cases = {index: case for part in everyone for index, case in part.items()}
+    cases = {index: case for share in all_gather(mine) for index, case in share.items()}
     return [cases[index] for index in sorted(cases)]

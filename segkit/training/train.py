@@ -42,9 +42,9 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import CACHE, check_writable, read_json, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.progress import console
-from segkit.training.distributed import end_with_parent, training_together
+from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.hparams import record_hparams
-from segkit.training.module import SegmentationTask
+from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
 from segkit.training.run_folder import Interrupted, Pruned, RunFolder
@@ -163,7 +163,7 @@ def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
     )
 
 
-def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationTask:
+def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationModule:
     """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
@@ -178,7 +178,7 @@ def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> Segmentation
     if cfg.metric.monitor.split("/")[0] not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"there is {', '.join(measured)}"
         raise SegkitError(f"metric.monitor = {cfg.metric.monitor} is not measured;   {hint}")
-    return SegmentationTask(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
+    return SegmentationModule(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
 
 
 def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
@@ -244,7 +244,7 @@ def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
 
 
-def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, data: SegmentationData) -> None:
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationModule, data: SegmentationData) -> None:
     """Train to the end, or stop with a checkpoint and say how to go on."""
     n_train = len(data.train)
     compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train, task.card.dims)
@@ -252,7 +252,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationTask, 
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
-    together = training_together(
+    together = process_group(
         run.path, cfg.allow_targets, hardware.processes, hardware.threads, lambda what: run.write_status("failed", traceback=what)
     )
     try:

@@ -30,12 +30,8 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import COMPILE_PAYS_FLOP, Hardware, compile_pays
 from segkit.system.progress import console
 from segkit.training import trial as sweep_trial
-from segkit.training.callbacks import costs
-from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
-from segkit.training.callbacks.early_stopping import StopEarly
-from segkit.training.callbacks.interruption import Interruption
-from segkit.training.callbacks.logging import EpochTable
-from segkit.training.callbacks.pictures import Pictures
+from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, Interruption, StopEarly
+from segkit.training.callbacks.logging import COST_NAMES, Costs, EpochTable, ValidationFigures
 from segkit.training.callbacks.pruning import Pruning
 from segkit.training.run_folder import RunFolder
 
@@ -160,7 +156,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         *averaging,  # before all that save or draw
         EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
-        Pictures(own.pictures.every_n_epochs, own.pictures.n_images),
+        ValidationFigures(own.pictures.every_n_epochs, own.pictures.n_images),
         checkpoints,
         Interruption(checkpoints),
     ]
@@ -178,7 +174,7 @@ def of_the_sweep(cfg: Train, run: RunFolder) -> list[L.Callback]:
     trial = sweep_trial.current()
     if trial is None:
         return []
-    measured = [costs.Costs(run.path / "costs.json")] if set(costs.NAMES) & set(trial.objectives) else []
+    measured = [Costs(run.path / "costs.json")] if set(COST_NAMES) & set(trial.objectives) else []
     return [*measured, *([Pruning(cfg.metric.monitor, trial)] if trial.is_judged else [])]
 
 

@@ -20,7 +20,7 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training import train as run
 from segkit.training.callbacks.checkpoints import Checkpoints
-from segkit.training.module import SegmentationTask
+from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
 from segkit.training.trainer import build_callbacks, build_trainer
 
@@ -42,7 +42,7 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
     task = run.build_task(cfg, card_of(cfg))
-    assert isinstance(task, SegmentationTask)
+    assert isinstance(task, SegmentationModule)
     Augmentation(cfg.augment.transforms)
     assert any(isinstance(callback, Checkpoints) for callback in build_callbacks(cfg, RunFolder(tmp_path)))
     instantiate(cfg.data.source, root=tmp_path)

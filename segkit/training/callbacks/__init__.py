@@ -1,1 +1,1 @@
-"""What happens around the steps: checkpoints, interruption, the table of epochs, pictures, progress."""
+"""Lightning callbacks: checkpoints and interruption, logging, pruning."""

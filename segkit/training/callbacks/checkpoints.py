@@ -1,23 +1,28 @@
-"""best.ckpt and last.ckpt, such that a run killed anywhere goes on as if nothing had happened."""
+"""Checkpoints, interruption and early stopping: a run that is killed or stopped anywhere resumes as if it had not been."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from segkit.models import checkpoint
 from segkit.system.files import atomic_path
+from segkit.system.progress import console
+from segkit.training.run_folder import Interrupted
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, atomic and without code in them."""
+    """Read and write Lightning's checkpoints: atomically, and with `weights_only=True`."""
 
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         checkpoint.save(checkpoint_, Path(path))
@@ -49,7 +54,7 @@ class Checkpoints(Checkpoint):
         return self.folder / "last.ckpt"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the score; NaN never is the best, but without any score the first checkpoint is kept."""
+        """Record the score. NaN is never the best, but as long as there is no score, the first checkpoint is kept."""
         score = float(trainer.callback_metrics[self.monitor])
         best = self.best_score
         if best is None or best != best or (score > best if self.mode == "max" else score < best):
@@ -82,8 +87,54 @@ class Checkpoints(Checkpoint):
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
 
 
+class Interruption(L.Callback):
+    """Stop after the current batch on Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
+
+    Raises `Interrupted` once last.ckpt is written: after the batch, or after validation if that has begun.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.asked = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hands signals to the main thread alone
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            self._previous[sign] = signal.signal(sign, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("stopping after this batch, to write a checkpoint; Ctrl-C once more to stop at once")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if can_save(trainer) and on_any_process(trainer, self.asked):
+            self.checkpoints.save_last(trainer)
+            raise Interrupted
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop between epochs: `Checkpoints` has saved the one that has ended."""
+        if trainer.global_step and on_any_process(trainer, self.asked):
+            raise Interrupted
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for sign, handler in self._previous.items():
+            signal.signal(sign, handler)
+        self._previous = {}
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that survives a resume: Lightning's checkpoint keeps the count of bad epochs, but not the decision to stop."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
 def can_save(trainer: L.Trainer) -> bool:
-    """Not between optimizer steps, whose gathered gradients a checkpoint does not hold; nor at the end of an epoch, which saves."""
+    """Not between optimizer steps, since a checkpoint holds no accumulated gradients; nor at the end of an epoch, which saves anyway."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return not progress.is_last_batch and progress.current.ready % trainer.accumulate_grad_batches == 0
 

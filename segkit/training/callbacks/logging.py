@@ -1,9 +1,11 @@
-"""metrics.csv, one row an epoch, and a line a epoch on consoles that are no terminal."""
+"""Everything a training logs: metrics.csv and a line an epoch, validation images for TensorBoard, costs for a sweep."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,26 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from segkit.data.dataset import CaseDataset
+from segkit.data.samples import Panel, panel, sample_grid
+from segkit.inference.postprocess import planes
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
+from segkit.training.distributed import all_gather, is_distributed
+
+COST_NAMES = ("parameters", "ms_per_image")
+"""Objectives of a sweep that `Costs` measures."""
+COST_REPEATS = 5
 
 
 class EpochTable(L.Callback):
-    """Means over the epoch and the processes that share it. The checkpoint holds the rows: a resumed run rewrites what it repeats."""
+    """metrics.csv: one row an epoch, means over its steps and over all processes.
+
+    The checkpoint holds the rows, so a resumed run rewrites the epochs that it repeats.
+    """
 
     def __init__(self, path: Path, announce: bool) -> None:
         self.path, self.announce = path, announce
@@ -44,7 +58,7 @@ class EpochTable(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and self._validated}
-        sums = everywhere({name: float(total) for name, total in self._sums.items()})
+        sums = all_gather({name: float(total) for name, total in self._sums.items()})
         train = {f"train/{name}": sum(one.get(name, 0.0) for one in sums) / (len(sums) * self._count) for name in sums[0]}
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -70,24 +84,74 @@ class EpochTable(L.Callback):
             console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all processes, of which one saves; all of them save at the same moment."""
-        sums = everywhere({name: float(total) for name, total in self._sums.items()})
+        """Sums of all processes, since one of them saves for all; they save at the same moment."""
+        sums = all_gather({name: float(total) for name, total in self._sums.items()})
         return {"rows": self.rows, "sums": sums, "count": self._count, "seconds": self._elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self._count, self._seconds = list(state["rows"]), state["count"], state["seconds"]
-        mine = dict(enumerate(state["sums"])).get(dist.get_rank() if together() else 0, {})  # it may go on with more processes
+        mine = dict(enumerate(state["sums"])).get(dist.get_rank() if is_distributed() else 0, {})  # it may go on with more processes
         self._sums = {name: torch.tensor(total) for name, total in mine.items()}
 
 
-def together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+class ValidationFigures(L.Callback):
+    """Log the first `n_images` validation cases with outlines to TensorBoard, every `every_n_epochs` epochs and after the last."""
+
+    def __init__(self, every_n_epochs: int, n_images: int) -> None:
+        self.every_n_epochs, self.n_images = every_n_epochs, n_images
+        self._panels: dict[int, Panel] = {}
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        """`outputs` comes from the validation step: index -> mask on the original grid."""
+        if not self._due(trainer):
+            return
+        dataset: CaseDataset = trainer.datamodule.val  # type: ignore[attr-defined]
+        labels = dataset.labels
+        for index, mask in outputs.items():
+            if index < self.n_images * trainer.world_size:  # the cases are dealt out in turn: the first process draws n_images
+                case = dataset.cases[index]
+                target = planes(dataset.truth(index), labels)
+                self._panels[index] = panel(case.image.read(), planes(mask, labels), target, case.id)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        panels = [self._panels[i] for i in sorted(self._panels)]
+        self._panels = {}
+        if panels and isinstance(trainer.logger, TensorBoardLogger):
+            figure = sample_grid(panels, pl_module.labels, f"epoch {trainer.current_epoch + 1}")
+            trainer.logger.experiment.add_image("validation", figure, trainer.global_step, dataformats="HWC")
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 1
+        return epoch % self.every_n_epochs == 0 or epoch == last
 
 
-def everywhere(mine: dict[str, float]) -> list[dict[str, float]]:
-    """The same of each process of this training."""
-    if not together():
-        return [mine]
-    everyone: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
-    return everyone
+class Costs(L.Callback):
+    """costs.json, for a sweep that weighs them against the score: number of parameters, milliseconds a validation image.
+
+    The time is the network's alone, the median of five passes of the first validation batch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._image: Tensor | None = None
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *args: Any) -> None:
+        self._image = batch.image if self._image is None else self._image  # (B, C, *S)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        costs: dict[str, float] = {"parameters": sum(p.numel() for p in pl_module.model.parameters())}
+        if self._image is not None:
+            costs["ms_per_image"] = 1000 * statistics.median(self._seconds(pl_module) for _ in range(COST_REPEATS)) / len(self._image)
+        write_text_atomic(self.path, json.dumps(costs))
+
+    def _seconds(self, pl_module: Any) -> float:
+        image, training = self._image, pl_module.training
+        pl_module.eval()
+        with torch.inference_mode(), pl_module.trainer.precision_plugin.forward_context():
+            start = time.perf_counter()
+            pl_module.model.logits(image).float().sum().item()  # which waits for a GPU
+            seconds = time.perf_counter() - start
+        pl_module.train(training)
+        return seconds

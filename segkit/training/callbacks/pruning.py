@@ -1,4 +1,4 @@
-"""Inside a sweep: each validation's score is reported, and a training without prospects stops."""
+"""Inside a sweep: report the score of each validation, and stop a trial that the pruner gives up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segkit.training.trial import RunningTrial
 class Pruning(L.Callback):
     """Raises `Pruned` at the end of an epoch, once its checkpoint and its row are written; must come after those callbacks.
 
-    The first process asks, all stop together. The last epoch is not pruned: there is nothing left to save.
+    The first process asks the pruner, and all stop together. The last epoch is not pruned: there is nothing left to save.
     """
 
     def __init__(self, monitor: str, trial: RunningTrial) -> None:
@@ -27,15 +27,15 @@ class Pruning(L.Callback):
         score, self._score = self._score, None
         if score is None:
             return
-        hopeless = trainer.is_global_zero and self._report(trainer.current_epoch + 1, score)
+        pruned = trainer.is_global_zero and self._report(trainer.current_epoch + 1, score)
         is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
-        if on_any_process(trainer, hopeless) and not is_last:
+        if on_any_process(trainer, pruned) and not is_last:
             raise Pruned(f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} {score:.4f}")
 
     def _report(self, epochs: int, score: float) -> bool:
-        """A storage that is away for a moment must not cost the training."""
+        """Whether to prune. A storage that cannot be reached for a moment must not end the training."""
         try:
             return self.trial.report(epochs, score)
         except Exception as error:  # whatever a database raises
-            console.print(f"the study could not be told of epoch {epochs}: {error}", markup=False)
+            console.print(f"epoch {epochs} could not be reported to the study: {error}", markup=False)
             return False
