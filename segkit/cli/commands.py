@@ -146,7 +146,7 @@ GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a 
     Command(
         "phantom",
         "write a synthetic data set",
-        "segkit.data.phantoms.base:command",
+        "segkit.cli.phantom:command",
         ("segkit phantom output=DIR n=40", "segkit phantom output=DIR data=hc18"),
     ),
     Command(

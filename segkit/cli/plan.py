@@ -21,8 +21,8 @@ from rich.markup import escape
 from segkit.config import compose, schema
 from segkit.data.audit.audit import Looked, look
 from segkit.data.labels import sided
-from segkit.data.phantoms.base import source_name
 from segkit.data.planning import Fingerprint, fingerprint
+from segkit.data.sources import source_name
 from segkit.system.errors import SegkitError, raise_errors
 from segkit.system.files import CACHE, write_text_atomic
 from segkit.system.hardware import choose_device

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+_SOURCES = (
+    *("brats.BraTS", "coco.Coco", "csv.Csv", "decathlon.Decathlon", "dicom.Dicom", "folder.Folder", "hc18.HC18", "isbi_em.IsbiEm"),
+    *("labelme.LabelMe", "lgg.LGG", "nerve.Nerve", "nnunet.NnUNet", "pelvis.Pelvis", "pengwin.Pengwin", "phantom.Phantom"),
+    "uw_madison.UWMadison",
+)
 ALIASES: dict[str, str] = {
     "segkit.losses.boundary.boundary_loss": "segkit.losses.BoundaryLoss",
     "segkit.losses.boundary.hausdorff_loss": "segkit.losses.HausdorffLoss",
@@ -26,6 +31,7 @@ ALIASES: dict[str, str] = {
     "segkit.models.multitask.MultiTaskUNet": "segkit.models.MultiTaskUNet",
     "segkit.models.smp.smp_network": "segkit.models.SMP",
     "segkit.models.unet.UNet": "segkit.models.UNet",
+    **{f"segkit.data.sources.{name}": f"segkit.data.sources.{name.partition('.')[2]}" for name in _SOURCES},
 }
 """Old name -> present public name."""
 

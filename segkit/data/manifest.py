@@ -18,11 +18,12 @@ from segkit.config import schema
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, Manifest
 from segkit.data.labels import BACKGROUND, LabelMap
-from segkit.data.phantoms import base
-from segkit.data.sources.base import natural
+from segkit.data.phantoms.base import MARK, VERSION, write
+from segkit.data.sources import source_name
 from segkit.data.statistics import MOST_VALUES, CaseFacts, scan, values_seen
 from segkit.data.views import view
 from segkit.system.errors import Problem, SegkitError, nearest, raise_errors
+from segkit.system.files import natural
 from segkit.system.progress import console
 
 Facts = Mapping[str, CaseFacts]
@@ -78,8 +79,8 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
-    name = base.source_name(data.source)
-    return Found(name, root, tuple(cases), source.default_labels, (root / base.MARK).exists(), tuple(problems))
+    name = source_name(data.source)
+    return Found(name, root, tuple(cases), source.default_labels, (root / MARK).exists(), tuple(problems))
 
 
 def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
@@ -116,7 +117,7 @@ def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path
     if not folder.is_dir():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
-            base.write(instantiate(data.source, allow=allow, root=temporary), temporary, data.phantom_n, seed)
+            write(instantiate(data.source, allow=allow, root=temporary), temporary, data.phantom_n, seed)
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster, and wrote the same
@@ -132,10 +133,10 @@ def _phantom(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path
 
 
 def _phantom_name(data: schema.Data, seed: int) -> str:
-    name = base.source_name(data.source)
+    name = source_name(data.source)
     keys = json.dumps({k: v for k, v in data.source.items() if k != "_target_"}, sort_keys=True, default=str)
     layout = "" if keys == "{}" else "-" + hashlib.sha1(keys.encode(), usedforsecurity=False).hexdigest()[:6]
-    return f"phantom-{name}{layout}-n{data.phantom_n}-seed{seed}-v{base.VERSION}"
+    return f"phantom-{name}{layout}-n{data.phantom_n}-seed{seed}-v{VERSION}"
 
 
 # the labels

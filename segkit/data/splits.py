@@ -18,10 +18,9 @@ import numpy as np
 
 from segkit.config import schema
 from segkit.data.case import Case, Manifest
-from segkit.data.sources.base import natural
 from segkit.data.statistics import CaseFacts
 from segkit.system.errors import Problem, ProblemsFound, nearest
-from segkit.system.files import write_text_atomic
+from segkit.system.files import natural, write_text_atomic
 
 SIDES = ("train", "val", "test")
 _SPOKEN = {"train": "train", "val": "validation", "test": "test"}

@@ -12,8 +12,8 @@ from dataclasses import replace
 from segkit.data.case import Case, Pixels
 from segkit.data.io.base import ReadError
 from segkit.data.slices import Blank, Channels, Slice, Volume, shape_of
-from segkit.data.sources.base import natural
 from segkit.system.errors import Problem
+from segkit.system.files import natural
 
 
 def view(cases: Sequence[Case], dims: int, neighbours: Sequence[int], problems: list[Problem]) -> list[Case]:

@@ -15,11 +15,10 @@ import yaml
 from segkit.config.targets import instantiate
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.sources.base import Natural, natural
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarise
 from segkit.system.errors import SegkitError
-from segkit.system.files import read_json, write_text_atomic
+from segkit.system.files import Natural, natural, read_json, write_text_atomic
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"

@@ -12,7 +12,7 @@ from segkit.config import compose
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data.labels import LabelMap
-from segkit.data.sources.phantom import Phantom
+from segkit.data.sources import Phantom
 from segkit.data.splits import Split, make_split
 from segkit.data.transforms.augment import Augmentation
 from segkit.models.checkpoint import Card

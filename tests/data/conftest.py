@@ -13,7 +13,7 @@ import pytest
 
 from segkit.config import schema
 
-SOURCES = {"folder": "folder.Folder", "csv": "csv.Csv", "hc18": "hc18.HC18", "phantom": "phantom.Phantom"}
+SOURCES = {"folder": "Folder", "csv": "Csv", "hc18": "HC18", "phantom": "Phantom"}
 
 
 @pytest.fixture

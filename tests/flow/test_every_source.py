@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import segkit
+from segkit.cli.phantom import command as phantom
 from segkit.config import compose
 from segkit.data.audit.audit import command as audit
 from segkit.data.audit.audit import look
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.manifest import find
-from segkit.data.phantoms.base import command as phantom
 from segkit.inference.postprocess import planes
 from segkit.inference.predictor import load
 

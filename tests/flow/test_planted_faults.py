@@ -12,9 +12,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from segkit.cli.phantom import command as phantom
 from segkit.config import compose
 from segkit.data.audit.audit import look
-from segkit.data.phantoms.base import command as phantom
 from segkit.system.errors import Problem
 
 N = {"decathlon": 8, "folder": 24, "csv": 24, "lgg": 24}

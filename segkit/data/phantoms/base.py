@@ -1,97 +1,172 @@
-"""`segkit phantom`: synthetic data sets, to learn with, to test with, and to try every preset on without a download.
-
-The drawings themselves are in `phantoms/`, one file a kind of image; a source says in which layout they are written.
-"""
+"""What all phantoms share: seeded shapes and textures to draw with, and the files that drawings are written to."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import numpy.typing as npt
+import tifffile
+from scipy import ndimage
 
-from segkit.config.targets import instantiate
 from segkit.system.errors import SegkitError
-from segkit.system.progress import console
 
 if TYPE_CHECKING:
-    from segkit.config.schema import Phantom as PhantomConfig
-    from segkit.data.sources import Source
+    from segkit.data.sources.base import Source
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Random = np.random.Generator
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a drawing changes: it is part of the name of cached phantoms."""
-PNG_COMPRESSION = 6
-
-
-def write_png(path: Path, pixels: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
-    path.write_bytes(data.tobytes())
-
-
-def refuse_outside(root: Path, name: str | None) -> None:
-    """Writing below `root` must stay below it."""
-    if name is not None and not (root / name).resolve().is_relative_to(root.resolve()):
-        raise SegkitError(f"data.source names {name}, which lies outside {root}: a phantom is written below its own folder only")
-
-
 MARK = "SYNTHETIC.txt"
-"""Lies in every phantom, so that results made of it say so wherever it has been copied to."""
+"""Lies in every phantom, so that results made of it are marked wherever it has been copied to."""
 
 
 def write(source: Source, root: Path, n: int, seed: int) -> None:
-    """A marked phantom in the layout of `source`."""
-    for name in ("images_name", "masks_name", "table_name"):  # names come from configs, and from the cards of strangers
-        refuse_outside(root, getattr(source, name, None))
+    """Write a marked phantom of `n` images in the layout of `source`. Raises `SegkitError` where that would leave `root`."""
+    for name in ("images_name", "masks_name", "table_name", "annotations_name"):  # from configs, and from strangers' checkpoints
+        inside = getattr(source, name, None)
+        if inside is not None and not (root / inside).resolve().is_relative_to(root.resolve()):
+            raise SegkitError(f"data.source names {inside}, which lies outside {root}: a phantom is written below its own folder only")
     source.write_phantom(root, n, seed)
     (root / MARK).write_text(f"{n} synthetic images drawn by segkit, seed {seed}. Not patients.\n")
 
 
-def command(cfg: PhantomConfig) -> int:
-    """`segkit phantom`: write a synthetic data set in the layout of `cfg.data.source`."""
-    output = Path(cfg.output).expanduser().absolute()
-    fresh = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    source = instantiate(cfg.data.source, allow=cfg.allow_targets, root=fresh)
-    try:
-        write(source, fresh, cfg.n, cfg.seed)
-        said = _put(fresh, output)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    console.print(f"{said} {cfg.n} synthetic images in {output}  (seed {cfg.seed})", markup=False)
-    choice = source_name(cfg.data.source) if is_own(cfg.data.source) else "NAME"
-    console.print(f"train on them with:  segkit train data={choice} data.root={cfg.output}", markup=False)
-    return 0
+# numbers
 
 
-def _put(fresh: Path, output: Path) -> str:
-    """Move `fresh` to `output`, unless the very same files lie there already."""
-    if output.exists() and not output.is_dir():
-        raise SegkitError(f"output={output} is a file;   name a folder")
-    if output.is_dir() and any(output.iterdir()):
-        if _contents(output) == _contents(fresh):
-            return "already there:"
-        raise SegkitError(f"output={output} is not empty and holds something else;   name a new folder, or empty this one")
-    if output.is_dir():
-        output.rmdir()
-    fresh.replace(output)
-    return "wrote"
+def seeded(*numbers: int) -> Random:
+    """A generator whose stream depends on these numbers alone: seed, patient, image …"""
+    return np.random.Generator(np.random.PCG64(list(numbers)))
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def group_sizes(n: int, largest: int) -> list[int]:
+    """Sizes of the groups (patients, subjects) that `n` images make: up to `largest` each, four groups or more where possible."""
+    return [len(part) for part in np.array_split(np.arange(n), max(-(-n // largest), min(n, 4)))]
 
 
-def source_name(source: Mapping[str, Any]) -> str:
-    """'hc18' for segkit's own sources, whose YAML is called like their module; a class of someone else goes by its name."""
-    module, _, name = str(source["_target_"]).rpartition(".")
-    return module.rpartition(".")[2] if is_own(source) else name.lower()
+# shapes
 
 
-def is_own(source: Mapping[str, Any]) -> bool:
-    return str(source["_target_"]).startswith("segkit.data.sources.")
+@dataclass(frozen=True)
+class Blob:
+    """An ellipse with a wavy border, or an ellipsoid, largest at `z` and `height` tall; `angle` in radians from x towards y."""
+
+    x: float
+    y: float
+    a: float
+    b: float
+    angle: float = 0.0
+    waves: tuple[tuple[float, float], ...] = ()
+    z: float = 0.0
+    height: float = float("inf")
+
+    def axes(self, xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
+        """Coordinates along the axes `a` and `b`, from the center."""
+        dx, dy = xs - self.x, ys - self.y
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        return dx * cos + dy * sin, dy * cos - dx * sin
+
+    def radius(self, xs: Floats, ys: Floats, z: float = 0.0) -> Floats:
+        """Distance from the center in the slice at `z`, 1 on the border."""
+        u, v = self.axes(xs, ys)
+        radius = np.hypot(u / self.a, v / self.b)
+        if self.waves:
+            turn = np.arctan2(v / self.b, u / self.a)
+            radius = radius / (1 + sum(much * np.cos(k * turn + phase + 2 * z) for k, (much, phase) in enumerate(self.waves, 2)))
+        size = np.sqrt(max(1e-4, 1 - ((z - self.z) / self.height) ** 2))
+        return np.asarray(radius / size, np.float32)
+
+
+def waves(random: Random, amount: float) -> tuple[tuple[float, float], ...]:
+    """Amplitude and phase of three waves around a `Blob`."""
+    return tuple((random.normal(0, amount / k), random.uniform(0, 2 * np.pi)) for k in range(1, 4))
+
+
+def without_specks(labels: Array, smallest: int = 12) -> Array:
+    """Labels without pieces that are smaller than annotators draw; these become background."""
+    kept = labels.copy()
+    for value in np.unique(labels[labels > 0]):
+        pieces, _ = ndimage.label(labels == value, np.ones((3,) * labels.ndim))
+        kept[(pieces > 0) & (np.bincount(pieces.reshape(-1)) < smallest)[pieces]] = 0
+    return kept
+
+
+# textures
+
+
+def field(random: Random, shape: tuple[int, ...], scale: float | Sequence[float]) -> Floats:
+    """Smooth Gaussian noise of standard deviation 1 on an image or a volume; `scale` in pixels."""
+    noise = blurred(random.normal(size=shape).astype(np.float32), scale)
+    return np.asarray(noise / noise.std(), np.float32)
+
+
+def blurred(pixels: Array, scale: float | Sequence[float]) -> Floats:
+    """Pixels (H, W) or voxels (D, H, W) after a Gaussian filter."""
+    if pixels.ndim == 2:
+        return np.asarray(cv2.GaussianBlur(pixels, (0, 0), float(scale)), np.float32)  # type: ignore[arg-type]
+    return np.asarray(ndimage.gaussian_filter(pixels, scale), np.float32)
+
+
+def speckle(random: Random, shape: tuple[int, ...], across: float, along: float) -> Floats:
+    """Magnitude of a complex Gaussian field: speckle of ultrasound (Burckhardt, IEEE Trans. Sonics Ultrason. 1978)."""
+    grains = [cv2.GaussianBlur(random.normal(size=shape).astype(np.float32), (0, 0), across, sigmaY=along) for _ in range(2)]
+    return np.asarray(np.hypot(*grains))
+
+
+def mr_signal(random: Random, tissue: Array, grain: float, noise: float) -> Array:
+    """Magnitude image of tissue: grain, partial volume, coil shading and Rician noise (Gudbjartsson and Patz, MRM 1995)."""
+    in_plane = 0.6 * max(1.0, tissue.shape[-1] / 100)
+    scale = in_plane if tissue.ndim == 2 else (0.3, in_plane, in_plane)
+    signal = blurred(tissue * (1 + grain * field(random, tissue.shape, scale)), scale)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in tissue.shape), indexing="ij")
+    signal = signal * np.exp(sum(random.uniform(-0.28, 0.28) * axis for axis in axes))
+    return np.asarray(np.hypot(signal + random.normal(0, noise, signal.shape), random.normal(0, noise, signal.shape)))
+
+
+# files: the same bytes for the same pixels
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def png_bytes(pixels: Array) -> bytes:
+    """Pixels (H, W) as a PNG."""
+    return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1].tobytes())
+
+
+def write_png(path: Path, pixels: Array) -> None:
+    """Write pixels (H, W), uint8 or uint16."""
+    write_bytes(path, png_bytes(pixels))
+
+
+def write_tiff(path: Path, pixels: Array, compression: str | None = None) -> None:
+    """Write pixels (H, W), or (H, W, 3) as colors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = "rgb" if pixels.ndim == 3 else "minisblack"
+    tifffile.imwrite(path, pixels, photometric=kind, compression=compression, metadata=None, software="")
+
+
+def write_nifti(path: Path, voxels: Array, spacing_mm: Sequence[float]) -> None:
+    """Write voxels (D, H, W) or pixels (H, W) on axes that lead left, posterior and superior; `spacing_mm` in the order of axes."""
+    import nibabel  # a quarter of a second that only phantoms need
+
+    x, y, z = (*reversed(spacing_mm), 1.0)[:3]
+    affine = np.diag([-x, -y, z, 1.0])
+    untyped: Any = nibabel.Nifti1Image
+    image = untyped(np.ascontiguousarray(voxels.T), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    data: bytes = image.to_bytes()
+    write_bytes(path, gzip.compress(data, 6, mtime=0) if path.suffix == ".gz" else data)

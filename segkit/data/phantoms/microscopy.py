@@ -9,19 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 from scipy.spatial import KDTree
 
+from segkit.data.phantoms.base import Array, Floats, Random, field, seeded, without_specks
 from segkit.system.progress import track
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Random = np.random.Generator
 
 SIDE = 128
 STEP = 2.5
@@ -32,8 +26,6 @@ CELL = 24.0
 """Usual diameter of a cell, in pixels."""
 REACH = 20.0
 """Points lie so far beyond the edges of the stack, in pixels, that cells there look like any others."""
-SPECK = 12
-"""Pixels: pieces that are smaller are not labelled."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Tissue:
-    """What sections are cut from. Lengths in pixels, places as z, y, x."""
+    """A block that sections are cut from. Lengths in pixels, places as z, y, x."""
 
     sites: KDTree
     tones: Floats
@@ -60,10 +52,10 @@ class Tissue:
 
 
 def sections(n: int, seed: int, step: int = 1) -> Iterator[Section]:
-    """`n` slices of one stack, every `step`-th; the same pixels every time."""
-    tissue = _tissue(np.random.Generator(np.random.PCG64([seed, 0])), depth=n * step * STEP)
+    """Yield `n` slices of one stack, every `step`-th."""
+    tissue = _tissue(seeded(seed, 0), depth=n * step * STEP)
     for i in track(range(n), "drawing", total=n):
-        yield _section(np.random.Generator(np.random.PCG64([seed, i + 1])), tissue, i * step * STEP)
+        yield _section(seeded(seed, i + 1), tissue, i * step * STEP)
 
 
 def _tissue(random: Random, depth: float) -> Tissue:
@@ -74,28 +66,28 @@ def _tissue(random: Random, depth: float) -> Tissue:
     return Tissue(
         sites=KDTree(sites),
         tones=random.normal(0.66, 0.05, len(sites)).astype(np.float32),
-        bend=np.stack([[3.0 * _field(random, 9) for _ in range(2)] for _ in range(2)]),
-        width=np.clip(1.45 + 0.35 * _field(random, 8), 1.0, 2.6),
+        bend=np.stack([[3.0 * field(random, (SIDE, SIDE), 9) for _ in range(2)] for _ in range(2)]),
+        width=np.clip(1.45 + 0.35 * field(random, (SIDE, SIDE), 8), 1.0, 2.6),
         mitochondria=np.concatenate([with_one, radii], axis=1).astype(np.float32),
     )
 
 
 def _section(random: Random, tissue: Tissue, z: float) -> Section:
     distance, cell, place = _cells(tissue, z)
-    membrane = _without_specks(distance < tissue.width)
+    membrane = ~without_specks(~without_specks(distance < tissue.width))
     tone = tissue.tones[cell]
     _add_mitochondria(random, tissue, place, distance, tone)
     _add_vesicles(random, distance, tone)
-    contrast = np.clip(0.40 + 0.09 * _field(random, 7), 0.16, 0.55)
+    contrast = np.clip(0.40 + 0.09 * field(random, (SIDE, SIDE), 7), 0.16, 0.55)
     tone = tone - contrast * np.exp(-((distance / (1.1 * tissue.width)) ** 2)) * (tone / 0.66)
-    tone += 0.045 * _field(random, 0.9) + 0.03 * _field(random, 20) + random.normal(0, 0.02)
+    tone += 0.045 * field(random, (SIDE, SIDE), 0.9) + 0.03 * field(random, (SIDE, SIDE), 20) + random.normal(0, 0.02)
     blurred = cv2.GaussianBlur(tone.astype(np.float32), (0, 0), 0.6)
     noisy = blurred + random.normal(0, 0.06, tone.shape)
     return Section(np.asarray(np.clip(np.round(255 * noisy), 0, 255), np.uint8), membrane)
 
 
 def _cells(tissue: Tissue, z: float) -> tuple[Floats, Array, Floats]:
-    """Of each pixel: distance to the nearest membrane, the number of its cell, and where in the tissue it lies (3, H, W)."""
+    """Distance of each pixel (H, W) to the nearest membrane, the number of its cell, and its place in the tissue (3, H, W)."""
     turn = 0.04 * z
     bend = np.cos(turn) * tissue.bend[0] + np.sin(turn) * tissue.bend[1]
     ys, xs = np.mgrid[:SIDE, :SIDE] + bend
@@ -130,18 +122,3 @@ def _add_vesicles(random: Random, distance: Floats, tone: Floats) -> None:
         size = random.uniform(0.6, 2.0)
         radius = np.hypot(ys - rows[at], xs - columns[at])
         tone -= random.uniform(0.15, 0.4) * np.exp(-(((radius - size) / 0.8) ** 2)).astype(np.float32)
-
-
-def _field(random: Random, scale: float) -> Floats:
-    """Smooth noise of standard deviation 1."""
-    noise = cv2.GaussianBlur(random.normal(size=(SIDE, SIDE)).astype(np.float32), (0, 0), scale)
-    return np.asarray(noise / noise.std(), np.float32)
-
-
-def _without_specks(mask: Array) -> Array:
-    """Neither membranes nor cells of a few pixels, which annotators leave out."""
-    kept = mask.copy()
-    for value in (True, False):
-        pieces, _ = ndimage.label(kept == value)
-        kept[(np.bincount(pieces.reshape(-1)) < SPECK)[pieces]] = not value
-    return kept

@@ -1,42 +1,71 @@
-"""A synthetic abdomen on MR: stomach, small and large bowel among organs as bright as they are.
+"""Synthetic tomography: an abdomen on MR and on CT, and a skull-stripped brain with a tumor on MR.
 
-An axial slice of a balanced gradient echo, as scanners beside a linac take them: bright fat and fluid, a ring of muscle, the
-spine, liver, spleen, kidneys and vessels. Three structures are to be found. The stomach is one pouch with folds; the small
-bowel is a heap of loops with a feathered inside; the large bowel runs around it, with a bright wall and a dark inside. Liver,
-spleen and kidneys are as bright, so place, shape and texture tell, and a threshold does not. Neighbours overlap at their
-borders, as outlines do where two loops press on each other. Noise is Rician (Gudbjartsson and Patz, Magn. Reson. Med. 1995).
+Axial slices of one anatomy show skin, fat, a ring of muscle, the spine, and within it liver, kidneys, spleen, vessels and three
+hollow organs: the stomach is one pouch with folds, the small bowel a heap of loops with a feathered inside, the large bowel
+runs around it. On CT liver, spleen, muscle and bowel lie within 15 HU of each other; on MR liver, spleen and kidneys are as
+bright as stomach and bowel. So place, shape and texture tell structures apart, and a threshold does not.
+
+The tumor of the brain has three nested parts, valued as BraTS has them (Menze et al., IEEE Trans. Med. Imaging 2015). Each is
+as bright as something healthy: edema as small lesions on FLAIR, the core as ventricles on T2, the rim as enhanced vessels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segkit.data.phantoms.base import Array, Blob, Floats, Random, field, group_sizes, mr_signal, seeded, waves, without_specks
 from segkit.system.progress import track
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Random = np.random.Generator
-
-ROWS, COLUMNS = 96, 120
-LEAST_SLICES = 3
-STRUCTURES = ("large_bowel", "small_bowel", "stomach")
-TOP = 12000.0
-"""What the brightest tissue is about, in 16 bits."""
+HOLLOW = ("large_bowel", "small_bowel", "stomach")
+"""Structures of the MR phantom."""
+CT_STRUCTURES = ("liver", "kidney")
+MR_SHAPE, CT_SHAPE = (96, 120), (80, 96)
+"""Rows and columns."""
 MARGIN = 1.06
-"""How far outlines reach beyond what is seen of a structure, so that neighbours overlap."""
-SPECK = 12
-"""Pixels; annotators draw nothing smaller."""
+"""How far outlines on MR reach beyond what is seen of a structure, so that neighbors overlap."""
+
+_BLOBS = {
+    "liver": ((-0.52, -0.16, 0.2, 0.33, 0.42, 0.75), (-0.20, -0.38, 0.15, 0.26, 0.16, 0.6)),
+    "spleen": ((0.68, 0.12, 0.2, 0.13, 0.26, 0.6),),
+    "muscle": ((-0.24, 0.58, 0.5, 0.15, 0.13, 5), (0.24, 0.58, 0.5, 0.15, 0.13, 5)),
+    "kidney": ((-0.42, 0.42, 0.6, 0.14, 0.17, 0.7), (0.42, 0.42, 0.55, 0.14, 0.17, 0.7)),
+    "vessel": ((0.07, 0.24, 0.5, 0.06, 0.06, 5), (-0.09, 0.24, 0.5, 0.07, 0.05, 5)),
+    "bone": ((0, 0.46, 0.5, 0.15, 0.14, 5),),
+    "canal": ((0, 0.68, 0.5, 0.05, 0.04, 5),),
+    "large_bowel": (
+        *((0.64, -0.14, 0.55, 0.15, 0.13, 0.85), (0.58, 0.20, 0.75, 0.15, 0.13, 0.85), (-0.50, 0.14, 0.75, 0.15, 0.13, 0.85)),
+        *((-0.24, -0.46, 0.7, 0.15, 0.13, 0.85), (0.04, -0.52, 0.65, 0.15, 0.13, 0.85)),
+    ),
+    "small_bowel": (
+        *((-0.08, 0.02, 0.75, 0.17, 0.11, 0.75), (0.12, 0.08, 0.70, 0.17, 0.11, 0.75), (0.30, 0.10, 0.75, 0.17, 0.11, 0.75)),
+        *((-0.14, -0.16, 0.85, 0.17, 0.11, 0.75), (0.24, 0.00, 0.8, 0.17, 0.11, 0.75), (-0.22, 0.10, 0.8, 0.17, 0.11, 0.75)),
+    ),
+    "stomach": ((0.36, -0.28, 0.35, 0.27, 0.19, 0.75), (0.14, -0.18, 0.45, 0.17, 0.11, 0.65)),
+}
+"""x, y, z, a, b and height of ellipsoids, later ones over earlier ones; the body reaches from -1 to 1, the patient's right is left."""
+_SIGNAL = {
+    **{"fat": 1.0, "muscle": 0.34, "bone": 0.5, "canal": 0.95, "liver": 0.46, "spleen": 0.60, "kidney": 0.70, "vessel": 0.80},
+    **{"stomach": 0.50, "small_bowel": 0.66, "large_bowel": 0.40},
+}
+"""Balanced gradient echo, as scanners beside a linac take it; 1 is fat."""
+_HU = {
+    **{"fat": -100.0, "muscle": 55.0, "bone": 320.0, "canal": 30.0, "liver": 58.0, "spleen": 58.0, "kidney": 90.0, "vessel": 95.0},
+    **{"stomach": 35.0, "small_bowel": 48.0, "large_bowel": 45.0},
+}
+"""Hounsfield, Br. J. Radiol. 1973: air -1000, water 0."""
+
+
+# the abdomen
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One day of one patient: `images` (D, H, W) uint16, `masks` (D, 3, H, W) uint8 in the order of `STRUCTURES`."""
+    """Slices of a patient: images (D, H, W), uint16 on MR and int16 HU on CT; masks (D, K, H, W) uint8."""
 
     case: int
     day: int
@@ -44,160 +73,221 @@ class Scan:
     images: Array
     masks: Array
     pixel_mm: float
+    slice_mm: float = 3.0
 
 
 @dataclass(frozen=True)
-class Blob:
-    """An ellipsoid of wavy border, in units of the body; `z` is where it is largest, `height` how far it reaches."""
+class Abdomen:
+    """The organs of a patient, in units of the body, and how it is scaled."""
 
-    x: float
-    y: float
-    z: float
-    a: float
-    b: float
-    height: float
-    angle: float
-    waves: tuple[tuple[float, float], ...]
+    organs: Mapping[str, tuple[Blob, ...]]
+    size: Array
 
-    def radius(self, xs: Floats, ys: Floats, z: float) -> Floats:
-        """1 on its border in the slice at height `z`, 0 in its middle."""
-        size = np.sqrt(max(1e-4, 1 - ((z - self.z) / self.height) ** 2))
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        dx, dy = xs - self.x, ys - self.y
-        u, v = (dx * cos + dy * sin) / self.a, (dy * cos - dx * sin) / self.b
-        angle = np.arctan2(v, u)
-        border = 1 + sum(much * np.cos(k * angle + phase + 2 * z) for k, (much, phase) in enumerate(self.waves, 2))
-        return np.asarray(np.hypot(u, v) / (size * border), np.float32)
+    @classmethod
+    def draw(cls, random: Random) -> Abdomen:
+        organs = {name: tuple(_organ(random, name, *numbers) for numbers in blobs) for name, blobs in _BLOBS.items()}
+        return cls(organs, random.uniform(0.92, 1.0, 2))
+
+    def slice(self, shape: tuple[int, int], center: Array, z: float) -> tuple[Floats, dict[str, Floats]]:
+        """Distances (H, W) from the middle of the body, and of each structure: 1 on the border."""
+        ys, xs = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+        xs = (xs - shape[1] / 2 - center[0]) / (0.47 * shape[1] * self.size[0])
+        ys = (ys - shape[0] / 2 - center[1]) / (0.46 * shape[0] * self.size[1])
+        body = np.hypot(xs, ys)
+        radii = {name: np.min([blob.radius(xs, ys, z) for blob in blobs], axis=0) for name, blobs in self.organs.items()}
+        return body, {name: np.where(body < 0.82, radius, 9) for name, radius in radii.items()}
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Blobs by structure, and how bright each tissue is, 1 being fat."""
-
-    organs: dict[str, list[Blob]]
-    others: dict[str, list[Blob]]
-    signal: dict[str, float]
-    width: float
-    depth: float
+def _organ(random: Random, name: str, x: float, y: float, z: float, a: float, b: float, height: float) -> Blob:
+    turn = random.uniform(0, np.pi) if name in ("small_bowel", "large_bowel") else random.normal(0, 0.15)
+    x, y = random.normal((x, y), 0.025)
+    a, b = (a, b) * random.uniform(0.88, 1.12, 2)
+    return Blob(x, y, a, b, turn, waves(random, 0.12 if "bowel" in name else 0.06), z + random.normal(0, 0.02), height)
 
 
-def scans(n: int, seed: int) -> Iterator[Scan]:
-    """`n` slices in days of three to five, of four patients or more where there are enough slices; some come for two days."""
-    days = max(n // (LEAST_SLICES + 1), min(n, 4))
-    slices = np.array_split(np.arange(n), days)
-    for i in track(range(days), "drawing", total=days):
-        case, second = (i, False) if i < 4 else (4 + (i - 4) // 2, False) if i % 2 else ((i - 4) // 2, True)
-        yield draw(seed, case, int(second), len(slices[i]))
-
-
-def draw(seed: int, case: int, visit: int, slices: int) -> Scan:
-    """Patient number `case` of the series `seed` at a visit; the same bytes every time. Organs keep their size between visits,
-    and move a little. Every fifth patient's first slice lies above the organs, so it is empty."""
-    anatomy = _anatomy(np.random.Generator(np.random.PCG64([seed, case])))
-    random = np.random.Generator(np.random.PCG64([seed, case, 1 + visit]))
-    heights = np.linspace(0.22, 0.78, slices) if slices > 1 else np.array([0.5])
-    if slices > LEAST_SLICES and case % 5 == 1:
-        heights[0] = -0.6
-    shift = random.normal(0, 0.02, 2)
-    centre = random.uniform(-2, 2, 2)
-    drawn = [_slice(random, anatomy, centre, shift, float(z)) for z in heights]
-    images, masks = (np.stack(parts) for parts in zip(*drawn, strict=True))
-    first = int(random.integers(40, 70))
-    day = int(visit * random.integers(5, 30))
-    return Scan(101 + case, day, tuple(range(first, first + slices)), images, masks, 1.5)
-
-
-# drawing; the body reaches from -1 to 1, the patient's right lies on the left of the picture
-
-
-def _anatomy(random: Random) -> Anatomy:
-    def blob(x: float, y: float, z: float, a: float, b: float, height: float, angle: float = 0.0, wave: float = 0.08) -> Blob:
-        x, y = random.normal((x, y), 0.025)
-        a, b = (a, b) * random.uniform(0.88, 1.12, 2)
-        waves = tuple((random.normal(0, wave / k), random.uniform(0, 2 * np.pi)) for k in range(1, 4))
-        return Blob(x, y, z + random.normal(0, 0.02), a, b, height, angle + random.normal(0, 0.15), waves)
-
-    loops = [blob(x, y, z, 0.17, 0.11, 0.75, random.uniform(0, np.pi), 0.12) for x, y, z in _LOOPS]
-    frame = [blob(x, y, z, 0.15, 0.13, 0.85, turn, 0.12) for x, y, z, turn in _FRAME]
-    pouch = [blob(0.36, -0.28, 0.35, 0.27, 0.19, 0.75, 0.5), blob(0.14, -0.18, 0.45, 0.17, 0.11, 0.65, 0.2)]
-    others = {
-        "liver": [blob(-0.52, -0.16, 0.2, 0.33, 0.42, 0.75), blob(-0.20, -0.38, 0.15, 0.26, 0.16, 0.6)],
-        "spleen": [blob(0.68, 0.12, 0.2, 0.13, 0.26, 0.6)],
-        "kidney": [blob(-0.42, 0.42, 0.6, 0.14, 0.17, 0.7, 0, 0.03), blob(0.42, 0.42, 0.55, 0.14, 0.17, 0.7, 0, 0.03)],
-        "vessel": [blob(0.07, 0.24, 0.5, 0.06, 0.06, 5, 0, 0.01), blob(-0.09, 0.24, 0.5, 0.07, 0.05, 5, 0, 0.01)],
-        "muscle": [blob(-0.24, 0.58, 0.5, 0.15, 0.13, 5), blob(0.24, 0.58, 0.5, 0.15, 0.13, 5)],
-        "bone": [blob(0, 0.46, 0.5, 0.15, 0.14, 5, 0, 0.02)],
-        "canal": [blob(0, 0.68, 0.5, 0.05, 0.04, 5, 0, 0.02)],
-    }
-    levels = {
-        **{"fat": 1.0, "muscle": 0.34, "bone": 0.5, "canal": 0.95, "liver": 0.46, "spleen": 0.60, "kidney": 0.70, "vessel": 0.80},
-        **{"stomach": 0.50, "small_bowel": 0.66, "large_bowel": 0.40},
-    }
-    signal = {name: level * random.normal(1, 0.05) for name, level in levels.items()}
-    organs = {"large_bowel": frame, "small_bowel": loops, "stomach": pouch}
-    return Anatomy(organs, others, signal, random.uniform(0.92, 1.0), random.uniform(0.92, 1.0))
-
-
-_LOOPS = ((-0.08, 0.02, 0.75), (0.12, 0.08, 0.70), (0.30, 0.10, 0.75), (-0.14, -0.16, 0.85), (0.24, 0.00, 0.8), (-0.22, 0.10, 0.8))
-_FRAME = ((0.64, -0.14, 0.55, 1.3), (0.58, 0.20, 0.75, 1.5), (-0.50, 0.14, 0.75, 1.6), (-0.24, -0.46, 0.7, 0.2), (0.04, -0.52, 0.65, 0.0))
-
-
-def _slice(random: Random, anatomy: Anatomy, centre: Array, shift: Array, z: float) -> tuple[Array, Array]:
-    """Image (H, W) uint16 and masks (3, H, W) uint8."""
-    rows, columns = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
-    xs = (columns - COLUMNS / 2 - centre[0]) / (0.47 * COLUMNS * anatomy.width)
-    ys = (rows - ROWS / 2 - centre[1]) / (0.46 * ROWS * anatomy.depth)
-    body = np.hypot(xs, ys)
-    tissue = _body(random, anatomy, body)
-    for name, blobs in anatomy.others.items():
-        tissue[np.min([blob.radius(xs, ys, z) for blob in blobs], axis=0) < 1] = anatomy.signal[name]
-    masks = []
-    for name in STRUCTURES:
-        radius = np.stack([blob.radius(xs - shift[0], ys - shift[1], z) for blob in anatomy.organs[name]])
-        nearest = np.where(body < 0.82, radius.min(axis=0), 9)
-        _paint(random, tissue, name, nearest, anatomy.signal)
-        masks.append(_without_specks(nearest < MARGIN))
-    return _scanned(random, tissue, body), np.stack(masks)
-
-
-def _body(random: Random, anatomy: Anatomy, body: Floats) -> Floats:
-    """Fat under the skin and within, a ring of muscle between."""
-    tissue = np.zeros(body.shape, np.float32)
-    marbled = cv2.GaussianBlur(random.normal(size=body.shape).astype(np.float32), (0, 0), 3.5)
-    tissue[body < 1] = anatomy.signal["fat"]
-    inner = body < 0.83
-    tissue[inner] = (anatomy.signal["fat"] * (0.68 + 1.6 * marbled))[inner]
-    tissue[(body < 0.90) & (body > 0.82)] = anatomy.signal["muscle"]
+def _painted(body: Floats, radii: Mapping[str, Floats], levels: Mapping[str, float]) -> Floats:
+    """The level of each tissue, later structures over earlier ones."""
+    tissue = np.where((body < 0.90) & (body > 0.82), levels["muscle"], levels["fat"]).astype(np.float32)
+    for name, radius in radii.items():
+        tissue[radius < 1] = levels[name]
     return tissue
 
 
-def _paint(random: Random, tissue: Floats, name: str, radius: Floats, signal: dict[str, float]) -> None:
-    """What each structure looks like inside its wall."""
-    inside, wall = radius < 1, (radius < 1) & (radius > 0.82)
-    noise = random.normal(size=tissue.shape).astype(np.float32)
-    if name == "stomach":  # folds: broad, winding stripes
-        texture = 1 + 0.35 * np.sin(9 * radius + 60 * cv2.GaussianBlur(noise, (0, 0), 4))
-    elif name == "small_bowel":  # feathers: fine grain
-        texture = 1 + 0.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
-    else:  # gas and stool: dark, blotchy
-        texture = 0.9 + 1.4 * cv2.GaussianBlur(noise, (0, 0), 2.0)
-    tissue[inside] = (signal[name] * texture)[inside]
-    tissue[wall] = {"large_bowel": 0.85, "small_bowel": 0.45, "stomach": 0.40}[name]
+def mr_scans(n: int, seed: int) -> Iterator[Scan]:
+    """Yield days of three to five slices of MR, of four patients or more where there are enough slices; some come for two days."""
+    days = max(n // 4, min(n, 4))
+    for i, slices in enumerate(track(np.array_split(np.arange(n), days), "drawing", total=days)):
+        case, visit = (i, 0) if i < 4 else (4 + (i - 4) // 2, 0) if i % 2 else ((i - 4) // 2, 1)
+        yield mr_scan(seed, case, visit, len(slices))
 
 
-def _without_specks(mask: Array) -> Array:
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    large = stats[:, cv2.CC_STAT_AREA] >= SPECK
-    large[0] = False
-    return np.asarray(large[pieces], np.uint8)
+def mr_scan(seed: int, case: int, visit: int, slices: int) -> Scan:
+    """Patient number `case` of the series `seed` at a visit; organs keep their size between visits.
+
+    Every fifth patient's first slice lies above the organs, so it is empty.
+    """
+    abdomen, random = Abdomen.draw(seeded(seed, case)), seeded(seed, case, 1 + visit)
+    heights = np.linspace(0.22, 0.78, slices) if slices > 1 else np.array([0.5])
+    if slices > 3 and case % 5 == 1:
+        heights[0] = -0.6
+    center, first, day = random.uniform(-2, 2, 2), int(random.integers(40, 70)), int(visit * random.integers(5, 30))
+    drawn = [_mr_slice(random, *abdomen.slice(MR_SHAPE, center, float(z))) for z in heights]
+    images, masks = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    return Scan(101 + case, day, tuple(range(first, first + slices)), images, masks, pixel_mm=1.5)
 
 
-def _scanned(random: Random, tissue: Floats, body: Floats) -> Array:
-    """Partial volume, texture, shading by the coil, Rician noise; uint16."""
-    texture = cv2.GaussianBlur(random.normal(size=tissue.shape).astype(np.float32), (0, 0), 1.3)
-    signal = cv2.GaussianBlur(tissue * (1 + 0.35 * texture), (0, 0), 0.6)
-    ys, xs = (np.linspace(-1, 1, n, dtype=np.float32) for n in tissue.shape)
-    slope = random.uniform(-0.3, 0.3, 2)
-    signal *= np.exp(slope[0] * ys[:, None] + slope[1] * xs)
-    noisy = np.hypot(signal + random.normal(0, 0.05, signal.shape), random.normal(0, 0.05, signal.shape))
-    return np.asarray(np.clip(np.round(noisy * TOP * random.uniform(0.8, 1.2)), 0, 65535), np.uint16)
+def _mr_slice(random: Random, body: Floats, radii: Mapping[str, Floats]) -> tuple[Array, Array]:
+    """Fat is marbled; the stomach has folds, the small bowel a fine grain, the large bowel a bright wall and a blotchy inside."""
+    tissue = _painted(body, radii, {name: level * random.normal(1, 0.05) for name, level in _SIGNAL.items()})
+    fat = (tissue == tissue[0, 0]) & (body < 0.82)
+    tissue[fat] *= (0.68 + 0.13 * field(random, body.shape, 3.5))[fat]
+    looks = {"large_bowel": (2.0, 0.2, 0.85), "small_bowel": (0.8, 0.28, 0.45), "stomach": (4.0, 0.0, 0.40)}
+    for name, (grain, contrast, wall) in looks.items():
+        noise, inside = field(random, body.shape, grain), radii[name] < 1
+        texture = 1 + 0.35 * np.sin(9 * radii[name] + 4 * noise) if name == "stomach" else 1 + contrast * noise
+        tissue[inside] = (_SIGNAL[name] * texture)[inside]
+        tissue[inside & (radii[name] > 0.82)] = wall
+    signal = mr_signal(random, tissue * (body < 1), grain=0.05, noise=0.05)
+    masks = [without_specks((radii[name] < MARGIN).astype(np.uint8)) for name in HOLLOW]
+    return np.asarray(np.clip(np.round(signal * 12000 * random.uniform(0.8, 1.2)), 0, 65535), np.uint16), np.stack(masks)
+
+
+def ct_scans(n: int, seed: int) -> Iterator[Scan]:
+    """Yield CT scans of `n` slices in all, up to five each; masks in the order of `CT_STRUCTURES`."""
+    for patient, slices in enumerate(group_sizes(n, 5)):
+        yield ct_scan(seed, patient, slices)
+
+
+def ct_scan(seed: int, patient: int, slices: int) -> Scan:
+    """Patient number `patient` of the series `seed` on CT."""
+    random = seeded(seed, patient)
+    abdomen, center = Abdomen.draw(random), random.uniform(-3, 3, 2)
+    levels = {name: level + random.normal(0, 4) for name, level in _HU.items()}
+    heights = np.linspace(-0.2, 0.8, slices) if slices > 1 else np.array([0.5])
+    drawn = [_ct_slice(random, levels, *abdomen.slice(CT_SHAPE, center, float(z))) for z in heights]
+    images, masks = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    pixel_mm = float(np.round(random.uniform(3.4, 4.4), 2))
+    return Scan(patient, 0, tuple(range(slices)), images, masks, pixel_mm, slice_mm=5.0 if patient % 2 else 3.0)
+
+
+def _ct_slice(random: Random, levels: Mapping[str, float], body: Floats, radii: Mapping[str, Floats]) -> tuple[Array, Array]:
+    """Gas rises to the front of hollow organs; texture of tissue and noise of photons are about 15 HU each."""
+    hu = np.where(body < 1, _painted(body, radii, levels), -1000).astype(np.float32)
+    rows = np.mgrid[: hu.shape[0], : hu.shape[1]][0]
+    for name in HOLLOW:
+        where = hu == np.float32(levels[name])
+        if where.any():
+            hu[where & (rows < np.quantile(rows[where], random.uniform(0.0, 0.4)))] = -850
+    masks = [without_specks((hu == np.float32(levels[name])).astype(np.uint8)) for name in CT_STRUCTURES]
+    smooth = cv2.GaussianBlur(hu + 15 * field(random, hu.shape, 1.5) * (hu > -500), (0, 0), 0.6)
+    noisy = smooth + 16 * field(random, hu.shape, 0.5)
+    return np.asarray(np.clip(np.round(noisy), -1024, 3071), np.int16), np.stack(masks)
+
+
+# the brain; lengths are in units of half the field of view
+
+BRAIN_SHAPE, BRAIN_MM = (24, 64, 64), (5.0, 3.0, 3.0)
+"""Slices, rows, columns of volumes."""
+NECROSIS, EDEMA, ENHANCING = 1, 2, 4
+_FLUID, _GRAY, _WHITE, _NUCLEI, _LESION, _VESSEL = range(6)
+"""Tissues; 6 to 8 are necrosis, edema and enhancing tumor."""
+_CONTRAST = {
+    "flair": (0.18, 0.60, 0.46, 0.58, 0.98, 0.35, 0.72, 0.96, 0.90),
+    "t1": (0.22, 0.54, 0.72, 0.58, 0.58, 0.40, 0.36, 0.60, 0.60),
+    "t1ce": (0.22, 0.55, 0.72, 0.59, 0.58, 1.00, 0.34, 0.60, 0.98),
+    "t2": (1.00, 0.60, 0.42, 0.52, 0.76, 0.25, 0.92, 0.80, 0.68),
+}
+"""Brightness of the nine tissues."""
+MODALITIES = tuple(_CONTRAST)
+
+
+@dataclass(frozen=True)
+class Brain:
+    """Images (D, H, W) int16 by modality, 0 outside the brain; tumor (D, H, W) uint8 of 0, 1, 2, 4."""
+
+    images: Mapping[str, Array]
+    tumor: Array
+
+
+def brains(n: int, seed: int) -> Iterator[tuple[int, Brain]]:
+    """Yield `n` volumes, numbered from 1."""
+    for i in track(range(n), "drawing", total=n):
+        yield i + 1, brain(seed, i)
+
+
+def brain_slices(n: int, seed: int) -> Iterator[tuple[int, Brain]]:
+    """Yield patients, numbered from 1, of `n` finer slices in all, up to eight each."""
+    sizes = group_sizes(n, 8)
+    for i, slices in enumerate(track(sizes, "drawing", total=len(sizes))):
+        yield i + 1, brain(seed, i, (slices, 128, 128))
+
+
+def brain(seed: int, i: int, shape: tuple[int, int, int] = BRAIN_SHAPE) -> Brain:
+    """Patient number `i` of the series `seed`."""
+    random = seeded(seed, i)
+    place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n + 2)[1:-1].astype(np.float32) for n in shape), indexing="ij"))  # z, y, x
+    tissue, inside = _anatomy(random, place)
+    _add_distractors(random, place, tissue, inside)
+    tumor = _tumor(random, place, inside & (tissue != _FLUID))
+    for index, value in ((6, NECROSIS), (7, EDEMA), (8, ENHANCING)):
+        tissue[tumor == value] = index
+    images = {}
+    for name, levels in _CONTRAST.items():
+        jittered = np.array(levels, np.float32) * random.normal(1, 0.04, len(levels))
+        signal = mr_signal(random, jittered[tissue] * inside, grain=0.08, noise=0.035)
+        images[name] = np.asarray(np.round(signal * inside * 600 * random.uniform(0.7, 1.4)), np.int16)
+    return Brain(images, tumor)
+
+
+def _anatomy(random: Random, place: Floats) -> tuple[Array, Array]:
+    """Tissue of each voxel, and where the brain is: folded cortex around white matter, ventricles, deep nuclei."""
+    axes = np.array([1.15, 0.84, 0.68]) * random.uniform(0.94, 1.04, 3)
+    depth = 1 - _radius(place, random.normal(0, 0.03, 3), axes) * (1 + 0.04 * _bumps(random, place, 0.3))
+    folds = _bumps(random, place, 0.05)
+    tissue = np.full(depth.shape, _WHITE, np.uint8)
+    for side in (-1, 1):
+        tissue[_radius(place, random.normal((-0.1, 0.0, 0.20 * side), 0.02), (0.35, 0.20, 0.11)) < 1] = _NUCLEI
+    tissue[depth < 0.17 + 0.07 * folds] = _GRAY
+    sulci = (np.abs(folds) < 0.30 * (1 - depth / 0.25)) & (depth < 0.25)
+    tissue[sulci | ((np.abs(place[2]) < 0.025) & (depth < 0.35))] = _FLUID
+    for side in (-1, 1):
+        for y, a, b in ((-0.18, 0.22, 0.075), (0.22, 0.26, 0.09)):  # frontal and occipital horn
+            center = random.normal((0.1, y, side * (0.09 + 0.08 * (y > 0))), 0.015)
+            tissue[_radius(place, center, np.array([0.5, a, b]) * random.uniform(0.85, 1.25)) < 1] = _FLUID
+    return tissue, depth > 0
+
+
+def _add_distractors(random: Random, place: Floats, tissue: Array, inside: Array) -> None:
+    """Lesions of small vessels in the white matter, and vessels that run through slices."""
+    for _ in range(random.integers(7, 13)):
+        center = (random.uniform(-0.6, 0.6), random.uniform(-0.5, 0.5), random.choice((-1, 1)) * random.uniform(0.18, 0.42))
+        lesion = _radius(place, center, random.uniform((0.12, 0.05, 0.04), (0.40, 0.20, 0.12))) < 1
+        tissue[lesion & (tissue == _WHITE)] = _LESION
+    for _ in range(random.integers(3, 6)):
+        start, slope = random.uniform(-0.5, 0.5, 2), random.normal(0, 0.3, 2)
+        off = np.hypot(place[1] - start[0] - slope[0] * place[0], place[2] - start[1] - slope[1] * place[0])
+        tissue[(off < random.uniform(0.025, 0.045)) & inside] = _VESSEL
+
+
+def _tumor(random: Random, place: Floats, tissue: Array) -> Array:
+    """Edema of irregular border that stops at fluid; in it, off its center, the core with its rim."""
+    center = np.array([random.uniform(-0.2, 0.2), random.uniform(-0.35, 0.35), random.choice((-1, 1)) * random.uniform(0.25, 0.36)])
+    axes = random.uniform(0.30, 0.42) * np.array([1.4, 1.0, 1.0]) * random.uniform(0.85, 1.15, 3)
+    border = _radius(place, center, axes) * (1 + 0.16 * _bumps(random, place, 0.10))
+    core = _radius(place, center + random.uniform(-0.2, 0.2, 3) * axes, axes * random.uniform(0.52, 0.68))
+    core = core * (1 + 0.10 * _bumps(random, place, 0.08))
+    tumor = np.zeros(tissue.shape, np.uint8)
+    tumor[border < 1] = EDEMA
+    tumor[core < 1] = ENHANCING
+    tumor[core < random.uniform(0.55, 0.70)] = NECROSIS
+    return without_specks(tumor * tissue, smallest=16)
+
+
+def _radius(place: Floats, center: Any, axes: Any) -> Floats:
+    """1 on the ellipsoid, 0 in its center."""
+    scaled = (place - np.reshape(center, (3, 1, 1, 1))) / np.reshape(axes, (3, 1, 1, 1))
+    return np.asarray(np.sqrt((scaled**2).sum(axis=0)), np.float32)
+
+
+def _bumps(random: Random, place: Floats, scale: float) -> Floats:
+    return field(random, place.shape[1:], [scale * n / 2 for n in place.shape[1:]])

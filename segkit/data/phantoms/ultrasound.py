@@ -1,9 +1,11 @@
-"""A synthetic fetal head on ultrasound: a thing to learn, to test with, and to try every preset on without a download.
+"""Synthetic ultrasound: a fetal head, and the nerves of the brachial plexus in the neck.
 
 A fan-shaped sector of speckle holds one head: a bright, broken skull line around a darker, finer inside with a midline and
 a few echoes. Around it lie other bright arcs and blobs, so that a threshold does not find the head (Otsu's Dice stays below
-0.8) while its context does. Speckle is the magnitude of a complex Gaussian field, log-compressed as a scanner shows it
-(Burckhardt, IEEE Trans. Sonics Ultrason. 1978).
+0.8) while its context does.
+
+The nerve is a honeycomb of dark fascicles in bright sheaths, among layers of muscle and fascia, dark vessels and lobules of
+fat of its own size. Its sheaths are as bright as fascia and its fascicles as dark as vessels: only its texture gives it away.
 """
 
 from __future__ import annotations
@@ -11,66 +13,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segkit.data.phantoms.base import Array, Blob, Floats, Random, group_sizes, seeded, speckle, waves
 from segkit.system.progress import track
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-Random = np.random.Generator
 
 ROWS, COLUMNS = 192, 288
 LARGEST = 1.39  # times ROWS x COLUMNS
+NECK = (105, 145)
+"""Rows and columns of images of the neck."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """The ellipse of the skull, in pixels; `angle` in degrees, clockwise from the x axis as OpenCV has it."""
-
-    x: float
-    y: float
-    a: float
-    b: float
-    angle: float
-
-    def radius(self, xs: Floats, ys: Floats) -> Floats:
-        """1 on the ellipse, 0 in its centre."""
-        u, v = self.axes(xs, ys)
-        return np.asarray(np.hypot(u / self.a, v / self.b), np.float32)
-
-    def axes(self, xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
-        """Coordinates along the long and the short axis, in pixels from the centre."""
-        turn = np.deg2rad(self.angle)
-        dx, dy = xs - self.x, ys - self.y
-        return dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+# the fetal head
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One phantom image (H, W) uint8 and what is true about it."""
+    """A fetal head (H, W) uint8 and its ground truth."""
 
     image: Array
-    head: Head
+    head: Blob
     pixel_mm: float
 
     @cached_property
     def mask(self) -> Array:
         """The filled head, 0 and 255."""
-        return self._drawn(cv2.FILLED)
+        return self._ellipse(cv2.FILLED)
 
     @cached_property
     def outline(self) -> Array:
         """The skull line alone, one pixel thin, 0 and 255."""
-        return self._drawn(1)
+        return self._ellipse(1)
 
-    def _drawn(self, thickness: int) -> Array:
-        head = self.head
-        box = ((head.x, head.y), (2 * head.a, 2 * head.b), head.angle)
-        canvas: Array = np.zeros_like(self.image)
+    def _ellipse(self, thickness: int) -> Array:
+        head, canvas = self.head, np.zeros_like(self.image)
+        box = ((head.x, head.y), (2 * head.a, 2 * head.b), float(np.rad2deg(head.angle)))
         return np.asarray(cv2.ellipse(canvas, box, 255, thickness))
 
     @property
@@ -82,64 +61,54 @@ class Drawing:
 
 
 def exams(n: int, seed: int) -> Iterator[tuple[int, int, Drawing]]:
-    """`n` drawings as (exam, k, drawing): every fourth image is the second one (k = 2) of the exam before it."""
+    """Yield exam, number and drawing of `n` heads: every fourth image is the second one of the exam before it."""
     for i in track(range(n), "drawing", total=n):
         yield i - (i + 2) // 4, 2 if i % 4 == 2 else 1, draw(seed, i)
 
 
-def drawings(n: int, seed: int) -> Iterator[tuple[str, Drawing]]:
-    """The same as (name, drawing), names 000_1, 001_1, 001_2, …"""
-    for exam, k, drawing in exams(n, seed):
-        yield f"{exam:03d}_{k}", drawing
-
-
 def draw(seed: int, i: int) -> Drawing:
-    """Drawing number `i` of the series `seed`; the same bytes every time."""
-    random = np.random.Generator(np.random.PCG64([seed, i]))
+    """Head number `i` of the series `seed`."""
+    random = seeded(seed, i)
     scale = random.uniform(1.0, LARGEST)
     rows, columns = round(ROWS * scale), round(COLUMNS * scale)
     ys, xs = np.mgrid[:rows, :columns].astype(np.float32)
-    head = _head(random, rows, columns)
-    echo = _tissue(random, rows, columns)
+    a = random.uniform(0.24, 0.38) * rows * 1.15
+    b = a * random.uniform(0.70, 0.85)
+    x, y = columns * random.uniform(0.40, 0.60), rows * random.uniform(0.46, 0.58)
+    head = Blob(x, y, a, b, np.deg2rad(random.uniform(-35, 35)))
+    coarse = random.normal(size=(7, 5)).astype(np.float32)  # echo strength, about 1, as if of layers lying across the beam
+    echo = np.asarray(np.exp(0.45 * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)), np.float32)
     _add_distractors(random, echo, xs, ys)
     _add_head(random, echo, xs, ys, head)
     image = _scanned(random, echo, _sector(random, xs, ys))
     return Drawing(image, head, pixel_mm=float(random.uniform(0.25, 0.6)))
 
 
-def _head(random: Random, rows: int, columns: int) -> Head:
-    a = random.uniform(0.24, 0.38) * rows * 1.15
-    b = a * random.uniform(0.70, 0.85)
-    x, y = columns * random.uniform(0.40, 0.60), rows * random.uniform(0.46, 0.58)
-    return Head(float(x), float(y), float(a), float(b), float(random.uniform(-35, 35)))
-
-
-def _tissue(random: Random, rows: int, columns: int) -> Floats:
-    """Slowly varying echo strength, about 1, as if of layers lying across the beam."""
-    coarse = random.normal(size=(7, 5)).astype(np.float32)
-    return np.asarray(np.exp(0.45 * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)), np.float32)
-
-
 def _add_distractors(random: Random, echo: Floats, xs: Floats, ys: Floats) -> None:
     """Bright arcs of other curvature (uterus, limbs) and blobs (placenta, bowel), anywhere: the head is drawn over them."""
     rows, columns = echo.shape
+
+    def anywhere(a: float, b: float) -> Blob:
+        return Blob(random.uniform(0, columns), random.uniform(0, rows), a, b, np.deg2rad(random.uniform(0, 180)))
+
     for _ in range(random.integers(3, 6)):
         a, flat = random.uniform(0.10, 0.5) * rows, random.uniform(0.4, 1.0)
-        other = Head(random.uniform(0, columns), random.uniform(0, rows), a, a * flat, random.uniform(0, 180))
+        other = anywhere(a, a * flat)
         line = _ridge(other.radius(xs, ys), width_px=random.uniform(1.5, 3.5), radius_px=a)
         echo += random.uniform(2.0, 8.0) * line * _arc(random, other, xs, ys, share=random.uniform(0.15, 0.45))
-    for _ in range(random.integers(3, 7)):
-        size = random.uniform(0.02, 0.09) * columns
-        blob = Head(random.uniform(0, columns), random.uniform(0, rows), size, size * random.uniform(0.3, 0.9), random.uniform(0, 180))
-        echo += random.uniform(1.5, 4.0) * np.exp(-(blob.radius(xs, ys) ** 2))
-    for _ in range(random.integers(1, 3)):  # a dark pocket of fluid
-        size = random.uniform(0.05, 0.12) * columns
-        blob = Head(random.uniform(0, columns), random.uniform(0, rows), size, size * random.uniform(0.4, 0.9), random.uniform(0, 180))
-        echo *= 1 - 0.9 / (1 + blob.radius(xs, ys) ** 8)
+    for low, high, flattest, is_fluid in ((0.02, 0.09, 0.3, False), (0.05, 0.12, 0.4, True)):
+        for _ in range(random.integers(1, 3) if is_fluid else random.integers(3, 7)):
+            size = random.uniform(low, high) * columns
+            x, y = random.uniform(0, columns), random.uniform(0, rows)
+            blob = Blob(x, y, size, size * random.uniform(flattest, 0.9), np.deg2rad(random.uniform(0, 180)))
+            if is_fluid:
+                echo *= 1 - 0.9 / (1 + blob.radius(xs, ys) ** 8)
+            else:
+                echo += random.uniform(1.5, 4.0) * np.exp(-(blob.radius(xs, ys) ** 2))
 
 
-def _add_head(random: Random, echo: Floats, xs: Floats, ys: Floats, head: Head) -> None:
-    """Replaces the tissue inside: darker and even, a midline, a few echoes; then the skull, brightest across the beam."""
+def _add_head(random: Random, echo: Floats, xs: Floats, ys: Floats, head: Blob) -> None:
+    """Replace the tissue inside: darker and even, a midline, a few echoes; then the skull, brightest across the beam."""
     radius = head.radius(xs, ys)
     inside = 1 / (1 + np.exp(np.minimum((radius - 1) * 40, 50)))
     content = np.full_like(echo, random.uniform(0.22, 0.40))
@@ -157,15 +126,16 @@ def _add_head(random: Random, echo: Floats, xs: Floats, ys: Floats, head: Head) 
 
 
 def _ridge(radius: Floats, width_px: float, radius_px: float) -> Floats:
+    """1 on the border of a blob, 0 away from it."""
     return np.asarray(np.exp(-(((radius - 1) * radius_px / width_px) ** 2)), np.float32)
 
 
-def _arc(random: Random, head: Head, xs: Floats, ys: Floats, share: float) -> Floats:
-    """1 over `share` of the directions from the centre, in two or three smooth-edged pieces, else 0."""
+def _arc(random: Random, head: Blob, xs: Floats, ys: Floats, share: float) -> Floats:
+    """1 over `share` of the directions from the center, in two or three smooth-edged pieces, else 0."""
     direction = np.arctan2(*reversed(head.axes(xs, ys)))
-    waves = sum(random.normal() / k * np.cos(k * direction + random.uniform(0, 2 * np.pi)) for k in range(1, 5))
-    threshold = np.quantile(np.asarray(waves)[::4, ::4], 1 - share)
-    return np.asarray(1 / (1 + np.exp(-(waves - threshold) * 12)), np.float32)
+    sines = sum(random.normal() / k * np.cos(k * direction + random.uniform(0, 2 * np.pi)) for k in range(1, 5))
+    threshold = np.quantile(np.asarray(sines)[::4, ::4], 1 - share)
+    return np.asarray(1 / (1 + np.exp(-(sines - threshold) * 12)), np.float32)
 
 
 def _sector(random: Random, xs: Floats, ys: Floats) -> Floats:
@@ -180,9 +150,91 @@ def _sector(random: Random, xs: Floats, ys: Floats) -> Floats:
 
 def _scanned(random: Random, echo: Floats, sector: Floats) -> Array:
     """Speckle, log compression and gain, to uint8."""
-    grains = [cv2.GaussianBlur(random.normal(size=echo.shape).astype(np.float32), (0, 0), 1.1, sigmaY=0.7) for _ in range(2)]
-    speckle = np.hypot(*grains)
-    amplitude = echo * sector * speckle / speckle.mean()
+    grains = speckle(random, echo.shape, 1.1, 0.7)
+    amplitude = echo * sector * grains / grains.mean()
     gain, spread = random.uniform(70, 105), random.uniform(26, 36)
-    grey = (gain + spread * np.log(np.maximum(amplitude, 1e-4))) * (sector > 0)
-    return np.asarray(np.clip(np.round(grey), 0, 255), np.uint8)
+    gray = (gain + spread * np.log(np.maximum(amplitude, 1e-4))) * (sector > 0)
+    return np.asarray(np.clip(np.round(gray), 0, 255), np.uint8)
+
+
+# the nerve
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image of the neck (H, W) uint8 and the nerve in it, 0 and 255."""
+
+    subject: int
+    number: int
+    image: Array
+    mask: Array
+
+
+def frames(n: int, seed: int) -> Iterator[Frame]:
+    """Yield `n` frames of subjects with up to eight each."""
+    sizes = group_sizes(n, 8)
+    for subject, size in enumerate(track(sizes, "drawing", total=len(sizes))):
+        for number in range(size):
+            yield draw_nerve(seed, subject, number)
+
+
+def draw_nerve(seed: int, subject: int, number: int) -> Frame:
+    """Frame `number` of a subject of the series `seed`, both from 0. Every third has no nerve."""
+    person, random = seeded(seed, subject), seeded(seed, subject, number)
+    ys, xs = np.mgrid[: NECK[0], : NECK[1]].astype(np.float32)
+    home = person.uniform((0.32, 0.42), (0.68, 0.62)) * NECK[::-1] + random.normal(0, 7, 2)
+    nerve = _oval(random, home, random.uniform(15, 22), random.uniform(9, 13), 0.10)
+    echo = _layers(person, random, xs, ys)
+    present = number % 3 != 1
+    for kind in ("vessel", "vessel", "lobule", "lobule", "lobule"):
+        turn = random.uniform(0, 2 * np.pi)
+        place = home + np.array([np.cos(turn), np.sin(turn)]) * (nerve.a + 18) * random.uniform(1.0, 1.5)
+        _add_distractor(random, echo, xs, ys, _oval(random, place, random.uniform(8, 17), random.uniform(6, 11), 0.06), kind)
+    if present:
+        _add_nerve(random, echo, xs, ys, nerve)
+    grains = speckle(random, NECK, 0.9, 0.6)
+    amplitude = cv2.GaussianBlur(echo, (0, 0), 0.6) * np.exp(-random.uniform(0.1, 0.7) * ys / NECK[0]) * (grains / grains.mean()) ** 0.8
+    gray = random.uniform(85, 110) + random.uniform(30, 40) * np.log(np.maximum(amplitude, 1e-4))
+    mask = np.uint8(255) * ((nerve.radius(xs, ys) < 1) & present)
+    return Frame(subject + 1, number + 1, np.asarray(np.clip(np.round(gray), 0, 255), np.uint8), mask)
+
+
+def _oval(random: Random, place: Array, a: float, b: float, wave: float) -> Blob:
+    return Blob(place[0], place[1], a, b, random.uniform(-0.5, 0.5), waves(random, wave))
+
+
+def _layers(person: Random, random: Random, xs: Floats, ys: Floats) -> Floats:
+    """Echo strength, about 1: skin, fat and muscle in layers that a subject keeps, bent a little otherwise in each image."""
+    rows, columns = NECK
+    bend = sum(person.normal(0, 7) / k * np.sin(k * xs / columns * 3 + person.uniform(0, 6) + random.normal(0, 0.2)) for k in (1, 2, 3))
+    depth = (ys + bend + random.normal(0, 2)) / rows
+    stripes = np.sin(depth * person.uniform(110, 150) + 2 * np.sin(xs / 17 + person.uniform(0, 6)))
+    echo = np.exp(0.3 * np.sin(depth * 11 + person.uniform(0, 6))) * (1 + 0.45 * stripes * (depth > 0.22))
+    for line in person.uniform(0.08, 0.95, 6):  # fascia
+        broken = np.sin(xs / person.uniform(9, 25) + random.uniform(0, 6)) > -0.5
+        echo += random.uniform(2, 5) * np.exp(-(((depth - line) * rows / 1.3) ** 2)) * broken
+    return np.asarray(echo + 2.5 * np.exp(-(((depth - 0.04) * 25) ** 2)), np.float32)
+
+
+def _add_distractor(random: Random, echo: Floats, xs: Floats, ys: Floats, oval: Blob, kind: str) -> None:
+    """A vessel, dark and smooth with brighter tissue behind it, or a lobule as bright as the nerve, without its honeycomb."""
+    radius = oval.radius(xs, ys)
+    if kind == "vessel":
+        behind = (np.abs(xs - oval.x) < 0.7 * oval.a) & (ys > oval.y)
+        echo *= 1 + 0.7 * behind * np.exp(-(ys - oval.y) / 25)
+    echo[radius < 1] = 0.10 if kind == "vessel" else random.uniform(0.7, 1.6)
+    echo += (3.0 if kind == "vessel" else 1.5) * _ridge(radius, 1.2, oval.b)
+
+
+def _add_nerve(random: Random, echo: Floats, xs: Floats, ys: Floats, nerve: Blob) -> None:
+    """Fascicles lie as in a honeycomb, jittered."""
+    step = random.uniform(5.5, 7.0)
+    inside = np.full_like(echo, 2.4)
+    for row in range(-6, 7):
+        for column in range(-6, 7):
+            x, y = step * (column + 0.5 * (row % 2)) + random.normal(0, 0.5), 0.87 * step * row + random.normal(0, 0.5)
+            off = np.hypot(xs - nerve.x - x, ys - nerve.y - y)
+            inside[off < 0.36 * step * random.uniform(0.8, 1.15)] = 0.22
+    radius = nerve.radius(xs, ys)
+    echo[radius < 1] = inside[radius < 1]
+    echo += 1.5 * _ridge(radius, 1.0, nerve.b)

@@ -1,33 +1,73 @@
-"""Sources: one small class per on-disk layout. A source finds files and pairs them; it decodes nothing."""
+"""Sources: one small class an on-disk layout. A source finds files and pairs them; it decodes nothing.
+
+`conf/data/*.yaml` name these classes in `data.source._target_`. They may import `io`, `slices` and `phantoms` of this folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from segkit.data.case import Case
-from segkit.system.errors import Problem
+if TYPE_CHECKING:
+    from segkit.data.sources.base import Source
+    from segkit.data.sources.brats import BraTS
+    from segkit.data.sources.coco import Coco
+    from segkit.data.sources.csv import Csv
+    from segkit.data.sources.decathlon import Decathlon
+    from segkit.data.sources.dicom import Dicom
+    from segkit.data.sources.folder import Folder
+    from segkit.data.sources.hc18 import HC18
+    from segkit.data.sources.isbi_em import IsbiEm
+    from segkit.data.sources.labelme import LabelMe
+    from segkit.data.sources.lgg import LGG
+    from segkit.data.sources.nerve import Nerve
+    from segkit.data.sources.nnunet import NnUNet
+    from segkit.data.sources.pelvis import Pelvis
+    from segkit.data.sources.pengwin import Pengwin
+    from segkit.data.sources.phantom import Phantom
+    from segkit.data.sources.uw_madison import UWMadison
+
+_MODULES = {
+    **{"Source": "base", "BraTS": "brats", "Coco": "coco", "Csv": "csv", "Decathlon": "decathlon", "Dicom": "dicom"},
+    **{"Folder": "folder", "HC18": "hc18", "IsbiEm": "isbi_em", "LabelMe": "labelme", "LGG": "lgg", "Nerve": "nerve"},
+    **{"NnUNet": "nnunet", "Pelvis": "pelvis", "Pengwin": "pengwin", "Phantom": "phantom", "UWMadison": "uw_madison"},
+}
+"""Module by class; it is called like the YAML in conf/data/."""
+
+__all__ = [
+    "HC18",
+    "LGG",
+    "BraTS",
+    "Coco",
+    "Csv",
+    "Decathlon",
+    "Dicom",
+    "Folder",
+    "IsbiEm",
+    "LabelMe",
+    "Nerve",
+    "NnUNet",
+    "Pelvis",
+    "Pengwin",
+    "Phantom",
+    "Source",
+    "UWMadison",
+]
 
 
-class Source(Protocol):
-    """What a data set's own layout needs to say. Any class with these members can be named as `data.source._target_`.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
-    It is called as `Source(root=Path, **keys of data.source)`. `cases` yields what is well paired and appends one
-    `Problem` to `problems` for everything that is not (an orphan, an ambiguous pair), so that all are told at once.
-    """
 
-    problems: list[Problem]
+def is_own(source: Mapping[str, Any]) -> bool:
+    """Whether `data.source` names a class of segkit."""
+    return str(source["_target_"]).startswith(f"{__name__}.")
 
-    @property
-    def default_labels(self) -> Mapping[int | str, str] | None:
-        """Used where `data.labels` is not set; asked for after `cases`, so a layout may find it in its own files.
 
-        Raw mask value -> class name; where structures have a mask each, name of the mask -> class name. None: unknown, so
-        the audit looks at the values (0/1 and 0/255 need no map).
-        """
-
-    def cases(self) -> Iterator[Case]: ...
-
-    def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        """Write a synthetic data set of `n` images in this layout; byte-identical for equal `n` and `seed`."""
+def source_name(source: Mapping[str, Any]) -> str:
+    """'hc18' for segkit's own sources, as their YAML is called; a class of someone else goes by its name."""
+    name = str(source["_target_"]).rpartition(".")[2]
+    return _MODULES.get(name, name.lower()) if is_own(source) else name.lower()

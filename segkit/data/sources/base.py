@@ -1,6 +1,7 @@
-"""Which files are there, and which image belongs to which mask: by exact key, never by position in a sorted list.
+"""The base of all sources: finding files, pairing images with masks, and reporting what does not fit.
 
-Of volumes the headers are read as well, because image and mask must lie on one grid in the patient.
+Pairs are made by exact key, never by position in a sorted list. The headers of volumes are read as well, because image and
+mask must lie on one grid in the patient.
 """
 
 from __future__ import annotations
@@ -8,29 +9,182 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
 
-from segkit.data.case import Pixels
-from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, stem, suffix_of
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.volumes import PlaneFile, PlaneMask, VolumeFile, VolumeMask, header, is_volume_file, same_grid
-from segkit.system.errors import Problem
+from segkit.data.slices import Channels
+from segkit.system.errors import Problem, SegkitError, Severity
+from segkit.system.files import natural
 
+SLIGHT = 2.0
+"""Pixels by which an annotator's hand may slip over the edge of an image."""
 SUFFIXES = IMAGE_SUFFIXES | VOLUME_SUFFIXES
-Natural = tuple[tuple[int, int, str], ...]
+Labels = Mapping[int | str, str]
+Name = Callable[[str], str]
+"""File name by key."""
 
 
-def natural(text: str) -> Natural:
-    """Sort key that puts 1 before 10: digits compare as numbers, the rest as text."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
+class Source:
+    """Base class of an on-disk layout: lists the cases of a data set, and decodes nothing.
+
+    A subclass implements `cases`, and `write_phantom` where presets are to run without a download. `data.source._target_`
+    names it, and it is called with `root` and the other keys of `data.source`. A class without this base needs `cases`,
+    `problems` and `default_labels`.
+
+    Args:
+        root: folder of the data set.
+        labels: class name by raw mask value, or by name of the mask where each structure has its own. Used where
+            `data.labels` is not set. None: unknown, so the audit looks at the values (0/1 and 0/255 need no map).
+        group: regular expression searched in the id of a case; its first group, or the whole match, is the patient.
+
+    Attributes:
+        problems: one `Problem` for everything that is not well paired (an orphan, an ambiguous pair), filled by `cases`.
+        default_labels: `labels`, or what `cases` has found in the files of the layout.
+    """
+
+    def __init__(self, root: Path, labels: Labels | None = None, group: str | None = None) -> None:
+        self.root, self.group = Path(root), group
+        self.default_labels = labels
+        self.problems: list[Problem] = []
+        self._warned: dict[str, tuple[int, int]] = {}
+        try:
+            self._pattern = re.compile(group) if group else None
+        except re.error as error:
+            self._pattern = None
+            self.report("data.source.group", f"{group!r} is not a regular expression ({error})", "e.g. '^(\\d+)_'")
+
+    def cases(self) -> Iterator[Case]:
+        """Yield the cases that are well paired."""
+        raise NotImplementedError
+
+    def write_phantom(self, root: Path, n: int, seed: int) -> None:
+        """Write `n` synthetic images to `root` in this layout, byte-identical for equal `n` and `seed`."""
+        raise SegkitError(f"{type(self).__name__} has no phantom;   data.root=FOLDER")
+
+    # problems
+
+    def report(self, where: Path | str, what: str, fix: str = "", severity: Severity = "error") -> None:
+        """Add a problem of a file below root, or of a key."""
+        self.problems.append(Problem(self.shown(where) if isinstance(where, Path) else where, what, fix, severity))
+
+    def warn(self, kind: str, where: str, what: str, fix: str = "") -> None:
+        """Add a warning; those of one kind are reported as one, with their number."""
+        first, more = self._warned.get(kind, (len(self.problems), -1))
+        if more < 0:
+            self.report(where, what, fix, "warning")
+        else:
+            plain = self.problems[first].what.removesuffix(f" (the same in {more} more)")
+            self.problems[first] = replace(self.problems[first], what=f"{plain} (the same in {more + 1} more)")
+        self._warned[kind] = (first, more + 1)
+
+    def report_root(self, what: str, pattern: str, holds: str, where: Path | None = None) -> None:
+        """Report that root is not the folder it should be, naming a folder in it that is, by what lies in that one."""
+        inner = sorted(self.root.glob(f"*/{pattern}"))
+        fix = f"data.root={self.root / inner[0].relative_to(self.root).parts[0]}" if inner else f"data.root = the folder that holds {holds}"
+        self.report(str(where or self.root), what, fix)
+
+    def shown(self, path: Path) -> str:
+        """A path below root as messages name it."""
+        shown = relative(path, self.root)
+        return str(path) if shown == "." else shown
+
+    # files
+
+    def pairs(self, images: Keyed, masks: Keyed, mask_name: Name, image_name: Name) -> Iterator[tuple[str, Path, Path]]:
+        """Yield key, image and mask; report what is ambiguous or alone, with the name that the missing partner would have."""
+        self.report_ambiguous(images, masks)
+        for key, image in images.one.items():
+            if key in masks.one:
+                yield key, image, masks.one[key]
+            elif key not in masks:
+                self.report(image, f"has no mask {mask_name(key)}", "add the mask, or move the image away")
+        for key in (key for key in masks.one if key not in images):
+            self.report(masks.one[key], f"has no image {image_name(key)}", "add the image, or move the mask away")
+
+    def name_in(self, folder: Path, ending: str) -> Name:
+        """How messages name the file of a key in `folder`."""
+        return lambda key: f"{self.shown(folder / key)}{ending}"
+
+    def report_ambiguous(self, images: Keyed, masks: Keyed) -> None:
+        """Report keys that several files have."""
+        for kind, keyed in (("image", images), ("mask", masks)):
+            for key, paths in keyed.several.items():
+                names = " and ".join(path.name for path in paths)
+                self.report(paths[0], f"ambiguous: {names} could be the {kind} of {key}", "keep one of them")
+
+    def read_pair(self, images: Path | Sequence[Path], masks: Mapping[str, Path], orient: str | None) -> Pair | None:
+        """An image, or several as channels, and its masks (see `pair`); None, and reported, where they do not fit."""
+        try:
+            return pair_channels([images] if isinstance(images, Path) else images, masks, orient)
+        except ReadError as error:
+            self.problems.append(unreadable(error, self.shown(error.path)))
+            return None
+
+    def file_named(self, where: str, name: Any, folder: Path) -> Path | None:
+        """The file that an annotation names relative to `folder`; None, and reported, where it is missing or outside root."""
+        if not isinstance(name, str) or not name:
+            self.report(where, "names no image", "name it, or remove the entry")
+            return None
+        try:
+            for path in _places(name, folder):
+                if not self.is_below(path):
+                    fix = "put the file itself below data.root, or set data.root to a folder above all files"
+                    self.report(where, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
+                    return None
+                if path.is_file():
+                    return path
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+            self.report(where, f"names {name[:80]!r}, which cannot be opened ({error})", "fix the name")
+            return None
+        self.report(where, f"names {name}, which is missing", f"put it into {self.shown(folder)}, or fix the name")
+        return None
+
+    def is_below(self, path: Path) -> bool:
+        """Whether a path lies below root, also where links lead."""
+        return path.resolve().is_relative_to(self.root.resolve())
+
+    def read_card(self, path: Path) -> dict[str, Any] | None:
+        """A JSON file of keys and values; None, and reported, where it is not one."""
+        try:
+            card = read_json(path)
+        except ReadError as error:
+            self.report(path, error.reason, "fix it; a superfluous comma is the usual reason")
+            return None
+        if isinstance(card, dict):
+            return card
+        self.report(path, f"holds a {type(card).__name__}, not keys and values", "copy it again from the data set")
+        return None
+
+    # what is known of a case
+
+    def group_of(self, id_: str) -> str:
+        """The patient in the id of a case; empty without a rule."""
+        if self._pattern is None:
+            return ""
+        match = self._pattern.search(id_)
+        if match is None:
+            self.report("data.source.group", f"{self.group!r} does not match {id_!r}", "every case needs a group, or none")
+            return ""
+        return str(match.group(1) if self._pattern.groups else match.group(0))
+
+    def check_size(self, where: str, stated: tuple[Any, Any], size: tuple[int, int], image: str) -> None:
+        """Warn where an annotation file states another size (rows, columns) than that of its image."""
+        if None not in stated and stated != size:
+            what = f"says {stated[0]} x {stated[1]}, but {image} is {size[0]} x {size[1]}: shapes are taken as drawn on the latter"
+            self.warn("size", where, what, "make sure that it is the image which was annotated")
+
+
+# files
 
 
 def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
-    """Image and volume files under `folder`, recursively, in natural order; hidden ones and those under `below` are left out."""
+    """Yield image and volume files under `folder`, recursively, in natural order; hidden ones and those under `below` are left out."""
     skipped = {path.absolute() for path in below}
     for current, folders, files in os.walk(folder):
         here = Path(current)
@@ -38,6 +192,12 @@ def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
         for name in sorted(files, key=natural):
             if not name.startswith(".") and suffix_of(name).lower() in SUFFIXES:
                 yield here / name
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Files that lie in `folder` itself, in natural order; hidden ones are left out, and those of other suffixes."""
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return sorted((path for path in found if suffix_of(path.name).lower() in suffixes), key=lambda path: natural(path.name))
 
 
 def key_of(path: Path, folder: Path, suffix: str = "") -> str:
@@ -48,16 +208,22 @@ def key_of(path: Path, folder: Path, suffix: str = "") -> str:
 
 @dataclass(frozen=True)
 class Keyed:
-    """Files by key, and the keys that several files claim."""
+    """Files by key, and the keys that several files have."""
 
     one: Mapping[str, Path]
     several: Mapping[str, tuple[Path, ...]]
 
     @classmethod
     def of(cls, files: Iterable[Path], folder: Path, suffix: str = "") -> Keyed:
+        """Files by their path below `folder`, see `key_of`."""
+        return cls.by(files, lambda path: key_of(path, folder, suffix))
+
+    @classmethod
+    def by(cls, files: Iterable[Path], key: Callable[[Path], str]) -> Keyed:
+        """Files by a key of their own."""
         by_key: dict[str, list[Path]] = {}
         for path in files:
-            by_key.setdefault(key_of(path, folder, suffix), []).append(path)
+            by_key.setdefault(key(path), []).append(path)
         several = {key: tuple(paths) for key, paths in by_key.items() if len(paths) > 1}
         return cls({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, several)
 
@@ -67,6 +233,26 @@ class Keyed:
     @property
     def keys(self) -> list[str]:
         return sorted({*self.one, *self.several}, key=natural)
+
+
+def tidy(path: Path) -> Path:
+    """A path without `..`, if that is the same file: behind a symbolic link it need not be."""
+    short = Path(os.path.normpath(path))
+    return short if short.is_file() and short.samefile(path) else path
+
+
+def _places(name: str, folder: Path) -> Iterator[Path]:
+    """Where a named file may be: as written, and as Windows writes it. Drives of another computer are ignored."""
+    windows = PureWindowsPath(name)
+    if windows.drive:
+        yield folder / windows.name
+        return
+    yield folder / name
+    if "\\" in name:
+        yield folder / windows.as_posix()
+
+
+# pairs
 
 
 @dataclass(frozen=True)
@@ -84,8 +270,16 @@ class OtherGrid(ReadError):
 
 
 def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
-    """Files as pixels. A file of several slices is a volume; of volumes and of single slices in such formats the grids are
-    compared. `orient=None` trusts the arrays alone, whatever the affines say. Raises `ReadError`."""
+    """Return files as pixels, after comparing the grids of volumes and of single slices in their formats.
+
+    Args:
+        image: image or volume; a file of several slices is a volume.
+        masks: mask files by name.
+        orient: axes that volumes are turned to, such as LPS. None trusts the arrays alone, whatever the affines say.
+
+    Raises:
+        ReadError: a header cannot be read, or (`OtherGrid`) a mask does not lie on the grid of its image.
+    """
     headers = {path: header(path, orient) for path in (image, *masks.values()) if is_volume_file(path)}
     grid = headers.get(image)
     volumetric = grid is not None and grid.shape[0] > 1
@@ -107,8 +301,18 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
     return Pair(PlaneFile(image, orient), planes, grid.spacing_mm[1:])
 
 
+def pair_channels(images: Sequence[Path], masks: Mapping[str, Path], orient: str | None) -> Pair:
+    """Pair several images, which are channels on one grid, with masks; see `pair`. Raises `ReadError`."""
+    first = pair(images[0], masks, orient)
+    parts = [first.image]
+    for other in images[1:]:
+        pair(images[0], {"": other}, orient)
+        parts.append(pair(other, {}, orient).image)
+    return replace(first, image=Channels(tuple(parts))) if len(parts) > 1 else first
+
+
 def unreadable(error: ReadError, where: str) -> Problem:
-    """What to say of a pair that cannot be."""
+    """The problem of a pair that cannot be read."""
     if isinstance(error, OtherGrid) and ("affine" in error.reason or "spacing" in error.reason):
         fix = "save the mask with its image's affine; if only the affines are wrong, data.source.orient=null trusts the arrays"
     elif isinstance(error, OtherGrid):

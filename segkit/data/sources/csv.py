@@ -1,13 +1,4 @@
-"""A table of cases: what to use where file names alone do not say which mask, patient or split an image has.
-
-    image,mask,group,split,spacing
-    scans/a.png,masks/a.png,patient1,train,0.2 0.3
-
-Columns: `image`; `mask`, or `mask_NAME` for each plane of overlapping structures (an empty cell: no such structure); and
-where known `id` (else the image's name without extension), `group`, `split` (train, val, test), `fold` (used by
-split=kfold), `spacing` (mm: one number; rows and columns; or slices, rows and columns of a volume, where its header does
-not say or is wrong). Paths are relative to `root` and lead to files below it.
-"""
+"""A table of cases."""
 
 from __future__ import annotations
 
@@ -15,14 +6,14 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PureWindowsPath
-from typing import ClassVar
+from pathlib import Path
 
 from segkit.data.case import Case, Pixels
 from segkit.data.io.base import ReadError, stem
-from segkit.data.phantoms import base, ultrasound
-from segkit.data.sources.base import Pair, pair, unreadable
-from segkit.system.errors import Problem, nearest
+from segkit.data.phantoms import ultrasound
+from segkit.data.phantoms.base import write_bytes, write_png
+from segkit.data.sources.base import Pair, Source, pair, unreadable
+from segkit.system.errors import nearest
 
 _MASK_WORDS = ("label", "labels", "target", "annotation", "seg", "segmentation", "gt", "truth")
 _KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
@@ -30,45 +21,54 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 Row = dict[str, str]
 
 
-class Csv:
-    """Volumes (NIfTI, NRRD, MHA, NPY, TIFF of several pages) are turned to `orient`, see `volumes`."""
+class Csv(Source):
+    """A table that says which mask, patient or split an image has, for where file names alone do not.
 
-    default_labels: ClassVar[dict[int | str, str] | None] = None
+        ROOT/cases.csv       image,mask,group,split,spacing
+                             scans/a.png,masks/a.png,patient1,train,0.2 0.3
+
+    Columns: `image`; `mask`, or `mask_NAME` for each plane of overlapping structures (an empty cell: no such structure); and
+    where known `id` (else the image's name without extension), `group`, `split` (train, val, test), `fold` (used by
+    split=kfold), `spacing` (mm: one number; rows and columns; or slices, rows and columns of a volume, where its header does
+    not say or is wrong). Paths are relative to ROOT and lead to files below it.
+
+    Args:
+        root: folder of the data set.
+        table: the table, below root; comma, semicolon or tab, in any encoding of spreadsheets.
+        orient: axes that volumes are turned to, such as LPS; None leaves them as stored, whatever the affines say.
+    """
 
     def __init__(self, root: Path, table: str = "cases.csv", orient: str | None = "LPS") -> None:
-        self.root, self.orient = Path(root), orient
-        self.table_name, self.table = table, self.root / table
-        self.problems: list[Problem] = []
+        super().__init__(root)
+        self.orient, self.table_name, self.table = orient, table, self.root / table
 
     def cases(self) -> Iterator[Case]:
         columns, rows = self._read()
         if not self._columns_are_right(columns):
             return
         if not rows:
-            self._say(1, "names columns, but no case follows", "add a line for each image")
+            self.report(self._line(1), "names columns, but no case follows", "add a line for each image")
         seen: dict[str, int] = {}
         for line, row in rows:
-            case = self._case(line, row, columns)
-            if case is None:
-                continue
-            if case.id in seen:
+            case = self._case(self._line(line), row, columns)
+            if case is not None and case.id in seen:
                 fix = "make the column id unique" if "id" in columns else "remove one of them, or add a column id"
-                self._say(line, f"the id {case.id!r} is that of line {seen[case.id]} already", fix)
-                continue
-            seen[case.id] = line
-            yield case
+                self.report(self._line(line), f"the id {case.id!r} is that of line {seen[case.id]} already", fix)
+            elif case is not None:
+                seen[case.id] = line
+                yield case
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        """Under this source's own table name, so an instance is needed."""
         lines = ["id,image,mask,group,spacing"]
         for exam, k, drawing in ultrasound.exams(n, seed):
             name = f"{exam:03d}_{k}"
-            base.write_png(root / "images" / f"{name}.png", drawing.image)
-            base.write_png(root / "masks" / f"{name}.png", drawing.mask)
+            write_png(root / "images" / f"{name}.png", drawing.image)
+            write_png(root / "masks" / f"{name}.png", drawing.mask)
             lines.append(f"{name},images/{name}.png,masks/{name}.png,{exam:03d},{drawing.pixel_mm:.12g}")
-        table = root / self.table_name
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_bytes(("\n".join(lines) + "\n").encode())
+        write_bytes(root / self.table_name, ("\n".join(lines) + "\n").encode())
+
+    def _line(self, number: int) -> str:
+        return f"{self.table.name} line {number}"
 
     def _read(self) -> tuple[list[str], list[tuple[int, Row]]]:
         """Column names (lower case) and rows with their line numbers; empty where there is no readable table."""
@@ -76,7 +76,7 @@ class Csv:
             there = sorted(path.name for path in self.root.glob("*.csv")) if self.root.is_dir() else []
             found = f"there are: {', '.join(there)}" if there else "there is no other .csv either"
             fix = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
-            self.problems.append(Problem(str(self.table), f"is missing; {found}", fix))
+            self.report(str(self.table), f"is missing; {found}", fix)
             return [], []
         lines = _text(self.table.read_bytes()).splitlines()
         reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
@@ -90,37 +90,40 @@ class Csv:
     def _columns_are_right(self, columns: list[str]) -> bool:
         if not columns:
             if self.table.is_file():
-                self._say(1, "the table is empty", "its first line names the columns, e.g.  image,mask,group")
+                self.report(self._line(1), "the table is empty", "its first line names the columns, e.g.  image,mask,group")
             return False
         masks = [name for name in columns if name == "mask" or name.startswith("mask_")]
         if "image" not in columns:
             hint = nearest("image", columns).replace("did you mean", "is it").rstrip("?")
             fix = f"{hint}? then rename that column to image" if hint else "its first line names the columns, e.g.  image,mask"
-            self._say(1, f"has no column 'image'; its columns are {', '.join(columns)}", fix)
+            self.report(self._line(1), f"has no column 'image'; its columns are {', '.join(columns)}", fix)
         if "mask" in masks and len(masks) > 1:
-            self._say(1, f"has a column mask and also {', '.join(masks[1:])}", "keep mask, or one mask_NAME for each structure")
+            self.report(
+                self._line(1), f"has a column mask and also {', '.join(masks[1:])}", "keep mask, or one mask_NAME for each structure"
+            )
         repeated = sorted({name for name in columns if columns.count(name) > 1})
         if repeated:
-            self._say(1, f"names {', '.join(repeated)} twice", "keep one column of a name")
+            self.report(self._line(1), f"names {', '.join(repeated)} twice", "keep one column of a name")
         for name in (c for c in columns if c and c not in (*_KNOWN, *masks)):
             hint = nearest(name, _KNOWN) or ("is it the mask? then rename it to mask" if not masks and name in _MASK_WORDS else "")
-            self.problems.append(Problem(self.table.name, f"column {name!r} is not used", hint, "warning" if hint else "note"))
+            self.report(self.table.name, f"column {name!r} is not used", hint, "warning" if hint else "note")
         return "image" in columns and not repeated and not ("mask" in masks and len(masks) > 1)
 
-    def _case(self, line: int, row: Row, columns: list[str]) -> Case | None:
+    def _case(self, where: str, row: Row, columns: list[str]) -> Case | None:
         if not row.get("image"):
-            self._say(line, "names no image", "fill the column image, or remove the line")
+            self.report(where, "names no image", "fill the column image, or remove the line")
             return None
-        image = self._file(line, row["image"])
-        masks = {name: self._file(line, row[name]) for name in columns if name.startswith("mask") and row.get(name)}
-        split, spacing = self._split(line, row.get("split", "")), self._spacing(line, row.get("spacing", ""))
+        image = self.file_named(where, row["image"], self.root)
+        masks = {name: self.file_named(where, row[name], self.root) for name in columns if name.startswith("mask") and row.get(name)}
+        split, spacing = self._split(where, row.get("split", "")), self._spacing(where, row.get("spacing", ""))
         if image is None or None in masks.values() or split is None or spacing is None:
             return None
-        files = self._pair(line, image, {name: path for name, path in masks.items() if path is not None})
+        files = self._pair(where, image, {name: path for name, path in masks.items() if path is not None})
         if files is None:
             return None
         if len(spacing) == 3 and files.dims == 2:
-            self._say(line, f"spacing {row['spacing']!r} has three numbers, {row['image']} is one image", "rows and columns, e.g.  0.2 0.3")
+            what = f"spacing {row['spacing']!r} has three numbers, {row['image']} is one image"
+            self.report(where, what, "rows and columns, e.g.  0.2 0.3")
             return None
         fold, name = row.get("fold", ""), Path(row["image"].replace("\\", "/"))
         return Case(
@@ -134,31 +137,20 @@ class Csv:
             dims=files.dims,
         )
 
-    def _pair(self, line: int, image: Path, masks: dict[str, Path]) -> Pair | None:
+    def _pair(self, where: str, image: Path, masks: dict[str, Path]) -> Pair | None:
         try:
             return pair(image, masks, self.orient)
         except ReadError as error:
-            problem = unreadable(error, f"{self.table.name} line {line}")
+            problem = unreadable(error, where)
             self.problems.append(replace(problem, what=f"{error.path.name}: {problem.what}"))
             return None
 
-    def _file(self, line: int, name: str) -> Path | None:
-        for path in (self.root / name, self.root / PureWindowsPath(name).as_posix()):
-            if not path.resolve().is_relative_to(self.root.resolve()):
-                fix = "put the file itself below data.root, or set data.root to a folder above all files"
-                self._say(line, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
-                return None
-            if path.is_file():
-                return path
-        self._say(line, f"names {name}, which is missing", "fix the path (relative to data.root), or remove the line")
-        return None
-
-    def _split(self, line: int, text: str) -> str | None:
+    def _split(self, where: str, text: str) -> str | None:
         if text.lower() not in _SPLITS:
-            self._say(line, f"split {text!r} is unknown", "use train, val or test")
+            self.report(where, f"split {text!r} is unknown", "use train, val or test")
         return _SPLITS.get(text.lower())
 
-    def _spacing(self, line: int, text: str) -> tuple[float, ...] | None:
+    def _spacing(self, where: str, text: str) -> tuple[float, ...] | None:
         """One number stands for rows and columns."""
         if not text:
             return ()
@@ -169,14 +161,10 @@ class Csv:
         except ValueError:
             numbers = ()
         if len(numbers) not in (1, 2, 3) or not all(0 < number < 1e4 for number in numbers):
-            self._say(
-                line, f"spacing {text!r} is no pixel size in mm", "e.g.  0.2  or  0.2 0.3  (rows, columns; of a volume also  2 0.2 0.3)"
-            )
+            fix = "e.g.  0.2  or  0.2 0.3  (rows, columns; of a volume also  2 0.2 0.3)"
+            self.report(where, f"spacing {text!r} is not a pixel size in mm", fix)
             return None
         return numbers * 2 if len(numbers) == 1 else numbers
-
-    def _say(self, line: int, what: str, fix: str = "") -> None:
-        self.problems.append(Problem(f"{self.table.name} line {line}", what, fix))
 
 
 def _mask(files: Pair) -> Pixels | dict[str, Pixels] | None:

@@ -24,9 +24,9 @@ from segkit.data.io import dicom
 from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
-from segkit.data.phantoms import ct
-from segkit.data.sources.base import natural
+from segkit.data.phantoms import dicom as phantom
 from segkit.system.errors import Problem, Severity, nearest
+from segkit.system.files import natural
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -298,7 +298,7 @@ class Dicom:
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write one folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
-        ct.write_dicom(root, n, seed)
+        phantom.write_dicom(root, n, seed)
 
 
 def _files(root: Path) -> Iterator[Path]:

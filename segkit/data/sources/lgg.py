@@ -1,12 +1,4 @@
-"""LGG: lower-grade glioma on brain MR, 110 patients (Buda et al., Comput. Biol. Med. 2019; kaggle.com/mateuszbuda/lgg-mri-segmentation).
-
-    ROOT/kaggle_3m/TCGA_<site>_<patient>_<date>/TCGA_<site>_<patient>_<date>_<n>.tif        RGB: pre-contrast, FLAIR, post-contrast
-    ROOT/kaggle_3m/TCGA_<site>_<patient>_<date>/TCGA_<site>_<patient>_<date>_<n>_mask.tif   0 and 255
-
-A case is a slice; a folder is a volume, n the place in it, and TCGA_<site>_<patient> the group. ROOT may be kaggle_3m itself.
-
-`PublishedVolume` is the preprocessing that the authors' network was trained with (github.com/mateuszbuda/brain-segmentation-pytorch).
-"""
+"""Lower-grade glioma on brain MR, and the preprocessing that the authors' network was trained with."""
 
 from __future__ import annotations
 
@@ -14,22 +6,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
-import tifffile
 from scipy import ndimage
 
-from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.base import ReadError
+from segkit.data.case import Case, Pixels
+from segkit.data.io.base import Array, ReadError
 from segkit.data.io.images import ImageFile, MaskFile
-from segkit.data.phantoms import brain
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_tiff
 from segkit.data.slices import Slice, Volume, recent
-from segkit.data.sources.base import natural
-from segkit.system.errors import Problem
-
-Array = npt.NDArray[Any]
+from segkit.data.sources.base import Keyed, Source, files_in
+from segkit.system.files import natural
 
 FOLDER = "kaggle_3m"
 NAME = re.compile(r"(?P<volume>(?P<patient>TCGA_[^_]+_[^_]+)_[^_]+)_(?P<n>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
@@ -45,6 +33,7 @@ CHANNELS = ("t1", "flair", "t1ce")
 class PublishedVolume:
     """Slices (H, W, 3) in order as the volume (D, 256, 256, 3) float32 that the published network takes.
 
+    The preprocessing of github.com/mateuszbuda/brain-segmentation-pytorch.
     Dark voxels to 0, crop to the rest, pad to a square, resize (bi-quadratic), clip between percentiles of the whole volume,
     z-score of each channel over the volume. The published recipe cuts dark slices off both ends as well; here they stay, so
     that each keeps its place, but they do not count in the statistics.
@@ -112,37 +101,45 @@ def resized(volume: Array, order: int) -> Array:
     return np.asarray(np.clip(larger, volume.min(), volume.max()))
 
 
-class LGG:
-    """`drop_ends` leaves the first and last slice of each volume out; the published preprocessing always does."""
+class LGG(Source):
+    """LGG: gliomas on brain MR of 110 patients, a case a slice.
 
-    default_labels: ClassVar[dict[int | str, str] | None] = {0: "background", 255: "tumor"}
+        ROOT/kaggle_3m/TCGA_<site>_<patient>_<date>/TCGA_<site>_<patient>_<date>_<n>.tif        RGB: pre-contrast, FLAIR, post-contrast
+        ROOT/kaggle_3m/TCGA_<site>_<patient>_<date>/TCGA_<site>_<patient>_<date>_<n>_mask.tif   0 and 255
+
+    A folder is a volume, n the place in it, and TCGA_<site>_<patient> the group. ROOT may be kaggle_3m itself.
+
+    Reference: Buda et al., Comput. Biol. Med. 109, 2019; kaggle.com/mateuszbuda/lgg-mri-segmentation.
+
+    Args:
+        root: folder that holds kaggle_3m/.
+        drop_ends: leave the first and last slice of each volume out.
+        published_preprocessing: preprocess whole volumes as published (see `PublishedVolume`), which also drops the ends.
+    """
 
     def __init__(self, root: Path, drop_ends: bool = False, published_preprocessing: bool = False) -> None:
-        self.root = Path(root)
+        super().__init__(root, {0: "background", 255: "tumor"})
         self.published = published_preprocessing
         self.drop_ends = drop_ends or published_preprocessing
-        self.problems: list[Problem] = []
 
     def cases(self) -> Iterator[Case]:
         folders = self._folders()
         if not folders:
             fix = f"data.root = the folder that holds {FOLDER}/"
-            self.problems.append(Problem(str(self.root), "no folders TCGA_<site>_<patient>_<date> in it", fix))
+            self.report(str(self.root), "no folders TCGA_<site>_<patient>_<date> in it", fix)
         for folder in folders:
-            cases = self._paired(folder)
+            cases = self._slices(folder)
             if self.drop_ends and cases:
                 cases = self._without_ends(folder, cases)
             yield from published(cases) if self.published else cases
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        for patient, drawn in brain.scans(n, seed):
+        for patient, drawn in tomography.brain_slices(n, seed):
             volume = f"TCGA_{('CS', 'DU', 'FG', 'HT')[patient % 4]}_{4940 + patient}_{19970000 + patient}"
-            folder = root / FOLDER / volume
-            folder.mkdir(parents=True, exist_ok=True)
-            colours = np.stack([grey(drawn.images[name]) for name in CHANNELS], axis=-1)
-            for z, (image, tumor) in enumerate(zip(colours, drawn.tumor, strict=True), 1):
-                for name, pixels in ((f"{volume}_{z}.tif", image), (f"{volume}_{z}_mask.tif", np.uint8(255) * (tumor > 0))):
-                    tifffile.imwrite(folder / name, pixels, metadata=None, software="", photometric=("minisblack", "rgb")[pixels.ndim == 3])
+            colors = np.stack([gray(drawn.images[name]) for name in CHANNELS], axis=-1)
+            for z, (image, tumor) in enumerate(zip(colors, drawn.tumor, strict=True), 1):
+                write_tiff(root / FOLDER / volume / f"{volume}_{z}.tif", image)
+                write_tiff(root / FOLDER / volume / f"{volume}_{z}_mask.tif", np.uint8(255) * (tumor > 0))
 
     def _folders(self) -> list[Path]:
         """Mirrors nest the folder once more."""
@@ -152,49 +149,32 @@ class LGG:
                 return sorted(found, key=lambda folder: natural(folder.name))
         return []
 
-    def _paired(self, folder: Path) -> list[Case]:
+    def _slices(self, folder: Path) -> list[Case]:
         """The slices of a volume in order."""
-        images: dict[int, re.Match[str]] = {}
-        masks: dict[int, Path] = {}
-        for path in sorted(folder.glob("[!.]*.[tT][iI][fF]*")):
-            name = NAME.fullmatch(path.name)
-            if name is None or name["volume"] != folder.name:
-                self._say(path, f"is not called {folder.name}_<n>.tif or _<n>_mask.tif", "rename it, or move it away")
-            elif int(name["n"]) in (masks if name["mask"] else images):
-                self._say(path, f"is number {int(name['n'])} of its folder for the second time", "keep one of them")
-            elif name["mask"]:
-                masks[int(name["n"])] = path
-            else:
-                images[int(name["n"])] = name
-        for n in sorted(images.keys() - masks.keys()):
-            self._say(folder / images[n].string, f"has no mask {folder.name}_{n}_mask.tif", "add the mask, or move the image away")
-        for n in sorted(masks.keys() - images.keys()):
-            self._say(masks[n], f"has no image {folder.name}_{n}.tif", "add the image, or move the mask away")
-        return [_case(folder / images[n].string, images[n], masks[n]) for n in sorted(images.keys() & masks.keys())]
+        names = {path: NAME.fullmatch(path.name) for path in files_in(folder, ".tif", ".tiff")}
+        for path in [path for path, name in names.items() if name is None or name["volume"] != folder.name]:
+            self.report(path, f"is not called {folder.name}_<n>.tif or _<n>_mask.tif", "rename it, or move it away")
+            del names[path]
+        named = {path: name for path, name in names.items() if name is not None}
+        images, masks = (
+            Keyed.by((path for path, name in named.items() if bool(name["mask"]) == is_mask), lambda path: str(int(named[path]["n"])))
+            for is_mask in (False, True)
+        )
+        mask_name, image_name = (lambda n, end=end: f"{folder.name}_{n}{end}.tif" for end in ("_mask", ""))
+        return [
+            Case(image.stem, ImageFile(image), MaskFile(mask), named[image]["patient"], volume=folder.name, position=int(n))
+            for n, image, mask in self.pairs(images, masks, mask_name, image_name)
+        ]
 
     def _without_ends(self, folder: Path, cases: list[Case]) -> list[Case]:
         if len(cases) < 3:
             what = f"has {len(cases)} slices, and without its first and last there are none"
-            self._say(folder, what, "data.source.drop_ends=false data.source.published_preprocessing=false", "warning")
+            self.report(folder, what, "data.source.drop_ends=false data.source.published_preprocessing=false", "warning")
         return cases[1:-1]
-
-    def _say(self, path: Path, what: str, fix: str, severity: Any = "error") -> None:
-        self.problems.append(Problem(relative(path, self.root), what, fix, severity))
-
-
-def _case(path: Path, name: re.Match[str], mask: Path) -> Case:
-    return Case(
-        id=path.stem,
-        image=ImageFile(path),
-        mask=MaskFile(mask),
-        group=name["patient"],
-        volume=name["volume"],
-        position=int(name["n"]),
-    )
 
 
 def published(cases: list[Case]) -> Iterator[Case]:
-    """The slices of one volume once more, after the published preprocessing of the whole volume."""
+    """Yield the slices of one volume after the published preprocessing of the whole volume."""
     slices = tuple(case.image for case in cases)
     image = PublishedVolume(slices)
     masks = PublishedMask(slices, tuple(case.masks[""] for case in cases))
@@ -202,6 +182,6 @@ def published(cases: list[Case]) -> Iterator[Case]:
         yield Case(case.id, Slice(image, i), Slice(masks, i), case.group, volume=case.volume, position=case.position, whole=image)
 
 
-def grey(volume: Array) -> Array:
+def gray(volume: Array) -> Array:
     """uint8, the brightest 0.1 % at 255."""
     return np.asarray(np.clip(volume * (255 / np.quantile(volume, 0.999)), 0, 255), np.uint8)

@@ -1,12 +1,4 @@
-"""PENGWIN 2024, task 2: fragments of broken pelves on simulated X-ray (zenodo.org/records/10913196; Sang et al., arXiv 2504.02382).
-
-    ROOT/train/input/images/x-ray/CCC_VVVV.tif     float32, what reaches the detector, of case CCC in view VVVV
-    ROOT/train/output/images/x-ray/CCC_VVVV.tif    uint32, one bit for each fragment
-
-Bit 10 * (category - 1) + fragment stands for fragment 1 to 10 of sacrum (1), left (2) or right (3) hip bone; bit 0 is not
-used. Bones and fragments hide one another, so a pixel may have several bits: the three bones are planes that overlap. The
-views of a case show one patient. ROOT may be the folder that holds input/ and output/.
-"""
+"""Fragments of broken pelves on simulated X-ray."""
 
 from __future__ import annotations
 
@@ -14,28 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import tifffile
 
-from segkit.data.case import Case, Pixels, relative
-from segkit.data.io.base import ReadError
+from segkit.data.case import Case, Pixels
+from segkit.data.io.base import Array, File, ReadError
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.phantoms import xray
+from segkit.data.phantoms.base import write_tiff
 from segkit.data.slices import recent
-from segkit.data.sources.base import Keyed
-from segkit.system.errors import Problem
-
-Array = npt.NDArray[Any]
+from segkit.data.sources.base import Keyed, Source, files_in
 
 CATEGORIES = {"SA": 1, "LI": 2, "RI": 3}
 FRAGMENTS = 10
 """Of a bone, at most."""
 INPUT, OUTPUT = Path("input/images/x-ray"), Path("output/images/x-ray")
-NAME = re.compile(r"(?P<case>\d+)_(?P<view>\d+)")
+NAME = re.compile(r"(\d+)_\d+")
 LEAST = 0.01
 """Added, with the minimum, before the logarithm."""
 
@@ -65,31 +52,29 @@ def encode_bits(planes: Mapping[tuple[int, int], Array]) -> Array:
 
 
 @dataclass(frozen=True)
-class Bits:
+class Bits(File):
     """One bone of a bit mask, all its fragments: (H, W) of 0 and 1, uint8."""
 
-    path: Path
     category: int
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def read(self) -> Array:
         mask = recent.read(MaskFile(self.path))
         if mask.ndim != 2:
-            raise ReadError(self.path, "a mask of bits has one channel, this file has colours")
+            raise ReadError(self.path, "a mask of bits has one channel, this file has colors")
         mask = mask.astype(np.uint32)
         if (mask & np.uint32(1 | 1 << 31)).any():
-            raise ReadError(self.path, "is no mask of bits: bit 0 or 31 is set, and only 1 to 30 stand for fragments")
+            raise ReadError(self.path, "is not a mask of bits: bit 0 or 31 is set, and only 1 to 30 stand for fragments")
         own = sum(1 << bit(self.category, fragment) for fragment in range(1, FRAGMENTS + 1))
         return ((mask & np.uint32(own)) > 0).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class PublishedIntensity:
-    """The image (H, W, 1) uint8 as the challenge shows it: attenuation (negative logarithm) from its minimum to its maximum,
-    contrast-limited adaptive histogram equalisation (clip limit 4, 8 x 8 tiles), inverted: bone is dark."""
+    """The image (H, W, 1) uint8 as the challenge shows it: bone is dark.
+
+    Attenuation (negative logarithm) from its minimum to its maximum, contrast-limited adaptive histogram equalization (clip
+    limit 4, 8 x 8 tiles), inverted.
+    """
 
     image: Pixels
 
@@ -107,58 +92,47 @@ class PublishedIntensity:
         if detected.min() <= 0:
             raise ReadError(path, "holds negative intensities, which have no logarithm;   data.source.published_intensity=false")
         beam = -np.log(detected)
-        grey = (255 * (beam - beam.min()) / max(float(np.ptp(beam)), 1e-12)).astype(np.uint8)
-        equalised: Array = cv2.createCLAHE(4, (8, 8)).apply(grey)
-        return (255 - equalised)[..., None]
+        gray = (255 * (beam - beam.min()) / max(float(np.ptp(beam)), 1e-12)).astype(np.uint8)
+        equalized: Array = cv2.createCLAHE(4, (8, 8)).apply(gray)
+        return (255 - equalized)[..., None]
 
 
-class Pengwin:
-    """`published_intensity` false takes the float32 images as they are stored."""
+class Pengwin(Source):
+    """PENGWIN 2024, task 2: three bones of broken pelves, which overlap on simulated X-ray.
 
-    default_labels: ClassVar[dict[int | str, str] | None] = {"SA": "sacrum", "LI": "left_ilium", "RI": "right_ilium"}
+        ROOT/train/input/images/x-ray/CCC_VVVV.tif     float32, what reaches the detector, of case CCC in view VVVV
+        ROOT/train/output/images/x-ray/CCC_VVVV.tif    uint32, one bit for each fragment
+
+    Bit 10 * (category - 1) + fragment stands for fragment 1 to 10 of sacrum (1), left (2) or right (3) hip bone; bit 0 is not
+    used. Bones and fragments hide one another, so a pixel may have several bits: the three bones are planes that overlap. The
+    views of a case show one patient, its group. ROOT may be the folder that holds input/ and output/.
+
+    Reference: Sang et al., arXiv 2504.02382; zenodo.org/records/10913196.
+
+    Args:
+        root: folder that holds train/.
+        published_intensity: show images as the challenge does (see `PublishedIntensity`); False takes them as stored.
+    """
 
     def __init__(self, root: Path, published_intensity: bool = True) -> None:
-        self.root, self.published = Path(root), published_intensity
-        self.problems: list[Problem] = []
+        super().__init__(root, {"SA": "sacrum", "LI": "left_ilium", "RI": "right_ilium"})
+        self.published = published_intensity
 
     def cases(self) -> Iterator[Case]:
-        places = [place for place in (self.root / "train", self.root) if (place / INPUT).is_dir()]
-        if not places:
-            self.problems.append(Problem(str(self.root), f"has no folder train/{INPUT}", "data.root = the folder that holds train/"))
+        place = next((place for place in (self.root / "train", self.root) if (place / INPUT).is_dir()), None)
+        if place is None:
+            self.report(str(self.root), f"has no folder train/{INPUT}", "data.root = the folder that holds train/")
             return
-        images, masks = (self._files(places[0] / folder) for folder in (INPUT, OUTPUT))
-        for key, image in images.one.items():
-            name = NAME.fullmatch(key)
+        images, masks = (Keyed.of(files_in(place / folder, ".tif", ".tiff"), place / folder) for folder in (INPUT, OUTPUT))
+        for key, image, mask in self.pairs(images, masks, self.name_in(place / OUTPUT, ".tif"), self.name_in(place / INPUT, ".tif")):
+            name, stored = NAME.fullmatch(key), ImageFile(image)
             if name is None:
-                self._say(image, "is not called CASE_VIEW.tif, such as 001_0000.tif", "rename it and its mask, or move both away")
-            elif key in masks.one:
-                yield self._case(key, name["case"], image, masks.one[key])
-            elif key not in masks:
-                self._say(image, f"has no mask {relative(places[0] / OUTPUT / key, self.root)}.tif", "add the mask, or move the image away")
-        for key in (key for key in masks.one if key not in images):
-            self._say(masks.one[key], f"has no image {relative(places[0] / INPUT / key, self.root)}.tif", "add it, or move the mask away")
+                self.report(image, "is not called CASE_VIEW.tif, such as 001_0000.tif", "rename it and its mask, or move both away")
+                continue
+            planes = {bone: Bits(mask, category) for bone, category in CATEGORIES.items()}
+            yield Case(key, PublishedIntensity(stored) if self.published else stored, planes, group=name[1])
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         for case, view, drawn in xray.projections(n, seed):
             for folder, pixels in ((INPUT, drawn.image), (OUTPUT, encode_bits(drawn.fragments))):
-                path = root / "train" / folder / f"{case:03d}_{view:04d}.tif"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                tifffile.imwrite(path, pixels, photometric="minisblack", metadata=None, software="", compression="zlib")
-
-    def _files(self, folder: Path) -> Keyed:
-        keyed = Keyed.of(sorted(folder.glob("[!.]*.[tT][iI][fF]*")), folder)
-        for paths in keyed.several.values():
-            self._say(paths[0], f"ambiguous: {' and '.join(path.name for path in paths)}", "keep one of them")
-        return keyed
-
-    def _case(self, key: str, case: str, image: Path, mask: Path) -> Case:
-        stored = ImageFile(image)
-        return Case(
-            id=key,
-            image=PublishedIntensity(stored) if self.published else stored,
-            mask={bone: Bits(mask, category) for bone, category in CATEGORIES.items()},
-            group=case,
-        )
-
-    def _say(self, path: Path, what: str, fix: str) -> None:
-        self.problems.append(Problem(relative(path, self.root), what, fix))
+                write_tiff(root / "train" / folder / f"{case:03d}_{view:04d}.tif", pixels, compression="zlib")

@@ -1,12 +1,4 @@
-"""UW-Madison GI tract: stomach and bowel on abdominal MR (kaggle.com/c/uw-madison-gi-tract-image-segmentation; Lee et al., 2024).
-
-    ROOT/train.csv                                                              id,class,segmentation
-    ROOT/train/case{C}/case{C}_day{D}/scans/slice_{ZZZZ}_{W}_{H}_{sx}_{sy}.png  16 bit, H rows x W columns
-
-W and H are pixels, sx and sy millimetres: width stands first. A case is a slice, called case{C}_day{D}_slice_{ZZZZ} as in the
-table; a day is a volume, case{C} the group. The structures overlap, so each has a plane of its own, from a run-length code.
-Kaggle's text says that pixels are counted along columns; the table counts them along rows. test/ is not part of the cases.
-"""
+"""Stomach and bowel on abdominal MR."""
 
 from __future__ import annotations
 
@@ -14,27 +6,28 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from segkit.data.case import Case, Pixels, relative
+from segkit.data.case import Case, Pixels
 from segkit.data.io import rle
 from segkit.data.io.base import ReadError
 from segkit.data.io.images import ImageFile
-from segkit.data.phantoms import base, tomography
-from segkit.system.errors import Problem, Severity
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_png
+from segkit.data.sources.base import Source, files_in
 
-CLASSES = ("large_bowel", "small_bowel", "stomach")
+CLASSES = tomography.HOLLOW
 COLUMNS = ("id", "class", "segmentation")
 KNOWN_BAD = ("case7_day0", "case81_day30")
 """Days whose masks lie beside the organs; nearly everyone in the competition left them out."""
 DAY = re.compile(r"(?P<case>case\d+)_day\d+")
 SLICE = re.compile(r"slice_(?P<z>\d+)_(?P<width>\d+)_(?P<height>\d+)_(?P<sx>\d+\.?\d*)_(?P<sy>\d+\.?\d*)\.png", re.IGNORECASE)
 NAMED = "slice_ZZZZ_WIDTH_HEIGHT_sx_sy.png"
-JUDGED = 20
+CHECKED = 20
 """Codes by which the order of pixels is checked."""
 
 
-class Found(NamedTuple):
+class SliceFile(NamedTuple):
     """A slice as its file name tells; `mm` is slices, rows, columns."""
 
     path: Path
@@ -57,13 +50,26 @@ Table = Mapping[str, Mapping[str, Coded]]
 """Id of a slice -> class -> its line."""
 
 
-class UWMadison:
-    """`order` is how the table counts pixels: along rows, as the one of the competition, or along columns, as its text says.
+class UWMadison(Source):
+    """UW-Madison GI tract: stomach and bowel on abdominal MR, a case a slice.
 
-    `table=None` takes the images as unlabelled. `slice_mm` is the distance of slices, which file names do not tell.
+        ROOT/train.csv                                                              id,class,segmentation
+        ROOT/train/case{C}/case{C}_day{D}/scans/slice_{ZZZZ}_{W}_{H}_{sx}_{sy}.png  16 bit, H rows x W columns
+
+    W and H are pixels, sx and sy millimeters: width stands first. A case is called case{C}_day{D}_slice_{ZZZZ} as in the table;
+    a day is a volume, case{C} the group. The structures overlap, so each has a plane of its own, from a run-length code.
+    Kaggle's text says that pixels are counted along columns; the table counts them along rows. test/ is not part of the cases.
+
+    Reference: Lee et al., Med. Phys. 51, 2024; kaggle.com/c/uw-madison-gi-tract-image-segmentation.
+
+    Args:
+        root: folder that holds train.csv and train/.
+        table: the table, below root; None takes the images as unlabeled.
+        images: folder of the cases, below root.
+        order: whether the table counts pixels along rows, as the one of the competition, or along columns.
+        exclude_days: days to leave out, such as case7_day0.
+        slice_mm: distance of slices, which file names do not tell.
     """
-
-    default_labels: ClassVar[dict[int | str, str] | None] = {name: name for name in CLASSES}
 
     def __init__(
         self,
@@ -74,14 +80,13 @@ class UWMadison:
         exclude_days: Sequence[str] = KNOWN_BAD,
         slice_mm: float = 3.0,
     ) -> None:
-        self.root = Path(root)
+        super().__init__(root, {name: name for name in CLASSES})
         self.table_name, self.images_name = table, images
         self.order, self.exclude_days, self.slice_mm = order, tuple(exclude_days), slice_mm
-        self.problems: list[Problem] = []
 
     def cases(self) -> Iterator[Case]:
         if self.slice_mm <= 0:
-            self._say("data.source.slice_mm", f"{self.slice_mm:g} is no distance", "data.source.slice_mm=3.0")
+            self.report("data.source.slice_mm", f"{self.slice_mm:g} is not a distance", "data.source.slice_mm=3.0")
         found = self._without_days(self._slices())
         table = self._table(found) if found and self.table_name is not None else {}
         if table is None:
@@ -96,69 +101,67 @@ class UWMadison:
                 yield Case(id_, ImageFile(one.path), mask, one.group, spacing_mm=one.mm, volume=one.volume, position=one.position)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
-        """Under this source's own names, so an instance is needed."""
         lines = [",".join(COLUMNS)]
-        for scan in tomography.scans(n, seed):
+        for scan in tomography.mr_scans(n, seed):
             folder = root / self.images_name / f"case{scan.case}" / f"case{scan.case}_day{scan.day}" / "scans"
             for z, image, masks in zip(scan.positions, scan.images, scan.masks, strict=True):
                 rows, columns = image.shape
                 mm = f"{scan.pixel_mm:.2f}_{scan.pixel_mm:.2f}"
-                base.write_png(folder / f"slice_{z:04d}_{columns}_{rows}_{mm}.png", image)
+                write_png(folder / f"slice_{z:04d}_{columns}_{rows}_{mm}.png", image)
                 id_ = f"case{scan.case}_day{scan.day}_slice_{z:04d}"
                 lines += [f"{id_},{name},{rle.encode(mask, self.order)}" for name, mask in zip(CLASSES, masks, strict=True)]
         (root / (self.table_name or "train.csv")).write_bytes(("\n".join(lines) + "\n").encode())
 
     # files
 
-    def _slices(self) -> dict[str, Found]:
+    def _slices(self) -> dict[str, SliceFile]:
         folder = self.root / self.images_name
         days = sorted(path for path in folder.glob("case*/case*_day*") if path.is_dir())
         if not days:
-            inner = sorted(self.root.glob(f"*/{self.images_name}/case*"))
-            fix = f"data.root={inner[0].parent.parent}" if inner else "data.root = the folder that holds train.csv and train/"
-            self._say(str(folder), "holds no folders caseC/caseC_dayD/scans", fix)
-        found: dict[str, Found] = {}
+            what = "holds no folders caseC/caseC_dayD/scans"
+            self.report_root(what, f"{self.images_name}/case*", "train.csv and train/", folder)
+        found: dict[str, SliceFile] = {}
         for day in days:
-            for path in sorted((day / "scans").glob("[!.]*.[pP][nN][gG]")):
+            for path in files_in(day / "scans", ".png"):
                 self._add(found, path, day.name)
         return found
 
-    def _add(self, found: dict[str, Found], path: Path, volume: str) -> None:
+    def _add(self, found: dict[str, SliceFile], path: Path, volume: str) -> None:
         day, name = DAY.fullmatch(volume), SLICE.fullmatch(path.name)
         if day is None or name is None or 0 in (float(name[part]) for part in ("width", "height", "sx", "sy")):
-            self._say(self._shown(path), f"is not called caseC_dayD/scans/{NAMED}", "rename it, or move it away")
+            self.report(path, f"is not called caseC_dayD/scans/{NAMED}", "rename it, or move it away")
             return
         id_ = f"{volume}_slice_{name['z']}"
         if id_ in found:
-            self._say(self._shown(path), f"is the second file of slice {name['z']}, beside {found[id_].path.name}", "keep one of them")
+            self.report(path, f"is the second file of slice {name['z']}, beside {found[id_].path.name}", "keep one of them")
             return
         mm = (self.slice_mm, float(name["sy"]), float(name["sx"]))
-        found[id_] = Found(path, volume, day["case"], int(name["z"]), int(name["height"]), int(name["width"]), mm)
+        found[id_] = SliceFile(path, volume, day["case"], int(name["z"]), int(name["height"]), int(name["width"]), mm)
 
-    def _without_days(self, found: dict[str, Found]) -> dict[str, Found]:
+    def _without_days(self, found: dict[str, SliceFile]) -> dict[str, SliceFile]:
         slices = Counter(one.volume for one in found.values())
         for day in self.exclude_days:
             if day in slices:
                 what = f"{slices[day]} slices left out, as data.source.exclude_days says"
                 known = "its masks are known to lie beside the organs" if day in KNOWN_BAD else ""
-                self._say(day, what, known, "note")
+                self.report(day, what, known, "note")
             elif day not in KNOWN_BAD:
-                self._say("data.source.exclude_days", f"{day!r} is no day of this data set", "a day is called  caseC_dayD", "warning")
+                self.report("data.source.exclude_days", f"{day!r} is not a day of this data set", "a day is called  caseC_dayD", "warning")
         return {id_: one for id_, one in found.items() if one.volume not in self.exclude_days}
 
-    def _note_gaps(self, found: Mapping[str, Found]) -> None:
+    def _note_gaps(self, found: Mapping[str, SliceFile]) -> None:
         positions: dict[str, list[int]] = {}
         for one in found.values():
             positions.setdefault(one.volume, []).append(one.position)
         gaps = sum(max(of_one) - min(of_one) + 1 > len(of_one) for of_one in positions.values())
         if gaps:
             what = f"{gaps} of {len(positions)} volumes lack slices in between: slices are further apart there than {self.slice_mm:g} mm"
-            self._say(self.images_name, what, "", "note")
+            self.report(self.images_name, what, severity="note")
 
     # the table
 
-    def _table(self, found: Mapping[str, Found]) -> Table | None:
-        """None where there is no table to speak of."""
+    def _table(self, found: Mapping[str, SliceFile]) -> Table | None:
+        """None, and reported, where there is no usable table."""
         assert self.table_name is not None
         path = self.root / self.table_name
         table: dict[str, dict[str, Coded]] = {}
@@ -168,52 +171,52 @@ class UWMadison:
                 if not id_.startswith(excluded):
                     self._add_line(table, found.get(id_), id_, name, Coded(line, code))
         except FileNotFoundError:
-            self._say(self.table_name, "is missing", "put it there, or  data.source.table=null  for images without masks")
+            self.report(self.table_name, "is missing", "put it there, or  data.source.table=null  for images without masks")
             return None
         except ReadError as error:
-            self._say(self.table_name, error.reason, f"its first line is  {','.join(COLUMNS)}")
+            self.report(self.table_name, error.reason, f"its first line is  {','.join(COLUMNS)}")
             return None
         if not table:
-            self._say(self.table_name, "holds no slices", "add a line for each slice and class")
+            self.report(self.table_name, "holds no slices", "add a line for each slice and class")
         return table or None
 
-    def _add_line(self, table: dict[str, dict[str, Coded]], image: Found | None, id_: str, name: str, coded: Coded) -> None:
+    def _add_line(self, table: dict[str, dict[str, Coded]], image: SliceFile | None, id_: str, name: str, coded: Coded) -> None:
         where, of_slice = f"{self.table_name} line {coded.line}", table.setdefault(id_, {})
         if name not in CLASSES:
-            self._say(where, f"class {name!r} is unknown", f"use {', '.join(CLASSES)}")
+            self.report(where, f"class {name!r} is unknown", f"use {', '.join(CLASSES)}")
         elif name in of_slice:
-            self._say(where, f"{name} of {id_} stands in line {of_slice[name].line} already", "keep one of them")
+            self.report(where, f"{name} of {id_} stands in line {of_slice[name].line} already", "keep one of them")
         else:
             sound = image is None or self._is_sound(where, image, id_, name, coded.code)
-            of_slice[name] = coded if sound else Coded(coded.line, "")  # told once is enough
+            of_slice[name] = coded if sound else Coded(coded.line, "")  # reported once is enough
 
-    def _is_sound(self, where: str, image: Found, id_: str, name: str, code: str) -> bool:
+    def _is_sound(self, where: str, image: SliceFile, id_: str, name: str, code: str) -> bool:
         try:
             rle.runs(code, image.rows, image.columns)
         except rle.RunLengthError as error:
-            self._say(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
+            self.report(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
             return False
         return True
 
-    def _check_ids(self, found: Mapping[str, Found], table: Table) -> None:
+    def _check_ids(self, found: Mapping[str, SliceFile], table: Table) -> None:
         if not found.keys() & table.keys():
             what = f"none of its ids is that of an image: ids are called {next(iter(table))!r}, images {next(iter(found))!r}"
-            self._say(str(self.table_name), what, "use the table of these images")
+            self.report(str(self.table_name), what, "use the table of these images")
             return
         for id_ in (id_ for id_ in found if id_ not in table):
-            self._say(self._shown(found[id_].path), f"has no line in {self.table_name}", "add its three lines, or move the image away")
+            self.report(found[id_].path, f"has no line in {self.table_name}", "add its three lines, or move the image away")
         for id_, lines in table.items():
             if id_ not in found and lines:
                 line = min(coded.line for coded in lines.values())
                 fix = "add the image, or remove the lines"
-                self._say(f"{self.table_name} line {line}", f"{id_} is an id without a file in {self.images_name}/", fix)
+                self.report(f"{self.table_name} line {line}", f"{id_} is an id without a file in {self.images_name}/", fix)
         short = [id_ for id_ in found if id_ in table and len(table[id_]) < len(CLASSES)]
         if short:
             absent = [name for name in CLASSES if name not in table[short[0]]]
             what = f"lacks lines of {len(short)} of {len(found)} slices, which count as empty there, e.g. {short[0]}: {', '.join(absent)}"
-            self._say(str(self.table_name), what, "add a line with an empty segmentation where that is right", "warning")
+            self.report(str(self.table_name), what, "add a line with an empty segmentation where that is right", "warning")
 
-    def _check_order(self, found: Mapping[str, Found], table: Table) -> None:
+    def _check_order(self, found: Mapping[str, SliceFile], table: Table) -> None:
         """Decodes a few of the longest codes; square images do not tell."""
         codes = [
             (coded.code, found[id_].rows, found[id_].columns)
@@ -222,22 +225,16 @@ class UWMadison:
             for coded in lines.values()
             if coded.code
         ]
-        longest = sorted(codes, key=lambda code: -len(code[0]))[:JUDGED]
+        longest = sorted(codes, key=lambda code: -len(code[0]))[:CHECKED]
         try:
             order = rle.order_by_components(longest)
         except rle.RunLengthError:
-            return  # told already
+            return  # reported already
         if order is not None and order != self.order:
             what = f"its pixels are counted along {order}, not {self.order}: read along {self.order}, the structures fall to pieces"
-            self._say(str(self.table_name), what, f"data.source.order={order}")
+            self.report(str(self.table_name), what, f"data.source.order={order}")
 
-    def _planes(self, image: Found, lines: Mapping[str, Coded]) -> dict[str, Pixels]:
+    def _planes(self, image: SliceFile, lines: Mapping[str, Coded]) -> dict[str, Pixels]:
         where = self.root / str(self.table_name)
         codes = {name: lines[name].code if name in lines else "" for name in CLASSES}
         return {name: rle.RunLength(code, image.rows, image.columns, self.order, where) for name, code in codes.items()}
-
-    def _shown(self, path: Path) -> str:
-        return relative(path, self.root)
-
-    def _say(self, where: str, what: str, fix: str, severity: Severity = "error") -> None:
-        self.problems.append(Problem(where, what, fix, severity))

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from segkit.data.sources.base import natural
 from segkit.system.environment import Shard, is_whole
 from segkit.system.errors import SegkitError
-from segkit.system.files import write_text_atomic
+from segkit.system.files import natural, write_text_atomic
 
 PARTS, ENDED = ".parts", "ended"
 SECONDS, SHARE = 30.0, 0.05

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from segkit.cli.phantom import command as phantom
 from segkit.config import schema
 from segkit.data.audit.audit import look, prepare
 from segkit.data.phantoms import base, ultrasound
+from segkit.data.phantoms.base import Blob
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder
 from segkit.system.errors import SegkitError
@@ -53,7 +55,7 @@ def test_the_heads_are_whole_varied_and_of_plausible_size() -> None:
 
 
 def test_the_circumference_is_that_of_the_ellipse() -> None:
-    head = ultrasound.Head(0, 0, 60, 45, 0)
+    head = Blob(0, 0, 60, 45)
     assert ultrasound.Drawing(np.zeros((2, 2), np.uint8), head, 1.0).circumference_mm == pytest.approx(331.55, abs=0.01)
 
 
@@ -110,7 +112,7 @@ def test_the_phantom_is_written_once_and_said_loudly(
 
 
 def command(data: schema.Data, output: Path, n: int = 4, seed: int = 0) -> int:
-    return base.command(schema.Phantom(output=str(output), n=n, seed=seed, allow_targets=[], data=data))
+    return phantom(schema.Phantom(output=str(output), n=n, seed=seed, allow_targets=[], data=data))
 
 
 def test_the_command_writes_and_repeats_and_refuses(

@@ -11,7 +11,8 @@ import pytest
 
 from segkit.data.case import Case
 from segkit.data.io.volumes import VolumeFile
-from segkit.data.phantoms import brain
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_nifti
 from segkit.data.sources.brats import BraTS
 
 TRAINING = "MICCAI_BraTS2020_TrainingData"
@@ -44,9 +45,9 @@ def test_patients_are_volumes_of_four_channels_as_they_were_drawn(root: Path) ->
     cases = read(root)
     assert [case.id for case in cases] == ["BraTS20_Training_001", "BraTS20_Training_002", "BraTS20_Training_003"]
     for i, case in enumerate(cases):
-        drawn = brain.draw(5, i)
+        drawn = tomography.brain(5, i)
         image = case.image.read()
-        assert (case.group, case.dims, case.spacing_mm) == (case.id, 3, brain.SPACING_MM)
+        assert (case.group, case.dims, case.spacing_mm) == (case.id, 3, tomography.BRAIN_MM)
         assert case.image.shape == image.shape[:3]  # type: ignore[attr-defined]
         for c, modality in enumerate(("flair", "t1", "t1ce", "t2")):
             assert np.array_equal(image[..., c], drawn.images[modality])
@@ -55,7 +56,7 @@ def test_patients_are_volumes_of_four_channels_as_they_were_drawn(root: Path) ->
 def test_regions_are_planes_that_lie_in_one_another(root: Path) -> None:
     source = BraTS(root)
     case = next(source.cases())
-    tumor = brain.draw(5, 0).tumor
+    tumor = tomography.brain(5, 0).tumor
     assert np.array_equal(case.masks["WT"].read(), tumor > 0)
     assert np.array_equal(case.masks["TC"].read(), (tumor == 1) | (tumor == 4))
     assert np.array_equal(case.masks["ET"].read(), tumor == 4)
@@ -65,13 +66,13 @@ def test_regions_are_planes_that_lie_in_one_another(root: Path) -> None:
 def test_without_regions_the_label_map_comes_as_it_is(root: Path) -> None:
     source = BraTS(root, regions=False)
     case = next(source.cases())
-    assert np.array_equal(case.masks[""].read(), brain.draw(5, 0).tumor)
+    assert np.array_equal(case.masks[""].read(), tomography.brain(5, 0).tumor)
     assert source.default_labels == {0: "background", 1: "necrosis", 2: "oedema", 4: "enhancing"}
 
 
 def test_modalities_become_channels_in_the_order_given(root: Path) -> None:
     image = read(root, modalities=["t2", "flair"])[1].image.read()
-    drawn = brain.draw(5, 1).images
+    drawn = tomography.brain(5, 1).images
     assert np.array_equal(image, np.stack([drawn["t2"], drawn["flair"]], axis=-1))
 
 
@@ -80,21 +81,21 @@ def test_chosen_slices_are_images_that_know_their_patient(root: Path) -> None:
     assert [case.position for case in cases] == [4, 14] * 3
     second = cases[1]
     assert (second.id, second.volume, second.group, second.dims) == (f"{second.volume}_014", "BraTS20_Training_001", second.volume, 2)
-    assert np.array_equal(second.image.read()[..., 0], brain.draw(5, 0).images["t2"][14])
-    assert np.array_equal(second.masks["WT"].read(), brain.draw(5, 0).tumor[14] > 0)
+    assert np.array_equal(second.image.read()[..., 0], tomography.brain(5, 0).images["t2"][14])
+    assert np.array_equal(second.masks["WT"].read(), tomography.brain(5, 0).tumor[14] > 0)
 
 
 def test_the_label_map_of_patient_355_is_found_by_its_odd_name(root: Path) -> None:
     folder = patient(root, 2)
     (folder / f"{folder.name}_seg.nii.gz").rename(folder / "W39_1998.09.19_Segm.nii.gz")
-    assert np.array_equal(read(root)[1].masks["WT"].read(), brain.draw(5, 1).tumor > 0)
+    assert np.array_equal(read(root)[1].masks["WT"].read(), tomography.brain(5, 1).tumor > 0)
 
 
 def test_patients_of_the_validation_set_have_no_masks(root: Path) -> None:
     folder = root / "MICCAI_BraTS2020_ValidationData" / "BraTS20_Validation_001"
     folder.mkdir(parents=True)
-    for modality in brain.MODALITIES:
-        brain.write_nifti(folder / f"{folder.name}_{modality}.nii", brain.draw(5, 9).images[modality])
+    for modality in tomography.MODALITIES:
+        write_nifti(folder / f"{folder.name}_{modality}.nii", tomography.brain(5, 9).images[modality], tomography.BRAIN_MM)
     by_id = {case.id: case for case in read(root)}
     assert by_id["BraTS20_Validation_001"].mask is None
     assert len(by_id) == 4
@@ -122,7 +123,7 @@ def test_the_same_phantom_has_the_same_bytes(tmp_path: Path) -> None:
 def test_every_patient_has_every_part_of_a_tumour_and_no_threshold_finds_it() -> None:
     scores = []
     for i in range(6):
-        drawn = brain.draw(0, i)
+        drawn = tomography.brain(0, i)
         assert set(np.unique(drawn.tumor)) == {0, 1, 2, 4}
         for voxels in drawn.images.values():
             grey = np.clip(voxels * (255 / voxels.max()), 0, 255).astype(np.uint8)
@@ -157,7 +158,7 @@ def test_two_label_maps_are_ambiguous(root: Path) -> None:
 
 def test_a_modality_packed_and_unpacked_is_ambiguous(root: Path) -> None:
     folder = patient(root, 1)
-    brain.write_nifti(folder / f"{folder.name}_t2.nii", brain.draw(5, 0).images["t2"])
+    write_nifti(folder / f"{folder.name}_t2.nii", tomography.brain(5, 0).images["t2"], tomography.BRAIN_MM)
     assert "ambiguous: BraTS20_Training_001_t2.nii and BraTS20_Training_001_t2.nii.gz" in problems(root)[0]
 
 
@@ -173,7 +174,7 @@ def test_a_patient_copied_twice_is_told_once(root: Path) -> None:
 
 def test_a_modality_on_another_grid_is_told(root: Path) -> None:
     path = patient(root, 1) / "BraTS20_Training_001_t1.nii.gz"
-    brain.write_nifti(path, VolumeFile(path).read()[:-1, ..., 0])
+    write_nifti(path, VolumeFile(path).read()[:-1, ..., 0], tomography.BRAIN_MM)
     (found,) = problems(root)
     assert found.startswith(f"{path.relative_to(root).as_posix()}: 23 x 64 x 64, the image 24 x 64 x 64")
 
@@ -194,15 +195,15 @@ def test_a_damaged_file_is_told_and_the_others_stay(root: Path) -> None:
         ({"modalities": ["t2", "t2"]}, "data.source.modalities: names one twice; data.source.modalities=[flair,t1,t1ce,t2]"),
         (
             {"slices": [50, 105]},
-            "data.source.slices: [50, 105] is no [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [50, 105] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
         ),
         (
             {"slices": [5, 5, 1]},
-            "data.source.slices: [5, 5, 1] is no [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [5, 5, 1] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
         ),
         (
             {"slices": [5, 9, 0]},
-            "data.source.slices: [5, 9, 0] is no [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [5, 9, 0] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_masks_are_exactly_those_of_pycocotools(root: Path) -> None:
     table = COCO(str(root / "annotations.json"))
     assert len(cases) == IMAGES
     for image_id, case in enumerate(cases, 1):
-        planes = dict.fromkeys(chest.LABELS, np.zeros((chest.ROWS, chest.COLUMNS), np.uint8))
+        planes = dict.fromkeys(chest.LABELS, np.zeros(chest.CHEST, np.uint8))
         for annotation in table.loadAnns(table.getAnnIds(image_id)):
             name = table.cats[annotation["category_id"]]["name"]
             planes[name] = planes[name] | table.annToMask(annotation)
@@ -71,7 +71,7 @@ def test_masks_are_exactly_those_of_pycocotools(root: Path) -> None:
 
 def test_phantom_images_read_back_as_they_were_drawn(root: Path) -> None:
     cases, _ = listed(root)
-    for case, (name, drawing) in zip(cases, chest.drawings(IMAGES, 5), strict=True):
+    for case, (name, drawing) in zip(cases, chest.chests(IMAGES, 5), strict=True):
         assert case.id == name
         assert np.array_equal(case.image.read()[..., 0], drawing.image)
         assert case.facts["n_instances"] == len(drawing.bones)
@@ -104,7 +104,9 @@ def test_categories_are_the_classes(root: Path) -> None:
     source = Coco(root, categories=["clavicle", "anterior"])
     assert {plane for case in source.cases() for plane in case.masks} == {"clavicle", "anterior"}
     assert source.default_labels == {"clavicle": "clavicle", "anterior": "anterior"}
-    assert listed(root, categories=["clavicel"])[1][0] == "error: data.source.categories: 'clavicel' is no category; did you mean clavicle?"
+    assert (
+        listed(root, categories=["clavicel"])[1][0] == "error: data.source.categories: 'clavicel' is not a category; did you mean clavicle?"
+    )
 
 
 def test_a_category_without_annotations_is_no_class(root: Path) -> None:
@@ -124,7 +126,7 @@ def test_an_image_without_annotations_has_empty_masks(root: Path) -> None:
     cases, problems = listed(root)
     assert problems == []
     (mask,) = cases[1].masks.values()
-    assert mask.read().shape == (chest.ROWS, chest.COLUMNS)
+    assert mask.read().shape == chest.CHEST
     assert not mask.read().any()
 
 
@@ -181,8 +183,8 @@ def test_a_symbolic_link_out_of_root_is_refused(root: Path, tmp_path_factory: py
         ([], "its segmentation is empty: a box has no outline"),
         (None, "has no segmentation"),
         ([[1, 1, 5, 5]], "a polygon of 2 points; 3 or more are wanted"),
-        ([[1, 1, 5, 5, 9, 9, 3]], "a polygon is no list of numbers x, y, x, y, …"),
-        ([[1, 1, 5, 5, 9, None]], "a polygon is no list of numbers x, y, x, y, …"),
+        ([[1, 1, 5, 5, 9, 9, 3]], "a polygon is not a list of numbers x, y, x, y, …"),
+        ([[1, 1, 5, 5, 9, None]], "a polygon is not a list of numbers x, y, x, y, …"),
         ([[300, 1, 305, 5, 309, 1]], "a polygon lies outside the image of 192 x 208"),
         ([[-7, 1, 5, 5, 9, 1]], "a polygon reaches 7.0 pixels beyond the image of 192 x 208"),
         ({"size": [208, 192], "counts": "39936"}, "its run-length code is for size [208, 192], the image is [192, 208]"),
@@ -210,7 +212,7 @@ def test_the_real_size_counts_where_the_table_says_another(root: Path) -> None:
     change(root, lambda table: table["images"][0].update(height=512, width=512))
     cases, problems = listed(root)
     assert problems == [
-        "warning: annotations.json image 1: says 512 x 512, but person00.png is 192 x 208: polygons are taken as drawn on the latter; "
+        "warning: annotations.json image 1: says 512 x 512, but person00.png is 192 x 208: shapes are taken as drawn on the latter; "
         "make sure that it is the image which was annotated"
     ]
     assert cases[0].masks["clavicle"].read().shape == (192, 208)
@@ -223,7 +225,7 @@ def test_a_table_that_is_none_says_what_to_do(root: Path) -> None:
     assert listed(root)[1][0].startswith("error: annotations.json: is truncated (")
     table.write_text(json.dumps({"images": [], "annotations": {}}))
     assert listed(root)[1] == [
-        "error: annotations.json: is no table of COCO instances: it has no list of annotations, categories; export it as COCO instances"
+        "error: annotations.json: is not a table of COCO instances: it has no list of annotations, categories; export it as COCO instances"
     ]
     table.rename(root / "instances.json")
     assert listed(root)[1] == ["error: annotations.json: is missing; data.source.annotations=instances.json"]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from segkit.data.case import Case
-from segkit.data.phantoms import brain
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_nifti
 from segkit.data.sources.decathlon import Decathlon
 
 
@@ -47,8 +48,8 @@ def test_volumes_read_back_as_they_were_drawn_with_the_names_of_their_labels(roo
     assert [case.id for case in cases] == [case.group for case in cases] == ["brain_001", "brain_002", "brain_003", "brain_004"]
     assert source.default_labels == {0: "background", 1: "necrosis", 2: "oedema", 3: "enhancing"}
     for i, case in enumerate(cases):
-        drawn = brain.draw(5, i)
-        assert (case.dims, case.spacing_mm) == (3, brain.SPACING_MM)
+        drawn = tomography.brain(5, i)
+        assert (case.dims, case.spacing_mm) == (3, tomography.BRAIN_MM)
         assert np.array_equal(case.image.read()[..., 0], drawn.images["t1ce"])
         assert np.array_equal(case.masks[""].read(), np.where(drawn.tumor == 4, 3, drawn.tumor))
 
@@ -111,14 +112,14 @@ def test_files_without_partners_are_told(root: Path) -> None:
     (root / "labelsTr" / "brain_001.nii.gz").unlink()
     (root / "imagesTr" / "brain_002.nii.gz").unlink()
     assert problems(root) == [
-        "imagesTr/brain_001.nii.gz: has no labelsTr/brain_001.nii.gz; add it, or move the image away",
-        "labelsTr/brain_002.nii.gz: has no imagesTr/brain_002.nii.gz; add it, or move the label map away",
+        "imagesTr/brain_001.nii.gz: has no mask labelsTr/brain_001.*; add the mask, or move the image away",
+        "labelsTr/brain_002.nii.gz: has no image imagesTr/brain_002.*; add the image, or move the mask away",
     ]
 
 
 def test_a_listed_file_that_is_missing_is_told(root: Path) -> None:
     (root / "labelsTr" / "brain_001.nii.gz").unlink()
-    said = "names ./labelsTr/brain_001.nii.gz, which is missing; add the file, or remove the entry"
+    said = f"names ./labelsTr/brain_001.nii.gz, which is missing; put it into {root}, or fix the name"
     assert problems(root) == [f"dataset.json: {said}"]
 
 
@@ -139,12 +140,13 @@ def test_files_outside_the_root_are_refused(root: Path, way: str) -> None:
     training = json.loads((root / "dataset.json").read_text())["training"]
     training[0]["image"] = name
     card(root, training=training)
-    assert problems(root) == [f"dataset.json: names {name}, which lies outside {root}; copy it into the folder"]
+    fix = "put the file itself below data.root, or set data.root to a folder above all files"
+    assert problems(root) == [f"dataset.json: names {name}, which leads out of data.root to {outside}; {fix}"]
 
 
 def test_a_label_map_on_another_grid_is_told(root: Path) -> None:
-    brain.write_nifti(root / "labelsTr" / "brain_001.nii.gz", brain.draw(5, 0).tumor[1:])
-    brain.write_nifti(root / "labelsTr" / "brain_002.nii.gz", brain.draw(5, 1).tumor, (5.0, 3.0, 2.0))
+    write_nifti(root / "labelsTr" / "brain_001.nii.gz", tomography.brain(5, 0).tumor[1:], tomography.BRAIN_MM)
+    write_nifti(root / "labelsTr" / "brain_002.nii.gz", tomography.brain(5, 1).tumor, (5.0, 3.0, 2.0))
     source = Decathlon(root)
     assert [case.id for case in source.cases()] == ["brain_003", "brain_004"]
     assert [(p.where, p.what) for p in source.problems] == [
@@ -162,10 +164,10 @@ def test_a_damaged_volume_is_told_by_its_file(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "is truncated ("),
         ("[1]", "holds a list, not keys and values"),
         ('{"labels": {"background": "0"}}', "'labels' does not map numbers to names"),
-        ('{"training": 3}', "'training' is no list"),
+        ('{"training": 3}', "'training' is not a list"),
         ('{"training": [{"image": "./imagesTr/brain_001.nii.gz"}]}', "entry 0 of 'training' does not name an image and a label"),
         ('{"channel_names": {"0": "T1"}}', "has 'channel_names': this is a data set of nnU-Net; data=nnunet"),
     ],

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from segkit.data.case import Case
-from segkit.data.phantoms import ct
+from segkit.data.phantoms import tomography
 from segkit.data.sources.dicom import Dicom
 from segkit.system.errors import Problem
 
@@ -104,7 +104,7 @@ def test_the_phantom_reads_back_as_it_was_drawn(written: Path) -> None:
     cases = list(source.cases())
     assert source.problems == []
     assert source.default_labels == {"kidney": "kidney", "liver": "liver"}
-    for patient, scan in enumerate(ct.scans(20, 0)):
+    for patient, scan in enumerate(tomography.ct_scans(20, 0)):
         name = f"patient-{patient:03d}"
         slices = cases[patient * 5 : patient * 5 + 5]
         assert [case.id for case in slices] == [f"{name}_1_{i:04d}" for i in range(5)]
@@ -114,15 +114,15 @@ def test_the_phantom_reads_back_as_it_was_drawn(written: Path) -> None:
             assert case.spacing_mm == (scan.slice_mm, scan.pixel_mm, scan.pixel_mm)
             image = case.image.read()
             assert image.dtype == np.float32
-            np.testing.assert_array_equal(image[..., 0], scan.image[i])
-            for k, structure in enumerate(ct.STRUCTURES):
-                np.testing.assert_array_equal(case.masks[structure].read(), scan.masks[k, i])
+            np.testing.assert_array_equal(image[..., 0], scan.images[i])
+            for k, structure in enumerate(tomography.CT_STRUCTURES):
+                np.testing.assert_array_equal(case.masks[structure].read(), scan.masks[i, k])
 
 
 def test_a_slice_on_which_nothing_is_drawn_has_empty_masks(written: Path) -> None:
     empty = [case for case in read(written)[0] if not case.masks["kidney"].read().any()]
     assert empty
-    assert empty[0].masks["kidney"].read().shape == (ct.ROWS, ct.COLUMNS)
+    assert empty[0].masks["kidney"].read().shape == tomography.CT_SHAPE
 
 
 def test_equal_seeds_write_equal_bytes(written: Path, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_few_slices_make_four_patients(tmp_path: Path) -> None:
 
 def test_a_threshold_does_not_find_the_organs() -> None:
     dice = []
-    for scan in ct.scans(20, 0):
-        for image, masks in zip(scan.image, scan.masks.swapaxes(0, 1), strict=True):
+    for scan in tomography.ct_scans(20, 0):
+        for image, masks in zip(scan.images, scan.masks, strict=True):
             window = np.clip((image + 160.0) / 400 * 255, 0, 255).astype(np.uint8)  # of soft tissue: kind to the threshold
             _, found = cv2.threshold(window, 0, 1, cv2.THRESH_OTSU)
             truth = masks.any(0)
@@ -208,7 +208,7 @@ def test_contours_are_filled_and_a_contour_within_another_is_a_hole(one: Path) -
     write_structures(folder / "rt.dcm", sorted(folder.glob("ct_*.dcm")), structures)
     cases, problems = read(one)
     assert [(problem.severity, problem.what) for problem in problems] == [("note", "structures without closed contours are left out: iso")]
-    expected = np.zeros((ct.ROWS, ct.COLUMNS), np.uint8)
+    expected = np.zeros(tomography.CT_SHAPE, np.uint8)
     expected[20:40, 10:30] = 1
     expected[25:30, 15:20] = 0
     np.testing.assert_array_equal(cases[2].masks["gtv_1"].read(), expected)

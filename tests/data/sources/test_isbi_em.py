@@ -129,8 +129,8 @@ def test_slices_without_a_partner_are_told(root: Path) -> None:
     (train / "image" / "7.png").rename(train / "image" / "seven.png")
     (train / "image" / "a_9.png").write_bytes((train / "image" / "9.png").read_bytes())
     assert problems(root) == [
-        "train/image/a_9.png: ambiguous: 9.png and a_9.png have one number; keep one of them",
         "train/image/seven.png: has no number in its name, so nothing says which slice it is; rename it, or move it away",
+        "train/image/9.png: ambiguous: 9.png and a_9.png could be the image of 9; keep one of them",
         "train/image/12.png: has no mask of number 12 in train/label; add the mask, or move the image away",
         "train/label/3.png: has no image of number 3 in train/image; add the image, or move the mask away",
         "train/label/7.png: has no image of number 7 in train/image; add the image, or move the mask away",

@@ -54,7 +54,7 @@ def box(label: str, left: float, top: float, right: float, bottom: float, **more
 def test_phantom_images_read_back_as_they_were_drawn(root: Path) -> None:
     cases, problems = listed(root)
     assert problems == []
-    drawings = list(chest.drawings(IMAGES, 5))
+    drawings = list(chest.chests(IMAGES, 5))
     assert [case.id for case in cases] == [name for name, _ in drawings]
     for case, (_, drawing) in zip(cases, drawings, strict=True):
         assert np.array_equal(case.image.read()[..., 0], drawing.image)
@@ -72,7 +72,7 @@ def test_bones_of_the_phantom_cross(root: Path) -> None:
 
 def test_pieces_of_one_group_are_one_instance(root: Path) -> None:
     case = listed(root)[0][0]
-    (_, drawing) = next(chest.drawings(1, 5))
+    (_, drawing) = next(chest.chests(1, 5))
     assert case.facts["n_instances"] == 2 * (1 + chest.POSTERIOR + chest.ANTERIOR) == len(drawing.bones) - 2
 
 
@@ -124,7 +124,7 @@ def test_a_file_without_shapes_is_an_image_without_structures(root: Path) -> Non
     case = listed(root)[0][1]
     (mask,) = case.masks.values()
     assert not mask.read().any()
-    assert mask.read().shape == (chest.ROWS, chest.COLUMNS)
+    assert mask.read().shape == chest.CHEST
 
 
 def test_paint_order_makes_one_class_a_pixel(root: Path) -> None:
@@ -144,7 +144,7 @@ def test_labels_that_are_left_out_have_no_plane(root: Path) -> None:
     cases, problems = listed(root, leave_out=["anterior"])
     assert (set(cases[0].masks), problems) == ({"clavicle", "posterior"}, [])
     assert listed(root, leave_out=["anteriro"])[1] == [
-        "warning: data.source.leave_out: 'anteriro' is no label of these files; did you mean anterior?"
+        "warning: data.source.leave_out: 'anteriro' is not a label of these files; did you mean anterior?"
     ]
 
 
@@ -245,7 +245,7 @@ def test_the_real_size_counts_where_the_file_says_another(root: Path) -> None:
     change(root / "person00.json", imageHeight=512, imageWidth=512)
     cases, problems = listed(root)
     assert problems == [
-        "warning: person00.json: says 512 x 512, but its image is 192 x 208: the shapes are taken as drawn on the latter; "
+        "warning: person00.json: says 512 x 512, but its image is 192 x 208: shapes are taken as drawn on the latter; "
         "make sure that it is the image which was annotated"
     ]
     assert cases[0].masks["clavicle"].read().shape == (192, 208)

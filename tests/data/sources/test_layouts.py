@@ -14,11 +14,11 @@ import tifffile
 
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
-from segkit.data.sources.base import natural
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder
 from segkit.data.sources.hc18 import HC18, FilledOutline, coarse
 from segkit.system.errors import Problem
+from segkit.system.files import natural
 
 DOT = np.zeros((4, 5), np.uint8)
 
@@ -116,9 +116,9 @@ def test_orphans_on_both_sides_and_ambiguous_names_are_all_told(tmp_path: Path) 
     assert [case.id for case in cases] == ["1"]
     assert {(p.where, p.what) for p in problems} == {
         ("images/2.png", "has no mask masks/2.*"),
-        ("masks/3.png", "is a mask without an image"),
-        ("images/4.jpg", "ambiguous: 4.jpg and 4.png are images of the same name"),
-        ("masks/5.png", "ambiguous: 5.png and 5.tif are masks of the same name"),
+        ("masks/3.png", "has no image images/3.*"),
+        ("images/4.jpg", "ambiguous: 4.jpg and 4.png could be the image of 4"),
+        ("masks/5.png", "ambiguous: 5.png and 5.tif could be the mask of 5"),
     }
     assert all(p.severity == "error" and p.fix for p in problems)
 
@@ -179,7 +179,7 @@ def test_a_group_rule_must_fit_every_case(tmp_path: Path) -> None:
     assert [case.group for case in cases] == ["7", ""]
     assert "does not match 'x'" in problems[0].what
     _, problems = listed(Folder(tmp_path, group="("))
-    assert "no regular expression" in problems[0].what
+    assert "not a regular expression" in problems[0].what
 
 
 # volumes, in folders and tables

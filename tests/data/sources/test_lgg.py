@@ -12,8 +12,8 @@ import tifffile
 
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
-from segkit.data.phantoms import brain
-from segkit.data.sources.lgg import FOLDER, LGG, grey
+from segkit.data.phantoms import tomography
+from segkit.data.sources.lgg import FOLDER, LGG, gray
 
 SLICES = 24
 
@@ -53,13 +53,13 @@ def test_slices_know_their_patient_and_place_and_are_what_was_drawn(root: Path) 
     cases = read(root)
     assert len(cases) == SLICES
     assert len({case.group for case in cases}) == 4
-    drawn = [one for _, one in brain.scans(SLICES, 5)]
+    drawn = [one for _, one in tomography.brain_slices(SLICES, 5)]
     by_volume = [[case for case in cases if case.volume == folder.name] for folder in folders(root)]
     for members, one in zip(by_volume, drawn, strict=True):
         assert [case.position for case in members] == list(range(1, 7))
         assert members[0].id == f"{members[0].volume}_1"
         assert members[0].volume.startswith(members[0].group)
-        colours = np.stack([grey(one.images[name]) for name in ("t1", "flair", "t1ce")], axis=-1)
+        colours = np.stack([gray(one.images[name]) for name in ("t1", "flair", "t1ce")], axis=-1)
         assert np.array_equal(np.stack([case.image.read() for case in members]), colours)
         assert np.array_equal(np.stack([case.masks[""].read() for case in members]) == 255, one.tumor > 0)
 
@@ -194,8 +194,9 @@ def test_a_file_of_another_volume_is_told(root: Path) -> None:
 def test_two_files_of_one_number_are_told(root: Path) -> None:
     folder = folders(root)[0]
     (folder / f"{folder.name}_03.tif").write_bytes((folder / f"{folder.name}_3.tif").read_bytes())
-    where = f"{FOLDER}/{folder.name}/{folder.name}_3.tif"
-    assert problems(root) == [f"{where}: is number 3 of its folder for the second time; keep one of them"]
+    three = f"{folder.name}_03.tif"
+    what = f"ambiguous: {three} and {folder.name}_3.tif could be the image of 3"
+    assert problems(root) == [f"{FOLDER}/{folder.name}/{three}: {what}; keep one of them"]
 
 
 def test_a_folder_without_patients_is_told(tmp_path: Path) -> None:

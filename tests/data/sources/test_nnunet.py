@@ -13,7 +13,8 @@ import tifffile
 
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
-from segkit.data.phantoms import brain
+from segkit.data.phantoms import tomography
+from segkit.data.phantoms.base import write_nifti
 from segkit.data.sources.nnunet import NnUNet
 
 
@@ -66,8 +67,8 @@ def test_files_of_a_case_are_its_channels_and_regions_are_planes(root: Path) -> 
     assert [case.id for case in cases] == ["brain_001", "brain_002", "brain_003", "brain_004"]
     assert labels == {"whole_tumor": "whole_tumor", "tumor_core": "tumor_core", "enhancing_tumor": "enhancing_tumor"}
     for i, case in enumerate(cases):
-        drawn = brain.draw(5, i)
-        assert (case.group, case.dims, case.spacing_mm) == (case.id, 3, brain.SPACING_MM)
+        drawn = tomography.brain(5, i)
+        assert (case.group, case.dims, case.spacing_mm) == (case.id, 3, tomography.BRAIN_MM)
         assert np.array_equal(case.image.read(), np.stack([drawn.images["flair"], drawn.images["t1ce"]], axis=-1))
         assert np.array_equal(case.masks["whole_tumor"].read(), drawn.tumor > 0)
         assert np.array_equal(case.masks["tumor_core"].read(), (drawn.tumor == 1) | (drawn.tumor == 4))
@@ -78,7 +79,7 @@ def test_plain_labels_are_classes_of_one_map(root: Path) -> None:
     change(root, labels={"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3})
     cases, labels = read(root)
     assert labels == {0: "background", 1: "necrosis", 2: "oedema", 3: "enhancing"}
-    tumor = brain.draw(5, 0).tumor
+    tumor = tomography.brain(5, 0).tumor
     assert np.array_equal(cases[0].masks[""].read(), np.where(tumor == 4, 3, tumor))
 
 
@@ -87,7 +88,7 @@ def test_ignore_beside_regions_leaves_voxels_out_of_every_plane(root: Path) -> N
     cases, labels = read(root)
     assert labels is not None
     planes = encoded_mask(cases[0], LabelMap.of(labels, overlap=True))
-    tumor = brain.draw(5, 0).tumor
+    tumor = tomography.brain(5, 0).tumor
     assert len(planes) == 2
     assert np.array_equal(planes[0] == 255, tumor == 4)
     assert np.array_equal(planes[1] == 255, tumor == 4)
@@ -168,8 +169,8 @@ def test_more_channels_than_names_are_told(root: Path) -> None:
 def test_images_and_label_maps_without_partners_are_told(root: Path) -> None:
     (root / "labelsTr" / "brain_001.nii.gz").rename(root / "labelsTr" / "brain_009.nii.gz")
     assert problems(root) == [
-        "imagesTr/brain_001_0000.nii.gz: has no labelsTr/brain_001.nii.gz; add it, or move the image away",
-        "labelsTr/brain_009.nii.gz: has no imagesTr/brain_009_0000.nii.gz; add it, or move the label map away",
+        "imagesTr/brain_001_0000.nii.gz: has no mask labelsTr/brain_001.nii.gz; add the mask, or move the image away",
+        "labelsTr/brain_009.nii.gz: has no image imagesTr/brain_009_0000.nii.gz; add the image, or move the mask away",
     ]
 
 
@@ -181,7 +182,7 @@ def test_an_image_without_channel_number_is_told(flat: Path) -> None:
 
 
 def test_a_channel_on_another_grid_is_told(root: Path) -> None:
-    brain.write_nifti(root / "imagesTr" / "brain_001_0001.nii.gz", brain.draw(5, 0).images["t1ce"], (5.0, 3.0, 2.0))
+    write_nifti(root / "imagesTr" / "brain_001_0001.nii.gz", tomography.brain(5, 0).images["t1ce"], (5.0, 3.0, 2.0))
     (said,) = problems(root)
     assert said.startswith("imagesTr/brain_001_0001.nii.gz: spacing 5 x 3 x 2 mm, the image 5 x 3 x 3 mm")
 
@@ -209,7 +210,7 @@ def test_a_folder_without_a_card_names_the_one_that_has_it(root: Path) -> None:
         ({"labels": None, "file_ending": None}, "lacks 'labels', 'file_ending'; nnU-Net wants channel_names, labels, file_ending in it"),
         ({"channel_names": None, "modality": {"0": "MR"}}, "has 'modality', not 'channel_names'"),
         ({"dataset": {}}, "lists its files under 'dataset', which is not read here"),
-        ({"channel_names": []}, "'channel_names' is no table of names, or 'file_ending' no ending"),
+        ({"channel_names": []}, "'channel_names' is not a table of names, or 'file_ending' not an ending"),
         ({"labels": {"0": "background"}}, "'labels' does not map names to numbers, with background 0"),
         ({"labels": {"tumor": 1}}, "'labels' does not map names to numbers, with background 0"),
         ({"labels": {"background": 0, "a": "1"}}, "'labels' does not map names to numbers, with background 0"),

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from segkit.data.case import Case
 from segkit.data.io.images import read_mask
 from segkit.data.phantoms import xray
-from segkit.data.sources.pelvis import CLASSES, Pelvis, write_nifti
+from segkit.data.phantoms.base import write_nifti
+from segkit.data.sources.pelvis import CLASSES, Pelvis
 from segkit.system.errors import Problem
 
 N = 20
@@ -112,7 +113,7 @@ def test_indices_count_in_order_of_names_as_text(tmp_path: Path) -> None:
     """As the reference sorts: 10 before 2."""
     for name in ("1", "2", "10"):
         for folder in ("imgs", "targets"):
-            write_nifti(tmp_path / "train" / folder / f"{name}.nii.gz", np.eye(8, dtype=np.uint8))
+            write_nifti(tmp_path / "train" / folder / f"{name}.nii.gz", np.eye(8, dtype=np.uint8), (1.0, 1.0))
     cases, _ = read(tmp_path, exclude={"train": [1]})
     assert {case.id for case in cases} == {"train/1", "train/2"}
 
@@ -130,7 +131,7 @@ def test_an_orphan_does_not_shift_the_pairs_behind_it(root: Path) -> None:
 
 
 def test_a_mask_on_another_grid_is_an_error(root: Path) -> None:
-    write_nifti(root / "train/targets/pelvis_001.nii.gz", np.zeros((176, 160), np.uint8))
+    write_nifti(root / "train/targets/pelvis_001.nii.gz", np.zeros((176, 160), np.uint8), (1.0, 1.0))
     path = root / "valid/targets/pelvis_015.nii.gz"
     mask: Any = sitk.ReadImage(str(path))
     mask.SetOrigin((30.0, 0.0))

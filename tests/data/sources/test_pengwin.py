@@ -95,7 +95,7 @@ def test_published_intensities_are_8_bit_with_dark_bone(root: Path) -> None:
     for published, stored in zip(read(root), read(root, published_intensity=False), strict=True):
         image, detected = published.image.read(), stored.image.read()
         assert image.dtype == np.uint8
-        assert image.shape == detected.shape == (xray.ROWS, xray.COLUMNS, 1)
+        assert image.shape == detected.shape == (*xray.PELVIS, 1)
         assert detected.dtype == np.float32
         bone = published.masks["LI"].read() > 0
         assert image[bone].mean() < image[~bone].mean()
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_told(root: Path) -> None:
     assert problems(root) == [
         f"train/{INPUT}/{first.name}: has no mask train/{OUTPUT}/{first.name}; add the mask, or move the image away",
         f"train/{INPUT}/odd.tif: is not called CASE_VIEW.tif, such as 001_0000.tif; rename it and its mask, or move both away",
-        f"train/{OUTPUT}/{second.name}: has no image train/{INPUT}/{second.name}; add it, or move the mask away",
+        f"train/{OUTPUT}/{second.name}: has no image train/{INPUT}/{second.name}; add the image, or move the mask away",
     ]
     assert problems(root.parent / "nowhere") == [
         f"{root.parent / 'nowhere'}: has no folder train/{INPUT}; data.root = the folder that holds train/"

@@ -59,7 +59,7 @@ def test_phantom_slices_read_back_as_they_were_drawn(phantom: Path) -> None:
     cases, problems = listed(phantom)
     assert problems == []
     by_id = {case.id: case for case in cases}
-    for scan in tomography.scans(SLICES, 5):
+    for scan in tomography.mr_scans(SLICES, 5):
         for z, image, masks in zip(scan.positions, scan.images, scan.masks, strict=True):
             case = by_id.pop(f"case{scan.case}_day{scan.day}_slice_{z:04d}")
             assert (case.group, case.volume, case.position) == (f"case{scan.case}", f"case{scan.case}_day{scan.day}", z)
@@ -140,7 +140,7 @@ def test_known_bad_days_are_left_out_and_said_so(tmp_path: Path) -> None:
     ]
     assert len(listed(tmp_path, exclude_days=[])[0]) == 4
     assert listed(tmp_path, exclude_days=["case7_day5"])[1] == [
-        "warning: data.source.exclude_days: 'case7_day5' is no day of this data set; a day is called  caseC_dayD"
+        "warning: data.source.exclude_days: 'case7_day5' is not a day of this data set; a day is called  caseC_dayD"
     ]
 
 
@@ -242,7 +242,7 @@ def test_a_root_that_lies_too_high_names_the_right_one(tmp_path: Path) -> None:
 
 def test_a_distance_of_slices_is_more_than_nothing(tmp_path: Path) -> None:
     small(tmp_path)
-    assert listed(tmp_path, slice_mm=0.0)[1] == ["error: data.source.slice_mm: 0 is no distance; data.source.slice_mm=3.0"]
+    assert listed(tmp_path, slice_mm=0.0)[1] == ["error: data.source.slice_mm: 0 is not a distance; data.source.slice_mm=3.0"]
 
 
 def test_real_slices_have_whole_organs_within_the_body(real_data: Path) -> None:
