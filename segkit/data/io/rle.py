@@ -32,7 +32,16 @@ class RunLengthError(ValueError):
 
 @dataclass(frozen=True)
 class RunLength:
-    """The `Pixels` of a code in the table `where`: (rows, columns) uint8 of 0 and `value`. An empty code is an empty mask."""
+    """The `Pixels` of a run-length code: (rows, columns) uint8 of 0 and `value`.
+
+    Args:
+        code: `start length ...` from 1; an empty code is an empty mask.
+        rows: height of the mask.
+        columns: width of the mask.
+        order: whether pixels are counted along rows or along columns.
+        where: the table that holds the code.
+        value: the value of the mask's pixels.
+    """
 
     code: str
     rows: int

@@ -66,7 +66,13 @@ class _Oriented(File):
 
 @dataclass(frozen=True)
 class VolumeFile(_Oriented):
-    """The `Volumetric` pixels of a volume file. `channels` chooses some of a fourth axis; None takes all."""
+    """The `Volumetric` pixels (D, H, W, C) of a volume file.
+
+    Args:
+        path: the file; its first bytes decide on the format.
+        orient: axis codes of columns, rows and slices, such as LPS; None reads the axes as they are stored.
+        channels: the channels of a fourth axis to read, from 0; None reads all.
+    """
 
     channels: tuple[int, ...] | None = None
 
