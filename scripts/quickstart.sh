@@ -23,6 +23,6 @@ done. Everything lies in $out/$run
   cases.csv summary.json  Dice and IoU of each validation image, and their means
   curves.png samples.png  learning curves; validation images with truth and prediction
   masks/                  masks and overlays of all images
-  tensorboard/            .venv/bin/tensorboard --logdir $out
+  events.out.tfevents.*   .venv/bin/tensorboard --logdir $out
 next: your own images      $segkit train data=folder data.root=FOLDER   (FOLDER/images, FOLDER/masks)
 EOF

@@ -24,9 +24,8 @@ from segkit.system.environment import job_name
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
-from segkit.training.plots import duration
+from segkit.training.plots import Curve, StagePanel, duration, trial_curves
 from segkit.training.run_folder import Interrupted
-from segkit.training.trial_plots import Curve, Panel, draw
 
 SWEEPS = ("lr", "lr_wd")
 """The stages whose best values are handed on."""
@@ -100,7 +99,7 @@ def run_stage(tuning: Tuning, stage: str) -> None:
 def report(tuning: Tuning) -> None:
     if tuning.trials:
         write_json(tuning)
-        draw(panels(tuning), tuning.folder / "tuning.png", f"{tuning.trials[0].config.name}: tuning")
+        trial_curves(panels(tuning), tuning.folder / "tuning.png", f"{tuning.trials[0].config.name}: tuning")
         show(tuning)
 
 
@@ -144,8 +143,8 @@ def remark(tuning: Tuning, trial: Trial) -> str:
     return "best" if len(tuning.of(trial.stage)) > 1 and trial is tuning.best(trial.stage) else ""
 
 
-def panels(tuning: Tuning) -> list[Panel]:
-    return [Panel(stage, [curve(trial, trial is tuning.best(stage)) for trial in tuning.of(stage)]) for stage in tuning.stages]
+def panels(tuning: Tuning) -> list[StagePanel]:
+    return [StagePanel(stage, [curve(trial, trial is tuning.best(stage)) for trial in tuning.of(stage)]) for stage in tuning.stages]
 
 
 def curve(trial: Trial, is_best: bool) -> Curve:

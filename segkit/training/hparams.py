@@ -1,4 +1,4 @@
-"""A row of TensorBoard's HPARAMS tab for a run: what it was trained with, beside what it reached."""
+"""A run's row in TensorBoard's HPARAMS tab: its hyper-parameters beside its scores."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from segkit.config.schema import Train
 from segkit.metrics.summary import OVERALL, Summary
 from segkit.system.files import read_json
 from segkit.training.plots import best_row, read_columns
+from segkit.training.run_folder import RunFolder
 
 Scalar = str | int | float | bool
 
 
 def record_hparams(run: Path, cfg: Train, summary: Summary | None = None) -> None:
-    """Of a run folder. What a sweep has pruned is judged by no table; its best epoch it has in common with the others.
+    """Write the hyper-parameters of a run with its final metrics. A pruned run has no summary, only its best epoch.
 
-    Not by Lightning's `log_hyperparams`, with which one run's list of columns holds for all runs: TensorBoard is to find out what
-    they have.
+    Lightning's `log_hyperparams` would make the columns of one run those of all runs; here TensorBoard collects them.
     """
     lines = (line for line in reversed(summary.lines) if line.class_name == OVERALL) if summary else ()
     metrics = best_epoch(run, cfg.metric.monitor, cfg.metric.mode) | {f"final/{line.statistic}": line.mean for line in lines}
     *_, session_start, session_end = summaries(hparams(cfg) | searched(run, cfg), metrics)  # type: ignore[no-untyped-call]
-    with SummaryWriter(run / "tensorboard") as writer:
+    with SummaryWriter(RunFolder(run).events) as writer:
         for name, value in metrics.items():
             writer.add_scalar(name, value)
         for session in (session_start, session_end):

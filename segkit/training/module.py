@@ -1,4 +1,4 @@
-"""The LightningModule: what one step does, whatever the network, the loss and the metric are."""
+"""The LightningModule of every preset: training step, validation step, optimizer and checkpoint."""
 
 from __future__ import annotations
 
@@ -38,14 +38,24 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class EvaluatedCase:
-    """Of a validation case: its losses by name, and its rows of the table."""
+    """A validation case: its losses by name, and its rows of the case table."""
 
     losses: dict[str, float]
     rows: list[Row]
 
 
 class SegmentationModule(L.LightningModule):
-    """Trains `model` against `loss`; validates on the original grid, case by case."""
+    """Train a segmentation model; validate it on the original grid, case by case.
+
+    Logs `train/<loss>`, `lr`, `val/<loss>` and `val/<metric>`, with several classes `val/<metric>/<class>` as well.
+
+    Args:
+        model: The network with its normalization; images (B, C, *S) -> logits (B, K, *S).
+        loss: Called with logits and the target (B, *S), or a list of logits under deep supervision; returns its parts and `loss`.
+        metrics: Case metrics by name, for validation.
+        config: The validated config: optimizer, schedule, frozen layers, inference.
+        card: The metadata that makes a checkpoint self-contained; written into each checkpoint.
+    """
 
     def __init__(
         self,
@@ -61,7 +71,7 @@ class SegmentationModule(L.LightningModule):
         self.labels, self.window = card.label_map(), window_of(config)
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
-        """By index; a process may have seen one that another has seen, too."""
+        """By index. Two processes may have evaluated the same case."""
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
 
@@ -71,7 +81,7 @@ class SegmentationModule(L.LightningModule):
         keep_frozen(self.model.network, self.config.freeze)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout is a function of (seed, epoch, batch, rank), so a resumed run draws what the uninterrupted one drew."""
+        """Make dropout a function of (seed, epoch, batch, rank), so that a resumed run draws the same as an uninterrupted one."""
         key = (self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
@@ -82,7 +92,7 @@ class SegmentationModule(L.LightningModule):
         return parts  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """A plateau schedule is stepped by hand: Lightning would step it after the checkpoint is written, so that a
+        """Optimizer and schedule. A plateau schedule is stepped by hand: Lightning steps it after the checkpoint is written, so a
         resumed run would miss one step."""
         cfg = self.config
         groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
@@ -100,7 +110,7 @@ class SegmentationModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
+        """Clip by norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
         if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
             self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]  # of all shards together
         elif gradient_clip_val:
@@ -109,14 +119,14 @@ class SegmentationModule(L.LightningModule):
     # --- validation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """All processes judge the weights of the first one, which are the ones that are saved: batch norm has seen other images."""
+        """Use the buffers of the first process, which are the ones that are saved: batch norm differs between processes."""
         self.evaluated = {}
         if is_distributed():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
-        """Index -> mask on the original grid."""
+        """Evaluate a batch; returns index -> mask on the original grid."""
         logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
         probs = activate(logits, self.model.mode).cpu().numpy()
         masks = {}
@@ -129,12 +139,12 @@ class SegmentationModule(L.LightningModule):
     def evaluate_case(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
         """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
-        case, truth = dataset.cases[index], dataset.truth(index)
+        case, target = dataset.cases[index], dataset.truth(index)
         mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
-        return mask, evaluate_case(mask, truth, self.labels, case, self.metrics, "val")
+        return mask, evaluate_case(mask, target, self.labels, case, self.metrics, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """The means over all cases, the same on every process."""
+        """Log the means over all cases, the same on every process."""
         cases = gather(self.evaluated)
         for name in cases[0].losses:
             self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
@@ -159,7 +169,7 @@ class SegmentationModule(L.LightningModule):
 
 
 def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
-    """torch's own Adam and SGD do a step in one pass over the weights; other optimizers do not know the word.
+    """`fused=True` for torch's own Adam and SGD, which then do a step in one pass over the weights.
 
     Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
     """

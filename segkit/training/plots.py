@@ -1,15 +1,19 @@
-"""Learning curves from `metrics.csv`, one row an epoch."""
+"""Learning curves: of one run from its metrics.csv, and of all trials of a tuning, a panel a stage."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from segkit.data.labels import PALETTE, Array
@@ -17,19 +21,24 @@ from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
 
 Columns = Mapping[str, Array]
-TRAIN, VAL, GREY = "#0072b2", "#d55e00", "#666666"
+TRAIN, VAL, GRAY = "#0072b2", "#d55e00", "#666666"
 YELLOW = (240, 228, 66)
-COLOURS = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE if colour != YELLOW)
-"""Those that show on white paper."""
+COLORS = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE if color != YELLOW)
+"""Those visible on white."""
 DPI = 130
 FEW = 40
-"""Up to so many epochs each one gets a dot."""
+"""Up to so many epochs, each is marked with a dot."""
+LINES: dict[str, Literal["--", "-"]] = {"train/loss": "--", "val/loss": "-"}
 
 
 def curves(metrics_csv: Path, out: Path, monitor: str = "dice", mode: str = "max") -> None:
     """Write a PNG of losses, validation metrics and learning rate; the best epoch of `val/<monitor>` is marked."""
     columns = read_columns(metrics_csv)
     figure = draw_curves(columns, f"val/{monitor}", mode)
+    save(figure, out)
+
+
+def save(figure: Figure, out: Path) -> None:
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
@@ -60,18 +69,24 @@ def draw_curves(columns: Columns, monitor: str, mode: str) -> Figure:
     panels = [("loss", loss_names(columns)), ("score", scores), (unit, others), ("learning rate", ["lr"])]
     panels = [(label, names) for label, names in panels if any(has_values(columns, name) for name in names)]
     heights = [1.0 if label == "learning rate" else 2.2 for label, _ in panels]
-    figure = Figure(figsize=(7.5, 0.9 + 1.25 * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    figure, axes = stacked((7.5, 0.9 + 1.25 * sum(heights)), heights, title(columns), sharex=True)
     best = best_row(columns, monitor, mode)
     for axis, (label, names) in zip(axes, panels, strict=True):
         draw_panel(axis, columns, names, label)
         mark_best(axis, columns, best, monitor, names)
         legend(axis)
-    axes[-1].set_xlabel("epoch")
     figure.align_ylabels(axes)
-    figure.suptitle(title(columns), x=0.01, ha="left", fontsize=10)
     return figure
+
+
+def stacked(size: tuple[float, float], heights: Sequence[float], text: str, sharex: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `size` inches with a title and one panel over the other, by epochs."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, sharex=sharex, squeeze=False, height_ratios=heights)[:, 0]
+    axes[-1].set_xlabel("epoch")
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10)
+    return figure, list(axes)
 
 
 def loss_names(columns: Columns) -> list[str]:
@@ -90,18 +105,18 @@ def metric_names(columns: Columns) -> tuple[list[str], list[str]]:
 
 def draw_panel(axis: Axes, columns: Columns, names: Sequence[str], label: str) -> None:
     epochs = columns["epoch"]
-    colours = iter(COLOURS * len(names))
+    colors = iter(COLORS * len(names))
     for name in names:
         known = np.isfinite(columns[name])
         if not known.any():
             continue
         part = name not in ("train/loss", "val/loss", "lr") and (label == "loss" or name.count("/") > 1)
-        colour = {"train/loss": TRAIN, "val/loss": VAL, "lr": GREY}.get(name) or next(colours)
+        color = {"train/loss": TRAIN, "val/loss": VAL, "lr": GRAY}.get(name) or next(colors)
         axis.plot(
             epochs[known],
             columns[name][known],
             label=short(name, label),
-            color=colour,
+            color=color,
             linewidth=0.8 if part else 1.7,
             alpha=0.85,
             marker="o" if len(epochs) <= FEW else None,
@@ -132,7 +147,7 @@ def mark_best(axis: Axes, columns: Columns, best: int | None, monitor: str, name
     if best is None:
         return
     epoch = columns["epoch"][best]
-    axis.axvline(epoch, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+    axis.axvline(epoch, color=GRAY, linewidth=0.9, linestyle=":", zorder=1)
     if monitor in names:
         value = columns[monitor][best]
         text = f"best {monitor.removeprefix('val/')} {value:.4g}, epoch {epoch:.0f}"
@@ -171,3 +186,62 @@ def title(columns: Columns) -> str:
 
 def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial: its columns by epoch as `read_columns` gives them, empty where it has finished no epoch."""
+
+    label: str
+    columns: Columns
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class StagePanel:
+    stage: str
+    curves: Sequence[Curve]
+
+
+def trial_curves(panels: Sequence[StagePanel], out: Path, title: str = "") -> None:
+    """Write a PNG of training (dashed) and validation loss (solid); the best of several trials is thick."""
+    heights = [max(2.0, 0.45 + 0.17 * len(panel.curves)) for panel in panels]
+    figure, axes = stacked((8.5, 0.8 + sum(heights)), heights, title)
+    for axis, panel in zip(axes, panels, strict=True):
+        draw_stage(axis, panel)
+    figure.align_ylabels(axes)
+    styles = [Line2D([], [], color=GRAY, linestyle=line, label=name.replace("/", " ")) for name, line in LINES.items()]
+    figure.legend(handles=styles, loc="upper right", ncols=2, frameon=False, fontsize=8)
+    save(figure, out)
+
+
+def draw_stage(axis: Axes, panel: StagePanel) -> None:
+    series = []
+    for curve, color in zip(panel.curves, trial_colors(len(panel.curves)), strict=True):
+        wide = 2.6 if curve.is_best and len(panel.curves) > 1 else 1.2
+        label = f"{curve.label}, best" if wide > 2 else curve.label
+        axis.plot([], [], color=color, linewidth=wide, label=label)  # in the legend also where there is no curve
+        for name, line in LINES.items():
+            if has_values(curve.columns, name):
+                draw_line(axis, curve.columns, name, color, line, wide)
+                series.append(curve.columns[name])
+    axis.set_title(panel.stage, loc="left", fontsize=10)
+    axis.set_ylabel("loss", fontsize=8)
+    if series:
+        scale(axis, series, "loss")
+    legend(axis)
+
+
+def draw_line(axis: Axes, columns: Columns, name: str, color: str, line: str, width: float) -> None:
+    known = np.isfinite(columns[name])
+    epochs = columns["epoch"][known]
+    marker = ("o" if name == "val/loss" else "x") if known.sum() <= FEW else None
+    axis.plot(epochs, columns[name][known], line, color=color, linewidth=width, marker=marker, markersize=3.5, alpha=0.85)
+
+
+def trial_colors(n: int) -> list[str]:
+    """Distinct colors for few trials; a scale from dark to light for many."""
+    if n <= len(COLORS):
+        return list(COLORS[:n])
+    shades = colormaps["viridis"](np.linspace(0, 0.9, n))
+    return ["#{:02x}{:02x}{:02x}".format(*(int(255 * part) for part in shade[:3])) for shade in shades]

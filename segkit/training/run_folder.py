@@ -35,16 +35,21 @@ SILENCE_SECONDS = 1800
 
 
 class Interrupted(Exception):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has written its checkpoint."""
+    """Training was stopped (Ctrl-C, SIGTERM) and has written its checkpoint."""
 
 
 class Pruned(Exception):
-    """A sweep has stopped this training, as others do better."""
+    """The pruner of a sweep has stopped this training."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run. `resumed`: it exists and goes on from last.ckpt, if it got that far."""
+    """Everything one training leaves behind: config, status, provenance, checkpoints, tables and figures.
+
+    Args:
+        path: The folder, outputs/<experiment>/<run>.
+        resumed: Whether the run exists already and continues from last.ckpt, if there is one yet.
+    """
 
     path: Path
     resumed: bool = False
@@ -62,6 +67,12 @@ class RunFolder:
         return self.last if self.resumed and self.last.exists() else None
 
     @property
+    def events(self) -> Path:
+        """The folder of its TensorBoard events: the run folder itself; `tensorboard` in it where segkit 0.1 began the run."""
+        old = self.path / "tensorboard"
+        return old if old.is_dir() else self.path
+
+    @property
     def status(self) -> dict[str, Any]:
         return read_json(self.path / "status.json")
 
@@ -69,14 +80,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, cfg: Train, overrides: Sequence[str], run_dir: Path | None = None) -> RunFolder:
-        """A new folder outputs/<experiment>/<run>/ with config and provenance; a taken name is an error, never overwritten."""
+        """Make a new folder outputs/<experiment>/<run> that holds the config.
+
+        Args:
+            cfg: The validated config.
+            overrides: As typed; they are kept in overrides.yaml.
+            run_dir: Another folder than the one that follows from the config (a trial of a sweep has one).
+
+        Raises:
+            SegkitError: There is a run of this name; it is never overwritten.
+        """
         parent, name = Path(cfg.output_dir) / str(cfg.name), cfg.run or job_name()
         if is_child():
             return cls(run_dir or parent / str(name))
         path = run_dir or reserve(parent, name)
         run = cls(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts anew in its folder
+        for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts again in its folder
             stale.unlink(missing_ok=True)
         write_text_atomic(path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
         write_text_atomic(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
@@ -84,7 +104,14 @@ class RunFolder:
 
     @classmethod
     def to_resume(cls, cfg: Train, overrides: Sequence[str]) -> RunFolder | None:
-        """The folder that `resume` means: a path, or with `auto` the newest unfinished run of this experiment and config."""
+        """Find the run that `resume` names: a path, or with `auto` the newest unfinished run of this experiment and config.
+
+        Returns:
+            None where nothing is to be resumed.
+
+        Raises:
+            SegkitError: The named folder is no run, is finished or still running, or there are overrides that would change it.
+        """
         if cfg.resume is None:
             return None
         if cfg.resume != "auto":
@@ -99,7 +126,7 @@ class RunFolder:
 
     @classmethod
     def finished(cls, cfg: Train) -> RunFolder | None:
-        """The run that `run=NAME resume=auto` asks for, if there is nothing left to do: a job may be queued again and again."""
+        """The run that `run=NAME resume=auto` names, if it is finished: a job may be queued again and again."""
         run = cls(Path(cfg.output_dir) / str(cfg.name) / str(cfg.run))
         if cfg.resume != "auto" or not cfg.run or run.status.get("state") != "finished":
             return None
@@ -114,7 +141,7 @@ class RunFolder:
         others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in ("resume", "output_dir", "allow_targets")]
         if others:
             raise SegkitError(
-                f"resume={path} goes on with the run's own config; leave out {' '.join(others)},\n"
+                f"resume={path} continues with the run's own config; leave out {' '.join(others)},\n"
                 f"  or start a new run from its weights:   init_from={path}"
             )
         run = cls(path, resumed=True)
@@ -132,15 +159,15 @@ class RunFolder:
         return validate.restore(yaml.safe_load((self.path / "config.yaml").read_text()), allow)
 
     def hash(self, allow: Sequence[str]) -> str | None:
-        """Of its config; None where another version of segkit wrote it."""
+        """Hash of its config; None where another version of segkit wrote it."""
         try:
             return config_hash(self.config(allow))
         except SegkitError:
             return None
 
     def is_unfinished(self) -> bool:
-        state = self.status.get("state", "failed")  # killed before its first word
-        mine = trial.current() is not None  # who runs a trial holds its lock, so nobody else is at it
+        state = self.status.get("state", "failed")  # killed before status.json was written
+        mine = trial.current() is not None  # who runs a trial holds its lock
         return state in ("interrupted", "failed") or (state == "running" and (mine or not self.is_alive()))
 
     def is_alive(self) -> bool:
@@ -164,7 +191,7 @@ class RunFolder:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep status.json true: running, then finished, interrupted, pruned by a sweep, or failed with the traceback."""
+        """Keep status.json up to date: running, then finished, interrupted, pruned, or failed with the traceback."""
         self.write_status("running")
         try:
             yield
@@ -175,7 +202,7 @@ class RunFolder:
             self.write_status("pruned")
             raise
         except BaseException:
-            self.write_status("failed", traceback=traceback.format_exc())
+            self.write_failure(traceback.format_exc())
             raise
         self.write_status("finished")
 
@@ -185,11 +212,14 @@ class RunFolder:
         started = self.status.get("started", now())
         self.write_json("status.json", {"state": state, "started": started, "changed": now(), **me, **more})
 
+    def write_failure(self, message: str) -> None:
+        self.write_status("failed", traceback=message)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_text_atomic(self.path / name, json.dumps(content, indent=1))
 
     def write_provenance(self, data: Mapping[str, Any]) -> None:
-        """Who made this, of what, on what; one entry for the start and for each time it was resumed."""
+        """Write data, versions, command and machine to provenance.json; each resume adds a session."""
         past = read_json(self.path / "provenance.json").get("sessions", [])
         self.write_json("provenance.json", {"data": dict(data), "sessions": [*past, session()]})
 
@@ -204,7 +234,7 @@ def reserve(parent: Path, name: str | None) -> Path:
         except FileExistsError:
             continue
         return parent / str(candidate)
-    raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or go on with  resume={parent / str(name)}")
+    raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or continue it with  resume={parent / str(name)}")
 
 
 def config_hash(cfg: Train) -> str:

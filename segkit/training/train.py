@@ -1,4 +1,4 @@
-"""The recipe of a training: config -> data -> task -> trainer -> result."""
+"""The recipe of a training: config -> data -> module -> trainer -> result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,24 @@ MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "
 
 
 def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
-    """Train one experiment and leave a complete run folder."""
+    """Train one experiment and leave a complete run folder.
+
+    The folder holds config, split, provenance, checkpoints, metrics.csv, cases.csv, summary.json and figures. Killed or stopped, the
+    run continues with `resume`. In further processes of the same training (DDP) nothing is printed or written.
+
+    Args:
+        cfg: The validated config; `segkit.compose("train", [...])` makes one.
+        overrides: The overrides that led to it, kept in the run folder.
+        run_dir: The run folder, where it does not follow from the config (a trial of a sweep).
+
+    Returns:
+        The run folder, the summary of its validation cases and the best checkpoint.
+
+    Raises:
+        SegkitError: The config, the data or the hardware does not allow this training.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
+        Pruned: The sweep around this run has stopped it.
+    """
     console.quiet |= is_child()
     end_with_parent()
     cfg = named_after_job(cfg)
@@ -75,18 +92,18 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     prepared = prepare_data(cfg, resumed)
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.facts)
     card = make_card(cfg, prepared, hardware)
-    task = build_task(cfg, card, starts_anew=not (resumed and resumed.resume_from))
+    module = build_module(cfg, card, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
     data = SegmentationData(prepared, cfg, hardware.device, card.top)
     if is_child():
-        with suppress(Interrupted, Pruned):  # the first process tells of it
-            fit(run, cfg, hardware, task, data)
+        with suppress(Interrupted, Pruned):  # the first process reports it
+            fit(run, cfg, hardware, module, data)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, prepared, hardware)
     with run.recording():
         record_start(run, prepared, card)
         try:
-            fit(run, cfg, hardware, task, data)
+            fit(run, cfg, hardware, module, data)
         except Pruned:
             if cfg.logger.tensorboard:
                 record_hparams(run.path, cfg)
@@ -95,29 +112,29 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
 
 
 def named_after_job(cfg: Train) -> Train:
-    """The processes that torchrun or srun has started must meet in one folder, and a job that is queued again find its own."""
+    """Name the run after the job: all its processes meet in one folder, and a job that is queued again finds its own."""
     if cfg.run is None and cfg.resume in (None, "auto") and (name := job_name()):
         return cfg.model_copy(update={"run": name})
     return cfg
 
 
 def joined(cfg: Train) -> RunFolder | None:
-    """What `resume=auto` means for the others that torchrun or srun has started: the folder that the first process goes on with.
+    """The run folder that a further process of torchrun or srun resumes with the first one.
 
-    Nobody writes a checkpoint before all have come together, so what is there now is what the first process finds.
+    No checkpoint is written before the process group exists, so all processes find the same one.
     """
     path = Path(cfg.output_dir) / str(cfg.name) / str(cfg.run)
     return RunFolder(path, resumed=True) if (path / "config.yaml").exists() else None
 
 
 def with_absolute_root(cfg: Train) -> Train:
-    """So that the run can be resumed and its checkpoints judged from any folder."""
+    """Make data.root absolute, so that the run can be resumed and evaluated from any folder."""
     root = cfg.data.root and str(Path(cfg.data.root).expanduser().absolute())
     return cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": root})})
 
 
 def check_sense(cfg: Train) -> None:
-    """What each key allows by itself and all together do not."""
+    """Raise SegkitError for values that are valid alone but not together."""
     monitor, trainer = cfg.metric.monitor, cfg.trainer
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
         raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
@@ -133,7 +150,7 @@ def check_sense(cfg: Train) -> None:
 
 
 def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
-    """The audited manifest and its split; a resumed run keeps the split it was started with."""
+    """Audit and split the data; a resumed run keeps its split."""
     split = cfg.split
     if resumed and (resumed.path / "split.json").exists():
         split = split.model_copy(update={"kind": "file", "path": str(resumed.path / "split.json")})
@@ -163,26 +180,26 @@ def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
     )
 
 
-def build_task(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationModule:
-    """Network, loss and metrics. The weights depend on the seed alone, or come from `init_from`, or are about to be resumed."""
+def build_module(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationModule:
+    """Build network, loss and metrics. Weights depend on the seed alone, unless they come from `init_from` or a checkpoint."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
     model = build_model(card, cfg.allow_targets, starts_anew and cfg.init_from is None, cfg)
     if cfg.init_from and starts_anew:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), card.label_map().classes)
-        console.print(f"weights from {cfg.init_from}" + (f"; made anew: {', '.join(fresh)}" if fresh else ""))
+        console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
     check_size(model, cfg, card)
     freeze(model.network, cfg.freeze)
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
     measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
     if cfg.metric.monitor.split("/")[0] not in measured:
-        hint = nearest(cfg.metric.monitor, measured) or f"there is {', '.join(measured)}"
-        raise SegkitError(f"metric.monitor = {cfg.metric.monitor} is not measured;   {hint}")
+        hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
+        raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
     return SegmentationModule(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
 
 
 def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
-    """Whether the network takes the images that it will be given, as far as their size is known."""
+    """Raise SegkitError if the network does not take images of the configured size."""
     key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
     if size is None:
         if model.target in ("center_crop", "resize"):
@@ -198,7 +215,7 @@ def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
 
 
 def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
-    """A part that asks for `mode` knows what the target means in it, and that 255 counts nowhere."""
+    """Build the parts of the loss. A part with a keyword `mode` handles the ignored label 255 itself; others are guarded."""
     known = {"mode": labels.mode, "classes": labels.classes}
     parts = {}
     for name, node in cfg.loss.parts.items():
@@ -208,12 +225,12 @@ def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
             parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
     for name in cfg.loss.weights:
         if name not in cfg.loss.parts:
-            raise SegkitError(f"loss.weights.{name}: there is no such part; {nearest(name, parts) or 'there is ' + ', '.join(parts)}")
+            raise SegkitError(f"loss.weights.{name}: not a part of the loss; {nearest(name, parts) or 'available: ' + ', '.join(parts)}")
     return WeightedLoss(parts, cfg.loss.weights, labels.mode, cfg.loss.deep_supervision)
 
 
 def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware) -> None:
-    """What was chosen, before it starts."""
+    """Print data, hardware and notes before the training starts."""
     split = prepared.split
     console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
     console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
@@ -225,7 +242,7 @@ def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware)
 
 
 def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
-    """A warning where augmentation mirrors structures that have a side."""
+    """A warning if augmentation mirrors structures that have a side."""
     name = sided(labels.classes)
     mirrors = [key for key, node in cfg.augment.transforms.items() if node and str(node["_target_"]).rpartition(".")[2] in MIRRORS]
     if not name or not mirrors:
@@ -239,38 +256,36 @@ def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
         prepared.split.to_json(run.path / "split.json")
     manifest = prepared.manifest
     if manifest.is_phantom:
-        write_text_atomic(run.path / MARK, f"Trained and judged on synthetic images in {card.data_root}: no word about patients.\n")
+        write_text_atomic(run.path / MARK, f"Trained and evaluated on synthetic images in {card.data_root}: says nothing about patients.\n")
     facts = {"fingerprint": card.data_fingerprint, "manifest": manifest.hash, "root": card.data_root}
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
 
 
-def fit(run: RunFolder, cfg: Train, hardware: Hardware, task: SegmentationModule, data: SegmentationData) -> None:
-    """Train to the end, or stop with a checkpoint and say how to go on."""
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> None:
+    """Train to the end, or stop with a checkpoint and print how to resume."""
     n_train = len(data.train)
-    compiled = prepare_network(task.model, cfg, hardware, task.card.channels, n_train, task.card.dims)
-    parameters = sum(p.numel() for p in task.model.parameters())
+    compiled = prepare_network(module.model, cfg, hardware, module.card.channels, n_train, module.card.dims)
+    parameters = sum(p.numel() for p in module.model.parameters())
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
     step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
-    together = process_group(
-        run.path, cfg.allow_targets, hardware.processes, hardware.threads, lambda what: run.write_status("failed", traceback=what)
-    )
+    group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
     try:
-        with together, naming_killed_workers(data.train, data.val):
-            strategy, sync = build_strategy(cfg, hardware, task.model, task.card.channels), wants_sync(cfg, hardware, task.model)
+        with group, naming_killed_workers(data.train, data.val):
+            strategy, sync = build_strategy(cfg, hardware, module.model, module.card.channels), wants_sync(cfg, hardware, module.model)
             trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
-            trainer.fit(task, data, ckpt_path=run.resume_from, weights_only=True)
+            trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
             permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""
-            console.print(f"stopped; go on with   segkit train resume={run.path}{permission}", markup=False)
+            console.print(f"stopped; resume with   segkit train resume={run.path}{permission}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
-                leave_pictures(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
+                draw_unfinished(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
 
 
-def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
-    """Of an unfinished run: its curves, and a few validation images as the latest checkpoint sees them."""
+def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
+    """Figures of an unfinished run: its curves, and a few validation images with the masks of the latest checkpoint."""
     draw_curves(run, cfg)
     if with_samples and run.last.exists():
         latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
@@ -280,7 +295,7 @@ def leave_pictures(run: RunFolder, cfg: Train, hardware: Hardware, data: Segment
 
 
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
-    """Judge the best checkpoint by the path that `segkit evaluate` takes, and leave tables and pictures."""
+    """Evaluate the best checkpoint as `segkit evaluate` does, and write tables and figures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     cases, subsets = select_cases(prepared.manifest, best.card, "val")
     evaluation = evaluate_cases(best, cases, prepared.manifest.labels, subsets)

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, made from the config and this machine."""
+"""Build Lightning's Trainer from the config and the hardware."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 SMALL_BATCH = 8
-"""Of fewer images batch norm's statistics are noise (Wu and He, Group Normalization, 2018, fig. 1. arXiv:1803.08494)."""
+"""Batch norm's statistics of fewer images are noisy (Wu and He, Group Normalization, 2018, fig. 1. arXiv:1803.08494)."""
 
 NOISE = (
     ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
@@ -59,7 +59,7 @@ def build_trainer(
     strategy: Strategy | str = "auto",
     sync_batchnorm: bool = False,
 ) -> L.Trainer:
-    """`global_step` is where a resumed run goes on: what TensorBoard holds beyond it is dropped."""
+    """The Trainer of a run. `global_step` is where a resumed run continues: TensorBoard's events beyond it are dropped."""
     quiet()
     n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // (cfg.data.batch_size * hardware.world)))
     return L.Trainer(
@@ -93,7 +93,7 @@ def build_trainer(
 
 
 def check_devices(cfg: Train, hardware: Hardware) -> None:
-    """What these devices cannot do together."""
+    """Raise SegkitError for keys that these devices do not support."""
     if cfg.trainer.strategy == "fsdp" and hardware.device != "cuda":
         raise SegkitError("trainer.strategy=fsdp shards a network over GPUs;   without these use  trainer.strategy=ddp")
     if cfg.trainer.strategy == "fsdp" and cfg.callbacks.weight_averaging.decay:
@@ -103,7 +103,7 @@ def check_devices(cfg: Train, hardware: Hardware) -> None:
 
 
 def environment() -> ClusterEnvironment:
-    """Who says which process this is. Not left to Lightning, which takes any job of SLURM's for one of several tasks."""
+    """Lightning's view of the job. Not left to Lightning, which takes any SLURM job for one of several tasks."""
     started = job()
     if started is None:
         return LightningEnvironment()
@@ -122,25 +122,25 @@ def build_strategy(cfg: Train, hardware: Hardware, model: SegmentationModel, cha
 
 
 def leaves_some_unused(model: SegmentationModel, channels: int, size: Sequence[int] | None) -> bool:
-    """Whether training gives some weights no gradient, as it does in PSPNet and DPT: DDP would wait for these.
+    """Whether some weights get no gradient, as in PSPNet and DPT: DDP would wait for these.
 
-    Nothing is computed. Also where that cannot be told: then DDP is to look for them in every step, which costs a little time.
+    Runs on the meta device. True as well where that fails: DDP then looks for them in every step, which costs a little time.
     """
     if size is None:
         return True
-    ghost = copy.deepcopy(model).to("meta").train()
+    meta_model = copy.deepcopy(model).to("meta").train()
     try:
         with torch.device("meta"):
-            logits, _ = ghost.supervised(torch.zeros(2, channels, *size), torch.zeros(2, *size, dtype=torch.uint8))
+            logits, _ = meta_model.supervised(torch.zeros(2, channels, *size), torch.zeros(2, *size, dtype=torch.uint8))
             total = torch.stack([one.sum() for one in (logits if isinstance(logits, list) else [logits])]).sum()
         torch.autograd.backward(total)
     except Exception:  # whatever a network raises that looks at values
         return True
-    return any(weight.grad is None for weight in ghost.parameters() if weight.requires_grad)
+    return any(weight.grad is None for weight in meta_model.parameters() if weight.requires_grad)
 
 
 def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool:
-    """Whether batch norm counts the images of all devices: "auto" where it sees too few on one."""
+    """Whether batch norm is synchronized over all devices; `auto`: where one of them sees fewer than `SMALL_BATCH` images."""
     wanted = cfg.trainer.sync_batchnorm
     if wanted == "auto":
         normed = any(isinstance(module, _BatchNorm) for module in model.modules())
@@ -154,7 +154,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     decay = own.weight_averaging.decay
     averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if decay else []  # type: ignore[no-untyped-call]
     callbacks: list[L.Callback] = [
-        *averaging,  # before all that save or draw
+        *averaging,  # before all that save or log
         EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
         ValidationFigures(own.pictures.every_n_epochs, own.pictures.n_images),
         checkpoints,
@@ -166,11 +166,11 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     if console.is_terminal:
         callbacks.append(RichProgressBar(leave=False))
     extra = (node for node in own.extra.values() if node is not None)
-    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra), *of_the_sweep(cfg, run)]
+    return [*callbacks, *(instantiate(node, allow=cfg.allow_targets) for node in extra), *sweep_callbacks(cfg, run)]
 
 
-def of_the_sweep(cfg: Train, run: RunFolder) -> list[L.Callback]:
-    """What a trial does besides: measure what its sweep asks for, report its scores and stop where they are hopeless."""
+def sweep_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
+    """Further callbacks of a trial: measure the objectives of its sweep, report its scores, prune it."""
     trial = sweep_trial.current()
     if trial is None:
         return []
@@ -182,7 +182,14 @@ def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLog
     if not cfg.logger.tensorboard:
         return False
     purge = global_step + 1 if global_step else None
-    return TensorBoardLogger(run.path, name="", version="tensorboard", default_hp_metric=False, purge_step=purge)
+    return EventLogger(run.events, name="", version="", default_hp_metric=False, purge_step=purge)
+
+
+class EventLogger(TensorBoardLogger):
+    """TensorBoard events in the run folder, without Lightning's empty hparams.yaml beside config.yaml."""
+
+    def save(self) -> None:
+        self.experiment.flush()
 
 
 def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int = 2) -> bool:
@@ -200,10 +207,10 @@ def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, ch
 
 
 def quiet() -> None:
-    """Leave out what a user cannot act on."""
+    """Silence warnings that a user cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     if is_child():
-        warnings.simplefilter("ignore")  # the first process says it
+        warnings.simplefilter("ignore")  # the first process shows them

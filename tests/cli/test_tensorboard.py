@@ -134,7 +134,7 @@ def test_a_pruned_trial_is_a_row_with_all_keys_of_its_search(trial: tuple[RunFol
 
     run, cfg = trial
     record_hparams(run.path, cfg)
-    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    events = EventAccumulator(str(run.path)).Reload()
     assert events.Scalars("best/dice")[0].value == 0.5
     content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     row = metadata.parse_session_start_info_plugin_data(content).hparams
@@ -151,5 +151,5 @@ def test_no_run_dictates_the_columns_of_the_others(trial: tuple[RunFolder, Train
 
     run, cfg = trial
     record_hparams(run.path, cfg)
-    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    events = EventAccumulator(str(run.path)).Reload()
     assert metadata.EXPERIMENT_TAG not in events.summary_metadata

@@ -41,7 +41,7 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
-    task = run.build_task(cfg, card_of(cfg))
+    task = run.build_module(cfg, card_of(cfg))
     assert isinstance(task, SegmentationModule)
     Augmentation(cfg.augment.transforms)
     assert any(isinstance(callback, Checkpoints) for callback in build_callbacks(cfg, RunFolder(tmp_path)))

@@ -114,7 +114,7 @@ def validated_alone(folder: Path) -> dict[str, float]:
     cfg, card = loaded.config, loaded.card
     assert isinstance(cfg, Train)
     prepared = run.prepare_data(cfg.model_copy(update={"output_dir": str(folder.parents[1])}), None)
-    task = run.build_task(cfg, card)
+    task = run.build_module(cfg, card)
     task.model.load_state_dict(weights(folder))
     data = SegmentationData(prepared, cfg, "cpu", card.top)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)

@@ -55,11 +55,11 @@ def test_a_resumed_fine_tuning_keeps_what_was_frozen(trained: Path, segkit_in: C
 def test_the_head_is_made_anew_for_other_classes_and_kept_for_the_same(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", *DEEPER, f"init_from={trained}", "run=same", "debug=fast")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "made anew" not in done.stdout
+    assert "newly initialized" not in done.stdout
     other = ("data=folder", f"data.root={phantom_folder(segkit_in, tmp_path)}", "data.labels={0: background, 255: other}")
     done = segkit_in("train", *DEEPER, *other, f"init_from={trained}", "run=other", "debug=fast")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "made anew: head.conv.weight, head.conv.bias" in done.stdout
+    assert "newly initialized: head.conv.weight, head.conv.bias" in done.stdout
 
 
 def test_weights_that_fit_by_shape_and_not_by_meaning_are_refused(trained: Path, segkit_in: Cli) -> None:

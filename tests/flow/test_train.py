@@ -24,7 +24,7 @@ def scores(path: Path) -> list[dict[str, str]]:
 
 def test_the_run_folder_is_complete(trained: Path) -> None:
     files = {path.name for path in trained.iterdir()}
-    wanted = {"config.yaml", "overrides.yaml", "split.json", "provenance.json", "status.json", "checkpoints", "tensorboard"}
+    wanted = {"config.yaml", "overrides.yaml", "split.json", "provenance.json", "status.json", "checkpoints"}
     assert files >= wanted | {"metrics.csv", "cases.csv", "curves.png", "samples.png", "summary.json"}
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert json.loads((trained / "status.json").read_text())["state"] == "finished"
@@ -39,7 +39,7 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
 def test_tensorboard_has_scalars_pictures_and_hparams(trained: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = [EventAccumulator(str(path)).Reload() for path in (trained / "tensorboard").glob("events*")]
+    events = [EventAccumulator(str(path)).Reload() for path in trained.glob("events*")]
     tags = {tag for e in events for tag in e.Tags()["scalars"]}
     assert {"train/loss", "val/loss", "val/dice", "lr", "final/dice"} <= tags
     assert any("validation" in e.Tags()["images"] for e in events)

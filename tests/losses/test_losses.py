@@ -421,7 +421,7 @@ def test_a_loss_that_knows_nothing_of_ignored_pixels_says_so(tmp_path: Any) -> N
 
 
 def test_a_weight_for_no_part_is_refused() -> None:
-    with pytest.raises(SegkitError, match=r"loss\.weights\.focl: there is no such part; did you mean focal"):
+    with pytest.raises(SegkitError, match=r"loss\.weights\.focl: not a part of the loss; did you mean focal"):
         preset("focal", "binary", "+loss.weights.focl=2")
 
 

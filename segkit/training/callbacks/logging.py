@@ -90,7 +90,7 @@ class EpochTable(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self._count, self._seconds = list(state["rows"]), state["count"], state["seconds"]
-        mine = dict(enumerate(state["sums"])).get(dist.get_rank() if is_distributed() else 0, {})  # it may go on with more processes
+        mine = dict(enumerate(state["sums"])).get(dist.get_rank() if is_distributed() else 0, {})  # it may resume with more processes
         self._sums = {name: torch.tensor(total) for name, total in mine.items()}
 
 
