@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(13))
-STEPS = "segkit.inference.postprocess."
+STEPS = "segkit.inference."
 CANDIDATES: dict[str, dict[str, Any]] = {
     "fill_holes": {"_target_": f"{STEPS}FillHoles"},
     "largest": {"_target_": f"{STEPS}LargestComponents", "k": 1},

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Never
 
 from segkit.cli.checkpoints import ELSEWHERE, load_predictor
+from segkit.config.aliases import renamed
 from segkit.config.schema import Predict, PredictHardware
 from segkit.data.case import Case
 from segkit.data.manifest import find
@@ -218,7 +219,7 @@ def check_marker(cfg: Predict, ours: Mapping[str, Any]) -> None:
         return
     if theirs.get("sha256") != ours["sha256"]:
         raise SegkitError(f"{output} holds masks of another checkpoint ({theirs.get('ckpt')});   {fix}")
-    past = theirs.get("settings", {})  # missing in older folders
+    past: Any = renamed(theirs.get("settings", {}))  # missing in older folders
     if other := [f"{key}={past[key]}, not {settings[key]}" for key in settings if key in past and past[key] != settings[key]]:
         raise SegkitError(f"{output} holds masks made with {'; '.join(other)};   {fix}")
 

@@ -8,6 +8,11 @@ _SOURCES = (
     "uw_madison.UWMadison",
 )
 ALIASES: dict[str, str] = {
+    "segkit.inference.postprocess.FillHoles": "segkit.inference.FillHoles",
+    "segkit.inference.postprocess.FitEllipse": "segkit.inference.FitEllipse",
+    "segkit.inference.postprocess.LargestComponents": "segkit.inference.LargestComponents",
+    "segkit.inference.postprocess.MinimumSize": "segkit.inference.MinimumSize",
+    "segkit.inference.postprocess.Smooth": "segkit.inference.Smooth",
     "segkit.losses.boundary.boundary_loss": "segkit.losses.BoundaryLoss",
     "segkit.losses.boundary.hausdorff_loss": "segkit.losses.HausdorffLoss",
     "segkit.losses.cross_entropy.cross_entropy_loss": "segkit.losses.CrossEntropyLoss",

@@ -35,6 +35,11 @@ ALLOWED = (
     "segkit.losses.",
     "segkit.metrics.",
     "segkit.inference.postprocess.",
+    "segkit.inference.FillHoles",
+    "segkit.inference.FitEllipse",
+    "segkit.inference.LargestComponents",
+    "segkit.inference.MinimumSize",
+    "segkit.inference.Smooth",
     "segmentation_models_pytorch.losses.",  # its networks download unless told not to: model=smp
     "torch.nn.",
     "torch.optim.",

@@ -127,7 +127,7 @@ def test_where_memory_is_short_all_folds_are_judged() -> None:
 
 
 def test_what_is_found_is_stored_beside_what_was_there(tmp_path: Path) -> None:
-    ellipse, fill = ({"_target_": f"segkit.inference.postprocess.{step}"} for step in ("FitEllipse", "FillHoles"))
+    ellipse, fill = ({"_target_": f"segkit.inference.{step}"} for step in ("FitEllipse", "FillHoles"))
     config = {"inference": {"threshold": 0.5, "tta": "horizontal", "postprocess": {"ellipse": ellipse}}}
     checkpoint.save({checkpoint.CARD: {"config": config, "calibration": {"n": 6, "kept": ["earlier"]}}}, tmp_path / "best.ckpt")
     store(tmp_path / "best.ckpt", Calibration(Decision(HEAD, {"head": 0.35}), {"calibrated_fill_holes_head": fill}, ("found",)), 7)

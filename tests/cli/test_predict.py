@@ -20,7 +20,7 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from tests.conftest import Cli
 
-LARGEST, HOLES = ({"_target_": f"segkit.inference.postprocess.{step}"} for step in ("LargestComponents", "FillHoles"))
+LARGEST, HOLES = ({"_target_": f"segkit.inference.{step}"} for step in ("LargestComponents", "FillHoles"))
 
 
 class Opened(CheckpointPredictor):
@@ -70,6 +70,13 @@ def test_steps_in_another_order_are_other_steps(tmp_path: Path) -> None:
     settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"called otherwise": LARGEST, "b": HOLES, "switched off": None}))
     with pytest.raises(SegkitError, match=r"inference\.postprocess="):
         settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"b": HOLES, "a": LARGEST}))
+
+
+def test_a_folder_that_names_a_step_as_segkit_0_1_did_is_no_other_folder(tmp_path: Path) -> None:
+    settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"a": LARGEST}))
+    note = tmp_path / "masks" / MARKER
+    note.write_text(note.read_text().replace("segkit.inference.", "segkit.inference.postprocess."))
+    settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"a": LARGEST}))
 
 
 def test_how_members_go_together_counts(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_ensembles_and_test_time_augmentation_from_the_command_line(trained: Pat
     done = segkit_in("evaluate", f"ckpt=[{trained},{second}]", "inference.tta=flips", "data=phantom", "data.phantom_n=6")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((tmp_path / "outputs/together/first+second/evaluation").glob("*/cases.csv"))
-    keys = "inference.postprocess={largest: {_target_: segkit.inference.postprocess.LargestComponents}}"
+    keys = "inference.postprocess={largest: {_target_: segkit.inference.LargestComponents}}"
     made = segkit_in("phantom", "data=phantom", "output=images", "n=2")
     assert made.returncode == 0
     done = segkit_in("predict", f"ckpt=[{trained},{second}]", "input=images/images", "output=masks", keys)
