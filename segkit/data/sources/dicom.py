@@ -19,19 +19,20 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from segkit.data.case import Case, Pixels, relative
+from segkit.data.case import Case, Pixels
 from segkit.data.io import dicom
 from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import dicom as phantom
-from segkit.system.errors import Problem, Severity, nearest
+from segkit.data.sources.base import Source
+from segkit.system.errors import nearest
 from segkit.system.files import natural
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
-NO_SLICES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.30")
-"""Secondary captures, dose and parametric maps: they have pixels, but are not slices of a scan."""
+NO_SLICES = ("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.481.2.", "1.2.840.10008.5.1.4.1.1.30.")
+"""Families of secondary captures, dose and parametric maps: they have pixels, but are not slices of a scan."""
 TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality"),
     *("SeriesDescription", "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
@@ -40,7 +41,7 @@ TAGS = (
 THREADS = 8
 
 
-class Dicom:
+class Dicom(Source):
     """Source of DICOM images and of the DICOM-SEG or RTSTRUCT files that refer to them.
 
     Args:
@@ -50,14 +51,8 @@ class Dicom:
     """
 
     def __init__(self, root: Path, series: str | None = None, segments: list[str] | None = None) -> None:
-        self.root = Path(root)
+        super().__init__(root)
         self.series, self.segments = series, segments
-        self.problems: list[Problem] = []
-        self._planes: dict[str, None] = {}
-
-    @property
-    def default_labels(self) -> dict[int | str, str] | None:
-        return {plane: plane for plane in self._planes} or None
 
     def cases(self) -> Iterator[Case]:
         images, annotations = self._scanned()
@@ -88,7 +83,7 @@ class Dicom:
             kind = str(header.SOPClassUID)
             if kind in SEGMENTATIONS or kind == STRUCTURE_SET:
                 annotations += self._annotation(path, kind)
-            elif not header.get("Rows") or _is_one_of(kind, NO_SLICES):
+            elif not header.get("Rows") or f"{kind}.".startswith(NO_SLICES):
                 left_out[header.SOPClassUID.name] += 1
             elif "LOCALIZER" in (header.get("ImageType") or ()):
                 left_out["localizer"] += 1
@@ -226,11 +221,11 @@ class Dicom:
     # masks
 
     def _check_segments(self, drawn: dict[Series, list[Annotation]]) -> None:
-        there = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
+        found = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
         for wanted in self.segments or []:
-            if plane_name(wanted, 0) not in there:
-                fix = nearest(plane_name(wanted, 0), there) or "data.source.segments=null for all of them"
-                self.report("data.source.segments", f"{wanted!r} is not a structure; available: {', '.join(there) or 'none'}", fix)
+            if plane_name(wanted, 0) not in found:
+                fix = nearest(plane_name(wanted, 0), found) or "data.source.segments=null for all of them"
+                self.report("data.source.segments", f"{wanted!r} is not a structure; available: {', '.join(found) or 'none'}", fix)
 
     def _kept(self, annotation: Annotation) -> list[str]:
         wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
@@ -240,8 +235,9 @@ class Dicom:
         """Warn of structures that some labelled series lack: they count as empty there, which may not be intended."""
         labelled = [{plane for a in drawn[series] for plane in self._kept(a)} for series in chosen]
         labelled = [planes for planes in labelled if planes]
-        for plane, count in sorted(Counter(plane for planes in labelled for plane in planes).items()):
-            self._planes[plane] = None
+        counts = sorted(Counter(plane for planes in labelled for plane in planes).items())
+        self.default_labels = {plane: plane for plane, _ in counts} or None
+        for plane, count in counts:
             if count < len(labelled):
                 what = f"drawn in {count} of {len(labelled)} series with masks, and taken as empty in the others"
                 self.report(f"structure {plane}", what, "choose the structures: data.source.segments=[...]", "warning")
@@ -278,23 +274,13 @@ class Dicom:
             self.report(annotation.path, wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
             return None
         if lost:
-            what = f"{lost} of {len(annotation.pieces)} {noun} lie on no slice of the series in this folder"
+            verb = "lies" if lost == 1 else "lie"
+            what = f"{lost} of {len(annotation.pieces)} {noun} {verb} on no slice of the series in this folder"
             self.report(annotation.path, what, "copy the whole series", "warning")
         return placed
 
-    # problems
-
-    def shown(self, path: Path) -> str:
-        shown = relative(path, self.root)
-        return str(path) if shown == "." else shown
-
-    def report(self, where: Path | str, what: str, fix: str = "", severity: Severity = "error") -> None:
-        self.problems.append(Problem(self.shown(where) if isinstance(where, Path) else where, what, fix, severity))
-
     def _report_damaged(self, error: ReadError) -> None:
         self.report(error.path, error.reason, "copy it again, or move it away")
-
-    # phantom
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write one folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
@@ -305,10 +291,6 @@ def _files(root: Path) -> Iterator[Path]:
     for current, folders, files in os.walk(root):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
         yield from (Path(current, name) for name in sorted(files, key=natural) if not name.startswith("."))
-
-
-def _is_one_of(uid: str, families: tuple[str, ...]) -> bool:
-    return f"{uid}.".startswith(tuple(f"{family}." for family in families))
 
 
 def _names(every: list[Series]) -> dict[Series, str]:

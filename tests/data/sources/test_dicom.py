@@ -259,10 +259,16 @@ def test_a_missing_slice_is_a_warning(one: Path) -> None:
 
 
 def test_frames_of_slices_that_are_not_here_are_counted(one: Path) -> None:
-    (one / "patient_000" / "ct_000.dcm").unlink()
+    gone = one / "patient_000" / "ct_000.dcm"
+    place = pydicom.dcmread(gone).ImagePositionPatient
+    gone.unlink()
+    frames = pydicom.dcmread(one / "patient_000" / "seg.dcm").PerFrameFunctionalGroupsSequence
+    lost = sum(frame.PlanePositionSequence[0].ImagePositionPatient == place for frame in frames)
+    assert lost > 0
     cases, problems = read(one)
     assert len(cases) == 4
-    assert [problem.what for problem in problems] == ["2 of 10 frames lie on no slice of the series in this folder"]
+    verb = "lies" if lost == 1 else "lie"
+    assert [problem.what for problem in problems] == [f"{lost} of {len(frames)} frames {verb} on no slice of the series in this folder"]
 
 
 def test_masks_without_their_images_are_told(one: Path) -> None:
