@@ -32,20 +32,16 @@ from segkit.data.io.base import Array, ReadError, as_read_error, read_start
 from segkit.data.io.tiff import SIGNATURES, count_pages, read_page
 
 Size = tuple[int, int, int]
-Encode = Callable[[Array, bool], bytes]
 
-KINDS = "NIfTI, NRRD, MHA, MHD, NPY, NPZ, multi-page TIFF"
 MAX_VOXELS = 4 * 10**9
 """A larger volume is taken for a decompression bomb."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GZIP, _ZIP, _NPY, _NRRD = b"\x1f\x8b", b"PK\x03\x04", b"\x93NUMPY", b"NRRD"
 _META = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=")
 _DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-_NIFTI_HEAD = 540
-"""Bytes of the longer header."""
+_NIFTI_HEAD = 540  # bytes of the longer header
 _NIFTI_LENGTHS = {b"n+1": 348, b"ni1": 348, b"n+2": 540, b"ni2": 540}
-_DEFLATE_RATIO = 1100
-"""Deflate shrinks nothing further than 1032 times."""
+_DEFLATE_RATIO = 1100  # deflate shrinks nothing further than 1032 times
 _TO_MM = {"meter": 1e3, "micron": 1e-3}
 
 
@@ -59,7 +55,7 @@ class Stored:
     """Voxel (x, y, z) to millimeters right, anterior, superior (RAS), 4 x 4. None: the file does not say where it lies."""
     voxels: Callable[[], Array]
     """Read (X, Y, Z, C) after the file's own scale; raises `ReadError`."""
-    encode: Encode
+    encode: Callable[[Array, bool], bytes]
     """Encode a mask (X, Y, Z) in the file's format, grid and axes, gzipped or not: the same bytes for the same mask."""
 
 
@@ -110,7 +106,7 @@ def _opener(path: Path) -> Callable[[Path], Stored]:
         return _open_itk
     if path.suffix.lower() == ".gz":
         raise ReadError(path, "not gzipped in spite of its name, and no NIfTI either (half a download, or a web page?)")
-    raise ReadError(path, f"not a volume ({KINDS})")
+    raise ReadError(path, "not a volume (NIfTI, NRRD, MHA, MHD, NPY, NPZ, multi-page TIFF)")
 
 
 # NIfTI-1 and NIfTI-2
@@ -200,7 +196,7 @@ def _encode_nifti(like: Any, mask: Array, compress: bool) -> bytes:
     header["intent_name"] = b""
     image: Any = nib.Nifti2Image if header.sizeof_hdr == 540 else nib.Nifti1Image
     data: bytes = image(mask.reshape(shape), None, header).to_bytes()
-    return gzip.compress(data, mtime=0) if compress else data
+    return gzip.compress(data, mtime=0) if compress else data  # no time stamp
 
 
 # NRRD and MetaImage
