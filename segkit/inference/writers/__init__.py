@@ -2,5 +2,5 @@
 
 `masks` writes masks, probabilities, overlays and sizes; `formats` chooses among the formats beside the masks: `labelme`
 (polygons), `dicom_seg` (DICOM-SEG) and `submissions` (challenges), all subclasses of `base.Writer`; `tables` keeps CSV tables
-that several parts of a prediction fill together.
+that several shards of a prediction fill together.
 """

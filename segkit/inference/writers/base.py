@@ -30,8 +30,8 @@ class Target:
     """`data.neighbours`: which channels of an image are its own slice."""
     outline_px: float = 0.0
     """How far the border of the masks lies outside the true one (see `segkit.metrics.head_circumference.HeadCircumference`)."""
-    part: Shard | None = None
-    """The part of the images that this process predicts."""
+    shard: Shard | None = None
+    """The images that this process predicts, where several share them."""
 
     def images(self, job: Job) -> list[Pixels]:
         """Return the images of a job, without neighbors: one, or all slices of its volume; none of a volume file."""
@@ -94,7 +94,7 @@ class Submission(Writer):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._owners: dict[str, tuple[str, int]] = {}
-        self.table = Table(target.output, self.file, self.header, target.part)
+        self.table = Table(target.output, self.file, self.header, target.shard)
 
     @abstractmethod
     def key(self, image: Pixels) -> str:

@@ -1,8 +1,8 @@
 """CSV tables beside predicted masks: a few rows an image, identified by their first column, in natural order.
 
-In a prediction in parts each process has tables of its own, in the folder .parts/1-of-4 of the output, so that no process
-writes the file of another. The part that ends last merges them, and so does a prediction without parts. Parts may be divided
-further: 1/2 over two GPUs is 1/4 and 3/4.
+In a prediction in shards (`part=1/4`) each process has tables of its own, in the folder .parts/1-of-4 of the output, so that
+no process writes the file of another. The shard that ends last merges them, and so does a prediction without shards. Shards
+may be divided further: 1/2 over two GPUs is 1/4 and 3/4.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Rows = dict[str, list[Row]]
 class Table:
     """A table that grows. Rows of an older file stay for images that are not predicted again."""
 
-    def __init__(self, output: Path, file: str, header: Row, part: Shard | None = None) -> None:
+    def __init__(self, output: Path, file: str, header: Row, shard: Shard | None = None) -> None:
         self.output, self.header = output, header
-        self.path = output / file if part is None else folder_of(output, part) / file
+        self.path = output / file if shard is None else folder_of(output, shard) / file
         self._new: Rows = {}
         self._due = time.monotonic() + SECONDS
 
     @cached_property
     def known(self) -> set[str]:
-        """The images that have rows, in any part. SegkitError where a file has another header."""
+        """The images that have rows, in any shard. SegkitError where a file has another header."""
         return {key for path in versions(self.output, self.path.name) for key in read_rows(path, self.header)}
 
     def add(self, rows: Mapping[str, Sequence[Row]]) -> None:
@@ -52,12 +52,12 @@ class Table:
         self._due = now + max(SECONDS, (now - began) / SHARE)
 
 
-def folder_of(output: Path, part: Shard) -> Path:
-    return output / PARTS / f"{part.number}-of-{part.of}"
+def folder_of(output: Path, shard: Shard) -> Path:
+    return output / PARTS / f"{shard.number}-of-{shard.of}"
 
 
 def versions(output: Path, file: str) -> list[Path]:
-    """Return the files of the whole table and of the parts that exist, the newest last."""
+    """Return the files of the whole table and of the shards that exist, the newest last."""
     found = [path for path in (output / file, *output.glob(f"{PARTS}/*/{file}")) if path.is_file()]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
@@ -84,26 +84,26 @@ def write_rows(path: Path, header: Row, rows: Rows) -> None:
     write_text_atomic(path, text.getvalue())
 
 
-# parts
+# shards
 
 
-def begin(output: Path, part: Shard | None, overwrite: bool = False) -> None:
-    """Remove the marks of ended parts that share images with this one.
+def begin(output: Path, shard: Shard | None, overwrite: bool = False) -> None:
+    """Remove the marks of ended shards that share images with this one.
 
-    To overwrite, remove all marks if one of these exists: then this part is the first of a new prediction.
+    To overwrite, remove all marks if one of these exists: then this shard is the first of a new prediction.
     """
-    if part is None:
+    if shard is None:
         return
     marks = ended(output)
-    again = [mark for mark, other in marks.items() if part.overlaps(other)]
+    again = [mark for mark, other in marks.items() if shard.overlaps(other)]
     for mark in marks if overwrite and again else again:
         mark.unlink(missing_ok=True)
 
 
-def end(output: Path, part: Shard | None) -> bool:
-    """Merge the tables unless other parts are running. Two parts that end at the same moment write the same."""
-    if part is not None:
-        write_text_atomic(folder_of(output, part) / ENDED, "")
+def end(output: Path, shard: Shard | None) -> bool:
+    """Merge the tables unless other shards are running. Two shards that end at the same moment write the same."""
+    if shard is not None:
+        write_text_atomic(folder_of(output, shard) / ENDED, "")
         if not is_whole(ended(output).values()):
             return False
     for file in sorted({path.name for path in output.glob(f"{PARTS}/*/*.csv")}):
@@ -112,13 +112,13 @@ def end(output: Path, part: Shard | None) -> bool:
 
 
 def ended(output: Path) -> dict[Path, Shard]:
-    """Return the parts that have ended, by their marks. None overlaps another, see `begin`."""
+    """Return the shards that have ended, by their marks. None overlaps another, see `begin`."""
     marks = output.glob(f"{PARTS}/*-of-*/{ENDED}")
     return {mark: Shard(*map(int, mark.parent.name.split("-of-"))) for mark in marks}
 
 
 def merge(output: Path, file: str) -> None:
-    """Merge the tables of all parts; rows that were written later replace earlier ones."""
+    """Merge the tables of all shards; rows that were written later replace earlier ones."""
     paths = versions(output, file)
     with paths[-1].open(newline="", encoding="utf-8") as newest:
         header = tuple(next(csv.reader(newest), ()))
