@@ -25,6 +25,8 @@ WANTED = {
     "model_type": "a group of keys",
     "none_required": "null",
 }
+OBJECTS = ("needs_python_object", "is_instance_of", "is_subclass_of", "callable_type")
+"""Errors about alternatives that no YAML value can be, such as a tensor."""
 LIMITS = {
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
@@ -56,9 +58,16 @@ def describe(error: ValidationError, data: Any, at: str = "", model: type[BaseMo
     """One problem a path. Alternatives of a union are joined; what is wrong deeper inside is what counts."""
     by_path: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] in OBJECTS:
+            continue
         by_path.setdefault(_path(detail, data), []).append(detail)
     deepest = [path for path in by_path if not any(path == other[: len(path)] != other for other in by_path)]
     return [_problem(path, by_path[path], at, model) for path in deepest]
+
+
+def is_about_objects(error: ValidationError) -> bool:
+    """Whether only an object will do, where YAML has numbers, text, lists and mappings."""
+    return all(detail["type"] in OBJECTS for detail in error.errors(include_url=False))
 
 
 def section(model: type[BaseModel], path: Path | list[str]) -> type[BaseModel] | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 
 def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
@@ -62,55 +62,55 @@ class Strict(BaseModel):
 
 class Data(Strict):
     source: Target
-    root: str | None
-    labels: dict[str, str] | None
-    overlap: bool | None
-    exclude: list[str]
-    dims: Literal[2, 3]
-    neighbours: Annotated[list[int], Field(min_length=1)]
-    phantom_n: Positive
-    batch_size: Positive
-    shuffle: bool
-    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
-    cache_gb: Literal["auto"] | NotNegative
-    disk_cache_gb: NotNegative
+    root: str | None = None
+    labels: dict[str, str] | None = None
+    overlap: bool | None = None
+    exclude: list[str] = []
+    dims: Literal[2, 3] = 2
+    neighbours: Annotated[list[int], Field(min_length=1)] = [0]
+    phantom_n: Positive = 60
+    batch_size: Positive = 8
+    shuffle: bool = True
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    cache_gb: Literal["auto"] | NotNegative = "auto"
+    disk_cache_gb: NotNegative = 0
 
 
 class Split(Strict):
-    kind: Literal["auto", "given", "holdout", "kfold", "leave_one_out", "file"]
-    val_fraction: Fraction
-    test_fraction: Fraction
-    n_folds: Annotated[int, Field(ge=2)]
-    fold: Annotated[int, Field(ge=0)]
-    path: str | None
-    stratify: bool
-    grouped: bool
-    seed: int
+    kind: Literal["auto", "given", "holdout", "kfold", "leave_one_out", "file"] = "auto"
+    val_fraction: Fraction = 0.2
+    test_fraction: Fraction = 0.0
+    n_folds: Annotated[int, Field(ge=2)] = 5
+    fold: Annotated[int, Field(ge=0)] = 0
+    path: str | None = None
+    stratify: bool = True
+    grouped: bool = True
+    seed: int = 0
 
 
 class Preprocess(Strict):
-    crop_foreground: Fraction | None
-    spacing_mm: Spacing | None
-    size: Size | None
-    fit: Literal["stretch", "pad", "crop", "keep"]
-    pad_to: Literal["square"] | Positive | None
-    pad_mode: Literal["constant", "reflect", "symmetric", "edge"]
-    interpolation: Literal["area", "linear", "cubic"]
-    mask_interpolation: Literal["nearest", "soft"]
-    scale: Literal["auto", "max", "minmax", "percentiles", "window", "none"]
-    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]]
-    window: tuple[float, float] | None
-    scope: Literal["volume", "image"]
-    per_channel: bool
-    normalize: Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"]
+    crop_foreground: Fraction | None = None
+    spacing_mm: Spacing | None = None
+    size: Size | None = (256, 256)
+    fit: Literal["stretch", "pad", "crop", "keep"] = "stretch"
+    pad_to: Literal["square"] | Positive | None = None
+    pad_mode: Literal["constant", "reflect", "symmetric", "edge"] = "constant"
+    interpolation: Literal["area", "linear", "cubic"] = "area"
+    mask_interpolation: Literal["nearest", "soft"] = "nearest"
+    scale: Literal["auto", "max", "minmax", "percentiles", "window", "none"] = "auto"
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
+    window: tuple[float, float] | None = None
+    scope: Literal["volume", "image"] = "volume"
+    per_channel: bool = True
+    normalize: Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"] = "dataset"
 
 
 class Sampling(Strict):
-    patch: Size | None
-    patches_per_image: Positive
-    foreground: Annotated[float, Field(ge=0, le=1)]
-    class_weights: dict[str, NotNegative]
-    weights: Literal["uniform", "foreground"]
+    patch: Size | None = None
+    patches_per_image: Positive = 1
+    foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
+    class_weights: dict[str, NotNegative] = {}
+    weights: Literal["uniform", "foreground"] = "uniform"
 
 
 def _none_at_all(transforms: Any) -> Any:
@@ -135,79 +135,79 @@ class Metric(Strict):
 
 
 class Scheduler(Strict):
-    name: Literal["constant", "one_cycle", "cosine", "poly", "plateau"]
-    warmup_epochs: Annotated[float, Field(ge=0)]
-    warmup_fraction: Fraction
-    min_lr_ratio: Annotated[float, Field(ge=0, le=1)]
-    power: Annotated[float, Field(gt=0)]
-    factor: Annotated[float, Field(gt=0, lt=1)]
-    patience: Annotated[int, Field(ge=0)]
+    name: Literal["constant", "one_cycle", "cosine", "poly", "plateau"] = "one_cycle"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_fraction: Fraction = 0.25
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.001
+    power: Annotated[float, Field(gt=0)] = 0.9
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    patience: Annotated[int, Field(ge=0)] = 10
 
 
 class Benchmark(Strict):
-    root: str | None
-    labels: dict[str, str] | None
+    root: str | None = None
+    labels: dict[str, str] | None = None
 
 
 class Trainer(Strict):
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    devices: Literal["auto"] | Positive
-    num_nodes: Literal["auto"] | Positive
-    strategy: Literal["auto", "ddp", "fsdp"]
-    sync_batchnorm: Literal["auto"] | bool
-    precision: Literal["auto", "32", "bf16", "16"]
-    channels_last: bool
-    compile: Literal["auto"] | bool
-    deterministic: bool
-    threads: Literal["auto"] | Positive
-    max_epochs: Positive
-    max_minutes: Annotated[float, Field(gt=0)] | None
-    accumulate_grad_batches: Positive
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None
-    limit_train_batches: Positive | None
-    limit_val_batches: Positive | None
-    check_val_every_n_epoch: Positive
-    profiler: Literal["simple", "advanced", "pytorch"] | None
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Literal["auto"] | Positive = 1
+    num_nodes: Literal["auto"] | Positive = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    sync_batchnorm: Literal["auto"] | bool = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    channels_last: bool = True
+    compile: Literal["auto"] | bool = "auto"
+    deterministic: bool = True
+    threads: Literal["auto"] | Positive = "auto"
+    max_epochs: Positive = 50
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    accumulate_grad_batches: Positive = 1
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None = 1.0
+    limit_train_batches: Positive | None = None
+    limit_val_batches: Positive | None = None
+    check_val_every_n_epoch: Positive = 1
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
 
 class Checkpoint(Strict):
-    every_minutes: Annotated[float, Field(gt=0)]
+    every_minutes: Annotated[float, Field(gt=0)] = 5
 
 
 class EarlyStopping(Strict):
-    patience: Positive | None
-    min_delta: Annotated[float, Field(ge=0)]
+    patience: Positive | None = None
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
 class WeightAveraging(Strict):
-    decay: Annotated[float, Field(gt=0, lt=1)] | None
+    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Pictures(Strict):
-    every_n_epochs: Positive
-    n_images: Positive
+    every_n_epochs: Positive = 5
+    n_images: Positive = 8
 
 
 class Callbacks(Strict):
-    checkpoint: Checkpoint
-    early_stopping: EarlyStopping
-    weight_averaging: WeightAveraging
-    pictures: Pictures
-    extra: dict[str, Target | None]
+    checkpoint: Checkpoint = Checkpoint()
+    early_stopping: EarlyStopping = EarlyStopping()
+    weight_averaging: WeightAveraging = WeightAveraging()
+    pictures: Pictures = Pictures()
+    extra: dict[str, Target | None] = {}
 
 
 class Logger(Strict):
-    tensorboard: bool
-    log_every_n_steps: Positive
+    tensorboard: bool = True
+    log_every_n_steps: Positive = 10
 
 
 class Inference(Strict):
-    batch_size: Positive
-    window: Literal["auto"] | Size | None
-    overlap: Annotated[float, Field(ge=0, le=0.9)]
-    threshold: Probability | dict[str, Probability]
-    tta: Literal["none", "horizontal", "flips", "turns"]
-    postprocess: dict[str, Target | None]
+    batch_size: Positive = 1
+    window: Literal["auto"] | Size | None = "auto"
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
+    threshold: Probability | dict[str, Probability] = 0.5
+    tta: Literal["none", "horizontal", "flips", "turns"] = "none"
+    postprocess: dict[str, Target | None] = {}
 
 
 class Weights(Strict):
@@ -230,50 +230,47 @@ class Sweep(Strict):
 class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
-    name: FolderName | None
-    run: FolderName | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    output_dir: str
-    resume: str | None
-    init_from: str | None
-    freeze: list[str]
-    lr_scales: dict[str, NotNegative] | None
-    allow_targets: list[str]
+    name: FolderName | None = None
+    run: FolderName | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    output_dir: str = "outputs"
+    resume: str | None = None
+    init_from: str | None = None
+    freeze: list[str] = []
+    lr_scales: dict[str, NotNegative] | None = None
+    allow_targets: list[str] = []
     data: Data
-    benchmark: Benchmark
+    benchmark: Benchmark = Benchmark()
     sweep: Sweep = Sweep()
-    split: Split
+    split: Split = Split()
     folds: Annotated[None, BeforeValidator(_is_typed)] = None
-    preprocess: Preprocess
-    sampling: Sampling
+    preprocess: Preprocess = Preprocess()
+    sampling: Sampling = Sampling()
     augment: Augment
     model: Target
     loss: Loss
     metric: Metric
     optimizer: Target
-    scheduler: Scheduler
-    trainer: Trainer
-    callbacks: Callbacks
-    logger: Logger
-    inference: Inference
+    scheduler: Scheduler = Scheduler()
+    trainer: Trainer = Trainer()
+    callbacks: Callbacks = Callbacks()
+    logger: Logger = Logger()
+    inference: Inference = Inference()
 
 
-class DataOverride(Strict):
-    """The data section where a checkpoint is the start: all of it, or just another root; the card has the rest."""
+def optional(model: type[Strict]) -> type[Strict]:
+    """`model` with None as the default of every key, which means: as in the checkpoint."""
+    kinds = get_type_hints(model, include_extras=True)
+    fields: dict[str, Any] = {name: (kinds[name] | None, None) for name in model.model_fields}
+    return create_model(f"{model.__name__}Override", __base__=Strict, **fields)
 
-    source: Target | None = None
-    root: str | None = None
-    labels: dict[str, str] | None = None
-    overlap: bool | None = None
-    exclude: list[str] | None = None
-    dims: Literal[2, 3] | None = None
-    neighbours: list[int] | None = None
-    phantom_n: Positive | None = None
-    batch_size: Positive | None = None
-    shuffle: bool | None = None
-    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] | None = None
-    cache_gb: Literal["auto"] | NotNegative | None = None
-    disk_cache_gb: NotNegative | None = None
+
+if TYPE_CHECKING:
+    DataOverride = Data
+    InferenceOverride = Inference
+else:
+    DataOverride = optional(Data)
+    InferenceOverride = optional(Inference)
 
 
 class Hardware(Strict):
@@ -300,17 +297,6 @@ class Calibrate(Strict):
     hardware: Hardware
 
 
-class InferenceOverride(Strict):
-    """The inference section where a checkpoint is the start; None = as in the checkpoint."""
-
-    batch_size: Positive | None = None
-    window: Literal["auto"] | Size | None = None
-    overlap: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    threshold: Probability | dict[str, Probability] | None = None
-    tta: Literal["none", "horizontal", "flips", "turns"] | None = None
-    postprocess: dict[str, Target | None] | None = None
-
-
 class Member(Strict):
     """Of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
 
@@ -318,37 +304,34 @@ class Member(Strict):
     labels: Annotated[list[str], Field(min_length=1)] | None = None
 
 
-class Evaluate(Strict):
-    """`segkit evaluate`"""
+class FromCheckpoints(Strict):
+    """The keys that say which checkpoints a command starts from, and on which data."""
 
     ckpt: str | Annotated[list[str], Field(min_length=1)] | None
     sweep: str | None
     where: dict[str, Any] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
-    masks: str | None
     partial: bool
-    metric: Metric | None = None
     inference: InferenceOverride
-    subset: Literal["train", "val", "test", "all"]
-    output: str | None
     allow_targets: list[str]
     data: DataOverride
+
+
+class Evaluate(FromCheckpoints):
+    """`segkit evaluate`"""
+
+    masks: str | None
+    metric: Metric | None = None
+    subset: Literal["train", "val", "test", "all"]
+    output: str | None
     hardware: Hardware
 
 
-class Predict(Strict):
+class Predict(FromCheckpoints):
     """`segkit predict`"""
 
-    ckpt: str | Annotated[list[str], Field(min_length=1)] | None
-    sweep: str | None
-    where: dict[str, Any] | None
-    members: dict[str, Member]
-    merge: Literal["max_prob", "priority", "multilabel"]
-    partial: bool
-    inference: InferenceOverride
     input: str | None
-    data: DataOverride
     output: str
     probabilities: bool
     overlays: bool
@@ -356,7 +339,6 @@ class Predict(Strict):
     formats: list[str]
     overwrite: bool
     part: PartName | None = None
-    allow_targets: list[str]
     hardware: PredictHardware
 
 

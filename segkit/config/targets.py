@@ -11,18 +11,22 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, Never, cast
+from typing import Any, ForwardRef, cast, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from segkit.config import messages
 from segkit.config.aliases import keyword_hint, renamed
-from segkit.config.signatures import Absent, Signature, Unreadable, signature
 from segkit.system.errors import Problem, SegkitError, nearest
 
+Keys = tuple[str, ...]
+"""The way to a node in a config."""
+NEVER_YAML = {"Tensor", "Module", "Parameter", "ndarray"}
+ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 # Of segkit itself only the building blocks: its command line and its config machinery could be turned against the user.
 ALLOWED = (
     "segkit.data.sources.",
@@ -49,7 +53,10 @@ ALLOWED = (
 
 
 def is_allowed(name: str, allow: Sequence[str] = ()) -> bool:
-    """Entries of ALLOWED that end in a dot are packages, the others exact names."""
+    """Whether a config may name it: in an allowed package, or in one of the user's own that `allow` lists.
+
+    Entries of ALLOWED that end in a dot are packages, the others exact names.
+    """
     return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in ALLOWED) or _is_own(name, allow)
 
 
@@ -61,60 +68,127 @@ def _may_be_function(target: str, allow: Sequence[str]) -> bool:
     return target.startswith("segkit.") or _is_own(target, allow)
 
 
-def keywords_of(target: str, allow: Sequence[str] = ()) -> list[str]:
-    """Keywords that a target takes, as far as its source tells; nothing is imported."""
+class Refused(SegkitError):
+    """A target that cannot be used: why, and what to type instead."""
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        self.what, self.fix = what, fix
+        super().__init__(f"{what};   {fix}" if fix else what)
+
+
+def target_nodes(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Every node that names a `_target_`, at any depth, with its path."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("_target_"), str):
+            yield path, value
+        for key, inner in value.items():
+            yield from target_nodes(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from target_nodes(inner, (*path, str(i)))
+
+
+def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = ()) -> list[Problem]:
+    """What is wrong with a node before anything is imported: its target is not allowed, or Hydra's further keys stand beside it."""
+    target, hidden = str(node["_target_"]), [key for key in node if str(key).startswith("_") and key != "_target_"]
+    problems = [Problem(f"{where}.{key}", "is not supported beside _target_: write plain keywords") for key in hidden]
+    if not is_allowed(target, allow):
+        problems.append(Problem(where, f"{target} is outside the allowed packages", _way_in(target, allow)))
+    return problems
+
+
+def check_call(
+    node: Mapping[str, Any], where: str, allow: Sequence[str] = (), supplied: Collection[str] = (), offered: Collection[str] = ()
+) -> list[Problem]:
+    """What is wrong with the keywords of a node, by the signature of its target, which is imported for that.
+
+    Args:
+        node: The keywords beside `_target_`.
+        where: The node's path in the config, for the messages.
+        allow: The user's own packages that may be named.
+        supplied: Keywords that segkit passes itself.
+        offered: Keywords that segkit passes where the target takes them.
+    """
+    target = str(node["_target_"])
     try:
-        return list(_signature(target, allow).parameters) if is_allowed(target, allow) else []
-    except (Absent, Unreadable):
+        build = find(target, allow)
+    except Refused as refused:
+        return [Problem(where, refused.what, refused.fix)]
+    parameters, is_open = _parameters(build)
+    name, ours = target.rpartition(".")[2], {*supplied, *offered}
+    problems = []
+    for key, value in node.items():
+        at = f"{where}.{key}"
+        if key == "_target_":
+            continue
+        if key in supplied or (key in offered and key in parameters):
+            problems.append(Problem(at, "follows from the rest of the config: leave it out"))
+        elif key in parameters:
+            problems += _check_value(value, _type(parameters[key], build), at)
+        elif not is_open:
+            hint = keyword_hint(target, key, f"{where}.") or nearest(key, set(parameters) - ours, f"{where}.")
+            problems.append(Problem(at, f"{name} takes no {key}; {hint}" if hint else f"{name} takes no {key}"))
+    for key, parameter in parameters.items():
+        if parameter.default is Parameter.empty and key not in node and key not in ours:
+            problems.append(Problem(f"{where}.{key}", f"is needed by {name}", f"add  +{where}.{key}=VALUE"))
+    refused_keys = [] if is_open else [key for key in supplied if key not in parameters]
+    if refused_keys:
+        problems.append(Problem(where, f"{target} must take {', '.join(refused_keys)}: segkit passes it"))
+    return problems
+
+
+def keywords_of(target: str, allow: Sequence[str] = ()) -> list[str]:
+    """The keywords that a target takes; none where it may not be named or does not exist."""
+    try:
+        return list(_parameters(find(target, allow))[0])
+    except Refused:
         return []
 
 
-def check_target(
-    node: Mapping[str, Any], path: str, allow: Sequence[str] = (), supplied: Collection[str] = (), offered: Collection[str] = ()
-) -> list[Problem]:
-    """All that is wrong with a node that has a `_target_`, nested ones included, without importing what it names.
-
-    `supplied` are the keywords that segkit adds itself, `offered` those that it adds where the target takes them. What the
-    source does not tell is left to `instantiate`.
-    """
-    target = str(node["_target_"])
-    values = {str(key): value for key, value in node.items() if key != "_target_"}
-    problems = [Problem(f"{path}.{key}", "is not supported beside _target_: write plain keywords") for key in values if key.startswith("_")]
-    values = {key: value for key, value in values.items() if not key.startswith("_")}
-    problems += [problem for key, value in values.items() for problem in _check_nested(value, f"{path}.{key}", allow)]
-    if not is_allowed(target, allow):
-        return [*problems, Problem(path, f"{target} is outside the allowed packages", _way_in(target, allow))]
+def _parameters(build: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
+    """The parameters that can be given by keyword, and whether there are further ones (**kwargs)."""
     try:
-        found = _signature(target, allow)
-        if found.is_function and not _may_be_function(target, allow):
-            return [*problems, Problem(path, f"{target} is a function; only classes of that package may be named")]
-        return [*problems, *_check_call(found, target, values, path, supplied, offered)]
-    except Absent as absent:
-        return [*problems, Problem(path, _absent(target, absent))]
-    except Unreadable:
-        return problems
+        found = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return {}, True
+    by_name = {p.name: p for p in found if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
+    return by_name, any(p.kind is Parameter.VAR_KEYWORD for p in found)
 
 
-def _signature(target: str, allow: Sequence[str]) -> Signature:
-    if allow:
-        _see_working_directory()
-    return signature(target)
+def _type(parameter: Parameter, build: Callable[..., Any]) -> Any:
+    """The type of a parameter, from its annotation or else its default; Any where neither says."""
+    kind, default = parameter.annotation, parameter.default
+    function: Any = build.__init__ if inspect.isclass(build) else build  # type: ignore[misc]
+    names = {**vars(sys.modules[build.__module__]), **getattr(inspect.unwrap(function), "__globals__", {})}
+    try:
+        while isinstance(kind, str | ForwardRef):
+            kind = eval(kind if isinstance(kind, str) else kind.__forward_arg__, names)
+    except Exception:  # a name that exists only for type checkers
+        return Any
+    if kind is not Parameter.empty:
+        return kind | None if default is None and kind is not Any else kind
+    if isinstance(default, bool):
+        return bool | None
+    if isinstance(default, int | float):
+        return float | None
+    return str | None if isinstance(default, str) else Any
 
 
-def _see_working_directory() -> None:
-    """A user's own modules lie beside the work; last in the path, so that nothing there hides an installed package."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-
-
-def _check_nested(value: Any, path: str, allow: Sequence[str]) -> list[Problem]:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            return check_target(value, path, allow)
-        return [problem for key, inner in value.items() for problem in _check_nested(inner, f"{path}.{key}", allow)]
-    if isinstance(value, list | tuple):
-        return [problem for i, inner in enumerate(value) for problem in _check_nested(inner, f"{path}.{i}", allow)]
+def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
+    """Built objects stand in for nodes later, so a value that holds one is not checked."""
+    if kind is Any or any(True for _ in target_nodes(value)):
+        return []
+    try:
+        text = json.dumps(value, default=str)
+        TypeAdapter(kind, config=ANY_CLASS).validate_json(text, strict=True)
+    except ValidationError as error:
+        if messages.is_about_objects(error):
+            names = {getattr(one, "__name__", "") for one in (kind, *get_args(kind))}
+            what = "cannot be given in a config: it is no number, text or list"
+            return [Problem(where, what)] if names & NEVER_YAML else []
+        return messages.describe(error, json.loads(text), at=where)
+    except (PydanticUserError, TypeError, AttributeError):  # an annotation that pydantic has no idea of
+        return []
     return []
 
 
@@ -128,67 +202,52 @@ def _way_in(target: str, allow: Sequence[str] = ()) -> str:
     return f"add  allow_targets=[{','.join([*allow, package])}]" if own else ""
 
 
-def _absent(target: str, absent: Absent) -> str:
-    if not absent.parent:
-        return f"{target}: there is no package {absent.name}, neither installed nor in the working directory"
-    rest = target.removeprefix(f"{absent.parent}.{absent.name}")
-    hint = nearest(absent.name, absent.choices, f"{absent.parent}.")
-    return f"{absent.parent} has no {absent.name}" + (f"; {hint[:-1]}{rest}?" if hint else "")
-
-
-def _check_call(
-    found: Signature, target: str, values: Mapping[str, Any], path: str, supplied: Collection[str], offered: Collection[str]
-) -> list[Problem]:
-    name, ours = target.rpartition(".")[2], {*supplied, *offered}
-    problems = []
-    for key, value in values.items():
-        where = f"{path}.{key}"
-        if key in supplied or (key in offered and key in found.parameters):
-            problems.append(Problem(where, "follows from the rest of the config: leave it out"))
-        elif key in found.parameters:
-            problems += _check_value(value, found.parameters[key].type, where)
-        elif not found.open:
-            hint = keyword_hint(target, key, f"{path}.") or nearest(key, set(found.parameters) - ours, f"{path}.")
-            problems.append(Problem(where, f"{name} takes no {key}; {hint}" if hint else f"{name} takes no {key}"))
-    for key, parameter in found.parameters.items():
-        if parameter.required and key not in values and key not in ours:
-            problems.append(Problem(f"{path}.{key}", f"is needed by {name}", f"add  +{path}.{key}=VALUE"))
-    refused = [] if found.open else [key for key in supplied if key not in found.parameters]
-    if refused:
-        problems.append(Problem(path, f"{target} must take {', '.join(refused)}: segkit passes it"))
-    return problems
-
-
-def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
-    if kind is Any or _holds_target(value):
-        return []
-    if kind is Never:
-        return [Problem(where, "cannot be given in a config: it is no number, text or list")]
+def find(target: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
+    """The class or function that `target` names, imported. Raises `Refused` unless a config may name it."""
+    module_name, _, name = target.rpartition(".")
+    if not is_allowed(target, allow) or not all(map(str.isidentifier, target.split("."))) or not module_name:
+        raise Refused(f"{target} is outside the allowed packages", _way_in(target, allow))
+    here = str(Path.cwd())
+    if allow and here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # a user's own modules lie beside the work; last, so that nothing there hides an installed package
     try:
-        text = json.dumps(value, default=str)
-        TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        return messages.describe(error, json.loads(text), at=where)
-    except (PydanticUserError, TypeError):  # an annotation that pydantic has no idea of
-        return []
-    return []
-
-
-def _holds_target(value: Any) -> bool:
-    """Built objects stand in for such values later, so their present form says nothing about the type."""
-    if isinstance(value, Mapping):
-        return "_target_" in value or any(map(_holds_target, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_target, value))
+        module = importlib.import_module(module_name)
+        found: Any = getattr(module, name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise Refused(f"{target}: there is no package {error.name}, neither installed nor in the working directory") from None
+        raise Refused(f"{target} cannot be imported: {error}") from error
+    except AttributeError:
+        raise Refused(f"{module_name} has no {name}", nearest(name, [*dir(module), *getattr(module, "__all__", ())], f"{module_name}.")) from None
+    except (ImportError, SyntaxError) as error:
+        raise Refused(f"{target} cannot be imported: {error}") from error
+    function = inspect.isfunction(found)
+    if function and not _may_be_function(target, allow):
+        raise Refused(f"{target} is a function; only classes of that package may be named")
+    if not (function or inspect.isclass(found)):
+        raise Refused(f"{target} is neither a class nor a function")
+    if not is_allowed(f"{found.__module__}.{found.__name__}", allow):
+        raise Refused(f"{target} is defined in {found.__module__}, outside the allowed packages")
+    build: Callable[..., Any] = found
+    return build
 
 
 def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), **supplied: Any) -> Any:
     """Build what a node names: `target(**keywords of the node, **supplied)`, nested nodes first.
 
-    Safe against hostile nodes: SegkitError unless the target is a class or function defined in an allowed package.
+    Safe against hostile nodes: only a class or function that is defined in an allowed package is built.
+
+    Args:
+        node: `_target_` and its keywords.
+        allow: The user's own packages that may be named.
+        **supplied: Further keywords.
+
+    Raises:
+        SegkitError: The target is not allowed or cannot be imported, or refuses its keywords.
     """
     node = cast("dict[str, Any]", renamed(dict(node)))
     target = str(node.get("_target_"))
-    build = _import(target, allow)
+    build = find(target, allow)
     keywords = {str(key): _built(value, allow) for key, value in node.items() if key != "_target_"}
     try:
         return build(**keywords, **supplied)
@@ -202,22 +261,3 @@ def _built(value: Any, allow: Sequence[str]) -> Any:
             return instantiate(value, allow=allow)
         return {key: _built(inner, allow) for key, inner in value.items()}
     return [_built(inner, allow) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _import(target: str, allow: Sequence[str]) -> Callable[..., Any]:
-    module_name, _, name = target.rpartition(".")
-    if not is_allowed(target, allow) or not all(map(str.isidentifier, target.split("."))) or not module_name:
-        raise SegkitError(f"{target} is outside the allowed packages;   {_way_in(target, allow)}")
-    if allow:
-        _see_working_directory()
-    try:
-        found: Any = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise SegkitError(f"{target} cannot be imported: {error}") from error
-    function = inspect.isfunction(found) and _may_be_function(target, allow)
-    if not (function or inspect.isclass(found)):
-        raise SegkitError(f"{target} is no class" + (" or function" if _may_be_function(target, allow) else ""))
-    if not is_allowed(f"{found.__module__}.{found.__name__}", allow):
-        raise SegkitError(f"{target} is defined in {found.__module__}, outside the allowed packages")
-    build: Callable[..., Any] = found
-    return build

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from segkit.config import messages, schema
 from segkit.config.aliases import renamed
 from segkit.config.schema import COMMANDS
-from segkit.config.targets import check_target
-from segkit.system.errors import Problem, ProblemsFound
+from segkit.config.targets import Keys, check_call, check_name, target_nodes
+from segkit.system.errors import Problem, ProblemsFound, raise_errors
 
 BEFORE = {
     "train": "training starts",
@@ -57,45 +56,20 @@ def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
 def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
     """A training config as a run folder or a checkpoint keeps it, maybe of an older or newer segkit.
 
-    Keys that came later get the shipped defaults, keys that went are dropped. `allow` comes from whoever opens the file,
-    never from the file itself: it decides what code may be named.
+    Keys that it lacks get the schema's defaults; keys that segkit no longer has are dropped. `allow` comes from whoever opens the
+    file, never from the file itself: it decides what code may be named.
     """
     saved = cast("dict[str, Any]", renamed(dict(saved)))
-    defaults = _shipped_defaults() if _lacks(saved, schema.Train) else {}
-    config = validate("train", {**_complete(saved, defaults, schema.Train), "allow_targets": list(allow)})
+    config = validate("train", {**_known(saved, schema.Train), "allow_targets": list(allow)})
     assert isinstance(config, schema.Train)
     return config
 
 
-def _shipped_defaults() -> dict[str, Any]:
-    """Composed by Hydra, which only a config of another version needs."""
-    from segkit.config.compose import compose
-
-    return compose("train").model_dump(mode="json")
-
-
-def _section(field: FieldInfo) -> type[schema.Strict] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, schema.Strict) else None
-
-
-def _lacks(saved: Mapping[str, Any], model: type[schema.Strict]) -> bool:
-    """Whether a key of the schema is missing at any depth."""
-    nested = ((saved.get(name), _section(field)) for name, field in model.model_fields.items())
-    return set(model.model_fields) > set(saved) & set(model.model_fields) or any(
-        _lacks(value, section) for value, section in nested if section and isinstance(value, Mapping)
-    )
-
-
-def _complete(saved: Mapping[str, Any], defaults: Mapping[str, Any], model: type[schema.Strict]) -> dict[str, Any]:
-    """`saved` with exactly the keys of the schema; what it lacks from `defaults`."""
-    out: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        value = saved.get(name, defaults.get(name))
-        if (section := _section(field)) and isinstance(value, Mapping):
-            value = _complete(value, defaults.get(name) or {}, section)
-        out[name] = value
-    return out
+def _known(saved: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The keys of `saved` that the schema has, at any depth."""
+    kept = {name: saved[name] for name in model.model_fields if name in saved}
+    sections = {name: messages.section(model, [name]) for name, value in kept.items() if isinstance(value, Mapping)}
+    return {name: _known(value, inner) if (inner := sections.get(name)) else value for name, value in kept.items()}
 
 
 def checked(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
@@ -106,7 +80,8 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
     problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]
     allow = container.get("allow_targets")
     extras = [str(name) for name in allow] if isinstance(allow, list) else []
-    problems += _check_targets(container, (), extras)
+    nodes, wrong = _targets(container)
+    problems += [*wrong, *(problem for path, node in nodes for problem in check_name(node, ".".join(path), extras))]
     if command == "predict" and container.get("input") is None and not container.get("data"):
         problems.append(
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
@@ -116,6 +91,8 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
         problems[:0] = _what_is_judged(container, half)
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+    # now the imports, which cost seconds: what the targets take
+    raise_errors((problem for path, node in nodes for problem in _check_call(path, node, extras)), BEFORE[command])
     return model
 
 
@@ -150,17 +127,20 @@ def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
     return [p for p in problems if told[p.where.rpartition(".")[2], p.what] is p]
 
 
-def _check_targets(node: Any, path: tuple[str, ...], allow: Sequence[str]) -> list[Problem]:
-    if not isinstance(node, dict):
-        return []
-    if isinstance(node.get("_target_"), str):
-        supplied, offered = (next((names for p, names in table.items() if _matches(path, p)), ()) for table in (SUPPLIED, OFFERED))
+def _targets(container: Mapping[str, Any]) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
+    """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
+    found = [(path, dict(node)) for path, node in target_nodes(container)]
+    problems: list[Problem] = []
+    for i, (path, node) in enumerate(found):
         if path == ("model",):
             node, problems = without_weights(node)
-        else:
-            problems = []
-        return [*problems, *check_target(node, ".".join(path), allow, supplied, offered)]
-    return [problem for key, inner in node.items() for problem in _check_targets(inner, (*path, str(key)), allow)]
+            found[i] = path, node
+    return found, problems
+
+
+def _check_call(path: Keys, node: Mapping[str, Any], allow: Sequence[str]) -> list[Problem]:
+    supplied, offered = (next((names for p, names in table.items() if _matches(path, p)), ()) for table in (SUPPLIED, OFFERED))
+    return check_call(node, ".".join(path), allow, supplied, offered)
 
 
 def without_weights(node: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

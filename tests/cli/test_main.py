@@ -45,12 +45,12 @@ def test_unknown_command() -> None:
 
 
 def test_mistakes_end_in_one_plain_message_without_torch(tmp_path: Path) -> None:
-    done = segkit("train", "modle=unet", "optimizer.lr=abc", cwd=tmp_path)
+    done = segkit("train", "modle=unet", "trainer.max_epochs=abc", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
         "segkit train: 2 problems to fix before training starts\n"
-        "  modle          no such key; did you mean model?\n"
-        "  optimizer.lr   needs a number, got 'abc'\n"
+        "  modle                no such key; did you mean model?\n"
+        "  trainer.max_epochs   needs a whole number, got 'abc'\n"
     )
     assert not done.stdout
     assert not list(tmp_path.iterdir())

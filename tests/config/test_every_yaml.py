@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from segkit.config import compose
-from segkit.config.schema import COMMANDS
-from segkit.config.signatures import signature
+from segkit.config.schema import COMMANDS, Data, Train
+from segkit.config.targets import find
 
 FILES = sorted(compose.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
@@ -50,7 +50,18 @@ def test_an_option_composes(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(compose.CONF).as_posix())
 def test_what_is_named_is_there(file: Path) -> None:
     for target in targets(yaml.safe_load(file.read_text())):
-        assert signature(target) is not None, target  # raises where there is no such name, or its source cannot be read
+        assert find(target, ["hydra_plugins"]), target  # raises where there is no such name
+
+
+def test_defaults_of_the_schema_are_those_of_the_yaml() -> None:
+    """An old config that lacks a key gets the first, a new one the second."""
+    composed = compose.compose("train", ["name=null"])
+    for name, field in Train.model_fields.items():
+        if not field.is_required() and name not in ("name", "augment"):
+            assert getattr(composed, name) == field.default, name
+    shared = ("root", "labels", "overlap", "exclude", "dims", "neighbours", "phantom_n", "batch_size", "shuffle", "num_workers")
+    for key in (*shared, "cache_gb", "disk_cache_gb"):
+        assert getattr(composed.data, key) == Data.model_fields[key].default, key  # type: ignore[attr-defined]
 
 
 def test_presets_tell_how_to_run_them() -> None:

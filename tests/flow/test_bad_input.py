@@ -80,7 +80,7 @@ def test_the_same_image_on_both_sides_of_the_split(folder: Path, segkit_in: Cli,
 
 
 def test_typos_are_told_before_torch_is_imported(segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("train", "modle=unet", "optimizer.lr=abc")
+    done = segkit_in("train", "modle=unet", "trainer.max_epochs=abc")
     assert done.returncode == 2
     assert "did you mean model?" in done.stderr
-    assert "optimizer.lr   needs a number, got 'abc'" in done.stderr
+    assert "trainer.max_epochs   needs a whole number, got 'abc'" in done.stderr
