@@ -158,7 +158,7 @@ def _parameters(build: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
 def _type(parameter: Parameter, build: Callable[..., Any]) -> Any:
     """The type of a parameter, from its annotation or else its default; Any where neither says."""
     kind, default = parameter.annotation, parameter.default
-    function: Any = build.__init__ if inspect.isclass(build) else build  # type: ignore[misc]
+    function: Any = build.__init__ if inspect.isclass(build) else build
     names = {**vars(sys.modules[build.__module__]), **getattr(inspect.unwrap(function), "__globals__", {})}
     try:
         while isinstance(kind, str | ForwardRef):

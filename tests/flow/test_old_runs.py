@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from segkit.config.targets import check_target, instantiate, is_allowed
+from segkit.config.targets import check_call, instantiate, is_allowed
 from segkit.config.validate import restore
 from segkit.system.errors import Problem
 from tests.conftest import REPOSITORY, Cli
@@ -47,7 +47,7 @@ def test_every_old_option_names_something_that_can_be_built(option: str, tmp_pat
     group = option.partition("=")[0]
     for path, node in targets(restored.model_dump(mode="json")[group], group):
         supplied = {"model": ("in_channels", "out_channels"), "data.source": ("root",)}.get(path, ())
-        problems: list[Problem] = [] if path == "model" else check_target(node, path, supplied=supplied, offered=("mode", "classes"))
+        problems: list[Problem] = [] if path == "model" else check_call(node, path, supplied=supplied, offered=("mode", "classes"))
         assert not problems
         assert is_allowed(node["_target_"])
         if path.startswith("metric"):
