@@ -218,7 +218,9 @@ def find(target: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
             raise Refused(f"{target}: there is no package {error.name}, neither installed nor in the working directory") from None
         raise Refused(f"{target} cannot be imported: {error}") from error
     except AttributeError:
-        raise Refused(f"{module_name} has no {name}", nearest(name, [*dir(module), *getattr(module, "__all__", ())], f"{module_name}.")) from None
+        raise Refused(
+            f"{module_name} has no {name}", nearest(name, [*dir(module), *getattr(module, "__all__", ())], f"{module_name}.")
+        ) from None
     except (ImportError, SyntaxError) as error:
         raise Refused(f"{target} cannot be imported: {error}") from error
     function = inspect.isfunction(found)
