@@ -156,6 +156,14 @@ GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a 
         ("segkit cache", "segkit cache clear=true"),
     ),
     Command(
+        "guide",
+        "read a guide: how to do what, step by step",
+        "segkit.cli.guide:command",
+        ("segkit guide", "segkit guide reproducibility"),
+        "Without a topic: the list of guides.",
+        has_config=False,
+    ),
+    Command(
         "doctor",
         "check this installation and machine",
         "segkit.cli.doctor:main",
