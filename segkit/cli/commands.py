@@ -122,13 +122,13 @@ GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a 
     Command(
         "import",
         "make a checkpoint of a network that another program trained",
-        "segkit.models.weights.importing:command",
+        "segkit.cli.import_:command",
         ("segkit import weights=FILE schema=auto preprocess.normalize=unit", "segkit import weights=https://… sha256=… experiment=NAME"),
     ),
     Command(
         "share",
         "write a checkpoint as a folder for others, or for the Hugging Face hub",
-        "segkit.models.hub:command",
+        "segkit.cli.share:command",
         ("segkit share ckpt=RUN_OR_FILE output=DIR", "segkit share ckpt=RUN_OR_FILE output=DIR push=OWNER/NAME"),
     ),
     Command(

@@ -119,7 +119,7 @@ def find(ckpt: str | Path) -> Path:
             raise SegkitError(f"{path} holds no checkpoints/best.ckpt;   give a run folder or a .ckpt file")
         return found[0]
     if not path.is_file():
-        raise SegkitError(f"ckpt={path}: there is no such file")
+        raise SegkitError(f"ckpt={path}: no such file")
     return path
 
 
@@ -162,7 +162,7 @@ def from_hub(address: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS_FILE, CARD_FILE]))
     except (OSError, ValueError) as error:
-        raise SegkitError(f"{address} cannot be had: {first_line(error)}") from error
+        raise SegkitError(f"{address} cannot be downloaded: {first_line(error)}") from error
 
 
 def read_card(path: Path, content: Mapping[str, Any]) -> Card:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -16,10 +16,6 @@ from segkit.models import checkpoint
 from segkit.models.checkpoint import CARD_FILE, WEIGHTS_FILE, Card
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path, write_text_atomic
-from segkit.system.progress import console
-
-if TYPE_CHECKING:
-    from segkit.config.schema import Share
 
 
 def save(ckpt: str | Path, folder: str | Path) -> Path:
@@ -91,11 +87,3 @@ def push(folder: str | Path, repository: str, private: bool = True) -> str:
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SegkitError(f"push={repository}: {first_line(error)}") from error
     return str(url)
-
-
-def command(cfg: Share) -> int:
-    folder = save(cfg.ckpt, cfg.output)
-    console.print(f"written to {folder};   segkit predict ckpt={folder} input=IMAGES output=MASKS", markup=False)
-    if cfg.push is not None:
-        console.print(f"pushed to {push(folder, cfg.push, cfg.private)}", markup=False)
-    return 0

@@ -102,7 +102,7 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, weights: str | bool | None = None) -> nn.Module:
-        """SegkitError where encoder, architecture and options do not go together. OSError: the weights cannot be had."""
+        """SegkitError where encoder, architecture and options do not go together. OSError: the weights cannot be downloaded."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encoder does not have prefix tokens")  # which DPT then does without
@@ -174,7 +174,7 @@ def weights_on_offer(encoder_name: str) -> dict[str, str]:
 
 def _check(arch: str, encoder_name: str, options: Mapping[str, Any]) -> None:
     if arch not in get_args(Architecture):
-        raise SegkitError(f"model.arch = {arch}: there is {', '.join(get_args(Architecture))}")
+        raise SegkitError(f"model.arch = {arch}: available: {', '.join(get_args(Architecture))}")
     for key in options.keys() & NO_OPTIONS:
         raise SegkitError(f"model.{key} cannot be set: {NO_OPTIONS[key]}")
     if arch == "DPT" and not encoder_name.startswith(TIMM):
@@ -250,7 +250,7 @@ def _not_had(encoder_name: str, weights: str, repository: str, error: Exception)
         reason = f"the file in the cache is damaged ({reason}); remove it"
     place = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     return (
-        f"model.encoder_weights = {weights} of {encoder_name} cannot be had: {reason}\n"
+        f"model.encoder_weights = {weights} of {encoder_name} cannot be downloaded: {reason}\n"
         f"  they are {repository} on the hub: start once on a connected machine, and copy the folder from its cache to  {place}\n"
         "  or take the file from there:   model.encoder_weights=FOLDER/model.safetensors\n"
         "  or train from scratch:         model.encoder_weights=null"
@@ -294,4 +294,4 @@ def _timm_from_file(recipe: Recipe, path: Path) -> nn.Module:
 
 
 def _choice(word: str, there: Mapping[str, str]) -> str:
-    return nearest(word, there) or f"there is {', '.join(there)}"
+    return nearest(word, there) or f"available: {', '.join(there)}"

@@ -52,7 +52,7 @@ def test_a_resumed_fine_tuning_keeps_what_was_frozen(trained: Path, segkit_in: C
     )
 
 
-def test_the_head_is_made_anew_for_other_classes_and_kept_for_the_same(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
+def test_the_head_is_newly_initialized_for_other_classes_and_kept_for_the_same(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", *DEEPER, f"init_from={trained}", "run=same", "debug=fast")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "newly initialized" not in done.stdout

@@ -90,7 +90,7 @@ def test_a_folder_in_the_cache_of_the_hub_is_found_by_its_address(shared: Path, 
         tmp_path, "predict", "ckpt=hf://me/absent", "input=x", "output=y", env={"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     )
     assert done.returncode == 2
-    assert "hf://me/absent cannot be had" in done.stderr
+    assert "hf://me/absent cannot be downloaded" in done.stderr
 
 
 def test_push_sends_the_folder_and_says_when_nobody_is_logged_in(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,24 @@
-"""Files of weights that other programs wrote -> tensors by name. No code in them is ever run.
+"""Files of weights that other programs wrote: downloaded once and checked, read as tensors by name.
 
-The pickled formats (.pt, .pth, .bin, .ckpt, .pth.tar) by `torch.load(weights_only=True)`; safetensors by its own library.
+No code in them is ever run: the pickled formats (.pt, .pth, .bin, .ckpt, .pth.tar) are read by `torch.load(weights_only=True)`,
+safetensors by its own library.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +26,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.system.errors import SegkitError, first_line, nearest
+from segkit.system.files import flush_to_disk, sha256_of
+from segkit.system.progress import track
+
+if sys.platform != "win32":
+    import fcntl
+
+CHUNK = 2**20
+TIMEOUT_SECONDS = 30.0
+RANGE_NOT_SATISFIABLE, PARTIAL = 416, 206
 
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Where training programs keep the weights among other things."""
+"""Under which names training programs keep the weights beside other things."""
 DEEPEST = 2
 """Levels of a file that are searched."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -43,7 +61,15 @@ IGNORED: list[Any] = [type(name, (Ignored,), {"__module__": module}) for module,
 
 
 def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU. `key` says where in the file they are (`a.b` inside `a`); without it they are looked for."""
+    """Return tensors by name, on the CPU.
+
+    Args:
+        path: a file of weights.
+        key: where in the file they are (`a.b` inside `a`); without it the usual places are searched.
+
+    Raises:
+        SegkitError: the file is missing, damaged, holds code, or no tensors.
+    """
     path = path.expanduser()
     check_is_weights(path)
     content = _load(path)
@@ -52,13 +78,13 @@ def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def check_is_weights(path: Path) -> None:
-    """Refuse what a mistaken download leaves, for what it is."""
+    """Raise SegkitError for a missing or empty file, a web page or a git-lfs pointer."""
     if not path.is_file():
-        raise SegkitError(f"{path}: there is no such file")
+        raise SegkitError(f"{path}: no such file")
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise SegkitError(f"{path} is empty;   fetch it again")
+        raise SegkitError(f"{path} is empty;   download it again")
     if is_web_page(head):
         raise SegkitError(f"{path} is a web page, not weights: the download needs a login or has moved")
     if head.startswith(b"version https://git-lfs"):
@@ -97,7 +123,7 @@ def _at(path: Path, content: Any, key: str) -> Any:
     for step in key.split("."):
         if not isinstance(content, Mapping) or step not in content:
             there = [str(name) for name in content] if isinstance(content, Mapping) else []
-            hint = nearest(step, there) or f"there is {_few(there)}"
+            hint = nearest(step, there) or f"available: {_few(there)}"
             raise SegkitError(f"key={key}: {path} has no {step};   {hint}")
         content = content[step]
     return content
@@ -105,7 +131,7 @@ def _at(path: Path, content: Any, key: str) -> Any:
 
 def _tensors(path: Path, content: Any, depth: int = 0) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        raise SegkitError(f"{path} holds a {type(content).__name__}, no state dict.\n  {PLAIN_STATE}")
+        raise SegkitError(f"{path} holds a {type(content).__name__}, not a state dict.\n  {PLAIN_STATE}")
     for key in KEYS if depth < DEEPEST else ():
         if isinstance(content.get(key), Mapping):
             return _tensors(path, content[key], depth + 1)
@@ -115,7 +141,7 @@ def _tensors(path: Path, content: Any, depth: int = 0) -> dict[str, Tensor]:
     if tensors:
         return tensors
     raise SegkitError(
-        f"{path} holds no tensors where they are usually kept; it has {_few(list(map(str, content)))};   say where with  key=NAME"
+        f"{path} holds no tensors where they are usually kept; it has {_few(list(map(str, content)))};   name the place with  key=NAME"
     )
 
 
@@ -131,3 +157,131 @@ def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _few(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
+def fetch(url: str, sha256: str | None = None) -> Path:
+    """Return the local copy of a file in the cache, SEGKIT_CACHE (else ~/.cache/segkit), and download it where it is missing.
+
+    An interrupted download is resumed, if the file is still the same one: `If-Range` with the server's own mark (RFC 9110,
+    section 13.1.5).
+
+    Args:
+        url: http, https or file.
+        sha256: what the file must hash to; the copy is used again while its hash is right.
+
+    Raises:
+        SegkitError: it cannot be downloaded (with the place to put the file by hand), or it is another file, which is removed.
+    """
+    path = place(url)
+    if _is_cached(path, sha256):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegkitError(
+            f"{path.parent} cannot be written to: {error.strerror};   choose another folder with  SEGKIT_CACHE=DIR"
+        ) from error
+    with _one_at_a_time(path):
+        if not _is_cached(path, sha256):
+            _fetch(url, sha256, path)
+    return path
+
+
+def _is_cached(path: Path, sha256: str | None) -> bool:
+    return path.is_file() and (sha256 is None or sha256_of(path) == sha256.lower())
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """The jobs of a sweep may all start by downloading the same file; the others wait for the first."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        if sys.platform != "win32":
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(url: str, sha256: str | None, path: Path) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        total = _download(url, part)
+    except (OSError, HTTPException, ValueError) as error:
+        raise SegkitError(f"{url} cannot be downloaded: {first_line(error)}{_by_hand(path, sha256)}") from error
+    _check_download(part, url, total, sha256, path)
+    flush_to_disk(part)
+    part.replace(path)
+    _mark(part).unlink(missing_ok=True)
+
+
+def place(url: str) -> Path:
+    """The path of a URL in the cache. Different URLs have different paths, whatever the files are called."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "file"):
+        raise SegkitError(f"{url}: http, https and file addresses can be fetched;   give a path for a file")
+    last = re.sub(r"[^\w.-]", "_", unquote(parts.path).rpartition("/")[2]).lstrip(".")[-100:] or "weights"
+    cache = Path(os.environ.get("SEGKIT_CACHE") or Path.home() / ".cache" / "segkit").expanduser()
+    return cache / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}"
+
+
+def _download(url: str, part: Path) -> int | None:
+    """Append to `part`, or start it again. Returns the whole length, if the server gives it."""
+    have = part.stat().st_size if part.is_file() else 0
+    mark = _mark(part).read_text() if _mark(part).is_file() else ""
+    headers = {"User-Agent": "segkit"} | ({"Range": f"bytes={have}-", "If-Range": mark} if have and mark else {})
+    try:
+        with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
+            resumes = "Range" in headers and response.status == PARTIAL
+            return _write(response, part, have if resumes else 0)
+    except HTTPError as error:
+        if error.code != RANGE_NOT_SATISFIABLE or "Range" not in headers:
+            raise
+    part.unlink()  # as long as the file, or longer: not a part of it
+    return _download(url, part)
+
+
+def _write(response: HTTPResponse, part: Path, start: int) -> int | None:
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    _mark(part).write_text(_validator(response))
+    name = part.name.removesuffix(".part")
+    with part.open("ab" if start else "wb") as file:
+        for chunk in track(_chunks(response), f"downloading {name}, MiB", -(-(total - start) // CHUNK) if total else None):
+            file.write(chunk)
+    return total
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read(CHUNK):
+        yield chunk
+
+
+def _validator(response: HTTPResponse) -> str:
+    """A strong mark of the file's state; '' where the server gives none, then nothing is resumed."""
+    etag = response.headers.get("ETag", "")
+    return response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+
+
+def _mark(part: Path) -> Path:
+    return part.with_name(f"{part.name}.mark")
+
+
+def _check_download(part: Path, url: str, total: int | None, sha256: str | None, path: Path) -> None:
+    """Raise SegkitError unless the file is complete and the right one."""
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise SegkitError(f"{url} was interrupted after {size:,} of {total:,} bytes;   run it again to resume")
+    with part.open("rb") as file:
+        is_page = is_web_page(file.read(512))
+    found = sha256_of(part)
+    if is_page or (sha256 is not None and found != sha256.lower()):
+        part.unlink()
+        _mark(part).unlink(missing_ok=True)
+    if is_page:
+        raise SegkitError(f"{url} answers with a web page, not weights: the download needs a login or has moved{_by_hand(path, sha256)}")
+    if sha256 is not None and found != sha256.lower():
+        raise SegkitError(f"{url} gives a file with sha256 {found}, not {sha256.lower()}; it was removed")
+
+
+def _by_hand(path: Path, sha256: str | None) -> str:
+    must = f"; its sha256 must be {sha256.lower()}" if sha256 else ""
+    return f"\n  get the file by other means and put it at  {path}{must}"

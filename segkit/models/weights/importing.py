@@ -1,16 +1,14 @@
-"""`segkit import`: a network that another program trained, made a checkpoint that segkit predicts and judges with.
-
-Its folder looks like a run's, so all that takes a run takes it too.
-"""
+"""A network that another program trained, turned into a checkpoint in a folder like a run's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,19 +20,22 @@ from segkit.models import checkpoint
 from segkit.models.checkpoint import CARD, PREFIX, Card, build_model
 from segkit.models.weights import load
 from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN
-from segkit.models.weights.planted import planted_check
-from segkit.models.weights.reference import Reference
 from segkit.models.weights.unets import SCHEMAS
 from segkit.system.environment import versions
-from segkit.system.errors import SegkitError
-from segkit.system.progress import console
+from segkit.system.errors import SegkitError, first_line
 
 UNET = "segkit.models.UNet"
+TOLERANCE = 1e-4
+"""Absolute, and relative beside large logits: libraries add up in different orders."""
+OTHER = {"concat": {"skip_first": "up_first", "up_first": "skip_first"}, "final": {"sigmoid": "none", "none": "sigmoid"}}
+
+Build = Callable[[Mapping[str, Any]], nn.Module]
+"""The network with its weights, from a config node."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the file holds: a network, as the config's `model` node and the keywords that follow from the data."""
+class ForeignNetwork:
+    """A network of a file, as the config's `model` node and the keywords that follow from the data."""
 
     schema: str
     state: Mapping[str, Tensor]  # by segkit's names
@@ -51,34 +52,18 @@ class Found:
         return network
 
 
-def command(cfg: Import) -> int:
-    found = find(cfg)
-    check_sense(cfg, found)
-    labels = labels_of(cfg, found.shape["out_channels"])
-    if labels.mode == "multiclass" and found.node.get("final") == "sigmoid":
-        raise SegkitError(f"{found.schema} has {labels.n_outputs} sigmoid outputs, each by itself;   add  data.overlap=true")
-    network = found.network(found.node, cfg.allow_targets)
-    console.print(f"network    {found.schema}, {sum(p.numel() for p in network.parameters()):,} parameters", markup=False)
-    compare(cfg, found)
-    name = cfg.name or (found.schema if found.schema != PLAIN else Path(urlsplit(cfg.weights).path).stem)
-    folder = write(cfg, found, labels, name, network)
-    tell(folder, found, labels)
-    return 0
-
-
-def find(cfg: Import) -> Found:
-    """The file, read and understood."""
+def find(cfg: Import) -> ForeignNetwork:
+    """Read the file and recognize its network."""
     place = {"url": cfg.weights} if "://" in cfg.weights else {"path": cfg.weights}
     state, schema = load.obtain(Weights.model_validate({**place, "sha256": cfg.sha256, "schema": cfg.schema_, "key": cfg.key}))
     if cfg.schema_ == AUTO:
         schema = load.identify(state).name
     if schema == PLAIN:
-        return Found(schema, state, {key: value for key, value in cfg.model.items() if key != "weights"}, shape_of(cfg, state))
-    planted_check(SCHEMAS[schema])
+        return ForeignNetwork(schema, state, {key: value for key, value in cfg.model.items() if key != "weights"}, shape_of(cfg, state))
     ours = load.translate(state, schema)
     options = load.options_of(schema, ours)
     node = {"_target_": UNET, **{key: value for key, value in options.items() if key not in FROM_DATA}}
-    return Found(schema, ours, node, {key: options[key] for key in FROM_DATA})
+    return ForeignNetwork(schema, ours, node, {key: options[key] for key in FROM_DATA})
 
 
 def shape_of(cfg: Import, state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -99,8 +84,8 @@ def in_order(cfg: Import, state: Mapping[str, Tensor]) -> list[Tensor]:
     return [state[name] for name in network.state_dict() if name in state]
 
 
-def check_sense(cfg: Import, found: Found) -> None:
-    """What the file and the config do not say together."""
+def check_config(cfg: Import, found: ForeignNetwork) -> None:
+    """Raise SegkitError where file and config contradict each other."""
     if cfg.preprocess.normalize == "dataset":
         schema = SCHEMAS.get(found.schema)
         saw = f"\n  {schema.name} saw {schema.images}:   {schema.preprocess}" if schema else ""
@@ -114,7 +99,7 @@ def check_sense(cfg: Import, found: Found) -> None:
 
 
 def labels_of(cfg: Import, n_outputs: int) -> LabelMap:
-    """What the outputs stand for: as the user says, else by number."""
+    """Classes of the outputs: as the user names them, else by number."""
     labels = LabelMap.of(cfg.data.labels or numbered(n_outputs, bool(cfg.data.overlap)), bool(cfg.data.overlap))
     if n_outputs == 2 and labels.mode == "binary":
         raise SegkitError("2 exclusive outputs, background and one class, are one output here, which cannot be made of these weights")
@@ -134,22 +119,12 @@ def numbered(n_outputs: int, overlap: bool) -> dict[str, str]:
     return {"0": BACKGROUND, **{str(k): f"class_{k}" for k in range(1, n_outputs)}}
 
 
-def compare(cfg: Import, found: Found) -> None:
-    """With what the foreign program computed, or say that nobody did."""
-    if cfg.reference is None:
-        console.print("meaning    rests on the schema alone;   reference=FILE.npz (input, output) would prove it", markup=False)
-        return
-    reference = Reference.read(Path(cfg.reference).expanduser())
-    largest = reference.check(lambda node: found.network(node, cfg.allow_targets), found.node)
-    console.print(f"meaning    agrees with {cfg.reference}: largest difference {largest:.1g}", markup=False)
-
-
-def write(cfg: Import, found: Found, labels: LabelMap, name: str, network: nn.Module) -> Path:
+def write(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str, network: nn.Module) -> Path:
     """OUTPUT_DIR/imported/NAME with checkpoints/best.ckpt; a folder that is there already is never overwritten."""
     folder = Path(cfg.output_dir) / "imported" / name
     path = folder / "checkpoints" / "best.ckpt"
     if path.exists():
-        raise SegkitError(f"{path} is there already;   choose another  name=NAME")
+        raise SegkitError(f"{path} exists already;   choose another  name=NAME")
     card = card_of(cfg, found, labels, name)
     model = build_model(card, cfg.allow_targets)
     model.network.load_state_dict(network.state_dict())
@@ -159,7 +134,7 @@ def write(cfg: Import, found: Found, labels: LabelMap, name: str, network: nn.Mo
     return folder
 
 
-def card_of(cfg: Import, found: Found, labels: LabelMap, name: str) -> Card:
+def card_of(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str) -> Card:
     tree = cfg.model_dump(mode="json", include=set(Train.model_fields))
     channels = found.shape["in_channels"]
     return Card(
@@ -179,16 +154,59 @@ def card_of(cfg: Import, found: Found, labels: LabelMap, name: str) -> Card:
     )
 
 
-def tell(folder: Path, found: Found, labels: LabelMap) -> None:
-    """What it is, what it expects, and what can be done with it."""
-    schema = SCHEMAS.get(found.schema)
-    model = load.typed({key: value for key, value in found.node.items() if key not in ("_target_", "final")})
-    lines = [
-        *([f"images     {schema.images}", f"           {schema.preprocess}"] if schema else []),
-        f"classes    {', '.join(labels.classes)}",
-        f"checkpoint {folder}",
-        f"  segkit predict ckpt={folder} input=DIR output=DIR",
-        f"  segkit evaluate ckpt={folder} data=NAME data.root=DIR",
-        f"  segkit train init_from={folder} data=NAME data.root=DIR {model}",
-    ]
-    console.print("\n".join(lines), markup=False)
+@dataclass(frozen=True)
+class Reference:
+    """A recorded input and output of the foreign program, to compare an imported network with."""
+
+    path: Path
+    input: Tensor  # (B, C, *S) float32
+    output: Tensor  # (B, n_outputs, *s) float32
+
+    @classmethod
+    def read(cls, path: Path) -> Reference:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: torch.from_numpy(np.asarray(arrays[name], np.float32)) for name in ("input", "output")}
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            way = "write it with  numpy.savez(FILE, input=..., output=...)"
+            raise SegkitError(f"reference={path} cannot be read as arrays input and output: {error};   {way}") from error
+        return cls(path, found["input"], found["output"])
+
+    def difference(self, network: nn.Module) -> float:
+        """The largest one over the tolerance of its place; infinite where the shapes differ."""
+        with torch.no_grad():
+            out = network.eval()(self.input)
+        if out.shape != self.output.shape:
+            return float("inf")
+        if out.isnan().any():
+            raise SegkitError(f"reference={self.path}: the network returns NaN for its input")
+        return float(((out - self.output).abs() / (TOLERANCE * (1 + self.output.abs()))).max())
+
+    def check(self, build: Build, node: Mapping[str, Any]) -> float:
+        """The largest difference from what the network of `node` returns; SegkitError where it is not the same.
+
+        Then the other order of concatenation and the other last activation are tried, to say what is wrong.
+        """
+        try:
+            found = self.difference(build(node))
+        except RuntimeError as error:
+            reason = first_line(error)
+            raise SegkitError(f"reference={self.path}: the network does not take its input {tuple(self.input.shape)}: {reason}") from error
+        if found <= 1:
+            return found * TOLERANCE
+        raise SegkitError(f"reference={self.path} does not agree, nothing is written: {self._what_fits(build, node, found)}")
+
+    def _what_fits(self, build: Build, node: Mapping[str, Any], found: float) -> str:
+        other = {key: OTHER[key][node[key]] for key in OTHER if node.get(key) in OTHER[key]}
+        alone = [{key: value} for key, value in other.items()]
+        for change in (*alone, other):
+            if change and self.difference(build({**node, **change})) <= 1:
+                return "; ".join(_explained(key, node[key], value) for key, value in change.items())
+        return f"the largest difference is {found * TOLERANCE:.2g}" if found < float("inf") else "the output has another shape"
+
+
+def _explained(key: str, given: str, fits: str) -> str:
+    if key == "concat":
+        return f"the weights fit {given} by shape, not by meaning: with {fits} they give the reference"
+    kind = {"sigmoid": "probabilities", "none": "logits"}
+    return f"its output holds {kind[fits]}, where the network gives {kind[given]} (final={given}); with final={fits} it agrees"

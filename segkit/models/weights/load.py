@@ -1,7 +1,7 @@
-"""Weights of U-Nets that other programs trained, for segkit's own U-Net: which they are, what fits, and what they mean.
+"""Weights of U-Nets that other programs trained, for segkit's own U-Net: recognized, renamed and checked.
 
-A wrong order of skip and up-sampled features fits by shape and gives garbage, so the order is proved with numbers
-(`planted.py`), and must agree with the network's.
+A wrong order of skip and up-sampled features fits by shape and gives garbage. So the order of each schema must agree with the
+network's; a test proves with numbers that it is the foreign program's.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from torch import Tensor, nn
 from segkit.config.schema import Weights
 from segkit.models.unet import UNet
 from segkit.models.weights import files
-from segkit.models.weights.download import fetch
-from segkit.models.weights.files import WRAPPERS
-from segkit.models.weights.planted import planted_check
+from segkit.models.weights.files import WRAPPERS, fetch
 from segkit.models.weights.unets import LEVELS, SCHEMAS, Schema
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import sha256_of
 
 AUTO, PLAIN = "auto", "plain"
-"""Schemas by hand: auto looks which one fits; plain takes the names as they are, of the very network that the config builds."""
+"""auto: the schema that fits. plain: names as they are, of the very network that the config builds."""
 FROM_DATA = ("in_channels", "out_channels", "dims")
 """Keywords of a network that follow from the data."""
 FIRST, LAST = "encoder.0.convs.0.conv.weight", "head.conv.weight"
 
 
 def obtain(weights: Weights) -> tuple[dict[str, Tensor], str]:
-    """Tensors by foreign name, and the schema that they follow: the one given, or found; plain where none fits."""
+    """Read or download tensors by foreign name, with the schema that they follow: given, or found; plain where none fits."""
     if (weights.path is None) == (weights.url is None):
         raise SegkitError("weights need a path or a url, one of them")
     if weights.schema_ not in (AUTO, PLAIN):
@@ -53,7 +51,7 @@ def check_hash(path: Path, sha256: str) -> None:
 def named(name: str) -> Schema:
     if name not in SCHEMAS:
         known = (AUTO, PLAIN, *SCHEMAS)
-        raise SegkitError(f"schema={name} is not known;   {nearest(name, known) or 'there is ' + ', '.join(known)}")
+        raise SegkitError(f"schema={name} is not known;   {nearest(name, known) or 'available: ' + ', '.join(known)}")
     return SCHEMAS[name]
 
 
@@ -75,11 +73,11 @@ def _fitting(state: Mapping[str, Tensor]) -> str:
 
 
 def translate(state: Mapping[str, Tensor], schema: str) -> dict[str, Tensor]:
-    """Under segkit's names. One error for all that is missing, has no place, or has another shape than its neighbours ask for."""
+    """Rename tensors to segkit's names. One SegkitError lists all that is missing, unknown, or of the wrong shape."""
     table = named(schema)
     missing, besides = table.differences(set(state))
     ours = {name: state[foreign] for foreign, name in table.tensors.items() if foreign in state}
-    misfits = [] if missing else _misfits(ours, _ghost(schema, ours), table)
+    misfits = [] if missing else _misfits(ours, _meta_state(schema, ours), table)
     if missing or besides or misfits:
         found = _listed(("the file lacks", missing), ("it has besides", besides), ("it has in another shape", misfits))
         raise SegkitError(f"the weights are not those of {schema}:\n{found}")
@@ -97,7 +95,7 @@ def options_of(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], schema_name: str) -> None:
-    """`model.weights`: all tensors into a network that the config has built, or one error for what does not fit."""
+    """Load all tensors into a network, or raise one SegkitError for all that does not fit."""
     fresh = network.state_dict()
     ours = as_named_in(fresh, state) if schema_name == PLAIN else translate(state, schema_name)
     if schema_name != PLAIN:
@@ -121,12 +119,11 @@ def as_named_in(fresh: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dic
 
 
 def check_meaning(network: nn.Module, schema_name: str) -> None:
-    """What shapes do not tell: the order of channels, and the activation (ReLU in all of these networks)."""
+    """Raise SegkitError unless order of channels and activation, which shapes do not show, are those of the schema."""
     schema = named(schema_name)
-    planted_check(schema)
     if not isinstance(network, UNet):
         way = f"use  model=unet {typed(schema.options)}"
-        raise SegkitError(f"weights: {schema.name} is a network of segkit.models.unet.UNet;   {way}")
+        raise SegkitError(f"weights: {schema.name} is a network of segkit.models.UNet;   {way}")
     for key, theirs in {"concat": schema.options["concat"], "activation": schema.options.get("activation", "relu")}.items():
         if getattr(network, key) != theirs:
             raise SegkitError(
@@ -143,17 +140,17 @@ def _check_channels(fresh: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
     if theirs != wanted and len(ours[first]) == len(fresh[first]):
         raise SegkitError(
             f"model.weights were trained on {theirs} input channels, the data has {wanted}: they need data with {theirs};\n"
-            "  or use  init_from=FILE  instead, which makes the first layer anew"
+            "  or use  init_from=FILE  instead, which initializes the first layer newly"
         )
 
 
 def _closest_ways(state: Mapping[str, Tensor], schema_name: str) -> str:
-    anew = "init_from=FILE  instead makes anew what has another shape"
+    fresh = "init_from=FILE  instead newly initializes what has another shape"
     if schema_name == PLAIN:
-        return anew
+        return fresh
     options = options_of(schema_name, translate(state, schema_name))
     keywords = {key: value for key, value in options.items() if key not in FROM_DATA}
-    return f"their network is  model=unet {typed(keywords)};   {anew}"
+    return f"their network is  model=unet {typed(keywords)};   {fresh}"
 
 
 def typed(options: Mapping[str, Any]) -> str:
@@ -162,7 +159,7 @@ def typed(options: Mapping[str, Any]) -> str:
     return " ".join(f"model.{key}={value}" for key, value in values.items())
 
 
-def _ghost(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _meta_state(schema: str, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict, without values, of the network that the tensors would make."""
     options = options_of(schema, ours)
     with torch.device("meta"):

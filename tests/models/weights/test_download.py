@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.models.weights import download
-from segkit.models.weights.download import fetch, place
+from segkit.models.weights import files
+from segkit.models.weights.files import fetch, place
 from segkit.system.errors import SegkitError
 
 CONTENT = bytes(range(256)) * 20_000
@@ -87,7 +87,7 @@ def test_two_addresses_never_share_a_file() -> None:
 
 def test_a_broken_line_is_resumed_where_it_broke(server: Server) -> None:
     server.cut_after = 3_000_000
-    with pytest.raises(SegkitError, match=r"broke off after 3,000,000 of 5,120,000 bytes;   run it again"):
+    with pytest.raises(SegkitError, match=r"was interrupted after 3,000,000 of 5,120,000 bytes;   run it again"):
         fetch(server.url, SHA256)
     server.cut_after = None
     assert fetch(server.url, SHA256).read_bytes() == CONTENT
@@ -95,10 +95,10 @@ def test_a_broken_line_is_resumed_where_it_broke(server: Server) -> None:
 
 
 @pytest.mark.parametrize("change", [{"knows_ranges": False}, {"etag": '"two"'}])
-def test_what_cannot_be_resumed_starts_anew(server: Server, change: dict[str, object]) -> None:
+def test_what_cannot_be_resumed_starts_again(server: Server, change: dict[str, object]) -> None:
     """The server knows no ranges, or the file is another one by now: halves of two files are never put together."""
     server.cut_after = 3_000_000
-    with pytest.raises(SegkitError, match="broke off"):
+    with pytest.raises(SegkitError, match="was interrupted"):
         fetch(server.url)
     server.cut_after, server.content = None, CONTENT[::-1]
     for key, value in change.items():
@@ -108,14 +108,14 @@ def test_what_cannot_be_resumed_starts_anew(server: Server, change: dict[str, ob
 
 def test_a_part_is_not_trusted_where_the_server_gives_no_mark_of_the_file(server: Server) -> None:
     server.cut_after, server.etag = 3_000_000, ""
-    with pytest.raises(SegkitError, match="broke off"):
+    with pytest.raises(SegkitError, match="was interrupted"):
         fetch(server.url)
     server.cut_after = None
     assert fetch(server.url).read_bytes() == CONTENT
     assert server.asked == [None, None]
 
 
-def test_a_part_as_long_as_the_file_starts_anew(server: Server) -> None:
+def test_a_part_as_long_as_the_file_starts_again(server: Server) -> None:
     path = place(server.url)
     path.parent.mkdir(parents=True)
     path.with_name(f"{path.name}.part").write_bytes(b"x" * len(CONTENT))
@@ -129,7 +129,7 @@ def test_a_wrong_hash_removes_the_file_and_shows_both(server: Server) -> None:
     assert names(place(server.url)) == set()
 
 
-def test_a_file_in_the_cache_with_another_hash_is_fetched_anew(server: Server) -> None:
+def test_a_file_in_the_cache_with_another_hash_is_fetched_again(server: Server) -> None:
     path = place(server.url)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
@@ -153,7 +153,7 @@ def test_an_absent_file_says_where_to_put_it_by_hand(server: Server) -> None:
 
 def test_offline_a_file_put_by_hand_is_taken(server: Server) -> None:
     nobody = "http://127.0.0.1:9/unet.pt"
-    with pytest.raises(SegkitError, match=r"cannot be had(.|\n)*put it at") as caught:
+    with pytest.raises(SegkitError, match=r"cannot be downloaded(.|\n)*put it at") as caught:
         fetch(nobody, SHA256)
     path = Path(str(caught.value).split("put it at  ")[1].split(";")[0])
     path.write_bytes(CONTENT)
@@ -161,7 +161,7 @@ def test_offline_a_file_put_by_hand_is_taken(server: Server) -> None:
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(files, "TIMEOUT_SECONDS", 0.05)
     silence = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # listens, but nobody answers
     with pytest.raises(SegkitError, match=r"timed out(.|\n)*put it at"):
         fetch(f"http://127.0.0.1:{silence.server_port}/unet.pt")

@@ -125,15 +125,15 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 31
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no such file"),
+        (None, "no such file"),
         (b"", "is empty"),
         (PAGE, "is a web page, not weights: the download needs a login or has moved"),
         (POINTER, "git lfs pull"),
         (b"PK\x03\x04 and then nothing", "cut short, damaged or no file of weights"),
         (b'\x10\0\0\0\0\0\0\0{"a": 1', "cut short, damaged or no file of weights"),
         (b"some notes about weights", "cut short, damaged or no file of weights"),
-        ([1, 2], "holds a list, no state dict"),
-        ({"epoch": 3, "args": {"lr": 0.1}}, "it has epoch, args;   say where with  key="),
+        ([1, 2], "holds a list, not a state dict"),
+        ({"epoch": 3, "args": {"lr": 0.1}}, "it has epoch, args;   name the place with  key="),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: Any, words: str) -> None:

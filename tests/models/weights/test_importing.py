@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import segkit
+from segkit.cli.import_ import command
 from segkit.config import compose
 from segkit.config.schema import Import
 from segkit.models import checkpoint
 from segkit.models.unet import UNet
-from segkit.models.weights.importing import command
 from segkit.system.errors import ProblemsFound, SegkitError
 from tests.conftest import Cli
 from tests.models.weights.test_load import FOREIGN, GIVES_PROBABILITIES, foreign_network

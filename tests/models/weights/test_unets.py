@@ -1,35 +1,44 @@
-"""A proof with numbers that a table of foreign names means what the foreign program meant.
+"""The tables of foreign names mean what the foreign programs meant: proved with numbers on a tiny network.
 
-Concatenation in the wrong order fits by shape and gives garbage. So it is planted, in foreign names, that the half of each
-decoder's first convolution which reads what comes from below is zero: then the up-convolutions must not matter, and the skip
-must.
+Concatenation in the wrong order fits by shape and gives garbage. So, in foreign names, the half of each decoder's first
+convolution that reads the features from below is set to zero: then the up-convolutions must not matter, and the skips must.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from segkit.models.unet import UNet
-from segkit.models.weights.unets import LEVELS, Schema
-from segkit.system.errors import SegkitError
+from segkit.models.weights.unets import LEVELS, SCHEMAS, Schema
 
 
-def planted_check(schema: Schema) -> None:
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_skip_and_upsampled_features_meet_in_the_foreign_order(name: str) -> None:
+    right = SCHEMAS[name]
+    check_order(right)
+    other = {"skip_first": "up_first", "up_first": "skip_first"}[right.options["concat"]]
+    with pytest.raises(AssertionError, match=f"concat={other} is not the order"):
+        check_order(replace(right, options={**right.options, "concat": other}))
+
+
+def check_order(schema: Schema) -> None:
     """On a tiny network, in milliseconds: the names cover it, and skip and up-sampled features meet in the foreign order."""
     network = schema.network(list(range(2, 2 + LEVELS))).eval()
     foreign = {theirs: _alive(name, network.state_dict()[name]) for theirs, name in schema.tensors.items()}
     if len(foreign) != len(network.state_dict()):
-        raise SegkitError(f"schema {schema.name}: its table does not name every tensor once")
+        raise AssertionError(f"schema {schema.name}: its table does not name every tensor once")
     skip_alone = _silenced(foreign, schema, "up")
     out = _output(network, schema, skip_alone)
     if not torch.equal(out, _output(network, schema, _without_ups(skip_alone, schema))):
         order = ", ".join(schema.cat)
-        raise SegkitError(f"schema {schema.name}: concat={schema.options['concat']} is not the order of its program: {order}")
+        raise AssertionError(f"schema {schema.name}: concat={schema.options['concat']} is not the order of its program: {order}")
     if torch.equal(out, _output(network, schema, _silenced(skip_alone, schema, "skip"))):
-        raise SegkitError(f"schema {schema.name}: what is planted in the skips does not reach the output")
+        raise AssertionError(f"schema {schema.name}: skip features do not reach the output")
 
 
 def _alive(name: str, tensor: Tensor) -> Tensor:

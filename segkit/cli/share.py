@@ -1,0 +1,15 @@
+"""`segkit share`: write a checkpoint as a folder for others, and push it to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from segkit.config.schema import Share
+from segkit.models.hub import push, save
+from segkit.system.progress import console
+
+
+def command(cfg: Share) -> int:
+    folder = save(cfg.ckpt, cfg.output)
+    console.print(f"written to {folder};   segkit predict ckpt={folder} input=IMAGES output=MASKS", markup=False)
+    if cfg.push is not None:
+        console.print(f"pushed to {push(folder, cfg.push, cfg.private)}", markup=False)
+    return 0
