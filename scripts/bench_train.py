@@ -71,7 +71,7 @@ def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
     hardware.prepare_process()
     prepared = run.prepare_data(cfg, None)
     task = run.build_module(cfg, run.make_card(cfg, prepared, hardware))
-    data = SegmentationData(prepared, cfg, hardware.device, task.card.top)
+    data = SegmentationData(prepared, cfg, hardware.device, task.card.intensity_max)
     trainer.prepare_network(task.model, cfg, hardware, task.card.channels, len(data.train), task.card.dims)
     lightning = trainer.build_trainer(cfg, RunFolder(folder), hardware, 0, len(data.train))
     clock = Clock()

@@ -108,7 +108,7 @@ def dice_of_the_first_batch(trial: Trial) -> float:
 
 
 def first_batch(trial: Trial, hardware: Hardware) -> list[Case]:
-    data = SegmentationData(run.prepare_data(trial.config, trial.folder), trial.config, hardware.device, card_of(trial).top)
+    data = SegmentationData(run.prepare_data(trial.config, trial.folder), trial.config, hardware.device, card_of(trial).intensity_max)
     shown = data.train.cases
     (batch,) = islice(data.train_dataloader().position, 1)
     return list({index % len(shown): shown[index % len(shown)] for _, index in batch}.values())

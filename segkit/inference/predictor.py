@@ -126,7 +126,7 @@ class CheckpointPredictor(Predictor):
         self.card, self.hardware = card, hardware
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
         self.labels = card.label_map()
-        self.intensity = Intensity(self.config.preprocess, card.top)
+        self.intensity = Intensity(self.config.preprocess, card.intensity_max)
         self.decide = Decision.of(self.config.inference, self.labels, allow)
         self.copies = copies(self.config.inference.tta, card.dims)
         self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)

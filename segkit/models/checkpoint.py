@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, opened with `weights_only=True`, carrying a card from which everything can be rebuilt."""
+"""Checkpoints: written atomically, read with `weights_only=True`, with a card of metadata from which everything can be rebuilt."""
 
 from __future__ import annotations
 
@@ -27,23 +27,38 @@ from segkit.system.files import atomic_path
 CARD = "segkit"
 HUB, SAFETENSORS = "hf://", ".safetensors"
 WEIGHTS_FILE, CARD_FILE = f"model{SAFETENSORS}", "segkit.json"
-"""What a shared folder holds (`sharing.py`)."""
+"""Files of a shared folder (`hub.py`)."""
 PREFIX = "model."
 """The task's attribute that holds the SegmentationModel: what its state-dict keys begin with."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """All that a checkpoint knows besides its weights, as plain data.
+    """The metadata of a checkpoint, as plain data; under the key `segkit` in the file.
 
-    `config` is the validated config of the training run: architecture, geometry, thresholds, metric. The rest was learned
-    from the data: classes, channels, intensity statistics in unit scale, who was in which split.
+    Args:
+        config: the validated config of the training: architecture, geometry, thresholds, metric.
+        labels: classes and their raw values, as `LabelMap.as_dict` gives them.
+        channels: channels of the images.
+        intensity_max: largest value of 16-bit images that scale=max divides by; stored as `top`.
+        mean: of each channel, in unit scale.
+        sd: of each channel, in unit scale.
+        split: ids of the cases of each subset.
+        data_root: folder of the training data.
+        data_fingerprint: hash of the training data.
+        is_phantom: whether the training data are synthetic.
+        precision: of the training, as the trainer names it.
+        versions: of the packages that matter.
+        score: the monitored metric on the validation cases when this checkpoint was written, and the epoch.
+        calibration: what `segkit calibrate` chose, on how many validation cases.
+        format: version of this layout.
+        dims: 2 for images, 3 for volumes.
     """
 
     config: dict[str, Any]
     labels: dict[str, Any]
     channels: int
-    top: int
+    intensity_max: int
     mean: list[float]
     sd: list[float]
     split: dict[str, Any]
@@ -53,12 +68,13 @@ class Card:
     precision: str
     versions: dict[str, str]
     score: dict[str, float] = field(default_factory=dict)
-    """The monitored metric on the validation cases when this checkpoint was written, and the epoch."""
     calibration: dict[str, Any] = field(default_factory=dict)
-    """What `segkit calibrate` chose, on how many validation cases."""
     format: int = 1
     dims: int = 2
-    """2 for images, 3 for volumes."""
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Card:
+        return cls(**{"intensity_max" if key == "top" else key: value for key, value in plain.items()})
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
         return validate.restore(self.config, allow)
@@ -67,7 +83,7 @@ class Card:
         return LabelMap.from_dict(self.labels)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"top" if key == "intensity_max" else key: value for key, value in asdict(self).items()}
 
 
 def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False, config: Train | None = None) -> SegmentationModel:
@@ -86,7 +102,7 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False,
         raise SegkitError(f"model._target_ = {node['_target_']} has no dims: it is for images;   use  model=unet  or  data.dims=2")
     network = instantiate(node, allow=allow, **supplied)
     if not isinstance(network, nn.Module):
-        raise SegkitError(f"model._target_ = {config.model['_target_']} makes no torch.nn.Module")
+        raise SegkitError(f"model._target_ = {config.model['_target_']} does not build a torch.nn.Module")
     if weights is not None and pretrained:
         load.load_into(network, *load.obtain(Weights.model_validate(weights)))
     normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
@@ -94,14 +110,14 @@ def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False,
 
 
 def without_downloads(node: Any) -> Any:
-    """Also inside: a stranger's card must not make this machine fetch anything."""
+    """At any depth: a stranger's card must not make this machine download anything."""
     if isinstance(node, Mapping):
         return {key: None if key in ("encoder_weights", "weights") else without_downloads(value) for key, value in node.items()}
     return [without_downloads(value) for value in node] if isinstance(node, list) else node
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write atomically. Serialised in memory first, so that a full disk is met by a plain write that can be undone."""
+    """Write atomically. Serialized in memory first, so that on a full disk only a plain write fails, which can be undone."""
     buffer = io.BytesIO()
     torch.save(dict(checkpoint), buffer)
     with atomic_path(path) as temporary:
@@ -109,7 +125,7 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def find(ckpt: str | Path) -> Path:
-    """The file that `ckpt` means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a shared folder, here or
+    """Return the file that `ckpt` means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a shared folder, here or
     on the Hugging Face hub (`hf://OWNER/NAME`)."""
     path = from_hub(str(ckpt)) if str(ckpt).startswith(HUB) else Path(ckpt).expanduser()
     if path.is_dir():
@@ -124,7 +140,7 @@ def find(ckpt: str | Path) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint as plain data and tensors. A file with code in it is refused, never run."""
+    """Return the checkpoint as plain data and tensors. A file with code in it is refused, never run."""
     if path.suffix == SAFETENSORS:
         return read_shared(path)
     try:
@@ -175,7 +191,7 @@ def read_card(path: Path, content: Mapping[str, Any]) -> Card:
     if card.get("format") != 1:
         raise SegkitError(f"{path} has card format {card.get('format')}; this segkit reads format 1: update segkit")
     try:
-        return Card(**card)
+        return Card.from_dict(card)
     except (TypeError, ValueError) as error:
         raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
 
@@ -204,10 +220,20 @@ HEADS = ("head", "deep_heads", "heads", "segmentation_head", "classifier")
 
 
 def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -> list[str]:
-    """Start `model`, which tells `classes` apart, from the weights of another run or of another program.
+    """Initialize `model` from the weights of another run or of another program.
 
-    Returns what kept its fresh weights: where shapes differ, and the heads where the classes are others. Normalisation
-    constants stay those of the new data.
+    Normalization constants stay those of the new data.
+
+    Args:
+        model: the model to initialize.
+        path: a checkpoint of segkit, or a file of foreign weights.
+        classes: the classes of `model`.
+
+    Returns:
+        Names of the tensors that are newly initialized: where shapes differ, and the heads where the classes do.
+
+    Raises:
+        SegkitError: most tensors do not fit, or the channels mean something else.
     """
     theirs, their_classes = weights_to_start_from(path, model.network)
     ours = {key.removeprefix("network."): value for key, value in model.state_dict().items() if key.startswith("network.")}

@@ -1,4 +1,4 @@
-"""A first look at a network before training starts: does it take these images, and return what it should?"""
+"""Checks of a network before training starts: whether it takes these images, what it returns, and what it costs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spa
 
 
 def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_size: int, n_outputs: int) -> int:
-    """How many logits it returns in training (more than one: deep supervision).
+    """Return how many logits the network returns in training; more than one is deep supervision.
 
-    SegkitError where a training step on images (batch_size, channels, *size) would fail in the network.
+    Nothing is computed, unless the network depends on values or fails without them.
 
-    Nothing is computed, unless the network looks at values on its way or fails without them.
+    Args:
+        model: the network with its normalizer.
+        channels: channels of the images.
+        size: pixels along each axis.
+        batch_size: images a batch.
+        n_outputs: planes that the logits must have.
+
+    Raises:
+        SegkitError: a training step on images (batch_size, channels, *size) would fail, or gives the wrong shape.
     """
-    ghost = copy.deepcopy(model).train()
+    meta_model = copy.deepcopy(model).train()
     try:
-        outputs = step(ghost.to("meta"), (batch_size, channels, *size), "meta")
+        outputs = step(meta_model.to("meta"), (batch_size, channels, *size), "meta")
     except SegkitError:
         raise
     except Exception:
-        outputs = for_real(copy.deepcopy(model).train(), (batch_size, channels, *size))
+        outputs = on_cpu(copy.deepcopy(model).train(), (batch_size, channels, *size))
     wrong = [tuple(out.shape) for out in outputs if not isinstance(out, Tensor) or out.shape[:2] != (batch_size, n_outputs)]
     if wrong:
         raise SegkitError(f"model: returns {wrong[0]} for a batch of {batch_size}, but logits ({batch_size}, {n_outputs}, …) are needed")
@@ -43,7 +51,7 @@ def step(model: SegmentationModel, shape: tuple[int, ...], device: str) -> list[
     return logits if isinstance(logits, list) else [logits]
 
 
-def for_real(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
+def on_cpu(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
     try:
         return step(model, shape, "cpu")
     except (ValueError, RuntimeError, IndexError, AttributeError, TypeError, AssertionError) as error:
@@ -56,14 +64,14 @@ def for_real(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
 
 
 def flop_per_image(model: SegmentationModel, channels: int, size: Sequence[int]) -> float:
-    """Floating-point operations of one forward pass, counted without computing anything.
+    """Count the floating-point operations of one forward pass, without computing anything.
 
-    0 for a network that looks at values on its way, which cannot be counted so (and hardly compiled).
+    0 for a network that depends on values, which cannot be counted so (and hardly compiled).
     """
-    ghost = copy.deepcopy(model).to("meta").eval()
+    meta_model = copy.deepcopy(model).to("meta").eval()
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            ghost.logits(torch.empty(1, channels, *size, device="meta"))
+            meta_model.logits(torch.empty(1, channels, *size, device="meta"))
     except Exception:  # whatever a stranger's network raises without values
         return 0.0
     return float(counter.get_total_flops())

@@ -203,11 +203,11 @@ def _any_size(encoder_name: str, options: Mapping[str, Any]) -> dict[str, bool]:
 def _try_sizes(recipe: Recipe) -> None:
     """DPT is built with encoders that it then cannot run with."""
     with torch.device("meta"):
-        ghost = recipe.build().eval()
-        stride, size = stride_of(ghost, "DPT"), recipe.options.get("img_size")
+        meta_model = recipe.build().eval()
+        stride, size = stride_of(meta_model, "DPT"), recipe.options.get("img_size")
         sides = (2 * stride, 3 * stride) if size is None else (size, size) if isinstance(size, int) else tuple(size)
         try:
-            out = ghost(torch.empty(1, recipe.in_channels, *sides)).shape[2:]
+            out = meta_model(torch.empty(1, recipe.in_channels, *sides)).shape[2:]
         except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
             out, reason = None, first_line(error)
         else:

@@ -94,7 +94,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     card = make_card(cfg, prepared, hardware)
     module = build_module(cfg, card, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
-    data = SegmentationData(prepared, cfg, hardware.device, card.top)
+    data = SegmentationData(prepared, cfg, hardware.device, card.intensity_max)
     if is_child():
         with suppress(Interrupted, Pruned):  # the first process reports it
             fit(run, cfg, hardware, module, data)
@@ -168,7 +168,7 @@ def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
         labels=manifest.labels.as_dict(),
         dims=manifest.dims,
         channels=len(seen.mean),
-        top=seen.top,
+        intensity_max=seen.top,
         mean=seen.mean,
         sd=seen.sd,
         split=asdict(prepared.split),

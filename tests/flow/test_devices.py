@@ -116,7 +116,7 @@ def validated_alone(folder: Path) -> dict[str, float]:
     prepared = run.prepare_data(cfg.model_copy(update={"output_dir": str(folder.parents[1])}), None)
     task = run.build_module(cfg, card)
     task.model.load_state_dict(weights(folder))
-    data = SegmentationData(prepared, cfg, "cpu", card.top)
+    data = SegmentationData(prepared, cfg, "cpu", card.intensity_max)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
     (values,) = trainer.validate(task, data, verbose=False)
     return {name: float(value) for name, value in values.items()}

@@ -20,8 +20,8 @@ PARAMETERS = {
     ("unet_valid", 1): 31_030_593,
     ("unet_flair", 3): 7_763_041,
 }
-"""Of the sources, by preset and input channels."""
-NARROW = ("model.widths=[8,16,24,32,40]",)
+"""Published numbers of parameters, by preset and input channels."""
+NARROW, ENCODER = ("model.widths=[8,16,24,32,40]",), ("model.encoder_name=resnet18",)
 
 
 def card_of(*overrides: str, channels: int = 1, classes: int = 1, dims: int = 2) -> Card:
@@ -35,18 +35,17 @@ def card_of(*overrides: str, channels: int = 1, classes: int = 1, dims: int = 2)
 
 def narrow(preset: str) -> tuple[str, ...]:
     config: Any = compose("train", [f"model={preset}"])
-    return NARROW[: "widths" in config.model]
+    return NARROW if "widths" in config.model else ENCODER if "arch" in config.model else ()
 
 
 @pytest.mark.parametrize(("preset", "channels"), PARAMETERS)
-def test_parameter_counts_of_the_sources(preset: str, channels: int) -> None:
+def test_parameter_counts_are_the_published_ones(preset: str, channels: int) -> None:
     with torch.device("meta"):
         model = build_model(card_of(f"model={preset}", "preprocess.normalize=unit", channels=channels))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[preset, channels]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize(("classes", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_forward_and_backward_at_an_odd_size(preset: str, classes: int, dtype: torch.dtype) -> None:
     dims = 3 if preset == "unet_3d" else 2

@@ -32,11 +32,10 @@ def wrapped(network: nn.Module) -> SegmentationModel:
     return SegmentationModel(network, Normalizer("unit"), "multiclass")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_architecture_trains_at_an_odd_size(arch: Architecture, dtype: torch.dtype) -> None:
+def test_every_architecture_trains_at_an_odd_size(arch: Architecture) -> None:
     model = wrapped(SMP(2, 3, arch, encoder_for(arch))).train()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model.logits(torch.rand(2, 2, 70, 90))
     assert logits.shape == (2, 3, 70, 90)
     nn.functional.cross_entropy(logits, torch.randint(0, 3, (2, 70, 90))).backward()
@@ -77,7 +76,7 @@ def test_encoders_of_timm_take_any_size(encoder: str) -> None:
         ("Unet", "tu-resnet18.a1_in2k", {}, "did you mean a1_in1k"),
         ("Unet", "tu-resnet18.imagenet", {}, "no weights imagenet"),
         ("Unet", "tu-hf-hub:someone/model", {}, "no address to load from"),
-        ("Unit", OWN, {}, "there is Unet, UnetPlusPlus"),
+        ("Unit", OWN, {}, "available: Unet, UnetPlusPlus"),
         ("Linknet", "mit_b0", {}, "not supported for Linknet(.|\n)*model.arch=NAME"),
         ("UnetPlusPlus", "mit_b0", {}, "cannot be built with mit_b0"),
         ("PAN", "densenet121", {}, "dilated(.|\n)*model.encoder_name=resnet34"),

@@ -142,7 +142,7 @@ def card_of(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str) -> 
         labels=labels.as_dict(),
         channels=channels,
         dims=found.shape["dims"],
-        top=SIXTEEN_BIT,
+        intensity_max=SIXTEEN_BIT,
         mean=[0.0] * channels,
         sd=[1.0] * channels,
         split={"train": [], "val": [], "test": []},

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,7 +60,7 @@ class Checkpoints(Checkpoint):
         best = self.best_score
         if best is None or best != best or (score > best if self.mode == "max" else score < best):
             self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
-            pl_module.card.score.update({self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[operator,union-attr]
+            pl_module.card = replace(pl_module.card, score={self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[arg-type,type-var]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._improved:

@@ -191,7 +191,7 @@ def test_a_softmax_over_two_is_told_apart() -> None:
 def test_an_import_never_overwrites_another() -> None:
     saved("brats_unet")
     assert run("weights=w.pt", *UNIT) == 0
-    with pytest.raises(SegkitError, match="there already;   choose another  name="):
+    with pytest.raises(SegkitError, match="exists already;   choose another  name="):
         run("weights=w.pt", *UNIT)
 
 
