@@ -173,7 +173,7 @@ class FitEllipse:
         ellipse = fit_ellipse(mask) if mask.ndim == 2 else None
         if ellipse is None:
             return mask
-        (x, y), (a, b) = ellipse.centre, ellipse.semi_axes
+        (x, y), (a, b) = ellipse.center, ellipse.semi_axes
         rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
         along = (columns - x) * np.cos(ellipse.angle_rad) + (rows - y) * np.sin(ellipse.angle_rad)
         across = (rows - y) * np.cos(ellipse.angle_rad) - (columns - x) * np.sin(ellipse.angle_rad)

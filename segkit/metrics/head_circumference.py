@@ -15,9 +15,9 @@ from segkit.metrics.surface import Surface
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Centre (x, y) and semi-axes (a >= b) in the unit of the spacing; angle of a from the x axis, radians, y down."""
+    """Center (x, y) and semi-axes (a >= b) in the unit of the spacing; angle of a from the x axis, radians, y down."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     semi_axes: tuple[float, float]
     angle_rad: float
 
@@ -29,7 +29,7 @@ class Ellipse:
     def filled(self, shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0)) -> Array:
         """The pixels whose middle lies inside. (H, W) bool."""
         y, x = (np.arange(n).reshape(way) * mm for n, way, mm in zip(shape, ((-1, 1), (1, -1)), spacing, strict=True))
-        (x0, y0), (a, b), cos, sin = self.centre, self.semi_axes, math.cos(self.angle_rad), math.sin(self.angle_rad)
+        (x0, y0), (a, b), cos, sin = self.center, self.semi_axes, math.cos(self.angle_rad), math.sin(self.angle_rad)
         along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
         return np.asarray((along / a) ** 2 + (across / b) ** 2 <= 1)
 
@@ -63,9 +63,9 @@ def largest_object(mask: Array) -> Array:
 
 
 def border_points(mask: Array) -> Array:
-    """(x, y) halfway between each inner pixel and its outer neighbour. (N, 2)
+    """(x, y) halfway between each inner pixel and its outer neighbor. (N, 2)
 
-    The contour through the centres of the outermost pixels would lie half a pixel inside: 0.8 % of the circumference of
+    The contour through the centers of the outermost pixels would lie half a pixel inside: 0.8 % of the circumference of
     a head 120 pixels long.
     """
     y, x = np.nonzero(mask[:, 1:] != mask[:, :-1])
@@ -86,7 +86,7 @@ def head_circumference_mm(semi_axes: tuple[float, float], pixel_mm: float = 1.0)
 
 @dataclass(frozen=True)
 class HeadCircumference:
-    """Circumference of the ellipse fitted to the prediction, against the one measured by a sonographer.
+    """Circumference of the ellipse fitted to the prediction, in mm, against the one that a sonographer measured.
 
     The reference is the fact `hc_mm` of the case, or, without it, the ellipse fitted to the true mask. Where no ellipse
     can be fitted to the prediction, the head was missed: its error is the whole circumference, so that a miss never
@@ -94,9 +94,10 @@ class HeadCircumference:
 
     `hd_ellipse_mm`: Hausdorff distance of the filled ellipses of prediction and true mask, as Surface has it.
 
-    `outline_px` is how far the border of the masks lies outside the annotated curve. HC18's annotations are lines about
-    2.6 pixels wide, so a mask filled to their outer border, and what a network learns from it, is 1.29 pixels too large
-    all around: 8.1 pixels or 1.1 mm of circumference (122 training images, SD 0.06 pixels).
+    Args:
+        outline_px: how far the border of the masks lies outside the annotated curve. HC18's annotations are lines about 2.6
+            pixels wide, so a mask filled to their outer border, and what a network learns from it, is 1.29 pixels too large
+            all around: 8.1 pixels or 1.1 mm of circumference (122 training images, SD 0.06 pixels).
     """
 
     outline_px: float = 0.0

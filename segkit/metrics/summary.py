@@ -42,7 +42,7 @@ class Line:
     rule: str
 
 
-def summarise(values: Array, groups: Sequence[str], statistic: Statistic, class_name: str, subset: str = "", seed: int = 0) -> Line:
+def summarize(values: Array, groups: Sequence[str], statistic: Statistic, class_name: str, subset: str = "", seed: int = 0) -> Line:
     """`values` (N,) with NaN for missing; cases of one group are resampled together."""
     known = values == values
     kept = values[known]

@@ -22,15 +22,19 @@ ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True)
 class Surface:
-    """Of the distances d from each border pixel of one mask to the nearest border pixel of the other, both ways:
+    """Distances d from each border pixel of one mask to the nearest border pixel of the other, both ways.
 
     hd: the largest; hd95: the larger of the two 95th percentiles; assd: the mean of all; nsd (surface Dice): the share of
     border pixels with d <= `tolerance`. Every border pixel counts once, whatever area it stands for.
 
-    `unit` px is for images whose pixel size is not known; with mm their distances are missing. A missed or an invented
-    object costs the diagonal of the image, more than any misplaced one could, so that a miss never improves a mean. How
-    many there were is the mean of `missed` times its n: 1 where nothing was found of a structure that is there, and of
-    `invented`: 1 where something was found of one that is not.
+    A missed or an invented object costs the diagonal of the image, more than any misplaced one could, so that a miss never
+    improves a mean. How many there were is the mean of `missed` times its n: 1 where nothing was found of a structure that
+    is in the target, and of `invented`: 1 where something was found of one that is not.
+
+    Args:
+        tolerance: of nsd, in `unit`.
+        unit: px is for images whose pixel size is not known; with mm their distances are missing.
+        both_empty: whether a case where both masks are empty is left out, or has distance 0 and nsd 1.
     """
 
     tolerance: float = 2.0
@@ -92,7 +96,7 @@ def nearest_distance(points: Array, others: Array) -> Array:
 
 
 def border(mask: Array) -> Array:
-    """The pixels of a bool mask (*S) with a neighbour outside, across a face; what lies beyond the array is outside."""
+    """The pixels of a bool mask (*S) with a neighbor outside, across a face; what lies beyond the array is outside."""
     inside = mask.copy()
     for axis in range(mask.ndim):
         here, lower, upper = (np.moveaxis(array, axis, 0) for array in (inside, mask, mask))

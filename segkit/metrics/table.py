@@ -16,7 +16,7 @@ from segkit.config.targets import instantiate
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
-from segkit.metrics.summary import OVERALL, Summary, summarise
+from segkit.metrics.summary import OVERALL, Summary, summarize
 from segkit.system.errors import SegkitError
 from segkit.system.files import Natural, natural, read_json, write_text_atomic
 
@@ -107,7 +107,7 @@ class CaseTable:
             for class_name in (OVERALL, *part.classes):
                 for statistic in self.statistics:
                     values, groups = part.collect(statistic, class_name)
-                    lines.append(summarise(values, groups, statistic, class_name, name, seed))
+                    lines.append(summarize(values, groups, statistic, class_name, name, seed))
         return Summary(tuple(lines))
 
     def collect(self, statistic: Statistic, class_name: str) -> tuple[Array, list[str]]:

@@ -1,4 +1,4 @@
-"""The score of the UW-Madison GI Tract challenge (Kaggle 2022): 0.4 Dice + 0.6 (1 - normalised 3-D Hausdorff distance).
+"""The score of the UW-Madison GI Tract challenge (Kaggle 2022): 0.4 Dice + 0.6 (1 - normalized 3-D Hausdorff distance).
 
 Its code was never published. There are two reconstructions of the distance, and both are reported:
 diag: of each class, between the borders of the masks, in voxels, over the diagonal of the volume (MONAI; first place);
@@ -26,11 +26,14 @@ DIAG, CUBE = "uw_hausdorff", "uw_hausdorff_cube"
 
 @dataclass(frozen=True)
 class UWMadison:
-    """By volume and class: uw_dice, the mean over its slices, and of how many, uw_slices; uw_hausdorff and _cube, 0..1.
+    """Dice by slice and normalized Hausdorff distances by volume and class, all in 0..1.
 
-    `both_empty`: Dice of a slice in which a class is neither true nor predicted. None leaves it out (the host's word in
-    Kaggle's discussion 324934), 0 is the literal text of the rules. The challenge weighs slices equally in Dice, and
+    uw_dice is the mean over the slices of a volume, uw_slices their number. The challenge weighs slices equally in Dice, and
     volumes and classes in the distance: so do the statistics, which have the numbers of the challenge.
+
+    Args:
+        both_empty: Dice of a slice in which a class is neither true nor predicted. None leaves it out (the host's word in
+            Kaggle's discussion 324934), 0 is the literal text of the rules.
     """
 
     both_empty: float | None = None
@@ -63,7 +66,7 @@ class OverSlices(Statistic):
 
     def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
         dices, slices = columns(rows, DICE, SLICES)
-        return linearised(dices, slices)
+        return linearized(dices, slices)
 
 
 class ChallengeScore(OverSlices):
@@ -71,14 +74,14 @@ class ChallengeScore(OverSlices):
 
     def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
         (distances,) = columns(rows, self.column)
-        return W_DICE * super().of_rows(rows) + W_DISTANCE * (1 - linearised(distances, np.isfinite(distances)))
+        return W_DICE * super().of_rows(rows) + W_DISTANCE * (1 - linearized(distances, np.isfinite(distances)))
 
 
 def columns(rows: Sequence[Mapping[str, float]], *names: str) -> list[Array]:
     return [np.array([row.get(name, NAN) for row in rows], float) for name in names]
 
 
-def linearised(values: Array, weights: Array) -> Array:
+def linearized(values: Array, weights: Array) -> Array:
     """Numbers whose plain mean is the weighted mean of `values`, and whose spread is its uncertainty (Taylor linearisation).
 
     Wolter, Introduction to Variance Estimation, 2007, chapter 6. A row of weight 0 says nothing: it gets the mean. NaN

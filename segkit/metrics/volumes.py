@@ -47,7 +47,7 @@ class Stacks:
 
 
 def stack(slices: Sequence[Stack]) -> Stack:
-    """Slices of one volume by their position; one that is not there is empty, so that its neighbours keep their distance."""
+    """Slices of one volume by their position; one that is not there is empty, so that its neighbors keep their distance."""
     positions = [one.case.position for one in slices]
     first, n = min(positions), max(positions) - min(positions) + 1
     case = replace(slices[0].case, id=slices[0].case.volume, volume="", position=0, dims=3)
@@ -79,11 +79,14 @@ def evaluate_volume(volume: Stack, labels: LabelMap, metrics: Mapping[str, Volum
 
 @dataclass(frozen=True)
 class VolumeDice:
-    """Dice over a whole volume, in which slices without the structure weigh nothing.
+    """Dice over a whole volume, in 0..1; slices without the structure weigh nothing.
 
-    `largest`: of the prediction only the largest 3-D object counts (touching by a corner is touching, and so is lying in
-    slices between which others are missing), as in the published numbers of the brain FLAIR network (Buda et al., 2019).
-    `both_empty` and `truth_empty` as in Overlap.
+    Args:
+        largest: only the largest 3-D object of the prediction counts (touching by a corner is touching, and so is lying in
+            slices between which others are missing), as in the published numbers of the brain FLAIR network (Buda et al.,
+            2019).
+        both_empty: as in `Overlap`.
+        truth_empty: as in `Overlap`.
     """
 
     largest: bool = False

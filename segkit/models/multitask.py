@@ -16,10 +16,18 @@ from segkit.models.smp import SMP
 
 
 class MultiTaskUNet(nn.Module):
-    """Logits (B, out_channels, H, W), one plane a task; the sides must divide by `stride`.
+    """A shared U-Net with a head for each task: (B, in_channels, H, W) -> logits (B, out_channels, H, W).
 
-    A head scores foreground and background, each by a plane of its own. Their difference is the logit: its sigmoid is the
-    softmax over the two. `options` go to the decoder (segmentation-models-pytorch's Unet).
+    H and W must divide by `stride`. A head scores foreground and background, each by a plane of its own. Their difference is
+    the logit: its sigmoid is the softmax over the two.
+
+    Args:
+        in_channels: channels of the images.
+        out_channels: number of tasks, one plane each.
+        encoder_name: as in `SMP`.
+        encoder_weights: as in `SMP`.
+        head_channels: inner channels of each head.
+        options: keywords of segmentation-models-pytorch's Unet.
     """
 
     def __init__(

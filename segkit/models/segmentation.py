@@ -1,4 +1,4 @@
-"""Normalise + network + activation in one module, used alike by training, prediction and export."""
+"""Normalization, network and activation in one module, used alike by training and prediction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ SMALLEST_SD = 1e-6
 
 
 class Normalizer(nn.Module):
-    """Unit-scale images -> what the network sees.
+    """Normalizes unit-scale images (B, C, *S), uint8 or float, to float32. uint8 input is divided by 255 first.
 
-    unit: as they are; volume: z-scored before they come here. dataset, imagenet: minus mean, by SD, per channel (constants,
-    kept as buffers). image: z-score over each image and channel. minmax: each image and channel to 0..1. uint8 input is
-    divided by 255 first.
+    Args:
+        kind: unit: as they are; volume: z-scored before they come here. dataset, imagenet: minus mean, by SD, per channel
+            (constants, kept as buffers). image: z-score over each image and channel. minmax: each image and channel to 0..1.
+        mean: of each channel, in unit scale; used by dataset.
+        sd: of each channel, in unit scale; used by dataset.
+        dims: 2 for images, 3 for volumes.
     """
 
     mean: Tensor
@@ -33,7 +36,7 @@ class Normalizer(nn.Module):
         super().__init__()
         self.kind = kind
         if kind == "imagenet":
-            # A grey image stands for three equal channels: their average mean and SD.
+            # A gray image stands for three equal channels: their average mean and SD.
             one = len(mean) == 1
             mean = (sum(IMAGENET_MEAN) / 3,) if one else IMAGENET_MEAN
             sd = (sum(IMAGENET_SD) / 3,) if one else IMAGENET_SD
@@ -55,7 +58,7 @@ class Normalizer(nn.Module):
 
 
 class SegmentationModel(nn.Module):
-    """What a checkpoint holds: images in, probabilities out, at any size.
+    """The network with its normalizer: images (B, C, *S) of any size -> probabilities (B, n_outputs, *S).
 
     A network takes (B, C, *S) and returns logits (B, n_outputs, *S); in training it may return a list, fine to coarse
     (deep supervision). It may say its `stride`, the number that every side must divide by (or one a side); 32 is taken where
@@ -65,7 +68,7 @@ class SegmentationModel(nn.Module):
     the training compares that with:
     overlap_tile: images are mirrored at their borders, so that the output covers all of them (Ronneberger et al., fig. 2).
     center_crop: the middle of the mask; prediction mirrors, so that nothing is missing.
-    resize: the whole mask, made as small as the output (source 001): out of register, kept to reproduce it.
+    resize: the whole mask, made as small as the output (as the HC18 U-Net notebook): out of register, kept to reproduce it.
     """
 
     def __init__(self, network: nn.Module, normalizer: Normalizer, mode: Mode) -> None:
@@ -152,7 +155,7 @@ def mirrored(n: int, before: int, after: int) -> Tensor:
 
 
 def fitted(mask: Tensor, size: tuple[int, ...], how: str) -> Tensor:
-    """(B, [K,] *S) -> (B, [K,] *size): its middle, or all of it, nearest neighbour."""
+    """(B, [K,] *S) -> (B, [K,] *size): its middle, or all of it, nearest neighbor."""
     there = mask.shape[-len(size) :]
     if how == "center_crop":
         return mask[box([(n - m) // 2 for n, m in zip(there, size, strict=True)], size)]

@@ -61,7 +61,7 @@ FINAL: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "sigmoid": nn.
 
 @dataclass(frozen=True)
 class Style:
-    """What all blocks of a network have in common."""
+    """Settings that all blocks of a network share."""
 
     dims: int
     convs: int
@@ -80,21 +80,23 @@ class Style:
     def conv(self, n_in: int, n_out: int, step: tuple[int, ...] | int = 1) -> nn.Module:
         return CONV[self.dims](n_in, n_out, 3, step, padding=int(self.padding == "same"), bias=self.bias)  # type: ignore[arg-type]
 
-    def normalise(self, channels: int) -> nn.Module:
+    def normalize(self, channels: int) -> nn.Module:
         return NORMS[self.norm](self.dims, channels)
 
 
 class UNet(nn.Module):
-    """U-Net on images (`dims` 2) or volumes (3).
+    """U-Net on images or volumes: (B, in_channels, [D,] H, W) -> logits (B, out_channels, [D,] H, W).
 
-    Level i works on 1 / 2**i of the input's size with `widths[i]` channels; the last level is the bottleneck. `pool` says
-    otherwise: by how much each level is smaller than the one above, a number or one an axis, such as [[1, 2, 2], 2, 2] for
+    In training with deep supervision it returns a list of logits, fine to coarse. Level i works on 1 / 2**i of the input's
+    size with `widths[i]` channels; the last level is the bottleneck. conf/model/unet.yaml describes each keyword.
+
+    `pool` sets by how much each level is smaller than the one above, a number or one an axis, such as [[1, 2, 2], 2, 2] for
     volumes of few slices.
 
-    With `padding` same the sides of the input must divide by the product, `stride`; the wrapper pads to that and crops back.
-    `odd_sides` says otherwise: crop_skip drops the remainder (source 001: 252 -> 240), resize_up stretches what comes from
-    below to the skip (source 002). With `padding` valid only some sizes are possible, 572 -> 388 is the paper's (`sizes.py`),
-    and `target` says what the smaller output is compared with (`wrapper.py`).
+    With `padding` same the sides of the input must divide by the product, `stride`; `SegmentationModel` pads to that and crops
+    back. `odd_sides` changes this: crop_skip drops the remainder (as the HC18 U-Net notebook: 252 -> 240), resize_up stretches
+    what comes from below to the skip (as the chest bone U-Net). With `padding` valid only some sizes are possible, 572 -> 388
+    is the paper's (`sizes.py`), and `target` sets what the smaller output is compared with (`segmentation.py`).
 
     With the classic widths, three input channels and one class it has 31,043,521 parameters.
     """
@@ -154,7 +156,7 @@ class UNet(nn.Module):
             Block(n_in, n, style, step) for (n_in, n), step in zip(pairwise([in_channels, *widths]), strides, strict=True)
         )
         self.pool = nn.ModuleList(POOL[dims](step) if down == "max_pool" else nn.Identity() for step in steps)
-        self.bottom = nn.Sequential(style.normalise(widths[-1]) if bottleneck_norm else nn.Identity(), DROPOUT[dims](dropout))
+        self.bottom = nn.Sequential(style.normalize(widths[-1]) if bottleneck_norm else nn.Identity(), DROPOUT[dims](dropout))
         upwards = list(pairwise(reversed(widths)))  # (1024, 512), (512, 256), ...
         ups = list(zip(upwards, reversed(steps), strict=True))
         self.up = nn.ModuleList(Up(deep, shallow, step, up, dims) for (deep, shallow), step in ups)
@@ -195,12 +197,12 @@ class Block(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, style: Style, step: tuple[int, ...]) -> None:
         super().__init__()
-        self.pre_norm = style.normalise(n_in) if style.pre_norm else nn.Identity()
+        self.pre_norm = style.normalize(n_in) if style.pre_norm else nn.Identity()
         convs: list[nn.Module] = []
         for i in range(style.convs):
             parts = {
                 "conv": style.conv(n_out if i else n_in, n_out, 1 if i else step),
-                "norm": style.normalise(n_out),
+                "norm": style.normalize(n_out),
                 # of the last one after the sum
                 "activation": nn.Identity() if style.residual and i == style.convs - 1 else ACTIVATIONS[style.activation](),
             }
@@ -259,7 +261,7 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        inner, conv, norm = max(1, channels // 2), CONV[style.dims], style.normalise
+        inner, conv, norm = max(1, channels // 2), CONV[style.dims], style.normalize
         self.skip = nn.Sequential(conv(channels, inner, 1, bias=False), norm(inner))
         self.below = nn.Sequential(conv(channels, inner, 1, bias=False), norm(inner))
         self.weight = nn.Sequential(nn.ReLU(inplace=True), conv(inner, 1, 1), nn.Sigmoid())

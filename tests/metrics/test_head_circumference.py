@@ -45,7 +45,7 @@ def test_a_drawn_ellipse_is_found_again(a: float, b: float) -> None:
     ellipse = fit_ellipse(drawn(a, b))
     assert ellipse is not None
     assert head_circumference_mm(ellipse.semi_axes) == pytest.approx(head_circumference_mm((a, b)), rel=0.005)
-    assert ellipse.centre == pytest.approx((250.2, 199.7), abs=0.1)
+    assert ellipse.center == pytest.approx((250.2, 199.7), abs=0.1)
     if a > b:
         assert ellipse.angle_rad == pytest.approx(0.4, abs=0.02)
 

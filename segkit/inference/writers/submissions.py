@@ -101,7 +101,7 @@ def ellipse_mm(head: Array, spacing_mm: tuple[float, ...], outline_px: float) ->
     if ellipse is None:
         return ()
     a, b = (axis - outline_px * sum(spacing_mm) / 2 for axis in ellipse.semi_axes)
-    return (*ellipse.centre, a, b, ellipse.angle_rad) if b > 0 else ()
+    return (*ellipse.center, a, b, ellipse.angle_rad) if b > 0 else ()
 
 
 def pixel_mm(job: Job, image: Pixels) -> tuple[float, ...]:

@@ -43,7 +43,7 @@ DEEPEST = 2
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
 OWN = "model.network."
-"""How segkit's own checkpoints name the tensors of the network, beside those of the normalisation."""
+"""How segkit's own checkpoints name the tensors of the network, beside those of the normalization."""
 PLAIN_STATE = "Ask its owner for a plain state dict:  torch.save(model.state_dict(), FILE)"
 
 

@@ -1,4 +1,4 @@
-"""How other programs name the tensors of their U-Nets: one table a network.
+"""Names of tensors in the U-Nets of other programs: one table a network.
 
 A name in the file is STAGE + LAYER + .weight and the like: `down_convolution_1.` + `0` + `.weight`. Stages go from the image
 to the bottom (`encoder`) and back (`up`, `decoder`); `layers` says what the places inside a block are in segkit.
@@ -23,9 +23,9 @@ LEVELS = 5
 class Schema:
     name: str
     images: str
-    """What the network was trained on."""
+    """Images that the network was trained on."""
     preprocess: str
-    """What to type so that it sees such images again."""
+    """Overrides that make such images of others."""
     encoder: tuple[str, ...]
     up: tuple[str, ...]
     decoder: tuple[str, ...]
@@ -72,7 +72,7 @@ class Schema:
 
 ISBI = Schema(
     "isbi_valid_unet",
-    images="one grey channel, 0..1, mirrored at its borders (ISBI-2012 electron microscopy; white is cell, black is membrane)",
+    images="one gray channel, 0..1, mirrored at its borders (ISBI-2012 electron microscopy; white is cell, black is membrane)",
     preprocess="preprocess=native preprocess.normalize=unit",
     encoder=tuple(f"conv{i}." for i in (1, 2, 3, 4, 5)),
     up=tuple(f"up_conv{k}" for k in (1, 2, 3, 4)),
@@ -97,7 +97,7 @@ BRATS = Schema(
 )
 CHEST = Schema(
     "chest_bones_unet",
-    images="three channels (grey repeated), 512 x 512, 0..1 (chest radiographs; clavicles and ribs together)",
+    images="three channels (gray repeated), 512 x 512, 0..1 (chest radiographs; clavicles and ribs together)",
     preprocess="preprocess.size=[512,512] preprocess.normalize=unit",
     encoder=(*(f"downs.{i}.conv." for i in (0, 1, 2, 3)), "bottleneck.conv."),
     up=tuple(f"ups.{k}" for k in (0, 2, 4, 6)),
@@ -109,7 +109,7 @@ CHEST = Schema(
 )
 FETAL = Schema(
     "fetal_head_unet",
-    images="one grey channel, 252 x 252, values 0..255 as stored (HC18 ultrasound; the head, filled)",
+    images="one gray channel, 252 x 252, values 0..255 as stored (HC18 ultrasound; the head, filled)",
     preprocess="preprocess.size=[252,252] preprocess.fit=pad preprocess.scale=none preprocess.normalize=unit",
     encoder=tuple(f"down_conv{i}." for i in (1, 2, 3, 4, 5)),
     up=tuple(f"trans{k}" for k in (1, 2, 3, 4)),

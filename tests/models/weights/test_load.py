@@ -30,7 +30,7 @@ def middle(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Isbi(nn.Module):
-    """EM membranes (source 004, A): unpadded, no norm, a layer that nobody calls, sigmoid at the end."""
+    """EM membranes: unpadded, no norm, a layer that nobody calls, sigmoid at the end."""
 
     def __init__(self, w: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def conv_norm_relu_twice(a: int, b: int) -> nn.Sequential:
 
 
 class Brats(nn.Module):
-    """Whole tumour on T2 (source 004, B): padded, batch norm, logits."""
+    """Whole tumor on T2: padded, batch norm, logits."""
 
     def __init__(self, w: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class DoubleConv(nn.Module):
 
 
 class Chest(nn.Module):
-    """Clavicles and ribs (source 002): lists of modules, what comes from below is stretched to the skip, logits."""
+    """Clavicles and ribs: lists of modules, what comes from below is stretched to the skip, logits."""
 
     def __init__(self, w: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Chest(nn.Module):
 
 
 class Fetal(nn.Module):
-    """Fetal head (source 001): batch norm before each block, at the bottom and on the logit; up first; sides lose remainders."""
+    """Fetal head: batch norm before each block, at the bottom and on the logit; up first; sides lose remainders."""
 
     def __init__(self, w: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Fetal(nn.Module):
 
 
 class Hub(nn.Module):
-    """Brain MR of torch.hub (source 004): named layers, no conv bias, up first, levels counted from the image, sigmoid."""
+    """Brain MR of torch.hub: named layers, no conv bias, up first, levels counted from the image, sigmoid."""
 
     def __init__(self, w: tuple[int, ...] = (32, 64, 128, 256, 512)) -> None:
         super().__init__()
@@ -370,7 +370,7 @@ def test_looking_at_weights_leaves_the_random_stream_of_a_training_as_it_is() ->
 
 
 def test_the_fetal_network_as_coded_makes_240_of_252() -> None:
-    """Its output stands for the whole image (source 001 trained it so), so the wrapper stretches it."""
+    """Its output stands for the whole image (its authors trained it so), so the wrapper stretches it."""
     theirs, _ = foreign_network("fetal_head_unet")
     network = imported(theirs.state_dict(), "fetal_head_unet")
     image = torch.rand(1, 1, 252, 252)
