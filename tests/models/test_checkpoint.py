@@ -25,7 +25,7 @@ class Bomb:
 
 def test_a_card_opens_with_weights_only_and_is_plain_data(trained: Path) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    card = Card(**content["segkit"])
+    card = Card.from_dict(content["segkit"])
     assert card.label_map().classes == ("head",)
     assert card.split["val"]
     assert card.config["model"]["widths"] == [8, 16]
