@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from segkit.config import schema
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
+from segkit.data.manifest import find
 from segkit.data.sources.csv import Csv
 from segkit.data.sources.folder import Folder
 from segkit.data.sources.hc18 import HC18, FilledOutline, coarse
@@ -525,7 +528,7 @@ def test_an_hc18_table_that_cannot_be_understood(content: str, tmp_path: Path) -
     assert "cannot be understood" in problems[0].what
 
 
-def test_the_masks_of_source_001_hold_every_cell_that_the_head_touches() -> None:
+def test_coarse_masks_hold_every_cell_that_the_head_touches() -> None:
     """800 x 540 centred on 812 x 812, 68 cells a side of 11.94 pixels: a disc grows by about a cell all around."""
     rows, columns = np.mgrid[:540, :800]
     for radius in (60, 120, 200):
@@ -537,3 +540,28 @@ def test_the_masks_of_source_001_hold_every_cell_that_the_head_touches() -> None
         assert 0.5 * 812 / 68 < grown < 1.5 * 812 / 68
         cell = np.floor((np.arange(540) + 136) * 68 / 812).astype(int)
         assert all((large[cell == one] == large[cell == one][0]).all() for one in np.unique(cell))
+
+
+# a layout of the user's own
+
+PLAIN = """
+from segkit.data.case import Case
+from segkit.data.io.images import ImageFile, MaskFile
+
+class Mine:
+    def __init__(self, root):
+        self.root, self.problems, self.default_labels = root, [], {0: "background", 255: "head"}
+
+    def cases(self):
+        yield Case("a", ImageFile(self.root / "a.png"), MaskFile(self.root / "a_mask.png"))
+"""
+
+
+def test_a_class_of_the_user_needs_no_base_class(data: Callable[..., schema.Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.png", "a_mask.png")
+    (tmp_path / "plainlayout.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = data("folder", tmp_path, {"_target_": "plainlayout.Mine"})
+    found = find(config, 0, ("plainlayout",), tmp_path / "cache")
+    assert ([case.id for case in found.cases], found.problems, found.name) == (["a"], (), "mine")
+    assert found.default_labels == {0: "background", 255: "head"}
