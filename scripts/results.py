@@ -1,4 +1,4 @@
-"""Trains and judges the presets on real samples, and writes the table of README.
+"""Train and evaluate the presets on real samples, and write the table of results in README.
 
     SEGKIT_DATA=FOLDER python scripts/results.py              # all rows whose data are there
     SEGKIT_DATA=FOLDER python scripts/results.py fetal_head   # rows by name
@@ -79,7 +79,7 @@ RESULTS = (
         "HC18, 122 of 999 images",
         "hc18",
         ("data.exclude=[392_HC]", "trainer.max_epochs=8"),
-        published="0.9168 (source 001)",
+        published="0.9168 (c)",
     ),
     Result(
         "chest_organs",
@@ -142,11 +142,7 @@ RESULTS = (
         published="0.7454",
     ),
     Result(
-        "pelvis_combination",
-        "pelvis_combination",
-        "phantom, 60 images",
-        published="0.8488, expected",
-        members=("pelvis_134", "pelvis_256"),
+        "pelvis_combination", "pelvis_combination", "phantom, 60 images", published="0.8488, expected", members=("pelvis_134", "pelvis_256")
     ),
     Result(
         "pelvis_joint",

@@ -26,6 +26,7 @@ from tests.conftest import CORES, SMALL, run_segkit
 from tests.training.sweeps.conftest import NET, SEARCH, SWEEP, states
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(len(CORES) < 2, reason="two processes want two cores"),
     pytest.mark.usefixtures("all_cores"),
 ]

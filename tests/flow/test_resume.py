@@ -55,6 +55,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "outputs/small/r"
 
 
+@pytest.mark.slow
 def test_killed_five_times_at_random_moments(uninterrupted: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of epochs, validations and checkpoint writes, then `resume=auto`: bit-identical on CPU."""
     rng, run = random.Random(7), tmp_path / "outputs/small/r"
@@ -119,6 +120,7 @@ ODD_WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ODD_WAYS.values(), ids=list(ODD_WAYS))
 def test_a_killed_training_resumes_in_odd_ways_of_training_too(keys: tuple[str, ...], tmp_path: Path) -> None:
     """Checkpoints are written between optimizer steps' gatherings, never inside one, and the plateau's memory is in them;
