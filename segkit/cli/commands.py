@@ -134,7 +134,7 @@ GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a 
     Command(
         "audit",
         "check a data set; each problem with its fix",
-        "segkit.data.audit.audit:command",
+        "segkit.cli.audit:command",
         ("segkit audit data=folder data.root=DIR",),
     ),
     Command(
@@ -152,7 +152,7 @@ GFLOP: of one forward pass over one image of size x size, in 10^9 operations; a 
     Command(
         "cache",
         "show what is cached, and free it",
-        "segkit.data.cache:command",
+        "segkit.cli.cache:command",
         ("segkit cache", "segkit cache clear=true"),
     ),
     Command(

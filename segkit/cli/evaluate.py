@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit.cli.checkpoints import ELSEWHERE, load_checkpoints, load_predictor
 from segkit.config.schema import Data, Evaluate
-from segkit.data.audit.audit import examine
+from segkit.data.audit.audit import load_labelled
 from segkit.inference.ensemble import Combination
 from segkit.inference.evaluation import (
     Result,
@@ -61,7 +61,7 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
     given, card, config = cfg.data.model_dump(exclude_unset=True), predictor.card, predictor.config
     is_other = "source" in given
     # The cache is this machine's, never a place that a checkpoint names.
-    manifest = examine(checkpoint_data(card, config.data, given), config.seed, cfg.allow_targets, cache_dir=CACHE)
+    manifest = load_labelled(checkpoint_data(card, config.data, given), config.seed, cfg.allow_targets, cache_dir=CACHE)
     labels = match_labels(manifest.labels, predictor.labels)
     cases, subsets = select_cases(manifest, card, "other" if is_other else cfg.subset)
     folder = output_folder(cfg, home / (f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset))
@@ -78,7 +78,7 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
 def evaluate_masks(cfg: Evaluate, folder: Path) -> Result:
     """Evaluate masks that any program wrote, on the labelled cases of a data set."""
     data = Data.model_validate(cfg.data.model_dump())
-    manifest = examine(data, 0, cfg.allow_targets, cache_dir=CACHE)
+    manifest = load_labelled(data, 0, cfg.allow_targets, cache_dir=CACHE)
     masks = find_masks(folder, manifest, data.source.get("orient", "LPS"), cfg.partial)
     name, cases = folder.absolute().name, [case for case in manifest if case.id in masks]
     output = output_folder(cfg, Path("outputs") / "masks" / name / f"{manifest.name}-{manifest.hash[:8]}")

@@ -1,9 +1,12 @@
-"""Decoded cases on disk, so that a data set larger than memory streams at the speed of the disk.
+"""Caches that any number of processes may share and that may be cleared while they run: what is missing or damaged is made again.
 
-Content-addressed: the name of an entry says which files (path, size, time of change), which preprocessing and which labels
-made it; whatever changes makes a new entry. An entry is one memory-mapped file, so that a patch reads only its own part.
-When the folder outgrows its limit, what was used longest ago goes. Any number of processes may share the folder, and it may
-be cleared while they run: what is missing or damaged is made again.
+Decoded cases, so that a data set larger than memory streams at the speed of the disk. The name of an entry is a hash of the
+files (path, size, modification time), the preprocessing and the labels, so that any change makes a new entry. An entry is one
+file of which image and mask are memory-mapped, so that a patch reads only its own part. When the folder outgrows its limit, the
+least recently used entries go.
+
+Case statistics, as JSON lines: each process adds files of its own, so that a kill costs only what was measured in the last
+seconds; they are merged when all statistics are read.
 """
 
 from __future__ import annotations
@@ -12,100 +15,36 @@ import hashlib
 import json
 import math
 import os
-import shutil
+import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from segkit.config import schema
 from segkit.data.case import Case
+from segkit.data.labels import Array
 from segkit.data.transforms import geometry
 from segkit.data.transforms.intensity import Range
 from segkit.data.transforms.preprocess import Decoded, Preprocessing
 from segkit.system.errors import SegkitError
-from segkit.system.files import CACHE, atomic_path
-from segkit.system.progress import console
+from segkit.system.files import atomic_path, write_text_atomic
 
-Array = npt.NDArray[Any]
-VERSION = 2
+VERSION = 3
 """Raised whenever decoding or the form of an entry changes."""
-ROOM = 0.1
-"""Share of the limit that is made free at once, so that the folder is listed seldom."""
+FREED_SHARE = 0.1
+"""Share of the limit that is freed at once, so that the folder is seldom listed."""
 ABANDONED_S = 3600
-"""An entry that has been in the making for so long belongs to a process that was killed."""
-
-
-@dataclass
-class ArrayCache:
-    """`made_by` describes everything but the case that decides what its arrays are: preprocessing, labels, bit depth."""
-
-    folder: Path
-    limit_bytes: int
-    config: Preprocessing
-    made_by: str
-    written: float = math.inf
-    """Bytes since the folder was last listed, which happens after a hundredth of the limit: each process that writes may
-    exceed the limit by so much."""
-    _volumes: dict[str, str] = field(default_factory=dict, repr=False)
-
-    def get(self, case: Case, make: Callable[[], Decoded]) -> Decoded:
-        """The entry of a case, with image and mask still on disk; made, and kept, where there is none or a damaged one."""
-        entry = self.folder / self._name(case)
-        found = self._load(case, entry)
-        if found is None:
-            found = make()
-            self._store(entry, found)
-        return found
-
-    def _name(self, case: Case) -> str:
-        """With the id: threads of a process then never write the same entry."""
-        pixels = (case.image, sorted(case.masks.items()), stamps(case.paths))
-        return digest(VERSION, self.made_by, case.id, case.spacing_mm, pixels, self._volume_of(case))
-
-    def _volume_of(self, case: Case) -> str:
-        """A slice depends on its whole volume, too, whose intensities decide on its own; looked at once, as these are."""
-        if not case.volume or case.whole is None or self.config.scope == "image":
-            return ""
-        if case.volume not in self._volumes:
-            self._volumes[case.volume] = digest(case.whole, stamps(case.whole.paths))
-        return self._volumes[case.volume]
-
-    def _load(self, case: Case, entry: Path) -> Decoded | None:
-        try:
-            arrays, facts = read_entry(entry)
-            image, mask = arrays.pop("image"), arrays.pop("mask")
-            small = {name: np.array(array) for name, array in arrays.items()}
-            shape, box = tuple(facts["shape"]), facts["box"] and tuple((a, b) for a, b in facts["box"])
-            found = Range(small.pop("low"), small.pop("high"), small.pop("mean", None), small.pop("sd", None), box)
-            os.utime(entry)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        steps = geometry.plan(self.config, shape, case.spacing_mm, box)
-        return Decoded(image, mask, shape, found, steps, {name.removeprefix("at "): array for name, array in small.items()})
-
-    def _store(self, entry: Path, decoded: Decoded) -> None:
-        """A full disk, or a folder that is being cleared, is no reason to stop: nothing is kept then."""
-        found = decoded.range
-        arrays = {"image": decoded.image, "mask": decoded.mask, "low": found.low, "high": found.high, "mean": found.mean, "sd": found.sd}
-        arrays |= {f"at {name}": array for name, array in decoded.locations.items()}
-        known = {name: array for name, array in arrays.items() if array is not None}
-        with suppress(SegkitError, FileNotFoundError):
-            with atomic_path(entry) as temporary:
-                write_entry(temporary, known, {"shape": decoded.shape, "box": found.box})
-            self.written += sum(array.nbytes for array in known.values())
-        if self.written > self.limit_bytes / 100:
-            self.written = 0.0
-            keep_within(self.folder, self.limit_bytes)
+"""A temporary file of this age belongs to a process that was killed."""
+MAX_FILES = 8
+"""Files of statistics from which they are merged."""
 
 
 def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change: as good as the content, at no reading. A missing file is the reader's to tell."""
+    """Path, size and modification time: as good as the content, without reading it. The reader reports missing files."""
     found = []
     for path in paths:
         with suppress(OSError):
@@ -118,40 +57,92 @@ def digest(*what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
 
 
-# an entry: length of the header (8 bytes), header (JSON), arrays one after the other
-
-ALIGNED = 64
+# decoded cases
 
 
-def write_entry(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
-    places, end = {}, 0
-    for name, array in arrays.items():
-        places[name] = (array.dtype.str, array.shape, end)
-        end += array.nbytes + -array.nbytes % ALIGNED
-    header = json.dumps({**facts, "arrays": places, "bytes": end}).encode()
-    header += b" " * (-(8 + len(header)) % ALIGNED)
+@dataclass
+class ArrayCache:
+    """Decoded cases in `folder`; `made_by` describes all that decides about their arrays: preprocessing, labels, bit depth."""
+
+    folder: Path
+    limit_bytes: int
+    config: Preprocessing
+    made_by: str
+    written: float = math.inf
+    """Bytes since the folder was last listed, which happens after a hundredth of the limit: by so much may each process exceed it."""
+    _volumes: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def get(self, case: Case, make: Callable[[], Decoded]) -> Decoded:
+        """The entry of a case, with image and mask still on disk. A missing or damaged one is made and stored."""
+        entry = self.folder / self._name(case)
+        found = self._load(case, entry)
+        if found is None:
+            found = make()
+            self._store(entry, found)
+        return found
+
+    def _name(self, case: Case) -> str:
+        """With the id, so that threads of one process never write the same entry."""
+        pixels = (case.image, sorted(case.masks.items()), stamps(case.paths))
+        return digest(VERSION, self.made_by, case.id, case.spacing_mm, pixels, self._volume_of(case))
+
+    def _volume_of(self, case: Case) -> str:
+        """A slice also depends on its whole volume, whose intensities set its scale; its files are looked at once."""
+        if not case.volume or case.whole is None or self.config.scope == "image":
+            return ""
+        if case.volume not in self._volumes:
+            self._volumes[case.volume] = digest(case.whole, stamps(case.whole.paths))
+        return self._volumes[case.volume]
+
+    def _load(self, case: Case, entry: Path) -> Decoded | None:
+        try:
+            arrays = read_entry(entry)
+            image, mask, shape = arrays.pop("image"), arrays.pop("mask"), tuple(arrays.pop("shape").tolist())
+            box = tuple((int(a), int(b)) for a, b in arrays.pop("box", ())) or None
+            found = Range(arrays.pop("low"), arrays.pop("high"), arrays.pop("mean", None), arrays.pop("sd", None), box)
+            os.utime(entry)
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+        steps = geometry.plan(self.config, shape, case.spacing_mm, box)
+        return Decoded(image, mask, shape, found, steps, {name.removeprefix("at "): array for name, array in arrays.items()})
+
+    def _store(self, entry: Path, decoded: Decoded) -> None:
+        """Store nothing where the disk is full or the folder is being cleared: neither is a reason to stop."""
+        found = decoded.range
+        optional = {"box": found.box, "mean": found.mean, "sd": found.sd}
+        arrays = {"image": decoded.image, "mask": decoded.mask, "shape": np.array(decoded.shape), "low": found.low, "high": found.high}
+        arrays |= {name: np.asarray(value) for name, value in optional.items() if value is not None}
+        arrays |= {f"at {name}": array for name, array in decoded.locations.items()}
+        with suppress(SegkitError, FileNotFoundError):
+            with atomic_path(entry) as temporary:
+                write_entry(temporary, arrays)
+            self.written += sum(array.nbytes for array in arrays.values())
+        if self.written > self.limit_bytes / 100:
+            self.written = 0.0
+            keep_within(self.folder, self.limit_bytes)
+
+
+def write_entry(path: Path, arrays: Mapping[str, Array]) -> None:
+    """One file of arrays in numpy's format, one after the other; their names come first."""
     with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).data)
-            file.write(bytes(-array.nbytes % ALIGNED))
+        for array in (np.array(list(arrays)), *arrays.values()):
+            np.save(file, array, allow_pickle=False)
 
 
-def read_entry(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays, which stay on disk until they are looked at, and facts. OSError, ValueError, KeyError or TypeError: it is damaged."""
-    everything = np.memmap(path, np.uint8, mode="r")
-    start = 8 + int.from_bytes(everything[:8].tobytes(), "little")
-    facts = json.loads(everything[8:start].tobytes())
-    if len(everything) != start + facts["bytes"]:
-        raise ValueError(f"{path} is cut off")
-    arrays = {}
-    for name, (dtype, shape, offset) in facts["arrays"].items():
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        arrays[name] = everything[start + offset :][:size].view(dtype).reshape(shape)
-    return arrays, facts
+def read_entry(path: Path) -> dict[str, Array]:
+    """Arrays by name; image and mask stay on disk until they are used. Raises ValueError, EOFError where the file is damaged."""
+    with path.open("rb") as file:
+        names = [str(name) for name in np.load(file, allow_pickle=False)]
+        return {name: _mapped(file) if name in ("image", "mask") else np.load(file, allow_pickle=False) for name in names}
 
 
-# the folder
+def _mapped(file: IO[bytes]) -> Array:
+    """The array that begins here, memory-mapped."""
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    array = np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+    file.seek(array.offset + array.nbytes)
+    return array
 
 
 class File(NamedTuple):
@@ -161,25 +152,25 @@ class File(NamedTuple):
 
 
 def files_in(folder: Path) -> list[File]:
-    """What was used longest ago comes first."""
+    """Least recently used files first."""
     found = []
-    with suppress(FileNotFoundError), os.scandir(folder) as there:  # cleared by another process
-        for one in there:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # cleared by another process
+        for entry in entries:
             with suppress(FileNotFoundError):
-                status = one.stat(follow_symlinks=False)
-                found.append(File(status.st_mtime, status.st_size, Path(one.path)))
+                status = entry.stat(follow_symlinks=False)
+                found.append(File(status.st_mtime, status.st_size, Path(entry.path)))
     return sorted(found)
 
 
 def keep_within(folder: Path, limit_bytes: int) -> None:
-    """Where there is more than the limit, removes what was used longest ago; and always what killed writers left behind."""
+    """Remove the least recently used entries beyond the limit, and what killed writers left behind."""
     files = files_in(folder)
     entries = [file for file in files if not file.path.name.startswith(".")]
     for file in files:
         if file.path.name.startswith(".") and time.time() - file.last_used > ABANDONED_S:
             file.path.unlink(missing_ok=True)
     total = sum(entry.size for entry in entries)
-    wanted = limit_bytes if total <= limit_bytes else (1 - ROOM) * limit_bytes
+    wanted = limit_bytes if total <= limit_bytes else (1 - FREED_SHARE) * limit_bytes
     for entry in entries:
         if total <= wanted:
             return
@@ -187,40 +178,45 @@ def keep_within(folder: Path, limit_bytes: int) -> None:
         total -= entry.size
 
 
-# the command
-
-KINDS = {"arrays": "decoded images", "facts-": "what audits saw", "phantom-": "phantoms"}
-"""By the beginnings of their names; nothing else in the folder is ours to remove."""
+# case statistics
 
 
-def command(cfg: schema.Cache) -> int:
-    """`segkit cache`: what is kept below output_dir/.cache, and `clear=true` to free it."""
-    folder = Path(cfg.output_dir) / CACHE.name
-    kept = {what: kept_in(folder, prefix) for prefix, what in KINDS.items()}
-    for what, paths in kept.items():
-        n = sum(len(list(path.iterdir())) if path.name == "arrays" else 1 for path in paths)
-        console.print(f"  {what:<16} {n:>7}   {size_of(paths) / 1e9:8.3f} GB", highlight=False)
-    everything = [path for paths in kept.values() for path in paths]
-    if not cfg.clear:
-        console.print(f"in {folder};   segkit cache clear=true  frees it: all is made again when it is needed", markup=False)
-        return 0
-    before = size_of(everything)
-    for path in everything:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    console.print(f"freed {(before - size_of(everything)) / 1e9:.3f} GB in {folder}", markup=False)
-    return 0
+def read_lines(folder: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The cached values of `wanted` signatures; lines that cannot be parsed are skipped."""
+    for path in line_files(folder):
+        for signature, text in _lines(path):
+            if signature in wanted:
+                with suppress(ValueError):
+                    yield signature, json.loads(text)
 
 
-def kept_in(folder: Path, prefix: str) -> list[Path]:
-    """Also what is half written."""
-    return [path for path in folder.glob("*") if path.name.lstrip(".").startswith(prefix)]
+def add_lines(folder: Path, values: Mapping[str, Any]) -> None:
+    """Add values by signature, in a file of their own."""
+    _write_lines(folder, {signature: json.dumps(value) for signature, value in values.items()})
 
 
-def size_of(paths: Iterable[Path]) -> int:
-    """Bytes of files, and of all below folders; links lead elsewhere and count for nothing."""
-    total = 0
-    for path in paths:
-        if path.is_symlink():
-            continue
-        total += size_of(path.iterdir()) if path.is_dir() else path.stat().st_size if path.is_file() else 0
-    return total
+def compact_lines(folder: Path, wanted: Collection[str]) -> None:
+    """Merge many files into one. Where most signatures are not `wanted` (their files changed or are gone), they are dropped."""
+    before = line_files(folder)
+    known = dict(line for path in before for line in _lines(path))
+    mostly_stale = len(known.keys() - set(wanted)) > len(wanted)
+    if len(before) > MAX_FILES or mostly_stale:
+        _write_lines(folder, {signature: text for signature, text in known.items() if signature in wanted or not mostly_stale})
+        for path in before:  # not what others have added meanwhile
+            path.unlink(missing_ok=True)
+
+
+def line_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    with suppress(FileNotFoundError, UnicodeDecodeError), path.open(encoding="utf-8") as file:  # merged by another process
+        for line in file:
+            signature, _, text = line.partition("\t")
+            yield signature, text
+
+
+def _write_lines(folder: Path, lines: Mapping[str, str]) -> None:
+    text = "".join(f"{signature}\t{value.strip()}\n" for signature, value in lines.items())
+    write_text_atomic(folder / f"{secrets.token_hex(8)}.jsonl", text)

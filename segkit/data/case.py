@@ -1,25 +1,21 @@
-"""The manifest: what a source found on disk, one `Case` an image, before anything is read."""
+"""Cases and manifest: what a source found on disk, before any pixel is read."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data.labels import BACKGROUND, LabelMap
-
-Array = npt.NDArray[Any]
-Subset = Literal["train", "val", "test"]
+from segkit.data.labels import BACKGROUND, IGNORE, IGNORE_NAME, Array, LabelMap
 
 
 class Pixels(Protocol):
-    """A recipe that yields an array: a file, an outline to fill, a run-length code, a stack of neighbouring slices.
+    """A recipe that yields an array: a file, an outline to fill, a run-length code, a stack of neighboring slices.
 
     Implementations are frozen dataclasses: small, comparable, and they travel to loader workers by pickle.
     """
@@ -29,12 +25,19 @@ class Pixels(Protocol):
         """The files that `read` opens."""
 
     def read(self) -> Array:
-        """Image: (H, W, C) in its own dtype; a volume (D, H, W, C). Mask: integers (H, W) or (D, H, W), or colours
-        (H, W, 3). Raises `ReadError`."""
+        """Read the array.
+
+        Returns:
+            An image (H, W, C) in its own dtype, or a volume (D, H, W, C); a mask of integers (H, W) or (D, H, W), or of RGB colors
+            (H, W, 3).
+
+        Raises:
+            ReadError: A file is missing, damaged or of another kind.
+        """
 
 
 class Volumetric(Pixels, Protocol):
-    """The `Pixels` of a volume, which can say its size without being read whole."""
+    """The `Pixels` of a volume, whose shape is known without reading it whole."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -43,33 +46,39 @@ class Volumetric(Pixels, Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """One image with what is known about it. `mask` is None for unlabelled images, a dict of planes where classes overlap.
+    """One image with its mask and what is known about it.
 
-    A source yields slices (`dims` 2) or whole volumes (`dims` 3), as the files come; `views.py` makes the one from the other.
+    A source yields slices (`dims` 2) or whole volumes (`dims` 3), as the files come; `slices.py` makes the one from the other.
+
+    Args:
+        id: Unique name; cases are kept in natural order of their ids.
+        image: Recipe of the image.
+        mask: Recipe of the mask; a dict of planes where classes overlap; None for unlabelled images.
+        group: Patient, exam or volume: cases of one group are never in two subsets of a split. Empty: the case is its own group.
+        split: The subset that the data set itself prescribes (train, val, test), or empty.
+        spacing_mm: Pixel size by axis, in millimeters: (rows, columns), or (slices, rows, columns); empty where unknown.
+        facts: Reference values that a metric may use, such as the head circumference in mm.
+        volume: The volume that a slice belongs to. Empty: an image by itself.
+        position: Number of a slice within its volume. Numbers may be missing where slices are.
+        dims: 3: image and masks are whole volumes; the image is then `Volumetric`.
+        whole: The whole volume of a slice, over which intensities are measured. `slices.py` fills it in.
     """
 
     id: str
     image: Pixels
     mask: Pixels | Mapping[str, Pixels] | None = None
     group: str = ""
-    """Patient, exam or volume: cases of one group never stand on both sides of a split. Empty: the case is its own group."""
     split: str = ""
-    """The side that the data set itself prescribes (train, val, test), or empty."""
     spacing_mm: tuple[float, ...] = ()
-    """Pixel size by axis, in millimetres: (rows, columns), or (slices, rows, columns) where that is known; empty where unknown."""
     facts: Mapping[str, float | str] = field(default_factory=dict)
-    """Reference values that a metric may use, such as the head circumference in mm."""
     volume: str = ""
-    """Of a slice: the volume it belongs to. Empty: an image by itself."""
     position: int = 0
-    """Of a slice: its number within the volume. Numbers may be missing where slices are."""
     dims: Literal[2, 3] = 2
-    """3: image and masks are whole volumes; the image is then `Volumetric`."""
     whole: Pixels | None = None
-    """Of a slice: its whole volume, over which intensities are looked at. `views.py` fills it in."""
 
     @property
     def masks(self) -> dict[str, Pixels]:
+        """Masks by plane; '' where there is one mask, empty for unlabelled images."""
         if self.mask is None:
             return {}
         return dict(self.mask) if isinstance(self.mask, Mapping) else {"": self.mask}
@@ -90,7 +99,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All cases of a data set, in natural order of their ids, with the meaning of their labels."""
+    """All cases of a data set, in natural order of their ids, with the meaning of their labels.
+
+    Args:
+        name: Name of the source.
+        root: Folder of the data set.
+        cases: The cases, unread.
+        labels: Meaning of the mask values.
+        is_phantom: Whether the data set is synthetic.
+    """
 
     name: str
     root: Path
@@ -110,7 +127,7 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """Identity of the manifest: ids, groups, relative file names and sizes. Equal on every platform and at every root."""
+        """Hash of ids, groups, relative file names and sizes: equal on every platform and at every root."""
         digest = hashlib.sha256()
         for case in self.cases:
             files = [f"{relative(path, self.root)}:{size_of(path)}" for path in case.paths]
@@ -123,7 +140,8 @@ class Manifest:
         return self.cases[0].dims if self.cases else 2
 
     def labelled(self) -> Manifest:
-        return Manifest(self.name, self.root, tuple(c for c in self.cases if c.masks), self.labels, self.is_phantom)
+        """The manifest of the cases that have a mask."""
+        return replace(self, cases=tuple(case for case in self.cases if case.masks))
 
 
 def relative(path: Path, root: Path) -> str:
@@ -135,7 +153,7 @@ def size_of(path: Path) -> int:
 
 
 def encoded_mask(case: Case, labels: LabelMap) -> Array:
-    """The truth of a case: class indices (*S) uint8, or planes (K, *S) uint8 of 0, 1 (255 = ignore) where classes overlap.
+    """The reference mask of a case: class indices (*S) uint8, or planes (K, *S) uint8 of 0, 1 (255 = ignore) where classes overlap.
 
     Values that the label map does not name become `ignore`: the audit has refused them before this is called.
     """
@@ -146,16 +164,16 @@ def encoded_mask(case: Case, labels: LabelMap) -> Array:
 
 
 def stack_planes(case: Case, labels: LabelMap) -> Array:
-    """Planes of one class name are joined; a class without a plane in this case is empty, which is an answer, not a gap."""
+    """Planes of one class name are joined; a class without a plane in this case is known to be absent."""
     read = {raw: mask.read() for raw, mask in case.masks.items()}
     shape = next(iter(read.values())).shape
     planes = np.zeros((len(labels.classes), *shape), np.uint8)
     for raw, name in labels.values:
         if name == BACKGROUND:  # a structure that is not wanted
             continue
-        if name == "ignore" and raw in read:
-            planes[:, read[raw] > 0] = 255
+        if name == IGNORE_NAME and raw in read:
+            planes[:, read[raw] > 0] = IGNORE
         elif raw in read:
             plane = planes[labels.classes.index(name)]
-            plane[(read[raw] > 0) & (plane != 255)] = 1
+            plane[(read[raw] > 0) & (plane != IGNORE)] = 1
     return planes

@@ -1,37 +1,40 @@
-"""One Dataset for every source: read, bring to the network's grid, cut a patch, augment."""
+"""One Dataset for every source (read, bring to the network's grid, cut a patch, augment), and the order in which it is trained.
+
+Augmentation and order depend on (seed, epoch, index) alone, so that a training can be resumed in the middle of an epoch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from segkit.data.cache import ArrayCache
 from segkit.data.case import Case, encoded_mask
-from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.transforms import preprocess
 from segkit.data.transforms.augment import Augmentation
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import SIXTEEN_BIT, Intensity
 from segkit.data.transforms.patches import Patches, locations_of
 from segkit.data.transforms.preprocess import Decoded, Preprocessing
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import track
 
-Array = npt.NDArray[Any]
 MAX_WORKERS = 256
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case on the network's grid, and the way back."""
+    """One case on the network's grid, and the steps that lead back to the original grid."""
 
     image: Tensor  # (C, *S) uint8, or float32
     mask: Tensor  # (*S) or (K, *S) uint8 of class indices or planes; 255 = ignore
@@ -47,7 +50,7 @@ class Batch:
     steps: tuple[tuple[Step, ...], ...] = ()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """Lightning moves batches by calling this (and says `non_blocking` only for plain tensors)."""
+        """Lightning moves batches by calling this (and sets `non_blocking` only for plain tensors)."""
         non_blocking = non_blocking or device.type == "cuda"
         image, mask = (t.to(device, non_blocking=non_blocking) for t in (self.image, self.mask))
         return Batch(image, mask, self.indices, self.steps)
@@ -57,9 +60,18 @@ class Batch:
 
 
 class CaseDataset(Dataset[Sample]):
-    """Cases as samples. Indexed by (epoch, index) where augmentation is on, so that it is a function of both and the seed.
+    """Cases as samples; indexed by (epoch, index), of which augmentation and patches are a function.
 
-    With `patches` the samples of a case are `per_case` patches of it: sample i belongs to case i % n.
+    Args:
+        cases: images and masks, read on access.
+        labels: turns raw mask values into class indices.
+        config: the keys of `preprocess`.
+        augmentation: random changes of the training images.
+        seed: of augmentation and patches.
+        intensity_max: largest value of 16-bit images, see `Intensity`.
+        patches: cuts each sample; sample i is then a patch of case i % n.
+        per_case: samples of each case.
+        cache: decoded cases on disk.
     """
 
     def __init__(
@@ -69,7 +81,7 @@ class CaseDataset(Dataset[Sample]):
         config: Preprocessing,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        top: int = SIXTEEN_BIT,
+        intensity_max: int = SIXTEEN_BIT,
         patches: Patches | None = None,
         per_case: int = 1,
         cache: ArrayCache | None = None,
@@ -77,9 +89,9 @@ class CaseDataset(Dataset[Sample]):
         self.cases, self.labels, self.config = tuple(cases), labels, config
         self.augmentation, self.seed = augmentation, seed
         self.patches, self.per_case, self.cache = patches, per_case, cache
-        self.intensity = Intensity(config, top)
+        self.intensity = Intensity(config, intensity_max)
         self._decoded: list[Decoded] = []
-        self._truths: list[Array] = []
+        self._references: list[Array] = []
         # Which index each loader worker is reading, in shared memory: names the file if the worker is killed.
         self.reading = torch.full((MAX_WORKERS,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -108,7 +120,7 @@ class CaseDataset(Dataset[Sample]):
         return bool(self._decoded)
 
     def decode(self, index: int) -> Decoded:
-        """From the disk cache where there is one, else from the files."""
+        """A case on the network's grid, from the disk cache where there is one, else from its files."""
         return self._read(index) if self.cache is None else self.cache.get(self.cases[index], lambda: self._read(index))
 
     def _read(self, index: int) -> Decoded:
@@ -117,22 +129,28 @@ class CaseDataset(Dataset[Sample]):
             decoded.locations.update(locations_of(decoded.mask, self.labels))
         return decoded
 
-    def _decode_into_memory(self, index: int) -> Decoded:
-        """Off the disk: a process may have some 65,000 mapped files, no more."""
-        decoded = self.decode(index)
-        return replace(decoded, image=np.array(decoded.image), mask=np.array(decoded.mask))
-
-    def truth(self, index: int) -> Array:
+    def reference(self, index: int) -> Array:
         """The mask on the original grid, as `encoded_mask`."""
-        return self._truths[index] if self._truths else encoded_mask(self.cases[index], self.labels)
+        return self._references[index] if self._references else encoded_mask(self.cases[index], self.labels)
 
     def keep_in_memory(self, threads: int) -> None:
-        """Decode everything once, before loader workers are forked, so that they share it."""
+        """Decode everything once, before loader workers are forked, so that they share it.
+
+        Files are read again although the audit has just read them: it keeps statistics of a data set of any size, no pixels.
+        """
         n = len(self.cases)
+
+        def decode(index: int) -> Decoded:
+            decoded = self.decode(index)  # copied off the disk: a process may have some 65,000 mapped files, no more
+            return replace(decoded, image=np.array(decoded.image), mask=np.array(decoded.mask))
+
+        def reference(index: int) -> Array:
+            return self.reference(index) if self._decoded[index].steps else self._decoded[index].mask
+
         with ThreadPoolExecutor(threads) as pool:
-            self._decoded = list(track(pool.map(self._decode_into_memory, range(n)), "decoding", total=n))
+            self._decoded = list(track(pool.map(decode, range(n)), "decoding", total=n))
             if self.augmentation is None:  # validation compares with the original grid, every epoch
-                self._truths = list(pool.map(self.truth, range(n)))
+                self._references = list(pool.map(reference, range(n)))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -147,3 +165,94 @@ def _pad(tensor: Tensor, shape: Sequence[int], value: int) -> Tensor:
     missing = [wanted - n for wanted, n in zip(shape, tensor.shape[-len(shape) :], strict=True)]
     widths = [width for more in reversed(missing) for width in (0, more)]
     return torch.nn.functional.pad(tensor, widths, value=value) if any(missing) else tensor
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): a permutation that depends on (seed, epoch) alone, distributed over `world_size` processes.
+
+    A last, smaller batch is dropped unless it is the only one: batch norm cannot learn from a single image.
+
+    Args:
+        n: samples of an epoch.
+        batch_size: of each process.
+        seed: of the order.
+        rank: number of this process.
+        world_size: number of processes.
+        shuffle: False keeps the first epoch's order.
+        weights: (n,); indices are then drawn with replacement, in proportion to them.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True, weights: Array | None = None
+    ) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.weights = weights
+        self.epoch = 0
+        self.skip = 0
+        """Batches at the start of the epoch that were trained before the run was interrupted."""
+
+    def __len__(self) -> int:
+        return max(1, self.n // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self._order(np.random.Generator(np.random.PCG64([self.seed, self.epoch if self.shuffle else 0])))
+        mine = [int(i) for i in order[self.rank :: self.world_size]]
+        for batch in range(self.skip, len(self)):
+            indices = mine[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, index) for index in indices]
+
+    def _order(self, random: np.random.Generator) -> Array:
+        if self.weights is None:
+            return random.permutation(self.n)
+        steps = np.cumsum(self.weights) / np.sum(self.weights)
+        return np.minimum(np.searchsorted(steps, random.random(self.n), side="right"), self.n - 1)
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """Where Lightning looks for `set_epoch` of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class TrainLoader(DataLoader[Sample]):
+    """A DataLoader whose position is part of the checkpoint (Lightning saves and restores `state_dict`)."""
+
+    def __init__(self, dataset: CaseDataset, sampler: EpochSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=sampler, **options)
+        self.position = sampler
+        self._done = 0
+        self._resume: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Lazy on purpose: Lightning creates the iterator before it has set the epoch."""
+        resumes_here = self._resume.get("epoch") == self.position.epoch
+        self.position.skip = self._done = self._resume["batches"] if resumes_here else 0
+        self._resume = {}
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.position.epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resume = dict(state)
+
+
+@contextmanager
+def naming_killed_workers(*datasets: CaseDataset) -> Iterator[None]:
+    """Turn torch's "worker (pid 7) exited unexpectedly" into an error that names what was being read."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "Caught" in first_line(error):
+            raise
+        files = [str(d.cases[i].image.paths[0]) for d in datasets for i in sorted(set(d.reading.tolist())) if i >= 0]
+        raise SegkitError(
+            f"a loader worker was killed ({first_line(error)})\n"
+            f"  last files being read: {', '.join(files) or 'unknown'}\n"
+            "  most often the machine ran out of memory;   try  data.num_workers=0  or a smaller data.batch_size"
+        ) from error

@@ -1,10 +1,11 @@
-"""The label map: what the values in a mask file mean, and which output of the network stands for each."""
+"""The label map: the classes that mask values stand for, and the network output of each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,20 +20,24 @@ BACKGROUND = "background"
 IGNORE_NAME = "ignore"
 _SIDE = re.compile(r"(^|[_\s-])(left|right|l|r)($|[_\s-])", re.IGNORECASE)
 IGNORE = 255
-"""Class index of pixels that count neither in the loss nor in a metric."""
+"""Class index of pixels that are left out of the loss and of metrics."""
 
-# Okabe and Ito (2008), told apart by colour-blind readers as well.
+# Okabe and Ito (2008): distinguishable by color-blind readers as well.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Raw value in the file -> class name.
+    """Maps raw mask values to class names, class indices and network outputs.
 
-    Exclusive maps (`overlap=False`) have one class a pixel: `values` maps integers (or colours `#rrggbb`) to names; the
+    Exclusive maps (`overlap=False`) have one class a pixel: `values` maps integers (or colors `#rrggbb`) to names; the
     name `background` is class 0, the other names become classes 1, 2, … in the order given; several values may share a
     name; the name `ignore` marks pixels that do not count. Overlapping maps have one binary plane a class: `values` maps
     the plane's name in the source (a column, a LabelMe label) to the class name.
+
+    Args:
+        values: Pairs (raw value or plane, name), in the order of the classes.
+        overlap: Whether classes may overlap.
     """
 
     values: tuple[tuple[str, str], ...]
@@ -40,14 +45,19 @@ class LabelMap:
 
     @classmethod
     def of(cls, values: Mapping[Any, str], overlap: bool = False) -> LabelMap:
+        """Build and validate a map.
+
+        Raises:
+            SegkitError: No class or no background is named, a value is negative, or a name is reserved.
+        """
         label_map = cls(tuple((str(raw), str(name)) for raw, name in values.items()), overlap)
         if not label_map.classes:
             raise SegkitError(f"data.labels = {dict(values)} names no structure;   add  data.labels='{{0: background, 1: NAME}}'")
         if "overall" in label_map.classes:
-            raise SegkitError("data.labels names a class 'overall', which is what tables call the mean of all;   choose another name")
+            raise SegkitError("data.labels names a class 'overall', which tables use for the mean of all classes;   choose another name")
         negative = [] if overlap else [raw for raw, _ in label_map.values if raw.startswith("-")]
         if negative:
-            raise SegkitError(f"data.labels has the negative value {negative[0]}, which no mask file can hold")
+            raise SegkitError(f"data.labels has the negative value {negative[0]}, which mask files cannot hold")
         if not overlap and BACKGROUND not in dict(label_map.values).values():
             raise SegkitError(f"data.labels = {dict(values)} names no background;   add  0: background")
         return label_map
@@ -70,7 +80,7 @@ class LabelMap:
         return len(self.classes) + (self.mode == "multiclass")
 
     @property
-    def colours(self) -> tuple[tuple[int, int, int], ...]:
+    def colors(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(PALETTE[i % len(PALETTE)] for i in range(len(self.classes)))
 
     def index(self, name: str) -> int:
@@ -79,23 +89,27 @@ class LabelMap:
             return 0 if name == BACKGROUND else IGNORE
         return self.classes.index(name) + 1
 
-    @property
-    def in_colours(self) -> bool:
+    @cached_property
+    def uses_colors(self) -> bool:
         return any(key.startswith("#") for key, _ in self.values)
 
     def as_key(self, value: str) -> str:
-        """How this map would name a raw value: among colours, the grey of an all-black mask is black."""
-        return value if value.startswith("#") or not self.in_colours else "#" + f"{min(int(value), 255):02x}" * 3
+        """The key of a raw value in this map: in a map of colors, gray levels are colors, too."""
+        return value if value.startswith("#") or not self.uses_colors else "#" + f"{min(int(value), 255):02x}" * 3
 
     def encode(self, raw: Array) -> tuple[Array, tuple[str, ...]]:
-        """Class indices (uint8, the raw array's spatial shape) of an exclusive mask, and the raw values that have no name.
+        """Convert the raw values of an exclusive mask to class indices.
 
-        `raw` is integer (H, W), or RGB (H, W, 3) whose colours are matched as `#rrggbb`.
+        Args:
+            raw: Integers (*S), or RGB (H, W, 3) whose colors are matched as `#rrggbb`.
+
+        Returns:
+            Class indices (*S) uint8, 255 (ignore) where a value has no name; and the values without a name.
         """
-        coloured = raw.ndim >= 3 and raw.shape[-1] in (3, 4)
-        flat = pack_rgb(raw) if coloured else raw.astype(np.uint32) * 0x010101 if self.in_colours else raw
+        is_rgb = raw.ndim >= 3 and raw.shape[-1] in (3, 4)
+        flat = pack_rgb(raw) if is_rgb else raw.astype(np.uint32) * 0x010101 if self.uses_colors else raw
         keys = {self.as_key(key): self.index(name) for key, name in self.values}
-        wanted = {int(key.lstrip("#"), 16 if self.in_colours else 10): index for key, index in keys.items()}
+        wanted = {int(key.lstrip("#"), 16 if self.uses_colors else 10): index for key, index in keys.items()}
         classes = np.full(flat.shape, IGNORE, np.uint8)
         unknown = []
         for value in unique_values(flat):
@@ -106,9 +120,9 @@ class LabelMap:
         return classes, tuple(unknown)
 
     def decode(self, classes: Array) -> Array:
-        """Raw values (the first one of each class) of class indices: what a written mask holds. Colours give (H, W, 3)."""
+        """Convert class indices (*S) to raw values, the first one of each class; RGB (*S, 3) where the map has colors."""
         table = {self.index(name): self.as_key(key) for key, name in reversed(self.values)}
-        if self.in_colours:
+        if self.uses_colors:
             palette = np.zeros((256, 3), np.uint8)
             for index, key in table.items():
                 palette[index] = [int(key[i : i + 2], 16) for i in (1, 3, 5)]
@@ -128,7 +142,7 @@ class LabelMap:
 
 
 def sided(classes: Sequence[str]) -> str:
-    """The first class that has a side (left_lung, kidney R), which a mirrored image would get wrong; empty where none has."""
+    """The first class name with a side (left_lung, kidney R), which mirrored images would get wrong; empty if there is none."""
     return next((name for name in classes if _SIDE.search(name)), "")
 
 
@@ -140,6 +154,6 @@ def unique_values(array: Array) -> list[int]:
 
 
 def pack_rgb(rgb: Array) -> Array:
-    """(…, 3 or 4) uint8 colours -> (…) integers 0xrrggbb; alpha is dropped."""
+    """(…, 3 or 4) uint8 colors -> (…) integers 0xrrggbb; alpha is dropped."""
     r, g, b = (rgb[..., i].astype(np.uint32) for i in range(3))
     return (r << 16) | (g << 8) | b

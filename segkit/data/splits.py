@@ -18,19 +18,18 @@ import numpy as np
 
 from segkit.config import schema
 from segkit.data.case import Case, Manifest
-from segkit.data.statistics import CaseFacts
+from segkit.data.statistics import Statistics
 from segkit.system.errors import Problem, ProblemsFound, nearest
 from segkit.system.files import natural, write_text_atomic
 
-SIDES = ("train", "val", "test")
-_SPOKEN = {"train": "train", "val": "validation", "test": "test"}
-Facts = Mapping[str, CaseFacts]
+SUBSETS = ("train", "val", "test")
+_IN_WORDS = {"train": "train", "val": "validation", "test": "test"}
 Groups = dict[str, list[str]]
 """Case ids by group."""
-Sides = Mapping[str, Sequence[str]]
-"""Case ids by side."""
+Subsets = Mapping[str, Sequence[str]]
+"""Case ids by subset."""
 Strata = Mapping[str, tuple[int, ...]]
-"""Of each group: which classes it shows (1 or 0, the rarest class first), and how large they are (quintile). Empty: all are alike."""
+"""By group: which classes it shows (1 or 0, the rarest class first), and their size (quintile). Empty: all groups are alike."""
 SIZES = 5
 GOLDEN = 0x9E3779B9
 """2^32 over the golden ratio: the multiples of it, modulo 2^32, spread evenly however many of them are taken (Knuth, 6.4)."""
@@ -38,9 +37,17 @@ GOLDEN = 0x9E3779B9
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids by side, in natural order; `manifest_hash` says for which state of the data it was made.
+    """Case ids by subset, in natural order.
 
-    `excluded` cases are on no side: the data set says that they are not fit to learn from (`facts["excluded"]`).
+    Args:
+        train: Ids of the training cases.
+        val: Ids of the validation cases.
+        test: Ids of the test cases.
+        kind: How the split was made (`split.kind`).
+        seed: Seed of a random split.
+        manifest_hash: `Manifest.hash` of the data that it was made for.
+        excluded: Ids in no subset: the data set calls them unfit to learn from (`facts["excluded"]`).
+        grouped: False: one patient may be in several subsets, because `split.grouped=false` asked for it.
     """
 
     train: tuple[str, ...]
@@ -51,10 +58,15 @@ class Split:
     manifest_hash: str = ""
     excluded: tuple[str, ...] = ()
     grouped: bool = True
-    """False: one patient may be on several sides, because someone asked for it."""
 
-    def ids(self, side: str) -> tuple[str, ...]:
-        return {"train": self.train, "val": self.val, "test": self.test}[side]
+    def ids(self, subset: str) -> tuple[str, ...]:
+        """Ids of "train", "val" or "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}[subset]
+
+    @property
+    def subset_of(self) -> dict[str, str]:
+        """Subset by case id."""
+        return {id_: subset for subset in SUBSETS for id_ in self.ids(subset)}
 
     def as_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -64,87 +76,88 @@ class Split:
 
     @classmethod
     def from_json(cls, path: Path) -> Split:
-        return cls.from_dict(_read_json(path), str(path))
+        """Read a split file. Raises ProblemsFound."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ProblemsFound([Problem("split.path", f"{path} is missing", "name an existing split file")]) from None
+        except (OSError, ValueError) as error:
+            raise ProblemsFound([Problem("split.path", f"{path} cannot be read ({error})", "it must be JSON")]) from error
+        if not isinstance(data, dict):
+            raise ProblemsFound([Problem("split.path", f"{path} holds no JSON object", 'write {"train": [...], "val": [...]}')])
+        return cls.from_dict(data, str(path))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "split") -> Split:
-        """Also a hand-written one that holds just {"train": [ids], "val": [ids]}. `where` is named in the errors."""
-        sides = {side: data.get(side, []) for side in SIDES}
-        lists = {**sides, "excluded": data.get("excluded", [])}
-        wrong = [side for side, ids in lists.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
+        """A split from `as_dict`, or a hand-written {"train": [ids], "val": [ids]}. Raises ProblemsFound, which names `where`."""
+        lists = {key: data.get(key, []) for key in (*SUBSETS, "excluded")}
+        wrong = [key for key, ids in lists.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
         if wrong or "train" not in data or "val" not in data:
-            fix = 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}'
-            raise ProblemsFound([Problem(where, "is not a split: lists of ids (text) named train and val are wanted", fix)])
-        kind, hash_ = str(data.get("kind", "file")), str(data.get("manifest_hash", ""))
-        split = cls.of(sides, kind, int(data.get("seed", 0)), hash_, lists["excluded"])
-        return replace(split, grouped=bool(data.get("grouped", True)))
+            what = "is not a split: lists of ids (text) named train and val are needed"
+            raise ProblemsFound([Problem(where, what, 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}')])
+        given = {
+            key: kind(data[key]) for key, kind in (("kind", str), ("seed", int), ("manifest_hash", str), ("grouped", bool)) if key in data
+        }
+        return cls.of(lists, excluded=lists["excluded"], **given)
 
     @classmethod
-    def of(cls, sides: Sides, kind: str, seed: int, manifest_hash: str, excluded: Sequence[str] = ()) -> Split:
-        train, val, test = (tuple(sorted(sides[side], key=natural)) for side in SIDES)
-        return cls(train, val, test, kind, seed, manifest_hash, tuple(sorted(excluded, key=natural)))
+    def of(cls, subsets: Subsets, excluded: Sequence[str] = (), **properties: Any) -> Split:
+        """A split with all ids in natural order."""
+        train, val, test, out = (tuple(sorted(ids, key=natural)) for ids in (*(subsets[subset] for subset in SUBSETS), excluded))
+        return cls(train, val, test, excluded=out, **properties)
 
 
-def make_split(manifest: Manifest, config: schema.Split, facts: Facts | None = None) -> Split:
-    """The split that `config` asks for, stratified if `facts` are there; raises ProblemsFound where there can be none.
+def make_split(manifest: Manifest, config: schema.Split, statistics: Statistics | None = None) -> Split:
+    """Make the split that `config` asks for.
 
     Cases that the data set itself calls its test set stay that, unless it names validation cases too and another split is
     asked for; the other kinds then divide the rest.
+
+    Args:
+        manifest: The labelled cases.
+        config: The keys of `split`.
+        statistics: Of the cases; without them the split is not stratified.
+
+    Raises:
+        ProblemsFound: The split file is wrong, or there are too few groups.
     """
     excluded = [case.id for case in manifest if is_excluded(case)]
     usable = replace(manifest, cases=tuple(case for case in manifest if not is_excluded(case)))
     kind = _resolve(usable, config.kind)
     if kind == "file":
         return _from_file(manifest, config, excluded)
-    test = [case.id for case in usable if case.split == "test"] if kind != "given" and _is_test_given(usable) else []
+    test = [case.id for case in usable if case.split == "test"] if kind != "given" and _only_test_given(usable) else []
     rest = replace(usable, cases=tuple(case for case in usable if case.id not in set(test)))
+    groups: Groups = {}
+    for case in rest:
+        groups.setdefault(case.group_or_id if config.grouped else case.id, []).append(case.id)
+    if test:
+        config = config.model_copy(update={"test_fraction": 0.0})
     make = {"given": _given, "holdout": _holdout, "kfold": _kfold, "leave_one_out": _leave_one_out}[kind]
-    groups = _groups(rest, config.grouped)
-    wanted = config.model_copy(update={"test_fraction": 0.0}) if test else config
-    sides = make(rest, groups, wanted, strata(rest, groups, facts) if facts and config.stratify else {})
-    split = Split.of({**sides, "test": [*sides["test"], *test]}, kind, config.seed, manifest.hash, excluded)
-    return replace(split, grouped=config.grouped)
+    subsets = make(rest, groups, config, _strata(rest, groups, statistics) if statistics and config.stratify else {})
+    properties = {"kind": kind, "seed": config.seed, "manifest_hash": manifest.hash, "grouped": config.grouped}
+    return Split.of({**subsets, "test": [*subsets["test"], *test]}, excluded, **properties)
 
 
 def is_excluded(case: Case) -> bool:
+    """Whether the data set itself calls the case unfit to learn from."""
     return str(case.facts.get("excluded", "")).lower() not in ("", "0", "0.0", "false", "no")
-
-
-def check_split(manifest: Manifest, split: Split, facts: Facts) -> list[Problem]:
-    """What would make the numbers wrong: leaks between the sides, sides or classes that are empty."""
-    return [
-        *_empty_sides(split),
-        *_groups_apart(manifest, split),
-        *_same_pixels(split, facts),
-        *_classes_absent(manifest, split, facts),
-    ]
-
-
-# making one
 
 
 def _resolve(manifest: Manifest, kind: str) -> str:
     """auto: the data set's own split, else its own folds, else holdout; also where it names nothing but a test set."""
     if kind != "auto":
         return kind
-    if any(case.split for case in manifest) and not _is_test_given(manifest):
+    if any(case.split for case in manifest) and not _only_test_given(manifest):
         return "given"
     rest = [case for case in manifest if case.split != "test"]
     return "kfold" if rest and all("fold" in case.facts for case in rest) else "holdout"
 
 
-def _is_test_given(manifest: Manifest) -> bool:
+def _only_test_given(manifest: Manifest) -> bool:
     """The data set names test cases, but none to validate on."""
-    sides = {case.split for case in manifest}
-    return "test" in sides and "val" not in sides
-
-
-def _groups(manifest: Manifest, grouped: bool) -> Groups:
-    """With `grouped=False` each case by itself."""
-    groups: Groups = {}
-    for case in manifest:
-        groups.setdefault(case.group_or_id if grouped else case.id, []).append(case.id)
-    return groups
+    subsets = {case.split for case in manifest}
+    return "test" in subsets and "val" not in subsets
 
 
 def _shuffled(groups: Groups, seed: int) -> list[str]:
@@ -153,13 +166,12 @@ def _shuffled(groups: Groups, seed: int) -> list[str]:
     return [names[i] for i in np.argsort(keys, kind="stable")]
 
 
-def strata(manifest: Manifest, groups: Groups, facts: Facts) -> Strata:
+def _strata(manifest: Manifest, groups: Groups, statistics: Statistics) -> Strata:
     """Groups of one stratum show the same classes, and about as much of them."""
-    classes = {id_: facts[id_].class_pixels(manifest.labels) for ids in groups.values() for id_ in ids}
-    shown = {name: Counter({c: sum(classes[id_][c] for id_ in ids) for c in manifest.labels.classes}) for name, ids in groups.items()}
-    in_groups = {c: sum(counts[c] > 0 for counts in shown.values()) for c in manifest.labels.classes}
-    rarest_first = sorted(manifest.labels.classes, key=lambda c: in_groups[c])
-    pixels = {name: sum(m.pixels for id_ in ids for m in list(facts[id_].masks.values())[:1]) for name, ids in groups.items()}
+    labels = manifest.labels
+    shown = {name: sum((Counter(statistics[id_].class_pixels(labels)) for id_ in ids), Counter[str]()) for name, ids in groups.items()}
+    rarest_first = sorted(labels.classes, key=lambda c: sum(counts[c] > 0 for counts in shown.values()))
+    pixels = {name: sum(m.pixels for id_ in ids for m in list(statistics[id_].masks.values())[:1]) for name, ids in groups.items()}
     size = {name: counts.total() / max(1, pixels[name]) for name, counts in shown.items()}
     ordered = sorted(share for share in size.values() if share) or [0.0]
     steps = [ordered[len(ordered) * k // SIZES] for k in range(1, SIZES)]
@@ -167,7 +179,7 @@ def strata(manifest: Manifest, groups: Groups, facts: Facts) -> Strata:
 
 
 def _interleaved(groups: Groups, strata: Strata, seed: int) -> list[str]:
-    """Random order of which every beginning holds all strata in about their shares."""
+    """Random order in which every prefix holds all strata in about their shares."""
     order = _shuffled(groups, seed)
     if len(set(strata.values())) < 2:
         return order
@@ -177,36 +189,36 @@ def _interleaved(groups: Groups, strata: Strata, seed: int) -> list[str]:
     return sorted(alike, key=lambda name: spread[name])
 
 
-def _given(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+def _given(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Subsets:
     without = [case.id for case in manifest if not case.split]
     if without:
         what = f"{len(without)} of {len(manifest)} cases have no split of their own, e.g. {without[0]}"
         raise ProblemsFound([Problem("split.kind=given", what, "give every case one, or use  split=holdout")])
-    sides = {side: [case.id for case in manifest if case.split == side] for side in SIDES}
-    if not sides["train"] or not sides["val"]:
-        missing = _SPOKEN["train" if not sides["train"] else "val"]
-        counts = ", ".join(f"{len(ids)} {_SPOKEN[side]}" for side, ids in sides.items())
+    subsets = {subset: [case.id for case in manifest if case.split == subset] for subset in SUBSETS}
+    if not subsets["train"] or not subsets["val"]:
+        missing = _IN_WORDS["train" if not subsets["train"] else "val"]
+        counts = ", ".join(f"{len(ids)} {_IN_WORDS[subset]}" for subset, ids in subsets.items())
         problem = Problem("split.kind=given", f"the data set names no {missing} case ({counts})", "use  split=holdout")
         raise ProblemsFound([problem])
-    return sides
+    return subsets
 
 
-def _holdout(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+def _holdout(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Subsets:
     order = _interleaved(groups, strata, config.seed)
-    wanted = 2 + (config.test_fraction > 0)
-    if len(order) < wanted or config.val_fraction <= 0 or config.val_fraction + config.test_fraction >= 1:
-        raise ProblemsFound([_no_holdout(manifest, groups, config, wanted)])
-    test = _pick(groups, order, config.test_fraction * len(manifest), at_most=len(order) - 2) if wanted == 3 else []
+    needed = 2 + (config.test_fraction > 0)
+    if len(order) < needed or config.val_fraction <= 0 or config.val_fraction + config.test_fraction >= 1:
+        raise ProblemsFound([_no_holdout(manifest, groups, config, needed)])
+    test = _pick(groups, order, config.test_fraction * len(manifest), at_most=len(order) - 2) if needed == 3 else []
     order = [name for name in order if name not in set(test)]
     val = _pick(groups, order, config.val_fraction * len(manifest), at_most=len(order) - 1)
     train = [name for name in order if name not in set(val)]
     return {"train": _members(groups, train), "val": _members(groups, val), "test": _members(groups, test)}
 
 
-def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, wanted: int) -> Problem:
-    if len(groups) < wanted:
+def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, needed: int) -> Problem:
+    if len(groups) < needed:
         unit = "case" if len(groups) == len(manifest) else "group"
-        what = f"{wanted} sides need {wanted} groups, there {_are(len(groups), unit)} ({len(manifest)} images)"
+        what = f"{needed} subsets need {needed} groups, there {_are(len(groups), unit)} ({len(manifest)} images)"
         fix = "add data, or check how the source finds groups;   split.grouped=false  ignores them (scores will be too good)"
         return Problem("split=holdout", what, fix)
     if config.val_fraction <= 0:
@@ -216,11 +228,7 @@ def _no_holdout(manifest: Manifest, groups: Groups, config: schema.Split, wanted
 
 
 def _pick(groups: Groups, order: Sequence[str], wanted: float, at_most: int) -> list[str]:
-    """Groups with about `wanted` cases in total, as near as whole groups allow; at least one group, at most `at_most`.
-
-    Walking along the random order usually meets the number; where it does not, the sums that are reachable are found by
-    dynamic programming (bit i of `reachable[k]`: the first k groups can make i cases).
-    """
+    """Groups with about `wanted` cases in total, as near as whole groups allow; at least one group, at most `at_most`."""
     target = max(1, round(wanted))
     picked: list[str] = []
     total = 0
@@ -236,9 +244,10 @@ def _pick(groups: Groups, order: Sequence[str], wanted: float, at_most: int) -> 
 
 
 def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]:
+    """Subset sum by dynamic programming: bit i of `reachable[k]` says that the first k groups can make i cases."""
     sizes = [len(groups[name]) for name in order]
     everything = sum(sizes)
-    window = (1 << min(everything, 2 * target + max(sizes) + 1)) - 1  # never all groups: the other side needs one
+    window = (1 << min(everything, 2 * target + max(sizes) + 1)) - 1  # never all groups: the other subset needs one
     reachable = [1]
     for size in sizes:
         reachable.append((reachable[-1] | reachable[-1] << size) & window)
@@ -251,33 +260,30 @@ def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]
     return picked
 
 
-def _kfold(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
-    return _fold(_own_folds(manifest) or _balanced_folds(groups, config, strata), config.fold)
+def _kfold(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Subsets:
+    """The folds that the data set itself names, in natural order of their names; else balanced ones."""
+    own: Groups = {}
+    for case in manifest:
+        if "fold" in case.facts:
+            own.setdefault(str(case.facts["fold"]), []).append(case.id)
+    if len(own) > 1 and sum(map(len, own.values())) == len(manifest):
+        return _fold([own[name] for name in sorted(own, key=natural)], config.fold)
+    return _fold(_balanced_folds(groups, config, strata), config.fold)
 
 
-def _leave_one_out(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Sides:
+def _leave_one_out(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Subsets:
     """Each group validates once, in natural order of their names."""
     if len(groups) < 2:
         raise ProblemsFound([Problem("split=leave_one_out", f"needs 2 groups, there {_are(len(groups), 'group')}", "add data")])
     return _fold([groups[name] for name in sorted(groups, key=natural)], config.fold)
 
 
-def _fold(folds: Sequence[Sequence[str]], fold: int) -> Sides:
+def _fold(folds: Sequence[Sequence[str]], fold: int) -> Subsets:
     if fold >= len(folds):
         what = f"is {fold}, but there are {len(folds)} folds, counted from 0"
         raise ProblemsFound([Problem("split.fold", what, f"split.fold={len(folds) - 1}")])
     train = [id_ for k, ids in enumerate(folds) for id_ in ids if k != fold]
     return {"train": train, "val": folds[fold], "test": []}
-
-
-def _own_folds(manifest: Manifest) -> list[list[str]]:
-    """The folds that the data set itself names, in natural order of their names; empty where it names none."""
-    if not manifest.cases or not all("fold" in case.facts for case in manifest):
-        return []
-    folds: Groups = {}
-    for case in manifest:
-        folds.setdefault(str(case.facts["fold"]), []).append(case.id)
-    return [folds[name] for name in sorted(folds, key=natural)] if len(folds) > 1 else []
 
 
 def _balanced_folds(groups: Groups, config: schema.Split, strata: Strata) -> list[list[str]]:
@@ -301,99 +307,38 @@ def _from_file(manifest: Manifest, config: schema.Split, excluded: Sequence[str]
     path = Path(config.path).expanduser()
     split = Split.from_json(path)
     split = replace(split, excluded=tuple(sorted({*split.excluded, *excluded}, key=natural)))
-    problems = [*_stale(manifest, split, path), *_wrong_ids(manifest, split, path)]
+    problems = [Problem(str(path), what, fix) for what, fix in (*_stale(manifest, split), *_wrong_ids(manifest, split))]
     if problems:
         raise ProblemsFound(problems)
     return replace(split, kind="file", manifest_hash=manifest.hash)
 
 
-def _stale(manifest: Manifest, split: Split, path: Path) -> list[Problem]:
+def _stale(manifest: Manifest, split: Split) -> list[tuple[str, str]]:
+    """What is wrong and how to fix it."""
     if split.manifest_hash in ("", manifest.hash):
         return []
     what = f"was made for another state of the data ({split.manifest_hash}, now {manifest.hash}): files came, went or changed"
-    return [Problem(str(path), what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right")]
+    return [(what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right")]
 
 
-def _wrong_ids(manifest: Manifest, split: Split, path: Path) -> list[Problem]:
-    side_of: dict[str, str] = {}
-    problems = []
-    for side in SIDES:
-        for id_ in split.ids(side):
+def _wrong_ids(manifest: Manifest, split: Split) -> list[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    wrong = []
+    for subset in SUBSETS:
+        for id_ in split.ids(subset):
             if id_ not in manifest.by_id:
-                problems.append(Problem(str(path), f"{id_!r} in {side} is no case", nearest(id_, manifest.by_id) or "remove it"))
-            elif id_ in side_of:
-                where = f"twice in {side}" if side_of[id_] == side else f"in {side_of[id_]} and in {side}"
-                problems.append(Problem(str(path), f"{id_!r} stands {where}", "keep one"))
-            elif id_ in split.excluded and side != "test":
-                problems.append(Problem(str(path), f"{id_!r} in {side} is one that the data set excludes", "remove it"))
-            side_of.setdefault(id_, side)
-    missing = [case.id for case in manifest if case.id not in side_of and case.id not in split.excluded]
+                wrong.append((f"{id_!r} in {subset} is not a case", nearest(id_, manifest.by_id) or "remove it"))
+            elif id_ in seen:
+                where = f"twice in {subset}" if seen[id_] == subset else f"in {seen[id_]} and in {subset}"
+                wrong.append((f"{id_!r} is {where}", "keep one"))
+            elif id_ in split.excluded and subset != "test":
+                wrong.append((f"{id_!r} in {subset} is one that the data set excludes", "remove it"))
+            seen.setdefault(id_, subset)
+    missing = [case.id for case in manifest if case.id not in seen and case.id not in split.excluded]
     if missing:
-        what = f"{len(missing)} of {len(manifest)} cases are on no side, e.g. {', '.join(map(repr, missing[:3]))}"
-        problems.append(Problem(str(path), what, "add them, or leave them out with data.exclude"))
-    return problems
-
-
-# checking one
-
-
-def exclude_line(ids: Sequence[str]) -> str:
-    """What to type to leave cases out; quoted, since 012 would lose its zero."""
-    quoted = ",".join(f'"{id_}"' for id_ in ids)
-    return f"data.exclude='[{quoted}]'"
-
-
-def _empty_sides(split: Split) -> list[Problem]:
-    return [Problem("split", f"no case is in {_SPOKEN[side]}", "use  split=holdout") for side in ("train", "val") if not split.ids(side)]
-
-
-def _sides_of(split: Split) -> dict[str, str]:
-    return {id_: side for side in SIDES for id_ in split.ids(side)}
-
-
-def _groups_apart(manifest: Manifest, split: Split) -> list[Problem]:
-    side_of, problems = _sides_of(split), []
-    by_group: dict[str, dict[str, Case]] = {}
-    for case in manifest:
-        if case.group and case.id in side_of:
-            by_group.setdefault(case.group, {}).setdefault(side_of[case.id], case)
-    for group, sides in by_group.items():
-        if len(sides) > 1:
-            where = " and ".join(f"{_SPOKEN[side]} ({sides[side].id})" for side in SIDES if side in sides)
-            problems.append(Problem(f"group {group}", f"in {where}", "use  split=holdout  (it keeps groups whole)"))
-    if problems and not split.grouped:
-        what = f"{len(problems)} groups are on several sides, as split.grouped=false wants it: scores will be too good"
-        return [Problem("split.grouped", what, "split.grouped=true", "warning")]
-    return problems
-
-
-def _same_pixels(split: Split, facts: Facts) -> list[Problem]:
-    """Byte-identical images on both sides; an empty slice is like any other, so these do not count."""
-    by_content: dict[str, list[str]] = {}
-    side_of, problems = _sides_of(split), []
-    for id_ in side_of:
-        if id_ in facts and facts[id_].sha1 and not facts[id_].is_blank:
-            by_content.setdefault(facts[id_].sha1, []).append(id_)
-    for ids in by_content.values():
-        if len({side_of[id_] for id_ in ids}) > 1:
-            where = " and ".join(f"{_SPOKEN[side_of[id_]]} ({id_})" for id_ in ids)
-            problems.append(Problem(f"image {ids[0]}", f"the same pixels are in {where}", exclude_line(ids[1:])))
-    return problems
-
-
-def _classes_absent(manifest: Manifest, split: Split, facts: Facts) -> list[Problem]:
-    """Classes that one side lacks; what no case has at all, the audit tells."""
-    present = {
-        side: {name for id_ in split.ids(side) if id_ in facts for name, n in facts[id_].class_pixels(manifest.labels).items() if n}
-        for side in SIDES
-        if split.ids(side)
-    }
-    return [
-        Problem(f"class {name}", f"no {_SPOKEN[side]} case has it", "try another split.seed", "warning")
-        for side, names in present.items()
-        for name in manifest.labels.classes
-        if name not in names and any(name in others for others in present.values())
-    ]
+        what = f"{len(missing)} of {len(manifest)} cases are in no subset, e.g. {', '.join(map(repr, missing[:3]))}"
+        wrong.append((what, "add them, or leave them out with data.exclude"))
+    return wrong
 
 
 def _members(groups: Groups, names: Sequence[str]) -> list[str]:
@@ -402,15 +347,3 @@ def _members(groups: Groups, names: Sequence[str]) -> list[str]:
 
 def _are(n: int, unit: str) -> str:
     return f"is 1 {unit}" if n == 1 else f"are {n} {unit}s"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ProblemsFound([Problem("split.path", f"{path} is missing", "name an existing split file")]) from None
-    except (OSError, ValueError) as error:
-        raise ProblemsFound([Problem("split.path", f"{path} cannot be read ({error})", "it must be JSON")]) from error
-    if not isinstance(data, dict):
-        raise ProblemsFound([Problem("split.path", f"{path} holds no JSON object", 'write {"train": [...], "val": [...]}')])
-    return data

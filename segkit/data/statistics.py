@@ -1,7 +1,7 @@
-"""What is true of each case, seen by reading every file once: sizes, intensities, mask values, content hashes.
+"""Statistics of each case, from reading every file once: sizes, intensities, mask values, content hashes.
 
-Facts do not depend on the label map, so that one scan serves its inference, the audit, the normalisation and the
-provenance, and stays valid when `data.labels` changes. They are cached by path, size and time of change of the files.
+They do not depend on the label map, so that one scan serves label inference, audit, normalization and provenance, and stays
+valid when `data.labels` changes. They are cached by path, size and modification time of the files.
 """
 
 from __future__ import annotations
@@ -19,59 +19,63 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data import facts_cache
+from segkit.data.cache import add_lines, compact_lines, read_lines, stamps
 from segkit.data.case import Case, Pixels
 from segkit.data.io.base import ReadError
-from segkit.data.labels import LabelMap, pack_rgb
-from segkit.data.measures import THUMBNAIL, Fit, Structure, counted, fit, grey, perceptual_hash, quantiles, structure, thumbnail
+from segkit.data.labels import Array, LabelMap, pack_rgb
+from segkit.data.structures import Alignment, Structure, align, structure
 from segkit.data.transforms.intensity import unit_scale
 from segkit.system.progress import track
 
-Array = npt.NDArray[Any]
-
-VERSION = 2
-"""Raised whenever facts change their meaning: older caches are then ignored."""
-MOST_VALUES = 64
-"""Distinct mask values kept by count; more than that are no labels but grey levels."""
-MOST_MEASURED = 20
-"""With more distinct values than this, how they lie is not measured: they are no labels."""
-SECONDS = 30.0
-"""After which measured facts are on disk: what a kill costs at most."""
+VERSION = 3
+"""Raised whenever a statistic changes its meaning; older caches are then ignored."""
+MAX_VALUES = 64
+"""Distinct mask values that are kept; more than that are gray levels, not labels."""
+MAX_MEASURED = 20
+"""With more distinct values than this, the shape of each is not measured."""
+SAVE_EVERY_S = 30.0
+"""Interval at which statistics are saved: what a kill costs at most."""
 QUEUE = 1024
+PERCENTILES = (0, 0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 100)
+MEDIAN, NEARLY_ALL = PERCENTILES.index(50), PERCENTILES.index(99)
+MAX_SAMPLED = 100_000
+"""Pixels of float images from which the percentiles are estimated; integers are all counted."""
+THUMBNAIL = 32
 
 
 @dataclass(frozen=True)
-class MaskFacts:
-    """A mask, or one plane of it, as it is in the file."""
+class MaskStatistics:
+    """Statistics of a mask, or of one plane of it, as stored in the file."""
 
     shape: tuple[int, ...]
     """(rows, columns), or (slices, rows, columns)."""
     values: Mapping[str, int]
-    """Raw value (or colour '#rrggbb') -> number of pixels, the most frequent ones."""
+    """Raw value (or color '#rrggbb') -> number of pixels, the most frequent ones."""
     n_values: int
     sha1: str
     structures: Mapping[str, Structure] = field(default_factory=dict)
-    """By raw value, 0 and black left out; of a volume in voxels."""
-    fit: Fit | None = None
-    """How its outline follows the image; of a volume in the slice that holds most of it."""
+    """By raw value, without 0 and black; of a volume in voxels."""
+    alignment: Alignment | None = None
+    """With the image; of a volume in the slice with the most foreground."""
 
     @property
     def pixels(self) -> int:
         return math.prod(self.shape)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> MaskFacts:
+    def from_dict(cls, data: dict[str, Any]) -> MaskStatistics:
         structures = {value: Structure(**{**s, "box": tuple(s["box"])}) for value, s in data["structures"].items()}
-        fitted = Fit(**{**data["fit"], "shift": tuple(data["fit"]["shift"])}) if data["fit"] else None
-        return cls(**{**data, "shape": tuple(data["shape"]), "structures": structures, "fit": fitted})
+        stored = data["alignment"]
+        alignment = Alignment(**{**stored, "shift": tuple(stored["shift"])}) if stored else None
+        return cls(**{**data, "shape": tuple(data["shape"]), "structures": structures, "alignment": alignment})
 
 
 @dataclass(frozen=True)
-class CaseFacts:
-    """An image and its masks. Intensities are by channel in unit scale, as the network sees them."""
+class CaseStatistics:
+    """Statistics of an image and its masks. Intensities are by channel in unit scale, as the network sees them."""
 
     shape: tuple[int, ...] = (0, 0)
     """(rows, columns), or (slices, rows, columns)."""
@@ -82,35 +86,29 @@ class CaseFacts:
     sum_of_squares: tuple[float, ...] = ()
     minimum: tuple[float, ...] = ()
     maximum: tuple[float, ...] = ()
-    masks: Mapping[str, MaskFacts] = field(default_factory=dict)
+    masks: Mapping[str, MaskStatistics] = field(default_factory=dict)
     """By plane; '' where there is one mask."""
     quantiles: tuple[tuple[float, ...], ...] = ()
-    """`measures.PERCENTILES` by channel, in the raw values of the file."""
+    """PERCENTILES by channel, in the raw values of the file."""
     foreground_quantiles: tuple[tuple[float, ...], ...] = ()
     """The same where a mask is not 0; empty without foreground."""
-    look: str = ""
-    """A thumbnail (32, 32) uint8 of the image or its middle slice, in base64; empty where it is all one value."""
+    preview: str = ""
+    """`thumbnail` in base64; empty for a constant image."""
     overlaps: tuple[tuple[str, str, int], ...] = ()
     """(plane, plane, pixels in both) for planes that overlap."""
     errors: tuple[tuple[str, str], ...] = ()
     """(file, reason) for what could not be read; the other fields are then empty for it."""
 
     def class_pixels(self, labels: LabelMap) -> dict[str, int]:
-        """Pixels of each class (background and ignore not among them); values without a name count nowhere."""
+        """Pixels of each class, without background and ignore; values without a name count nowhere."""
         counts = dict.fromkeys(labels.classes, 0)
-        for raw, name in labels.values:
-            if name in counts:
-                counts[name] += self._pixels(raw, labels)
+        names = {raw if labels.overlap else labels.as_key(raw): name for raw, name in labels.values}
+        for plane, mask in self.masks.items():
+            for value, n in mask.values.items():
+                name = names.get(plane if labels.overlap else labels.as_key(value))
+                if name in counts and not (labels.overlap and value == "0"):
+                    counts[name] += n
         return counts
-
-    def _pixels(self, raw: str, labels: LabelMap) -> int:
-        if not labels.overlap:
-            return sum(n for mask in self.masks.values() for value, n in mask.values.items() if labels.as_key(value) == labels.as_key(raw))
-        return sum(n for value, n in self.masks[raw].values.items() if value != "0") if raw in self.masks else 0
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return tuple(total / max(1, math.prod(self.shape)) for total in self.sum)
 
     @property
     def is_blank(self) -> bool:
@@ -119,75 +117,87 @@ class CaseFacts:
 
     @property
     def thumbnail(self) -> Array | None:
-        small = np.frombuffer(base64.b64decode(self.look), np.uint8)
+        """(32, 32) uint8 of the image or its middle slice, its own range from black to white."""
+        small = np.frombuffer(base64.b64decode(self.preview), np.uint8)
         return small.reshape(THUMBNAIL, THUMBNAIL) if small.size else None
 
-    @property
-    def perceptual_hash(self) -> int | None:
-        """64 bits that differ little between images that look alike."""
-        small = self.thumbnail
-        return None if small is None else perceptual_hash(small)
-
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> CaseFacts:
+    def from_dict(cls, data: dict[str, Any]) -> CaseStatistics:
         flat = {name: tuple(data[name]) for name in ("shape", "sum", "sum_of_squares", "minimum", "maximum")}
         nested = {name: tuple(map(tuple, data[name])) for name in ("quantiles", "foreground_quantiles", "overlaps", "errors")}
-        masks = {plane: MaskFacts.from_dict(mask) for plane, mask in data["masks"].items()}
+        masks = {plane: MaskStatistics.from_dict(mask) for plane, mask in data["masks"].items()}
         return cls(**{**data, **flat, **nested, "masks": masks})
 
 
-def scan(cases: Sequence[Case], cache: Path | None = None) -> dict[str, CaseFacts]:
-    """Facts by case id. Never fails on a file: what cannot be read is among the facts. `cache` is a folder (`facts_cache`)."""
-    facts, signatures = measure(cases, cache)
-    if cache is not None:
-        facts_cache.tidy(cache, set(signatures.values()))
-    return facts
+Statistics = Mapping[str, CaseStatistics]
+"""By case id."""
 
 
-def measure(cases: Sequence[Case], cache: Path | None) -> tuple[dict[str, CaseFacts], dict[str, str]]:
-    """Facts, and the signatures by which the cache knows them, by case id. Others may be filling the cache as well."""
+def scan(cases: Sequence[Case], cache: Path | None = None, compact: bool = True) -> dict[str, CaseStatistics]:
+    """Read all cases, and return their statistics by case id. What cannot be read is noted in `errors`.
+
+    `cache` is a folder that other processes may be filling as well; `compact` merges its files at the end.
+    """
     signatures = {case.id: _signature(case) for case in cases}
-    known = _known(cache, set(signatures.values()))
+    known = _cached(cache, set(signatures.values()))
     fresh = [case for case in cases if signatures[case.id] not in known]
-    seen: dict[str, CaseFacts] = {}
-    kept, due = 0, time.monotonic() + SECONDS
+    seen: dict[str, CaseStatistics] = {}
+    saved, due = 0, time.monotonic() + SAVE_EVERY_S
     try:
-        for case, fact in track(_measured(fresh), "reading files", len(fresh)):
-            seen[case.id] = fact
+        for case, stats in track(_measured(fresh), "reading files", len(fresh)):
+            seen[case.id] = stats
             if time.monotonic() > due:
-                kept, due = _keep(cache, seen, signatures, kept), time.monotonic() + SECONDS
-    finally:  # also of a scan that is stopped
-        _keep(cache, seen, signatures, kept)
-    return {case.id: seen[case.id] if case.id in seen else known[signatures[case.id]] for case in cases}, signatures
+                saved, due = _save(cache, seen, signatures, saved), time.monotonic() + SAVE_EVERY_S
+    finally:  # also when the scan is interrupted
+        _save(cache, seen, signatures, saved)
+    if cache is not None and compact:
+        compact_lines(cache, set(signatures.values()))
+    return {case.id: seen[case.id] if case.id in seen else known[signatures[case.id]] for case in cases}
 
 
-def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, CaseFacts]]:
-    """In threads, as decoding releases the interpreter's lock; some at a time, since a million in a queue take a gigabyte."""
+def _measured(cases: Sequence[Case]) -> Iterator[tuple[Case, CaseStatistics]]:
+    """In threads, as decoding releases the interpreter's lock; in blocks, since a queue of a million takes a gigabyte."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for first in range(0, len(cases), QUEUE):
-            some = cases[first : first + QUEUE]
-            yield from zip(some, pool.map(facts_of, some), strict=True)
+            block = cases[first : first + QUEUE]
+            yield from zip(block, pool.map(statistics_of, block), strict=True)
 
 
-def _keep(cache: Path | None, seen: Mapping[str, CaseFacts], signatures: Mapping[str, str], kept: int) -> int:
-    """Writes what has been seen after the first `kept`; how many it is now. What could not be read is tried again next time."""
-    new = {signatures[id_]: asdict(fact) for id_, fact in islice(seen.items(), kept, None) if not fact.errors}
+def _save(cache: Path | None, seen: Mapping[str, CaseStatistics], signatures: Mapping[str, str], saved: int) -> int:
+    """Save what was seen after the first `saved` cases, and return the new count. Unreadable cases are tried again next time."""
+    new = {signatures[id_]: asdict(stats) for id_, stats in islice(seen.items(), saved, None) if not stats.errors}
     if cache is not None and new:
-        facts_cache.add(cache, new)
+        add_lines(cache, new)
     return len(seen)
 
 
-def facts_of(case: Case) -> CaseFacts:
-    """Reads the files of one case."""
+def _cached(cache: Path | None, wanted: Collection[str]) -> dict[str, CaseStatistics]:
+    """Cached statistics by signature; entries that cannot be parsed are ignored."""
+    known: dict[str, CaseStatistics] = {}
+    for signature, data in read_lines(cache, wanted) if cache else ():
+        with suppress(TypeError, KeyError, AttributeError):
+            known[signature] = CaseStatistics.from_dict(data)
+    return known
+
+
+def _signature(case: Case) -> str:
+    """Changes when a file of the case does, or how it is read."""
+    parts = (VERSION, case.image, sorted(case.masks.items()), stamps(case.paths))
+    return hashlib.sha1(repr(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def statistics_of(case: Case) -> CaseStatistics:
+    """Read the files of one case."""
     errors: list[tuple[str, str]] = []
     image = _read(case.image, errors, (case.dims + 1,))
     masks = {plane: _read(pixels, errors, (2, 3) if case.dims == 2 else (3,)) for plane, pixels in case.masks.items()}
-    read = {plane: mask for plane, mask in masks.items() if mask is not None}
+    readable = {plane: mask for plane, mask in masks.items() if mask is not None}
+    mask_stats = {plane: _mask_statistics(mask, case.dims, image) for plane, mask in readable.items()}
     if image is None:
-        return CaseFacts(masks={plane: _mask_facts(mask, case.dims, None) for plane, mask in read.items()}, errors=tuple(errors))
+        return CaseStatistics(masks=mask_stats, errors=tuple(errors))
     scaled = image if image.dtype.kind == "u" else unit_scale(image)
     low, high, total, squares = zip(*(_intensities(scaled[..., c]) for c in range(image.shape[-1])), strict=True)
-    return CaseFacts(
+    return CaseStatistics(
         shape=image.shape[:-1],
         channels=image.shape[-1],
         dtype=str(image.dtype),
@@ -196,29 +206,29 @@ def facts_of(case: Case) -> CaseFacts:
         sum_of_squares=squares,
         minimum=low,
         maximum=high,
-        masks={plane: _mask_facts(mask, case.dims, image) for plane, mask in read.items()},
+        masks=mask_stats,
         quantiles=quantiles(image),
-        foreground_quantiles=_inside(image, read.values(), case.dims),
-        look="" if low == high else _look(image),
-        overlaps=_overlaps(read),
+        foreground_quantiles=_inside(image, readable.values(), case.dims),
+        preview="" if low == high else _preview(image),
+        overlaps=_overlaps(readable),
         errors=tuple(errors),
     )
 
 
-def data_fingerprint(facts: Mapping[str, CaseFacts]) -> str:
-    """sha256 over ids and pixel contents: equal if and only if images and masks are, wherever they lie and however compressed."""
+def data_fingerprint(statistics: Statistics) -> str:
+    """sha256 over ids and pixel contents: independent of where files lie and how they are compressed."""
     digest = hashlib.sha256()
-    for id_ in sorted(facts):
-        masks = [f"{plane}:{mask.sha1}" for plane, mask in sorted(facts[id_].masks.items())]
-        digest.update("\t".join([id_, facts[id_].sha1, *masks]).encode() + b"\n")
+    for id_ in sorted(statistics):
+        masks = [f"{plane}:{mask.sha1}" for plane, mask in sorted(statistics[id_].masks.items())]
+        digest.update("\t".join([id_, statistics[id_].sha1, *masks]).encode() + b"\n")
     return digest.hexdigest()
 
 
-def values_seen(facts: Iterable[CaseFacts]) -> dict[str, int]:
-    """Raw mask values of all cases with their pixel counts, numbers in order, then colours."""
+def values_seen(statistics: Iterable[CaseStatistics]) -> dict[str, int]:
+    """Raw mask values of all cases with their pixel counts, numbers in order, then colors."""
     counts: dict[str, int] = {}
-    for fact in facts:
-        for mask in fact.masks.values():
+    for stats in statistics:
+        for mask in stats.masks.values():
             for value, n in mask.values.items():
                 counts[value] = counts.get(value, 0) + n
     return dict(sorted(counts.items(), key=lambda item: value_order(item[0])))
@@ -234,56 +244,13 @@ def _read(pixels: Pixels, errors: list[tuple[str, str]], dimensions: tuple[int, 
         array = pixels.read()
     except ReadError as error:
         errors.append((str(error.path), error.reason))
-    except Exception as error:  # one bad file among a thousand is told with all others, whatever its reader raises
+    except Exception as error:  # one bad file among a thousand is reported with all others, whatever its reader raises
         errors.append((file, f"cannot be read ({type(error).__name__}: {error})"))
     else:
         if array.ndim in dimensions and array.size:
             return array
         errors.append((file, f"gives an array of shape {array.shape}"))
     return None
-
-
-def _mask_facts(mask: Array, dims: int, image: Array | None) -> MaskFacts:
-    colours = mask.ndim > dims
-    flat = pack_rgb(mask) if colours else mask
-    values, counts = counted(flat)
-    most = np.sort(np.argsort(counts, kind="stable")[::-1][:MOST_VALUES])
-    names = {int(values[i]): f"#{values[i]:06x}" if colours else str(values[i]) for i in most}
-    kept = {names[int(values[i])]: int(counts[i]) for i in most}
-    structures, fitted = {}, None
-    if len(values) <= MOST_MEASURED:
-        found = {name: structure(flat == value) for value, name in names.items() if value}
-        structures = {name: measured for name, measured in found.items() if measured is not None}
-        fitted = _fit(image, flat) if image is not None and image.shape[:-1] == flat.shape and structures else None
-    return MaskFacts(flat.shape, kept, len(values), _sha1(mask), structures, fitted)
-
-
-def _fit(image: Array, flat: Array) -> Fit | None:
-    """In the slice that holds most of the mask."""
-    foreground = flat != 0
-    if flat.ndim == 2:
-        return fit(grey(image), foreground)
-    z = int(foreground.sum(axis=(1, 2)).argmax())
-    return fit(grey(image[z]), foreground[z])
-
-
-def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:
-    """Quantiles where a mask of the image's size is not 0."""
-    regions = [mask.any(axis=-1) if mask.ndim > dims else mask != 0 for mask in masks]
-    fitting = [region for region in regions if region.shape == image.shape[:-1]]
-    anywhere = np.logical_or.reduce(fitting) if fitting else np.zeros(image.shape[:-1], bool)
-    return quantiles(image[anywhere]) if anywhere.any() else ()
-
-
-def _look(image: Array) -> str:
-    picture = grey(image if image.ndim == 3 else image[len(image) // 2])
-    return base64.b64encode(thumbnail(picture).tobytes()).decode() if np.ptp(picture) > 0 else ""
-
-
-def _overlaps(masks: Mapping[str, Array]) -> tuple[tuple[str, str, int], ...]:
-    pairs = combinations(masks, 2) if len(masks) <= MOST_MEASURED else ()
-    both = [(a, b, int(((masks[a] > 0) & (masks[b] > 0)).sum())) for a, b in pairs if masks[a].shape == masks[b].shape]
-    return tuple(pair for pair in both if pair[2])
 
 
 def _intensities(channel: Array) -> tuple[float, float, float, float]:
@@ -296,25 +263,79 @@ def _intensities(channel: Array) -> tuple[float, float, float, float]:
     return float(unit.min()), float(unit.max()), float(unit.sum()), float((unit**2).sum())
 
 
+def counted(array: Array) -> tuple[Array, Array]:
+    """Distinct integers and how often each occurs; a histogram where that is faster than sorting."""
+    if array.dtype in (np.uint8, np.uint16):
+        histogram = np.bincount(array.reshape(-1))
+        values = np.flatnonzero(histogram)
+        return values, histogram[values]
+    return np.unique(array, return_counts=True)
+
+
+def quantiles(image: Array) -> tuple[tuple[float, ...], ...]:
+    """PERCENTILES of every channel of (..., C) in raw values; NaN and infinity do not count."""
+    return tuple(_quantiles(image[..., c].reshape(-1)) for c in range(image.shape[-1]))
+
+
+def _quantiles(values: Array) -> tuple[float, ...]:
+    if values.dtype in (np.uint8, np.uint16) and values.size:
+        distinct, counts = counted(values)
+        at = np.searchsorted(np.cumsum(counts), np.array(PERCENTILES) / 100 * values.size)
+        return tuple(float(v) for v in distinct[np.minimum(at, len(distinct) - 1)])
+    sample = values[:: max(1, -(-values.size // MAX_SAMPLED))].astype(np.float64)
+    known = sample[np.isfinite(sample)]
+    return tuple(float(v) for v in np.percentile(known, PERCENTILES)) if known.size else (0.0,) * len(PERCENTILES)
+
+
+def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:
+    """Quantiles where a mask of the image's size is not 0."""
+    regions = [mask.any(axis=-1) if mask.ndim > dims else mask != 0 for mask in masks]
+    fitting = [region for region in regions if region.shape == image.shape[:-1]]
+    anywhere = np.logical_or.reduce(fitting) if fitting else np.zeros(image.shape[:-1], bool)
+    return quantiles(image[anywhere]) if anywhere.any() else ()
+
+
+def _gray(image: Array) -> Array:
+    """One slice (H, W, C) as float32 (H, W), finite."""
+    flat = image[..., 0] if image.shape[-1] == 1 else image.mean(axis=-1)
+    return flat.astype(np.float32) if flat.dtype.kind == "u" else np.nan_to_num(flat.astype(np.float32), posinf=0, neginf=0)
+
+
+def _preview(image: Array) -> str:
+    """Base64 of the image or its middle slice, (32, 32) uint8 from its own darkest to brightest value; empty for a constant one."""
+    gray = _gray(image if image.ndim == 3 else image[len(image) // 2])
+    if np.ptp(gray) == 0:
+        return ""
+    small = cv2.resize(gray, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    low, high = float(small.min()), float(small.max())
+    pixels = np.asarray(np.round((small - low) * (255 / max(high - low, 1e-12))), np.uint8)
+    return base64.b64encode(pixels.tobytes()).decode()
+
+
 def _sha1(array: Array) -> str:
     digest = hashlib.sha1(f"{array.shape} {array.dtype}".encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _signature(case: Case) -> str:
-    """Changes when a file of the case does, or how it is read."""
-    parts = [f"v{VERSION}", repr(case.image), repr(sorted(case.masks.items()))]
-    for path in case.paths:
-        status = path.stat() if path.exists() else None
-        parts.append(f"{path}:{status.st_size}:{status.st_mtime_ns}" if status else f"{path}:missing")
-    return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
+def _mask_statistics(mask: Array, dims: int, image: Array | None) -> MaskStatistics:
+    is_rgb = mask.ndim > dims
+    flat = pack_rgb(mask) if is_rgb else mask
+    values, counts = counted(flat)
+    most = np.sort(np.argsort(counts, kind="stable")[::-1][:MAX_VALUES])
+    names = {int(values[i]): f"#{values[i]:06x}" if is_rgb else str(values[i]) for i in most}
+    kept = {names[int(values[i])]: int(counts[i]) for i in most}
+    structures, alignment = {}, None
+    if len(values) <= MAX_MEASURED:
+        found = {name: structure(flat == value) for value, name in names.items() if value}
+        structures = {name: measured for name, measured in found.items() if measured is not None}
+        if image is not None and image.shape[:-1] == flat.shape and structures:
+            z = () if flat.ndim == 2 else int((flat != 0).sum(axis=(1, 2)).argmax())
+            alignment = align(_gray(image[z]), flat[z] != 0)
+    return MaskStatistics(flat.shape, kept, len(values), _sha1(mask), structures, alignment)
 
 
-def _known(cache: Path | None, wanted: Collection[str]) -> dict[str, CaseFacts]:
-    """What cannot be understood is as good as none."""
-    known: dict[str, CaseFacts] = {}
-    for signature, data in facts_cache.read(cache, wanted) if cache else ():
-        with suppress(TypeError, KeyError, AttributeError):
-            known[signature] = CaseFacts.from_dict(data)
-    return known
+def _overlaps(masks: Mapping[str, Array]) -> tuple[tuple[str, str, int], ...]:
+    pairs = combinations(masks, 2) if len(masks) <= MAX_MEASURED else ()
+    both = [(a, b, int(((masks[a] > 0) & (masks[b] > 0)).sum())) for a, b in pairs if masks[a].shape == masks[b].shape]
+    return tuple(pair for pair in both if pair[2])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.data.samples import panel
+from segkit.data.overlays import panel
 from segkit.data.slices import Volume
 from segkit.inference.inputs import Job, cases_of
 from segkit.inference.postprocess import planes
@@ -131,7 +131,7 @@ def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted, wr
         write_probabilities(output / f"{job.name}_probabilities.npz", probs, names)
     if image is not None:
         shown = panel(image, planes(mask, labels))
-        write_overlay(output / f"{job.name}_overlay.png", shown.image, shown.pred, labels.colours)
+        write_overlay(output / f"{job.name}_overlay.png", shown.image, shown.pred, labels.colors)
     for writer in writers:
         writer.write(job, mask)
     for part, of_part in zip(files_of(job, output), masks_of(job, mask, labels.overlap), strict=True):

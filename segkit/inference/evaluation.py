@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from segkit.config.schema import Data, DataOverride, Metric, Train
 from segkit.config.targets import instantiate
-from segkit.data.audit.audit import Facts, examine, look
+from segkit.data.audit.audit import inspect, load_labelled
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.labels import Array, LabelMap
-from segkit.data.samples import Panel, panel, samples
+from segkit.data.overlays import Panel, panel, samples
+from segkit.data.statistics import Statistics
 from segkit.inference.postprocess import planes
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.summary import Summary
@@ -128,7 +129,7 @@ def select_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case
 def validation_cases(card: Card, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
     """The labelled validation cases of a checkpoint, in its own data."""
     section = checkpoint_data(card, config.data, data.model_dump(exclude_unset=True))
-    manifest = examine(section, config.seed, allow, cache_dir=CACHE)
+    manifest = load_labelled(section, config.seed, allow, cache_dir=CACHE)
     cases, subsets = select_cases(manifest, card, "val")
     return [case for case in cases if case.masks and subsets[case.id] == "val"], match_labels(manifest.labels, card.label_map())
 
@@ -254,8 +255,8 @@ def evenly(items: Sequence[Any], n: int) -> list[Any]:
 
 def own_memory(view: Panel) -> Panel:
     """A copy, so that one slice does not keep its volume in memory."""
-    truth = None if view.truth is None else view.truth.copy()
-    return replace(view, image=view.image.copy(), pred=view.pred.copy(), truth=truth)
+    truth = None if view.reference is None else view.reference.copy()
+    return replace(view, image=view.image.copy(), pred=view.pred.copy(), reference=truth)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -289,15 +290,15 @@ def write_results(folder: Path, evaluation: Evaluation, name: str, manifest: Man
 # --- benchmark: a second data set, never used to choose anything -------------------------------------------------------
 
 
-def find_benchmark(cfg: Train, trained: Manifest, facts: Facts) -> Manifest | None:
+def find_benchmark(cfg: Train, trained: Manifest, statistics: Statistics) -> Manifest | None:
     """The labelled cases of `benchmark` with the classes of the training, audited before it starts; None where none is named."""
     if cfg.benchmark.root is None:
         return None
     root = str(Path(cfg.benchmark.root).expanduser().absolute())
     data = cfg.data.model_copy(update={"root": root, "labels": cfg.benchmark.labels or cfg.data.labels, "exclude": []})
-    looked = look(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
-    seen = {fact.sha1: id_ for id_, fact in facts.items() if not fact.is_blank}
-    shared = [(id_, seen[fact.sha1]) for id_, fact in looked.facts.items() if fact.sha1 in seen]
+    looked = inspect(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
+    seen = {fact.sha1: id_ for id_, fact in statistics.items() if not fact.is_blank}
+    shared = [(id_, seen[fact.sha1]) for id_, fact in looked.statistics.items() if fact.sha1 in seen]
     problems = list(looked.problems)
     if shared:
         one, other = shared[0]

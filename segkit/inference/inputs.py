@@ -13,9 +13,8 @@ from segkit.data.io.base import stem
 from segkit.data.io.images import ImageFile
 from segkit.data.io.tiff import TiffPage
 from segkit.data.io.volumes import VolumeFile, is_volume_file
-from segkit.data.slices import Channels, Volume
+from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
 from segkit.data.sources.base import image_files
-from segkit.data.views import by_volume, slices, with_neighbours
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
 from segkit.system.files import natural
 

@@ -139,7 +139,7 @@ class SegmentationModule(L.LightningModule):
     def evaluate_case(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
         """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
         dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
-        case, target = dataset.cases[index], dataset.truth(index)
+        case, target = dataset.cases[index], dataset.reference(index)
         mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
         return mask, evaluate_case(mask, target, self.labels, case, self.metrics, "val")
 

@@ -13,13 +13,14 @@ import torch
 
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
-from segkit.data.audit.audit import Prepared, data_fingerprint, prepare
+from segkit.data.audit.audit import Prepared, prepare
 from segkit.data.case import Manifest
-from segkit.data.datamodule import SegmentationData, intensity
+from segkit.data.datamodule import SegmentationData, intensity_statistics
+from segkit.data.dataset import naming_killed_workers
 from segkit.data.labels import LabelMap, sided
-from segkit.data.loader import naming_killed_workers
+from segkit.data.overlays import samples
 from segkit.data.phantoms.base import MARK
-from segkit.data.samples import samples
+from segkit.data.statistics import data_fingerprint
 from segkit.inference import predictor
 from segkit.inference.evaluation import (
     Result,
@@ -90,7 +91,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     check_devices(cfg, hardware)
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
-    benchmark = find_benchmark(cfg, prepared.manifest, prepared.facts)
+    benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
     card = make_card(cfg, prepared, hardware)
     module = build_module(cfg, card, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
@@ -161,19 +162,19 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
 
 
 def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
-    seen = intensity(cfg, prepared)
+    seen = intensity_statistics(cfg, prepared)
     manifest = prepared.manifest
     return Card(
         config=cfg.model_dump(mode="json"),
         labels=manifest.labels.as_dict(),
         dims=manifest.dims,
         channels=len(seen.mean),
-        intensity_max=seen.top,
+        intensity_max=seen.intensity_max,
         mean=seen.mean,
         sd=seen.sd,
         split=asdict(prepared.split),
         data_root=str(manifest.root.resolve()),
-        data_fingerprint=data_fingerprint(prepared.facts),
+        data_fingerprint=data_fingerprint(prepared.statistics),
         is_phantom=manifest.is_phantom,
         precision=hardware.precision,
         versions=versions(),

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from segkit.cli.plan import Machine, plan, sees_slices
 from segkit.config import compose
-from segkit.data.planning import Fingerprint
+from segkit.data.planning import Fingerprint, Machine, needs_slices, plan
 from tests.conftest import Cli
 
 CPU = Machine("cpu", 8.0, 8 * 192 * 192, (16, 32, 64, 128, 256), 2500)
@@ -18,12 +17,12 @@ GPU = Machine("cuda", 40.0, 16 * 512 * 512, (32, 64, 128, 256, 512), 25_000)
 
 IMAGES = Fingerprint(
     n=100, groups=80, dims=2, is_sliced=False, slices_per_volume=0,
-    shape=(540, 800), smallest=(500, 700), largest=(600, 900), same_shape=False, aspect_spread=1.0,
+    shape=(540, 800), aspect_spread=1.0,
     spacing_mm=(0.1, 0.1), spacing_spread=4.0, channels=1, dtype="uint8", is_ct=False, foreground=(3, 250),
     pixel_share={"head": 0.3}, diameter_px={"head": 400}, empty=0.0,
 )  # fmt: skip
 VOLUMES = replace(
-    IMAGES, dims=3, shape=(120, 256, 256), smallest=(90, 200, 200), largest=(155, 300, 300),
+    IMAGES, dims=3, shape=(120, 256, 256),
     spacing_mm=(1.0, 1.0, 1.0), spacing_spread=1.0, dtype="float32",
 )  # fmt: skip
 
@@ -79,9 +78,9 @@ def test_patches_of_volumes_fit_the_machine_and_never_exceed_the_volume() -> Non
 def test_thick_slices_are_pooled_later_or_seen_one_by_one() -> None:
     pool = chosen(replace(VOLUMES, shape=(24, 256, 256), spacing_mm=(2.5, 1.0, 1.0)))["model.pool"]
     assert pool[0] == [1, 2, 2]
-    assert sees_slices(replace(VOLUMES, spacing_mm=(5.0, 1.0, 1.0))) == "slices are 5.0 times thicker than their pixels"
-    assert sees_slices(replace(VOLUMES, shape=(6, 256, 256))) == "only 6 slices a volume"
-    assert sees_slices(VOLUMES) == ""
+    assert needs_slices(replace(VOLUMES, spacing_mm=(5.0, 1.0, 1.0))) == "slices are 5.0 times thicker than their pixels"
+    assert needs_slices(replace(VOLUMES, shape=(6, 256, 256))) == "only 6 slices a volume"
+    assert needs_slices(VOLUMES) == ""
 
 
 def test_batches_fit_the_memory() -> None:

@@ -1,8 +1,9 @@
-"""Decoded cases on disk: what comes back is what was decoded, and nothing that has changed."""
+"""The caches: what comes back is what was stored, and nothing that has changed."""
 
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from segkit.cli.cache import command, size_of
 from segkit.config import compose
-from segkit.data.cache import ArrayCache, command, keep_within, size_of
+from segkit.data.cache import MAX_FILES, ArrayCache, add_lines, compact_lines, keep_within, line_files, read_lines
 from segkit.data.case import Case
 from segkit.data.dataset import CaseDataset
 from segkit.data.io.images import ImageFile, MaskFile
@@ -143,3 +145,34 @@ def test_the_cache_command_counts_and_frees_its_folder_and_nothing_else(tmp_path
     assert (tmp_path / "run").is_dir()
     shutil.rmtree(cache)
     assert command(cfg) == 0  # also where there is none
+
+
+def test_nothing_is_lost_where_many_write_and_one_merges(tmp_path: Path) -> None:
+    def write(i: int) -> None:
+        add_lines(tmp_path, {f"s{i}": {"n": i}})
+        if i % 10 == 0:
+            compact_lines(tmp_path, {f"s{i}" for i in range(100)})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(100)))
+    everything = {f"s{i}" for i in range(100)}
+    compact_lines(tmp_path, everything)
+    assert dict(read_lines(tmp_path, everything)) == {f"s{i}": {"n": i} for i in range(100)}
+
+
+def test_many_files_become_one_and_statistics_of_files_that_are_gone_do_not_pile_up(tmp_path: Path) -> None:
+    for i in range(MAX_FILES + 1):
+        add_lines(tmp_path, {f"s{i}": i})
+    compact_lines(tmp_path, {"s0", "s1", "s2", "s3", "s4"})
+    assert len(line_files(tmp_path)) == 1
+    assert dict(read_lines(tmp_path, {"s0", "s8"})) == {"s0": 0, "s8": 8}
+    compact_lines(tmp_path, {"s0"})  # most are not wanted any more
+    assert dict(read_lines(tmp_path, {"s0", "s8"})) == {"s0": 0}
+
+
+def test_a_line_that_is_cut_off_is_as_good_as_none(tmp_path: Path) -> None:
+    add_lines(tmp_path, {"a": {"n": 1}, "b": {"n": 2}})
+    (path,) = line_files(tmp_path)
+    path.write_text(path.read_text()[:-4])
+    assert dict(read_lines(tmp_path, {"a", "b"})) == {"a": {"n": 1}}
+    assert dict(read_lines(tmp_path / "none", {"a"})) == {}

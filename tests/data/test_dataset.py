@@ -12,13 +12,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.case import Case
-from segkit.data.datamodule import top_of
 from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import IGNORE, LabelMap
-from segkit.data.statistics import facts_of
+from segkit.data.statistics import statistics_of
 from segkit.data.transforms.augment import Augmentation
-from segkit.data.transforms.intensity import unit_scale
+from segkit.data.transforms.intensity import Intensity, intensity_max, unit_scale
 from segkit.data.transforms.patches import Patches
 from tests.data.transforms.test_geometry import Grid
 
@@ -105,7 +104,7 @@ def test_12_bits_in_16_fill_the_scale_that_augmentation_works_on(tmp_path: Path)
     cv2.imwrite(str(file), rng.integers(200, 4095, (32, 32)).astype(np.uint16))
     cv2.imwrite(str(mask), np.zeros((32, 32), np.uint8))
     case = Case("a", ImageFile(file), MaskFile(mask))
-    top = top_of([facts_of(case)])
+    top = intensity_max([statistics_of(case)])
     assert top == 4095
     brighter = {"b": {"_target_": "albumentations.RandomBrightnessContrast", "brightness_limit": 0.15, "p": 1.0}}
     data = CaseDataset([case], LABELS, Grid(None), Augmentation(brighter), 0, top)
@@ -113,8 +112,10 @@ def test_12_bits_in_16_fill_the_scale_that_augmentation_works_on(tmp_path: Path)
 
 
 def test_unit_scale() -> None:
-    assert unit_scale(np.full((2, 2, 1), 200, np.uint8)).dtype == np.uint8
-    assert unit_scale(np.full((2, 2, 1), 65535, np.uint16)).max() == 1.0
+    intensity, case = Intensity(Grid(None)), Case("a", ImageFile(Path("a.png")))
+    small, large = np.full((2, 2, 1), 200, np.uint8), np.full((2, 2, 1), 65535, np.uint16)
+    assert intensity.apply(small, intensity.range_of(case, small)).dtype == np.uint8
+    assert intensity.apply(large, intensity.range_of(case, large)).max() == 1.0
     stretched = unit_scale(np.array([[[-1000.0], [3000.0]]], np.float32))
     assert (stretched.min(), stretched.max()) == (0.0, 1.0)
     assert not np.isnan(unit_scale(np.array([[[np.nan], [3.0]]], np.float32))).any()

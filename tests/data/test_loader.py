@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from segkit.data.case import Case
-from segkit.data.dataset import CaseDataset, collate
+from segkit.data.dataset import CaseDataset, EpochSampler, TrainLoader, collate, naming_killed_workers
 from segkit.data.labels import LabelMap
-from segkit.data.loader import EpochSampler, TrainLoader, naming_killed_workers
 from segkit.system.errors import SegkitError
 from tests.data.transforms.test_geometry import Grid
 

@@ -11,8 +11,7 @@ import pytest
 
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
-from segkit.data.slices import Recent, Region, Volume
-from segkit.data.views import view
+from segkit.data.slices import Recent, Region, Volume, view
 from segkit.system.errors import Problem
 
 

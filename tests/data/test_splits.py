@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from segkit.config import schema
+from segkit.data.audit.checks import check_split
 from segkit.data.case import Case, Manifest
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import LabelMap
-from segkit.data.splits import Split, check_split, make_split
-from segkit.data.statistics import CaseFacts, MaskFacts
+from segkit.data.splits import Split, make_split
+from segkit.data.statistics import CaseStatistics, MaskStatistics
 from segkit.system.errors import ProblemsFound
 
 LABELS = LabelMap.of({0: "background", 1: "bone"})
@@ -184,10 +185,10 @@ def test_all_that_is_wrong_with_a_split_file_is_told_at_once(tmp_path: Path) -> 
     text = said(caught)
     assert "another state of the data" in text
     assert "split=holdout" in text
-    assert "'g1-9' in val is no case;   did you mean g1-0?" in text
-    assert "'g0-1' stands twice in train" in text
-    assert "'g0-0' stands in train and in val" in text
-    assert "2 of 4 cases are on no side" in text
+    assert "'g1-9' in val is not a case;   did you mean g1-0?" in text
+    assert "'g0-1' is twice in train" in text
+    assert "'g0-0' is in train and in val" in text
+    assert "2 of 4 cases are in no subset" in text
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"train": ["a"]}', '{"train": [1], "val": [2]}', '{"train": "a", "val": "b"}'])
@@ -207,8 +208,8 @@ def test_a_split_file_that_is_not_there() -> None:
 def test_leaks_between_the_sides_are_found() -> None:
     data = manifest([2, 1, 1])
     split = Split(("g0-0", "g1-0"), ("g0-1", "g2-0"))
-    facts = {case.id: CaseFacts(sha1=case.id) for case in data}
-    facts["g2-0"] = CaseFacts(sha1="g1-0")
+    facts = {case.id: CaseStatistics(sha1=case.id) for case in data}
+    facts["g2-0"] = CaseStatistics(sha1="g1-0")
     errors = [p for p in check_split(data, split, facts) if p.severity == "error"]
     assert [(p.where, p.what, p.fix) for p in errors] == [
         ("group g0", "in train (g0-0) and validation (g0-1)", "use  split=holdout  (it keeps groups whole)"),
@@ -218,17 +219,17 @@ def test_leaks_between_the_sides_are_found() -> None:
 
 def test_an_empty_side_is_an_error_and_a_class_that_one_side_lacks_a_warning() -> None:
     data = manifest([1, 1])
-    facts = {case.id: CaseFacts(sha1=case.id) for case in data}
+    facts = {case.id: CaseStatistics(sha1=case.id) for case in data}
     assert [(p.severity, p.where) for p in check_split(data, Split(("g0-0", "g1-0"), ()), facts)] == [("error", "split")]
-    facts["g0-0"] = CaseFacts(sha1="a", masks={"": MaskFacts((2, 2), {"0": 1, "1": 3}, 2, "")})
+    facts["g0-0"] = CaseStatistics(sha1="a", masks={"": MaskStatistics((2, 2), {"0": 1, "1": 3}, 2, "")})
     said = [(p.severity, p.where, p.what) for p in check_split(data, Split(("g0-0",), ("g1-0",)), facts)]
     assert said == [("warning", "class bone", "no validation case has it")]
 
 
-def masked(data: Manifest, area: dict[str, int], label: str = "1") -> dict[str, CaseFacts]:
+def masked(data: Manifest, area: dict[str, int], label: str = "1") -> dict[str, CaseStatistics]:
     """Facts of masks of 100 pixels, of which `area` are bone."""
-    masks = {id_: {"": MaskFacts((10, 10), {"0": 100 - n, **({label: n} if n else {})}, 2, id_)} for id_, n in area.items()}
-    return {case.id: CaseFacts(shape=(10, 10), sha1=case.id, masks=masks[case.id]) for case in data}
+    masks = {id_: {"": MaskStatistics((10, 10), {"0": 100 - n, **({label: n} if n else {})}, 2, id_)} for id_, n in area.items()}
+    return {case.id: CaseStatistics(shape=(10, 10), sha1=case.id, masks=masks[case.id]) for case in data}
 
 
 def test_a_stratified_holdout_gives_each_side_its_share_of_a_class_and_of_sizes() -> None:
@@ -313,7 +314,7 @@ def test_excluded_cases_are_on_no_side_and_come_back_from_the_file(tmp_path: Pat
 
 def test_empty_slices_on_both_sides_are_no_leak() -> None:
     data = manifest([1, 1])
-    facts = {case.id: CaseFacts(sha1="black", minimum=(0.0,), maximum=(0.0,)) for case in data}
+    facts = {case.id: CaseStatistics(sha1="black", minimum=(0.0,), maximum=(0.0,)) for case in data}
     assert check_split(data, Split(("g0-0",), ("g1-0",)), facts) == []
 
 

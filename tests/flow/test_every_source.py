@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import segkit
+from segkit.cli.audit import command as audit
 from segkit.cli.phantom import command as phantom
 from segkit.cli.predict import predict
 from segkit.config import compose
-from segkit.data.audit.audit import command as audit
-from segkit.data.audit.audit import look
+from segkit.data.audit.audit import inspect
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.manifest import find
 from segkit.inference.postprocess import planes
@@ -87,7 +87,7 @@ def test_its_truth_is_not_what_a_threshold_finds(made: tuple[str, Path]) -> None
     """Otsu's threshold, on the better side and channel, over all structures together; mean Dice below 0.8."""
     name, root = made
     cfg: Any = compose.compose("train", [f"data={name}", f"data.root={root}"])
-    manifest = look(cfg.data, None, 0, (), root / ".cache").labelled
+    manifest = inspect(cfg.data, None, 0, (), root / ".cache").labelled
     known = [score for case in manifest if (score := best_threshold_dice(case, manifest)) is not None]
     assert known
     assert np.mean(known) < 0.8

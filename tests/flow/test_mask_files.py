@@ -14,7 +14,7 @@ import tifffile
 from segkit.cli.evaluate import evaluate
 from segkit.cli.predict import predict
 from segkit.config import compose
-from segkit.data.audit.audit import examine
+from segkit.data.audit.audit import load_labelled
 from segkit.data.case import Manifest, encoded_mask
 from segkit.data.phantoms.base import write_png
 from segkit.inference.batch import files_of, is_stack, masks_of
@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def phantom(name: str, *more: str, n: int = 6) -> tuple[Manifest, Any]:
     cfg = composed("audit", f"data={name}", f"data.phantom_n={n}", *more)
-    return examine(cfg.data, 0, cache_dir=Path("outputs/.cache")), cfg.data
+    return load_labelled(cfg.data, 0, cache_dir=Path("outputs/.cache")), cfg.data
 
 
 def write_truth(manifest: Manifest, orient: str | None, folder: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-import segkit.data.statistics as facts_module
+import segkit.data.statistics as statistics_module
 from segkit.cli.main import main
 from segkit.inference.writers.masks import read_sizes
 
@@ -145,8 +145,8 @@ def test_more_devices_than_there_are(predict: tuple[str, ...], tmp_path: Path, c
 def test_parts_of_an_audit_read_all_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     read: list[str] = []
-    original = facts_module.facts_of
-    monkeypatch.setattr(facts_module, "facts_of", lambda case: (read.append(case.id), original(case))[1])
+    original = statistics_module.statistics_of
+    monkeypatch.setattr(statistics_module, "statistics_of", lambda case: (read.append(case.id), original(case))[1])
     audit = ("audit", "data=phantom", "data.phantom_n=9")
     assert main([*audit, "part=1/2"]) == 0
     assert "part 1/2: 5 of 9 cases are measured" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 
 from segkit.cli.phantom import command as phantom
 from segkit.config import compose
-from segkit.data.audit.audit import look
+from segkit.data.audit.audit import inspect
 from segkit.system.errors import Problem
 
 N = {"decathlon": 8, "folder": 24, "csv": 24, "lgg": 24}
@@ -37,8 +37,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def audited(name: str, root: Path, *overrides: str) -> list[Problem]:
     cfg: Any = compose.compose("audit", [f"data={name}", f"data.root={root}", *([LABELS] if name in ("folder", "csv") else []), *overrides])
-    looked = look(cfg.data, cfg.split, cfg.seed, (), root.parent / f"cache-{root.name}")
-    return [problem for problem in (*looked.problems, *looked.refused) if problem.severity != "note"]
+    looked = inspect(cfg.data, cfg.split, cfg.seed, (), root.parent / f"cache-{root.name}")
+    return [problem for problem in (*looked.problems, *looked.split_problems) if problem.severity != "note"]
 
 
 # what is planted: each takes the root of a sound data set and spoils it
@@ -228,11 +228,11 @@ PLANTED: list[tuple[str, Callable[[Path], None], str, str]] = [
     ("folder", empty_file, "error", "zero bytes"),
     ("folder", text_for_an_image, "error", "not an image"),
     ("folder", orphan_image, "error", "has no mask"),
-    ("folder", orphan_mask, "error", "is a mask without an image"),
+    ("folder", orphan_mask, "error", "has no image"),
     ("folder", smaller_mask, "error", r"\d+ x \d+"),
     ("folder", turned_mask, "error", "turned by 90 degrees"),
     ("folder", all_masks_shifted, "warning", "moved by about"),
-    ("folder", blurred_mask, "error", r"grey levels or blurred edges|smooth"),
+    ("folder", blurred_mask, "error", r"gray levels or blurred edges|smooth"),
     ("folder", unknown_value, "error", "values 0, 7, 255 but labels name"),
     ("folder", outline_for_an_area, "warning", r"outline|contour|line"),
     ("folder", black_image, "warning", "every pixel has the same value"),

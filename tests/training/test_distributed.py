@@ -12,7 +12,7 @@ import torch
 
 from segkit.config.compose import compose
 from segkit.config.schema import Train
-from segkit.data.loader import EpochSampler
+from segkit.data.dataset import EpochSampler
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.smp import SMP
 from segkit.models.unet import UNet

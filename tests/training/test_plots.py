@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from segkit.data.labels import LabelMap
-from segkit.data.overlays import PREDICTION, TRUTH, displayable, outline
-from segkit.data.samples import Panel, sample_grid, samples
+from segkit.data.overlays import PREDICTION, REFERENCE, Panel, displayable, outline, sample_grid, samples
 from segkit.metrics import Array
 from segkit.system.errors import SegkitError
 from segkit.training.plots import best_row, curves, draw_curves, read_columns
 
 HEAD = LabelMap.of({0: "background", 1: "head"})
-ORANGE = HEAD.colours[0]
+ORANGE = HEAD.colors[0]
 
 
 def square(height: int = 60, width: int = 80) -> Array:
@@ -89,8 +88,8 @@ def test_outline_lies_on_the_border_and_nowhere_else() -> None:
 def test_truth_is_dashed_over_a_prediction_that_agrees() -> None:
     planes = np.zeros((1, 128, 192), bool)
     planes[0, 30:100, 40:150] = True
-    drawn = outline(np.full((128, 192), 128, np.uint8), [(planes, PREDICTION), (planes, TRUTH)], [ORANGE])
-    for colour in (ORANGE, TRUTH.of(ORANGE)):
+    drawn = outline(np.full((128, 192), 128, np.uint8), [(planes, PREDICTION), (planes, REFERENCE)], [ORANGE])
+    for colour in (ORANGE, REFERENCE.of(ORANGE)):
         assert 60 < (drawn == colour).all(-1).sum() < 250
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from segkit.data.case import Case
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
-from segkit.data.slices import Region, shape_of
+from segkit.data.slices import Region, shape_of, slice_of
 from segkit.data.sources.base import Source, files_in
-from segkit.data.views import slice_of
 from segkit.system.errors import nearest
 from segkit.system.files import natural
 

@@ -14,15 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks a server for news
 
 import albumentations as A
 
 from segkit.config.targets import instantiate
-
-Array = npt.NDArray[Any]
+from segkit.data.labels import Array
 
 
 class Augmentation:

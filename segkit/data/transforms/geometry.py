@@ -13,12 +13,10 @@ from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data.labels import IGNORE
+from segkit.data.labels import IGNORE, Array
 from segkit.system.errors import SegkitError
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 """Rows and columns; of a volume slices, rows and columns."""
 PadMode = Literal["constant", "reflect", "symmetric", "edge"]

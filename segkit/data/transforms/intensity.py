@@ -1,30 +1,31 @@
-"""The scale in which images meet augmentation, statistics and the network."""
+"""The intensity scale of images: what becomes 0 and 1, the z-score of normalize=volume, and the statistics of the training images.
+
+All other kinds of `preprocess.normalize` are applied by the model (`segkit.models.segmentation.Normalizer`), from these statistics.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from segkit.data.case import Case
+from segkit.data.labels import Array
 from segkit.data.slices import recent
 from segkit.data.transforms.geometry import Box, foreground_box
 
-Array = npt.NDArray[Any]
-
+if TYPE_CHECKING:
+    from segkit.data.statistics import CaseStatistics
 
 SIXTEEN_BIT = 65535
 SMALLEST_SD = 1e-6
 
 
-def unit_scale(image: Array, top: int = SIXTEEN_BIT) -> Array:
-    """What scale=auto makes of an image by itself: uint8 as it is, uint16 by `top`, floats outside 0..1 from least to greatest."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return np.minimum(image / np.float32(top), 1).astype(np.float32)
+def unit_scale(image: Array) -> Array:
+    """A float image under scale=auto: values outside 0..1 are stretched from the least to the greatest."""
     image = np.nan_to_num(image.astype(np.float32))
     low, high = float(image.min()), float(image.max())
     return image if low >= 0 and high <= 1 else (image - low) / max(high - low, 1e-12)
@@ -51,7 +52,7 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """What becomes 0 and 1 of an image, by channel; with `normalize=volume` mean and SD on that scale; where its foreground lies."""
+    """What becomes 0 and 1 of an image, by channel; for `normalize=volume` mean and SD on that scale; the box of its foreground."""
 
     low: Array
     high: Array
@@ -61,33 +62,38 @@ class Range:
 
 
 class Intensity:
-    """From raw values to the unit scale, as `scaling` says; `top` is the largest value that 16-bit images can hold.
+    """Maps raw values to the unit scale, as `scaling` says.
 
     uint8 under `auto` stays as it is and means 0..255 (the model divides; four times less memory until then). All else becomes
-    float32, in 0..1 but for scale=none. Under `auto`, uint16 is divided by `top` (4095 for 12 bit): augmentation changes
-    brightness by shares of the whole scale, which would drown images that use a sixteenth of it. Floats outside 0..1 are
+    float32, in 0..1 except for scale=none. Under `auto`, uint16 is divided by `intensity_max` (4095 for 12 bit): augmentation
+    changes brightness by shares of the whole scale, which would drown images that use a sixteenth of it. Floats outside 0..1 are
     stretched from their least to their greatest value, over the volume.
+
+    Args:
+        scaling: the keys of `preprocess`.
+        intensity_max: largest value that 16-bit images of the data set can hold.
     """
 
-    def __init__(self, scaling: Scaling, top: int = SIXTEEN_BIT) -> None:
-        self.scaling, self.top = scaling, top
+    def __init__(self, scaling: Scaling, intensity_max: int = SIXTEEN_BIT) -> None:
+        self.scaling, self.intensity_max = scaling, intensity_max
         self._known: dict[Any, Range] = {}
 
     def range_of(self, case: Case, image: Array) -> Range:
-        """Over the image itself, or over the volume that it is a slice of; that is looked at once."""
-        if self.scaling.scope == "image" or case.whole is None or not self._looks_at_pixels(image.dtype):
+        """Range over the image itself, or over the volume that it is a slice of, which is measured once."""
+        if self.scaling.scope == "image" or case.whole is None or not self._depends_on_pixels(image.dtype):
             return self._measure(image)
         if case.whole not in self._known:
             self._known[case.whole] = self._measure(recent.read(case.whole))
         found = self._known[case.whole]
         repeats = image.shape[-1] // len(found.low)  # 2.5-D: each neighbour has the channels of the volume
-        if found.box is not None:
-            found = Range(found.low, found.high, found.mean, found.sd, found.box[-(image.ndim - 1) :])
-        return found if repeats == 1 else _repeated(found, repeats)
+        low, high, mean, sd = (None if a is None else np.tile(a, repeats) for a in (found.low, found.high, found.mean, found.sd))
+        assert low is not None
+        assert high is not None
+        return Range(low, high, mean, sd, None if found.box is None else found.box[-(image.ndim - 1) :])
 
     def apply(self, image: Array, found: Range) -> Array:
         """(*S, C) raw -> unit scale."""
-        if self._stays(image.dtype):
+        if self.scaling.scale == "auto" and image.dtype == np.uint8:
             return image
         image = np.nan_to_num(image.astype(np.float32, copy=False))
         if self.scaling.scale == "none":
@@ -104,11 +110,8 @@ class Intensity:
             image = image / np.float32(255)
         return np.asarray((image - found.mean) / found.sd, np.float32)
 
-    def _stays(self, dtype: np.dtype[Any]) -> bool:
-        return self.scaling.scale == "auto" and dtype == np.uint8
-
-    def _looks_at_pixels(self, dtype: np.dtype[Any]) -> bool:
-        """Whether the values of the volume matter, or the bit depth and the config say all."""
+    def _depends_on_pixels(self, dtype: np.dtype[Any]) -> bool:
+        """Whether the values of the volume matter, or bit depth and config decide alone."""
         by_depth = self.scaling.scale in ("none", "window") or (self.scaling.scale == "auto" and dtype.kind == "u")
         return not by_depth or self.scaling.normalize == "volume" or self.scaling.crop_foreground is not None
 
@@ -122,7 +125,7 @@ class Intensity:
         flat = unit.reshape(-1, unit.shape[-1])
         scale = 255.0 if unit.dtype == np.uint8 else 1.0
         mean, sd = (flat.mean(axis=0, dtype=np.float64) / scale).astype(np.float32), (flat.std(axis=0, dtype=np.float64) / scale)
-        return Range(low, high, mean, np.maximum(sd, SMALLEST_SD).astype(np.float32), found.box)
+        return replace(found, mean=mean, sd=np.maximum(sd, SMALLEST_SD).astype(np.float32))
 
     def _limits(self, image: Array) -> tuple[Array, Array]:
         """What becomes 0 and 1, by channel, float32."""
@@ -130,16 +133,18 @@ class Intensity:
         if how == "window" and self.scaling.window is not None:
             return _constant(self.scaling.window[0], channels), _constant(self.scaling.window[1], channels)
         if how == "auto" and image.dtype.kind == "u":
-            return _constant(0, channels), _constant(self.top if image.dtype == np.uint16 else np.iinfo(image.dtype).max, channels)
+            return _constant(0, channels), _constant(
+                self.intensity_max if image.dtype == np.uint16 else np.iinfo(image.dtype).max, channels
+            )
         if how == "none":
             return _constant(0, channels), _constant(1, channels)
         values = np.nan_to_num(image.astype(np.float32, copy=False)).reshape(-1, channels)
         if not self.scaling.per_channel:
-            low, high = self._of(values.reshape(-1, 1))
+            low, high = self._extremes(values.reshape(-1, 1))
             return np.repeat(low, channels), np.repeat(high, channels)
-        return self._of(values)
+        return self._extremes(values)
 
-    def _of(self, values: Array) -> tuple[Array, Array]:
+    def _extremes(self, values: Array) -> tuple[Array, Array]:
         """(N, C) -> least and greatest by column, as `scale` says."""
         if self.scaling.scale == "percentiles":
             low, high = np.percentile(values, self.scaling.percentiles, axis=0).astype(np.float32)
@@ -155,8 +160,47 @@ def _constant(value: float, channels: int) -> Array:
     return np.full(channels, value, np.float32)
 
 
-def _repeated(found: Range, n: int) -> Range:
-    low, high, mean, sd = (None if a is None else np.tile(a, n) for a in (found.low, found.high, found.mean, found.sd))
-    assert low is not None
-    assert high is not None
-    return Range(low, high, mean, sd, found.box)
+@dataclass(frozen=True)
+class IntensityStatistics:
+    """Intensities of the training images: largest value of their bit depth, mean and SD by channel in unit scale."""
+
+    intensity_max: int
+    mean: list[float]
+    sd: list[float]
+
+    @classmethod
+    def of(cls, scaling: Scaling, statistics: Sequence[CaseStatistics], decoded: Callable[[int], Iterable[Array]]) -> IntensityStatistics:
+        """Mean and SD from the audit's sums where images keep their bit depth; else, if they are needed, from decoded images.
+
+        Args:
+            scaling: the keys of `preprocess`.
+            statistics: of the training cases.
+            decoded: called with `intensity_max`; yields training images (*S, C) on the network's grid.
+        """
+        top, first = intensity_max(statistics), statistics[0]
+        if scaling.scale == "auto" and first.dtype in ("uint8", "uint16"):
+            n = sum(math.prod(stats.shape) for stats in statistics)
+            mean = np.sum([stats.sum for stats in statistics], axis=0) / n * SIXTEEN_BIT / top
+            square = np.sum([stats.sum_of_squares for stats in statistics], axis=0) / n * (SIXTEEN_BIT / top) ** 2
+        elif scaling.normalize == "dataset":
+            mean, square = _moments(decoded(top))
+        else:
+            mean, square = np.zeros(first.channels), np.ones(first.channels)
+        return cls(top, mean.tolist(), np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+
+
+def _moments(images: Iterable[Array]) -> tuple[Array, Array]:
+    """Mean and mean square by channel."""
+    sums, squares, n = 0.0, 0.0, 0
+    for image in images:
+        flat = image.reshape(-1, image.shape[-1]).astype(np.float64)
+        sums, squares, n = sums + flat.sum(axis=0), squares + (flat**2).sum(axis=0), n + len(flat)
+    return np.asarray(sums / n), np.asarray(squares / n)
+
+
+def intensity_max(statistics: Sequence[CaseStatistics]) -> int:
+    """Largest value of the bit depth that 16-bit images really use (4095 for 12 bit); 65535 for other images."""
+    if statistics[0].dtype != "uint16":
+        return SIXTEEN_BIT
+    largest = max(round(SIXTEEN_BIT * max(stats.maximum)) for stats in statistics)
+    return max(255, int(2 ** largest.bit_length()) - 1)

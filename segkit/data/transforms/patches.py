@@ -1,6 +1,6 @@
 """Patches of training images, as a function of (seed, epoch, index): some around a structure, the others anywhere.
 
-A centre on a structure is drawn class by class, so that a small one comes as often as a large one (Isensee et al., nnU-Net,
+A center on a structure is drawn class by class, so that a small one comes as often as a large one (Isensee et al., nnU-Net,
 2021). Where an image is smaller than the patch it is padded, with pixels that the mask ignores.
 """
 
@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.labels import IGNORE, Array, LabelMap
 
-Array = npt.NDArray[Any]
 Locations = Mapping[str, Array]
 """Class name -> (N, dims) int32 pixels of it, evenly taken."""
 
 KEPT = 4000
-"""Pixels of a class that are kept as possible centres."""
+"""Pixels of a class that are kept as possible centers."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """`size` by axis; `foreground` is the share of patches around a structure; `class_weights` how often each is the one."""
+    """How patches are cut: `size` by axis, share of them around a structure (`foreground`), how often each class is the one."""
 
     size: tuple[int, ...]
     foreground: float
@@ -51,8 +49,8 @@ class Patches:
         if random.random() >= self.foreground or not weights.sum():
             return [int(random.integers(0, room + 1)) for room in slack]
         name = list(locations)[int(random.choice(len(weights), p=weights / weights.sum()))]
-        centre = locations[name][int(random.integers(len(locations[name])))]
-        return [int(np.clip(c - n // 2, 0, room)) for c, n, room in zip(centre, self.size, slack, strict=True)]
+        center = locations[name][int(random.integers(len(locations[name])))]
+        return [int(np.clip(c - n // 2, 0, room)) for c, n, room in zip(center, self.size, slack, strict=True)]
 
 
 def locations_of(mask: Array, labels: LabelMap) -> dict[str, Array]:

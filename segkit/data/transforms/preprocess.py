@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from segkit.data.case import Case, encoded_mask
-from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.transforms import geometry
 from segkit.data.transforms.geometry import Grid, Step
 from segkit.data.transforms.intensity import Intensity, Range, Scaling
-
-Array = npt.NDArray[Any]
 
 
 class Preprocessing(Grid, Scaling, Protocol):

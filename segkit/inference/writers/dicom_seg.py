@@ -18,7 +18,7 @@ from pydicom.uid import generate_uid
 from segkit import __version__
 from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
-from segkit.data.views import by_volume
+from segkit.data.slices import by_volume
 from segkit.inference.inputs import Job
 from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Writer

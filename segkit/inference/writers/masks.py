@@ -55,7 +55,7 @@ def write_mask(
         like: a volume file whose format and grid the mask takes; None writes one PNG: gray of 8 or 16 bit, or RGB where the
             map holds colors.
         orient: the orientation in which `like` was read.
-        palette: write a palette of `labels.colours` instead of gray, so that a viewer shows colors; the values stay the same.
+        palette: write a palette of `labels.colors` instead of gray, so that a viewer shows colors; the values stay the same.
 
     Returns:
         The files written.
@@ -83,12 +83,12 @@ Palette = Mapping[int, tuple[int, int, int]]
 def palettes(labels: LabelMap) -> list[Palette]:
     """Return the palette of each mask file of an image. SegkitError where the values cannot index one."""
     if labels.overlap:
-        return [{255: colour} for colour in labels.colours]
-    if labels.in_colours:
+        return [{255: colour} for colour in labels.colors]
+    if labels.uses_colors:
         raise SegkitError("palette: the masks of this checkpoint hold colors, not numbers;   leave palette=false")
     if any(int(raw) > 255 for raw, _ in labels.values):
         raise SegkitError("palette: a palette has 256 colors, and data.labels has larger numbers;   leave palette=false")
-    of_class = dict(zip(labels.classes, labels.colours, strict=True))
+    of_class = dict(zip(labels.classes, labels.colors, strict=True))
     return [{int(raw): of_class[name] for raw, name in labels.values if name in of_class}]
 
 

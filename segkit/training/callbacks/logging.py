@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from segkit.data.dataset import CaseDataset
-from segkit.data.samples import Panel, panel, sample_grid
+from segkit.data.overlays import Panel, panel, sample_grid
 from segkit.inference.postprocess import planes
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
@@ -110,7 +110,7 @@ class ValidationFigures(L.Callback):
         for index, mask in outputs.items():
             if index < self.n_images * trainer.world_size:  # the cases are dealt out in turn: the first process draws n_images
                 case = dataset.cases[index]
-                target = planes(dataset.truth(index), labels)
+                target = planes(dataset.reference(index), labels)
                 self._panels[index] = panel(case.image.read(), planes(mask, labels), target, case.id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:

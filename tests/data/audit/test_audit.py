@@ -13,14 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from segkit.cli.audit import command
 from segkit.config import schema
-from segkit.data import statistics as facts_module
-from segkit.data.audit.audit import Prepared, command, data_fingerprint, look, prepare
+from segkit.data import statistics as statistics_module
+from segkit.data.audit.audit import Prepared, inspect, prepare
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import LabelMap
 from segkit.data.manifest import open_manifest
-from segkit.data.statistics import CaseFacts, scan
+from segkit.data.statistics import CaseStatistics, data_fingerprint, scan
 from segkit.system.errors import Problem, ProblemsFound
 
 Maker = Callable[..., schema.Data]
@@ -36,11 +37,13 @@ class Bench:
     split: Splitter
     cache: Path
 
-    def look(self, source: dict[str, str] | None = None, kind: str = "holdout", name: str = "folder", **changes: object) -> list[Problem]:
-        return list(look(self.data(name, self.root, source, **changes), self.split(kind), 0, (), self.cache).problems)
+    def problems(
+        self, source: dict[str, str] | None = None, kind: str = "holdout", name: str = "folder", **changes: object
+    ) -> list[Problem]:
+        return list(inspect(self.data(name, self.root, source, **changes), self.split(kind), 0, (), self.cache).problems)
 
     def errors(self, **changes: object) -> list[Problem]:
-        return [problem for problem in self.look(**changes) if problem.severity == "error"]  # type: ignore[arg-type]
+        return [problem for problem in self.problems(**changes) if problem.severity == "error"]  # type: ignore[arg-type]
 
     def prepare(self, kind: str = "holdout", **changes: object) -> Prepared:
         return prepare(self.data("folder", self.root, **changes), self.split(kind), 0, cache_dir=self.cache)
@@ -72,7 +75,7 @@ def only(problems: list[Problem]) -> Problem:
 
 
 def test_a_good_data_set_is_clean_and_in_natural_order(bench: Bench) -> None:
-    assert bench.look() == []
+    assert bench.problems() == []
     prepared = bench.prepare()
     assert [case.id for case in prepared.manifest] == [str(i) for i in range(1, 13)]
     assert (len(prepared.split.train), len(prepared.split.val)) == (8, 4)
@@ -139,7 +142,7 @@ def test_labels_that_name_other_numbers_are_mended_with_the_same_names(bench: Be
 def test_a_thousand_masks_with_the_same_fault_are_one_thing_to_mend(bench: Bench) -> None:
     bench.rewrite_masks(lambda mask: np.where(mask > 0, 3, 0).astype(np.uint8))
     problem = only(bench.errors())
-    assert problem.what == "the masks hold 0, 3, and nothing says what these are"
+    assert problem.what == "the masks hold 0, 3, which have no names"
     assert problem.fix == "add  data.labels='{0: background, 3: NAME}'"
 
 
@@ -160,9 +163,9 @@ def test_colours_are_proposed_as_colours(bench: Bench) -> None:
 def test_smoothed_masks_are_told_as_such_once(bench: Bench) -> None:
     random = np.random.default_rng(0)
     bench.rewrite_masks(lambda mask: random.integers(0, 255, mask.shape).astype(np.uint8))
-    assert "grey levels" in only(bench.errors()).what
+    assert "gray levels" in only(bench.errors()).what
     problem = only([p for p in bench.errors(labels={"0": "background", "255": "head"}) if p.where.startswith("masks")])
-    assert "grey levels" in problem.what
+    assert "gray levels" in problem.what
     assert "(in 12 masks)" in problem.what
 
 
@@ -181,13 +184,13 @@ def test_a_class_that_is_empty_everywhere(bench: Bench) -> None:
 
 def test_a_class_that_is_empty_somewhere_is_a_note(bench: Bench) -> None:
     write(bench.mask("1.png"), np.zeros((20, 30), np.uint8))
-    assert [(p.severity, p.what) for p in bench.look()] == [("note", "empty in 1 of 12 masks")]
+    assert [(p.severity, p.what) for p in bench.problems()] == [("note", "empty in 1 of 12 masks")]
 
 
 def test_a_class_that_is_empty_nearly_everywhere_is_a_warning_with_a_way_on(bench: Bench) -> None:
     for i in range(2, 13):
         write(bench.mask(f"{i}.png"), np.zeros((20, 30), np.uint8))
-    told = [p for p in bench.look() if p.where == "class foreground"]
+    told = [p for p in bench.problems() if p.where == "class foreground"]
     assert ("warning", "empty in 11 of 12 masks") in [(p.severity, p.what) for p in told]
     assert any("sampling.weights=foreground" in p.fix for p in told)
 
@@ -195,7 +198,7 @@ def test_a_class_that_is_empty_nearly_everywhere_is_a_warning_with_a_way_on(benc
 def test_empty_images_are_told_together_and_are_no_twins(bench: Bench) -> None:
     for i in (4, 8):
         write(bench.image(f"{i}.png"), np.zeros((20, 30), np.uint8))
-    problem = only(bench.look())
+    problem = only(bench.problems())
     assert (problem.severity, problem.what) == ("warning", "every pixel has the same value (so in 2 images, e.g. 4, 8)")
     assert problem.fix == 'data.exclude=\'["4","8"]\''
 
@@ -208,12 +211,12 @@ def test_images_with_other_channels(bench: Bench) -> None:
 
 def test_mixed_bit_depths_are_a_warning(bench: Bench) -> None:
     write(bench.image("4.png"), np.random.default_rng(9).integers(0, 65535, (20, 30), dtype=np.uint16))
-    assert [(p.severity, p.what) for p in bench.look()] == [("warning", "bit depths are mixed (11 uint8, 1 uint16)")]
+    assert [(p.severity, p.what) for p in bench.problems()] == [("warning", "bit depths are mixed (11 uint8, 1 uint16)")]
 
 
 def test_a_blank_image_is_a_warning(bench: Bench) -> None:
     write(bench.image("4.png"), np.full((20, 30), 3, np.uint8))
-    assert [(p.severity, p.where) for p in bench.look()] == [("warning", "images/4.png")]
+    assert [(p.severity, p.where) for p in bench.problems()] == [("warning", "images/4.png")]
 
 
 def test_an_orphan_and_an_ambiguous_pair(bench: Bench) -> None:
@@ -236,7 +239,7 @@ def test_a_byte_identical_image_on_both_sides(bench: Bench) -> None:
 def test_a_twin_within_one_side_is_a_warning(bench: Bench) -> None:
     train = bench.prepare().split.train
     shutil.copy(bench.image(f"{train[0]}.png"), bench.image(f"{train[1]}.png"))
-    assert [p.severity for p in bench.look()] == ["warning"]
+    assert [p.severity for p in bench.problems()] == ["warning"]
 
 
 def table(bench: Bench, header: str, row: Callable[[int], str]) -> None:
@@ -257,7 +260,7 @@ def test_planes_want_overlap_and_single_masks_do_not(bench: Bench) -> None:
     assert only(bench.errors(name="csv", overlap=False)).fix == "data.overlap=true"
     prepared = prepare(bench.data("csv", bench.root), bench.split("holdout"), 0, cache_dir=bench.cache)
     assert (prepared.manifest.labels.classes, prepared.manifest.labels.mode) == (("head", "neck"), "multilabel")
-    assert prepared.facts["1"].class_pixels(prepared.manifest.labels) == {"head": 18, "neck": 0}
+    assert prepared.statistics["1"].class_pixels(prepared.manifest.labels) == {"head": 18, "neck": 0}
     problem = only(bench.errors(name="csv", overlap=True, labels={"head": "head"}))
     assert problem.fix.startswith("add  data.labels='{head: head, neck: neck}'")
     for labels in (None, {"head": "head"}):
@@ -274,7 +277,7 @@ def test_images_without_a_mask_are_left_out_and_said(bench: Bench) -> None:
 
 def test_an_excluded_case_must_exist(bench: Bench) -> None:
     problem = only(bench.errors(exclude=["21"]))
-    assert (problem.where, problem.what) == ("data.exclude", "'21' is no case")
+    assert (problem.where, problem.what) == ("data.exclude", "'21' is not a case")
 
 
 def test_everything_is_told_at_once(bench: Bench) -> None:
@@ -312,11 +315,10 @@ def test_a_stale_split_is_refused(bench: Bench) -> None:
 def test_facts_are_what_is_in_the_files(bench: Bench) -> None:
     prepared = bench.prepare()
     case = prepared.manifest.by_id["3"]
-    facts, image = prepared.facts["3"], case.image.read() / 255
+    facts, image = prepared.statistics["3"], case.image.read() / 255
     assert (facts.shape, facts.channels, facts.dtype) == ((20, 30), 1, "uint8")
     assert facts.sum == pytest.approx([image.sum()])
     assert facts.sum_of_squares == pytest.approx([(image**2).sum()])
-    assert facts.mean == pytest.approx([image.mean()])
     assert (facts.minimum, facts.maximum) == ((image.min(),), (image.max(),))
     assert facts.class_pixels(prepared.manifest.labels) == {"foreground": int((case.masks[""].read() > 0).sum())}
 
@@ -324,35 +326,35 @@ def test_facts_are_what_is_in_the_files(bench: Bench) -> None:
 def test_facts_are_read_once_and_again_where_a_file_changed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench.prepare()
     read: list[str] = []
-    original = facts_module.facts_of
-    monkeypatch.setattr(facts_module, "facts_of", lambda case: (read.append(case.id), original(case))[1])
+    original = statistics_module.statistics_of
+    monkeypatch.setattr(statistics_module, "statistics_of", lambda case: (read.append(case.id), original(case))[1])
     again = bench.prepare()
     assert read == []
-    assert again.facts == first.facts
-    assert data_fingerprint(again.facts) == data_fingerprint(first.facts)
+    assert again.statistics == first.statistics
+    assert data_fingerprint(again.statistics) == data_fingerprint(first.statistics)
     image = cv2.imread(str(bench.image("4.png")), -1)
     image[0, 0] ^= 255
     write(bench.image("4.png"), image)
     changed = bench.prepare()
     assert read == ["4"]
-    assert data_fingerprint(changed.facts) != data_fingerprint(first.facts)
+    assert data_fingerprint(changed.statistics) != data_fingerprint(first.statistics)
 
 
 def test_a_broken_cache_is_read_anew(bench: Bench) -> None:
     first = bench.prepare()
     for path in bench.cache.glob("facts-*/*.jsonl"):
         path.write_text(path.read_text()[:100])
-    assert bench.prepare().facts == first.facts
+    assert bench.prepare().statistics == first.statistics
 
 
 def test_the_fingerprint_does_not_depend_on_the_place_or_the_compression(bench: Bench, tmp_path: Path) -> None:
-    before = data_fingerprint(bench.prepare().facts)
+    before = data_fingerprint(bench.prepare().statistics)
     moved = tmp_path / "elsewhere"
     shutil.copytree(bench.root, moved)
     for path in (moved / "images").iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path), -1), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     after = prepare(bench.data("folder", moved), bench.split("holdout"), 0, cache_dir=tmp_path / "c2")
-    assert data_fingerprint(after.facts) == before
+    assert data_fingerprint(after.statistics) == before
 
 
 def test_a_scan_survives_any_reader(tmp_path: Path) -> None:
@@ -366,7 +368,7 @@ def test_a_scan_survives_any_reader(tmp_path: Path) -> None:
     facts = scan([Case("a", Odd(), MaskFile(tmp_path / "gone.png")), Case("b", ImageFile(tmp_path / "gone.png"))])
     assert facts["a"].errors[0] == ("odd.bin", "cannot be read (RuntimeError: strange hardware)")
     assert facts["b"].errors == ((str(tmp_path / "gone.png"), "is missing"),)
-    assert isinstance(facts["a"], CaseFacts)
+    assert isinstance(facts["a"], CaseStatistics)
 
 
 def test_opening_infers_labels_too(bench: Bench) -> None:

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from segkit.cli.audit import command
 from segkit.config import schema
-from segkit.data.audit.audit import command
-from segkit.data.audit.contact_sheet import chosen
-from segkit.data.audit.report import audit_page, histogram
+from segkit.data.audit.report import audit_page, chosen, histogram
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap

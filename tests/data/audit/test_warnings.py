@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from segkit.data.audit.warnings import Suspicion, near_duplicates, suspicions
+from segkit.data.audit.duplicates import near_duplicates
+from segkit.data.audit.warnings import DataWarning, find_warnings
 from segkit.data.case import Case, Manifest
 from segkit.data.labels import LabelMap
 from segkit.data.sources.folder import Folder
 from segkit.data.sources.hc18 import HC18
 from segkit.data.splits import Split
-from segkit.data.statistics import CaseFacts, facts_of, scan
+from segkit.data.statistics import CaseStatistics, scan, statistics_of
 from segkit.system.errors import Problem
 
 LABELS = LabelMap.of({0: "background", 255: "head"})
@@ -64,11 +65,11 @@ def blobs(n: int = 12) -> list[Case]:
     return [case(f"c{i}", *blob(i)) for i in range(n)]
 
 
-def suspect(cases: Sequence[Case], labels: LabelMap = LABELS) -> list[Suspicion]:
-    return suspicions(Manifest("toy", Path("/none"), tuple(cases), labels), scan(cases))
+def suspect(cases: Sequence[Case], labels: LabelMap = LABELS) -> list[DataWarning]:
+    return find_warnings(Manifest("toy", Path("/none"), tuple(cases), labels), scan(cases))
 
 
-def only(found: list[Suspicion]) -> Problem:
+def only(found: list[DataWarning]) -> Problem:
     assert len(found) == 1, found
     return found[0].problem
 
@@ -97,7 +98,7 @@ def test_one_mask_that_is_off_its_image_and_all_that_are(change: Callable[[Array
     assert problem.fix == "data.exclude='[\"c5\"]'"
     everywhere = only(suspect(changed(blobs(), range(12), change)))
     assert f"{said}: so for 1" in everywhere.what
-    assert everywhere.fix == "look at them with  output=DIR"
+    assert everywhere.fix == "inspect them with  output=DIR"
 
 
 def test_masks_that_follow_no_edges_are_not_accused() -> None:
@@ -142,7 +143,7 @@ def test_specks_are_counted() -> None:
 
     problem = only(suspect(changed(blobs(), [3, 7], speckled)))
     assert problem.what == "4 pieces of head have fewer than 10 pixels (and 1 more: c7)"
-    assert problem.fix == "look at them with  output=DIR"
+    assert problem.fix == "inspect them with  output=DIR"
 
 
 def test_one_image_of_another_scale() -> None:
@@ -193,7 +194,7 @@ def slices(empty: Sequence[int], positions: Sequence[int] = range(12)) -> list[C
     return [case(f"v_{z}", image, mask, volume="v", position=z, group="v") for z, image, mask in zip(positions, noisy, masks, strict=True)]
 
 
-def of(mark: str, found: list[Suspicion]) -> list[Suspicion]:
+def of(mark: str, found: list[DataWarning]) -> list[DataWarning]:
     return [s for s in found if s.mark == mark]
 
 
@@ -216,13 +217,13 @@ def test_a_volume_is_measured_whole() -> None:
     volume[2:4, 10:20, 10:30] = 3.0
     mask = np.zeros((6, 40, 50), np.int16)
     mask[2:4, 10:20, 10:30], mask[0, 0, 0] = 1, 1
-    facts = facts_of(case("v", volume, mask))
+    facts = statistics_of(case("v", volume, mask))
     structure = facts.masks[""].structures["1"]
     assert (facts.shape, facts.channels, facts.masks[""].shape, facts.errors) == ((6, 40, 50), 1, (6, 40, 50), ())
-    assert facts.mean == pytest.approx([400 / 12000])
+    assert facts.sum == pytest.approx([400])
     assert (facts.quantiles[0][0], facts.quantiles[0][-1], facts.foreground_quantiles[0][6]) == (0, 3, 3)
     assert (structure.components, structure.largest, structure.tiny, structure.at_border) == (2, 400, 1, True)
-    flat = facts_of(replace(case("v", volume, mask), dims=2))
+    flat = statistics_of(replace(case("v", volume, mask), dims=2))
     assert flat.errors[0][1] == "gives an array of shape (6, 40, 50, 1)"
 
 
@@ -245,7 +246,7 @@ def test_near_duplicates_among_twenty_thousand_are_found() -> None:
     random = np.random.default_rng(0)
     looks = random.integers(0, 256, (20_000, 32, 32), dtype=np.uint8)
     looks[15_000] = np.clip(looks[7] + 2.0, 0, 255)
-    facts = {f"{i:05}": CaseFacts(sha1=str(i), look=base64.b64encode(look.tobytes()).decode()) for i, look in enumerate(looks)}
+    facts = {f"{i:05}": CaseStatistics(sha1=str(i), preview=base64.b64encode(look.tobytes()).decode()) for i, look in enumerate(looks)}
     empty = np.zeros((1, 1, 1), np.uint8)
     cases = tuple(case(id_, empty, None) for id_ in facts)
     ids = tuple(facts)

@@ -12,7 +12,7 @@ import pytest
 
 from segkit.cli.phantom import command as phantom
 from segkit.config import schema
-from segkit.data.audit.audit import look, prepare
+from segkit.data.audit.audit import inspect, prepare
 from segkit.data.phantoms import base, ultrasound
 from segkit.data.phantoms.base import Blob
 from segkit.data.sources.csv import Csv
@@ -70,7 +70,7 @@ def test_every_source_reads_what_it_writes(
     assert prepared.manifest.labels.mode == "binary"
     shares = [
         f.class_pixels(prepared.manifest.labels)[prepared.manifest.labels.classes[0]] / (f.shape[0] * f.shape[1])
-        for f in prepared.facts.values()
+        for f in prepared.statistics.values()
     ]
     assert all(0.04 < share < 0.5 for share in shares)
     if name != "folder":
@@ -88,12 +88,12 @@ def test_a_folder_phantom_follows_the_names_of_its_config(
 def test_filled_outlines_equal_the_filled_heads(
     data: Callable[..., schema.Data], split: Callable[..., schema.Split], tmp_path: Path
 ) -> None:
-    looked = look(data("hc18", None), split(), 0, (), tmp_path)
-    for i, case in enumerate(looked.manifest):
+    result = inspect(data("hc18", None), split(), 0, (), tmp_path)
+    for i, case in enumerate(result.manifest):
         assert "_" in case.id
         assert case.facts["hc_mm"] > 50  # type: ignore[operator]
-        assert len(looked.manifest) == 6, i
-    first = looked.manifest.cases[0]
+        assert len(result.manifest) == 6, i
+    first = result.manifest.cases[0]
     assert dice(first.masks[""].read() > 0, ultrasound.draw(0, 0).mask > 0) > 0.995
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from segkit.config import schema
-from segkit.data.audit.audit import look
+from segkit.data.audit.audit import inspect
 from segkit.data.case import Case
 from segkit.data.phantoms import chest
 from segkit.data.sources.labelme import LabelMe
@@ -158,8 +158,8 @@ def test_a_label_that_nobody_named_is_an_error_with_the_line_to_type(
 ) -> None:
     change(root / "person00.json", shapes=[box("clavicel", 0, 0, 9, 9)])
     config = data("hc18", root, source={"_target_": "segkit.data.sources.labelme.LabelMe"})
-    looked = look(config, None, 0, (), cache_dir=tmp_path_factory.mktemp("cache"))
-    (problem,) = [problem for problem in looked.problems if problem.where == "data.labels"]
+    result = inspect(config, None, 0, (), cache_dir=tmp_path_factory.mktemp("cache"))
+    (problem,) = [problem for problem in result.problems if problem.where == "data.labels"]
     assert "clavicel" in problem.what
     assert "data.labels='{clavicle: clavicle, posterior: posterior, anterior: anterior, clavicel: clavicel}'" in problem.fix
 

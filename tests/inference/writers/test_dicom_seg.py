@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 
 from segkit.data.case import Case, stack_planes
 from segkit.data.labels import LabelMap
+from segkit.data.slices import view
 from segkit.data.sources.dicom import Dicom
-from segkit.data.views import view
 from segkit.inference.inputs import of_cases
 from segkit.inference.writers.base import Target
 from segkit.inference.writers.dicom_seg import write_dicom_seg

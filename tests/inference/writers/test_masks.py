@@ -63,14 +63,14 @@ def test_a_palette_colours_the_classes_and_leaves_their_values(tmp_path: Path) -
         assert picture.mode == "P"
         np.testing.assert_array_equal(np.asarray(picture), np.choose(CLASSES, [0, 255, 7]))
         shown = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(shown, np.array([(0, 0, 0), *labels.colours], np.uint8)[CLASSES])
+    np.testing.assert_array_equal(shown, np.array([(0, 0, 0), *labels.colors], np.uint8)[CLASSES])
     np.testing.assert_array_equal(labels.encode(read_mask(path))[0], CLASSES)
 
 
 def test_a_palette_of_overlapping_classes_has_the_colour_of_the_class(tmp_path: Path) -> None:
     labels = LabelMap.of({"l": "lung", "h": "heart"}, overlap=True)
     paths = write_mask(tmp_path / "a.png", np.stack([CLASSES > 0, CLASSES == 2]).astype(np.uint8), labels, palette=True)
-    for path, colour in zip(paths, labels.colours, strict=True):
+    for path, colour in zip(paths, labels.colors, strict=True):
         with Image.open(path) as picture:
             values, shown = np.asarray(picture), np.asarray(picture.convert("RGB"))
         np.testing.assert_array_equal(shown, np.where(values[..., None] == 255, colour, 0))
