@@ -149,10 +149,9 @@ class Application(Plain):
     def check(self) -> None:
         """Find what can only be found before Hydra starts: every mistake of a multirun, and what needs one."""
         from segkit.config import compose
-        from segkit.config.folds import spelled_out
 
         if self.command.name == "train":
-            self.take(spelled_out(self.argv, self.args.overrides, self.folders))
+            self.take(compose.spelled_out(self.argv, self.args.overrides, self.folders))
         if not self.is_multirun:
             compose.check_single(self.command.name, self.args.overrides)
         elif not self.has_own_config:

@@ -1,7 +1,9 @@
-"""The door: every mistake in a config is found here, before torch is imported, and all of them are told at once.
+"""Compose and validate: every mistake in a config is found here and all of them are reported at once.
 
-Hydra composes, OmegaConf resolves, pydantic checks (`schema.py`), `targets.py` reads the signatures of what is named.
-Behind the door there are frozen models and plain dicts: a DictConfig never leaves this file.
+Hydra composes, OmegaConf resolves, pydantic checks (`schema.py`), and `targets.py` checks the keywords of what is named. What leaves
+this file are frozen models and plain dicts, never a DictConfig. A multirun is checked whole before its first job: every swept value,
+the lists that a stage brings (`hydra.sweeper.params`), and keys that are searched only where another one has a certain value
+(`hydra.sweeper.when`). `folds=all` is one word for a multirun over all folds of a split.
 """
 
 from __future__ import annotations
@@ -9,29 +11,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import initialize_config_dir, version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from segkit.config import messages, presets, search, sweeps
+from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
+from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
+from segkit.config.schema import Split, Train
 from segkit.config.validate import BEFORE, checked
-from segkit.system.errors import Problem, ProblemsFound, raise_errors
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
+When = Mapping[str, str]
+"""Key -> the override, such as `optimizer=sgd`, without which it is left alone."""
+KEY, FOLD = "folds", "split.fold"
 
 
 class UserFolders(SearchPathPlugin):
@@ -69,29 +80,36 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
         every = list(overrides)
         jobs: Iterable[list[str]] = [every]
         if multirun:
-            problems += sweeps.unsteady(command, overrides, loader)
-            every = [*sweeps.listed(command, overrides, loader), *overrides]
-            jobs = search.possible(sweeps.one_at_a_time(every, loader), search.conditions(command, overrides, loader))
+            problems += unsteady(command, overrides, loader)
+            every = [*listed(command, overrides, loader), *overrides]
+            jobs = possible(one_at_a_time(every, loader), conditions(command, overrides, loader))
         else:
             check_single(command, overrides)
         for job in jobs:
             try:
                 _compose(command, job, loader)
             except ProblemsFound as found:
-                problems += search.told_of_intervals(found.problems, every)
+                problems += told_of_intervals(found.problems, every)
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
 
 
 def check_single(command: str, overrides: Sequence[str]) -> None:
     """Raise `ProblemsFound` where the overrides only make sense in a multirun."""
-    raise_errors(search.needs_multirun(overrides), BEFORE[command])
+    raise_errors(needs_multirun(overrides), BEFORE[command])
 
 
 def jobs(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[list[str]]:
-    """The overrides of each job of a multirun; `typed` replaces the lists that a stage brings, which lie around `overrides`."""
+    """The overrides of each job of a multirun: every combination of `overrides`, the lists around them, and what is `typed` in place
+    of these."""
+    rest = [text for text in overrides if key_of(text) not in {key_of(own) for own in typed}]
     with _hydra(config_dirs) as loader:
-        return sweeps.jobs(command, overrides, typed, loader)
+        texts = [*rest, *listed(command, [*rest, *typed], loader, typed), *typed]
+        try:
+            (batch,) = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(texts), None)
+        except HydraException as refusal:
+            raise SegkitError(str(refusal)) from refusal
+    return batch
 
 
 def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -> BaseModel:
@@ -117,7 +135,7 @@ def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tu
 
 def _offered(command: str, group: str, loader: ConfigLoader) -> list[str]:
     names = hydra_overrides.options(group, loader)
-    return names if group != presets.GROUP else [name for name in names if presets.fits(command, name, loader)]
+    return names if group != GROUP else [name for name in names if fits(command, name, loader)]
 
 
 @contextmanager
@@ -138,7 +156,7 @@ def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
 
 
 def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseModel:
-    if stranger := presets.misplaced(command, overrides, loader):
+    if stranger := misplaced(command, overrides, loader):
         raise ProblemsFound([stranger], BEFORE[command])
     cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
     if cfg is None:
@@ -172,3 +190,136 @@ def _value(node: Any, key: Any, path: messages.Path, problems: list[Problem]) ->
         problems.append(Problem(where, f"{raw[key]} refers to nothing"))  # type: ignore[index]
         return None
     return _plain(value, path, problems) if OmegaConf.is_config(value) else value
+
+
+def listed(command: str, overrides: Sequence[str], loader: ConfigLoader, typed: Sequence[str] | None = None) -> list[str]:
+    """The sweeps that `hydra.sweeper.params` adds; a key that the user types (None: any of `overrides`) is left to the user."""
+    keys = {key_of(text) for text in (overrides if typed is None else typed)}
+    try:
+        fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
+        params = OmegaConf.select(hydra_overrides.compose(command, fixed), "hydra.sweeper.params") or {}
+        return [as_typed(str(key), values) for key, values in params.items() if key not in keys]
+    except REFUSALS:
+        return []  # what is wrong is told when the jobs are tried
+
+
+def unsteady(command: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Problem]:
+    """Groups swept together with lists that depend on them: Hydra reads the lists once, before any job."""
+    once, problems = listed(command, overrides, loader), []
+    for i, text in enumerate(overrides):
+        group, values = key_of(text), alternatives(text, loader)
+        if len(values) == 1 or not options(group, loader):
+            continue
+        one_each = ([*overrides[:i], value, *overrides[i + 1 :]] for value in values)
+        if others := [sweep for job in one_each for sweep in listed(command, job, loader) if sweep not in once]:
+            fix = f"take one {group} at a time, or type the values  {others[0]}"
+            problems.append(Problem(group, f"decides which values of {key_of(others[0])} are swept", fix))
+    return problems
+
+
+def one_at_a_time(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
+    """Jobs that together meet every swept value: the first of each, then one value changed at a time."""
+    swept = [alternatives(override, loader) for override in overrides]
+    first = [values[0] for values in swept]
+    yield first
+    for i, values in enumerate(swept):
+        yield from ([*first[:i], value, *first[i + 1 :]] for value in values[1:])
+
+
+def needs_multirun(overrides: Sequence[str]) -> list[Problem]:
+    given = [text for text in overrides if key_of(text) in ("hparams_search", "hydra/sweeper") and not text.endswith(("=null", "=basic"))]
+    return [Problem(key_of(text), "is a search of many trainings", f"write  segkit train -m {text} …") for text in given]
+
+
+def told_of_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> list[Problem]:
+    """An interval is of floats, unless it is written otherwise; its two ends are one mistake."""
+    typed = {key: value for key, _, value in (text.partition("=") for text in overrides) if "interval(" in value}
+    return [
+        replace(problem, what="needs whole numbers", fix=f"write  {problem.where}=int({typed[problem.where]})")
+        if problem.where in typed and problem.what.startswith("needs a whole number")
+        else problem
+        for problem in problems
+    ]
+
+
+def conditions(command: str, overrides: Sequence[str], loader: ConfigLoader) -> dict[str, str]:
+    fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
+    try:
+        when = OmegaConf.select(hydra_overrides.compose(command, fixed), "hydra.sweeper.when") or {}
+        return {str(key): str(text).replace(" ", "") for key, text in when.items()}
+    except REFUSALS:
+        return {}  # what is wrong is told when the jobs are tried
+
+
+def possible(jobs: Iterable[list[str]], when: When) -> Iterator[list[str]]:
+    """`jobs` (see `one_at_a_time`) as the search would start them: a conditional key is there with its condition, or not at all."""
+    first: list[str] | None = None
+    for job in jobs:
+        if first is None:
+            first = job
+            yield from (active(meeting(first, key, when), when) for key in when)
+        changed = next((key_of(text) for text in job if text not in first), "")
+        yield active(meeting(job, changed, when), when)
+
+
+def meeting(job: list[str], key: str, when: When) -> list[str]:
+    """`job` with the condition of `key`, and the conditions of that."""
+    for _ in when:  # as deep as they can lie
+        if key not in when:
+            break
+        condition = when[key]
+        key = key_of(condition)
+        job = [condition if key_of(text) == key else text for text in job]
+    return job
+
+
+def active(job: list[str], when: When) -> list[str]:
+    for _ in when:
+        job = [text for text in job if when.get(key_of(text), text) in job]
+    return job
+
+
+def spelled_out(argv: Sequence[str], overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> list[str]:
+    """`argv`, with  -m split.fold=0,1,…  in place of  folds=all  or  folds=[0,1,…];  as it is where there is none of these."""
+    given = [text for text in overrides if key_of(text) == KEY and not text.endswith("=null")]
+    if not given:
+        return list(argv)
+    others = [text for text in overrides if text not in given]
+    if any(key_of(text) == FOLD for text in others):
+        raise ProblemsFound([Problem(KEY, f"and {FOLD} exclude each other", f"leave one out: {KEY} or {FOLD}")])
+    if search := next((text for text in others if key_of(text) == "hparams_search" and not text.endswith("=null")), None):
+        what = "of a search: each trial draws its own values, so no two folds would have the same"
+        raise ProblemsFound([Problem(KEY, what, f"leave out {search}, and train the folds of its best values")])
+    cfg = compose("train", [text for text in others if not is_swept(text)], config_dirs)
+    assert isinstance(cfg, Train)
+    folds = ",".join(map(str, numbers(given[-1].partition("=")[2], cfg.split)))
+    return ["-m", *(word for word in argv if word not in (*given, "-m", "--multirun")), f"{FOLD}={folds}"]
+
+
+def numbers(text: str, split: Split) -> list[int]:
+    """Of the folds that are asked for. Raises `ProblemsFound` where the split has none."""
+    if split.kind == "leave_one_out":
+        what = "of split=leave_one_out are as many as the data have groups, which is not known yet"
+        raise ProblemsFound([Problem(KEY, what, f"write  segkit train -m … '{FOLD}=range(0,N)'  with N groups (see segkit audit)")])
+    if split.kind != "kfold":
+        raise ProblemsFound([Problem(KEY, f"needs a split into folds, and split is {split.kind}", "add  split=kfold")])
+    if text == "all":
+        return list(range(split.n_folds))
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    asked = [int(word) for word in words if word.isdecimal()]
+    if len(asked) < len(words) or not text.startswith("["):
+        raise ProblemsFound([Problem(KEY, f"needs all, or a list of folds, got {text!r}", f"write  {KEY}=all  or  {KEY}=[0,2]")])
+    if len(set(asked)) < 2:
+        raise ProblemsFound([Problem(KEY, "needs several folds", f"write  {FOLD}={asked[0]}  for one")])
+    if beyond := [fold for fold in asked if fold >= split.n_folds]:
+        what = f"has no fold {beyond[0]}: there are {split.n_folds}, counted from 0"
+        raise ProblemsFound([Problem(KEY, what, f"{KEY}=all  or another  split.n_folds")])
+    return sorted(set(asked))
+
+
+def is_swept(text: str) -> bool:
+    """What cannot be read is told with everything else that is wrong."""
+    try:
+        return OverridesParser.create().parse_override(text).is_sweep_override()
+    except HydraException:
+        return False

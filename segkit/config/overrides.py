@@ -7,14 +7,15 @@ override is looked at by itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, Transformer, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +35,24 @@ LAUNCHERS = {
     "ray": "hydra-ray-launcher",
 }
 """Hydra's own, each a package."""
+GROUP = "experiment"
+TRAINING, JUDGING = ("train", "import"), ("evaluate", "predict")
+"""Presets, in conf/experiment: what a training is, and which checkpoints are evaluated together. Each command takes its own kind."""
+SMALL = 1e-4
+"""What is tried around 0, times the factors."""
+
+
+def around(value: float, *factors: float) -> str:
+    """`${around:${optimizer.lr}, 0.3, 1, 3}` in a stage's list: values around the preset's own. 0 and small ones around 0."""
+    values = [factor * (value or SMALL) for factor in factors]
+    return ",".join(dict.fromkeys(f"{one:g}" for one in (values if value else [0.0, *values[1:]])))
+
+
+OmegaConf.register_new_resolver("around", around, replace=True)
+
+
+def key_of(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~")
 
 
 def assignment(key: str, *values: object) -> str:
@@ -43,7 +62,7 @@ def assignment(key: str, *values: object) -> str:
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """With the `hydra` node. Needs an initialised Hydra (see door.py)."""
+    """With the `hydra` node. Needs an initialized Hydra (see compose.py)."""
     return hydra.compose(command, list(overrides), return_hydra_config=True)
 
 
@@ -227,3 +246,68 @@ def _explain(refusal: Exception, where: str) -> Problem:
     cause = refusal.__cause__ or refusal
     first_lines = [first_line(error).rstrip(".") for error in (refusal, cause)]
     return Problem(where, "; ".join(dict.fromkeys(first_lines)))
+
+
+def misplaced(command: str, overrides: Sequence[str], loader: ConfigLoader) -> Problem | None:
+    """The preset of the other kind that a command was given, and what to type instead."""
+    given = [value for key, _, value in (text.partition("=") for text in overrides) if key.lstrip("+") == GROUP]
+    name = next((name for name in given if not fits(command, name, loader)), None)
+    if name is None:
+        return None
+    if command in JUDGING:
+        return Problem(GROUP, f"{name} is a preset of training", "leave it out: ckpt=RUN carries it already")
+    members = [f"members.{member}.ckpt=RUN" for member in content(name, loader).get("members") or {}]
+    return Problem(GROUP, f"{name} trains nothing", " ".join([f"segkit evaluate {GROUP}={name}", *members]))
+
+
+def fits(command: str, name: str, loader: ConfigLoader) -> bool:
+    """Unless it sets what this command does not know and one of the other kind does."""
+    others = TRAINING if command in JUDGING else JUDGING if command in TRAINING else ()
+    theirs = {key for other in others for key in COMMANDS[other].model_fields}
+    return not sections(content(name, loader)) & (theirs - set(COMMANDS[command].model_fields))
+
+
+def sections(preset: dict[str, Any]) -> set[str]:
+    """Those that a preset sets, itself or by choosing an option of their group."""
+    chosen = [str(key) for entry in preset.get("defaults") or [] if isinstance(entry, dict) for key in entry]
+    return {*preset, *(key.removeprefix("override ").lstrip("/") for key in chosen)}
+
+
+def content(name: str, loader: ConfigLoader) -> dict[str, Any]:
+    """As the file has it; empty where there is none, or none that can be read: that is told elsewhere."""
+    path = f"{GROUP}/{name}"
+    try:
+        found = next((source for source in loader.get_sources() if source.is_config(path)), None)
+        node = OmegaConf.to_container(found.load_config(path).config) if found else {}
+    except Exception:  # whatever YAML and OmegaConf raise
+        return {}
+    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
+
+
+def alternatives(text: str, loader: ConfigLoader) -> list[str]:
+    """`key=a,b` as `key=a` and `key=b`; of a range its first two values, of an interval its ends."""
+    try:
+        (override,) = OverridesParser.create(loader).parse_overrides([text])
+    except HydraException:
+        return [text]
+    key = override.get_key_element()
+    if isinstance(override.value(), IntervalSweep):
+        return [f"{key}={override.value().start}", f"{key}={override.value().end}"]  # type: ignore[union-attr]
+    if not override.is_sweep_override():
+        return [text]
+    most = 2 if override.value_type == ValueType.RANGE_SWEEP else None  # numbers of a range are all alike
+    values = [f"{key}={value}" for value in islice(swept(override, loader, Transformer.str), most)]
+    return values or [text]
+
+
+def swept(override: Override, loader: ConfigLoader, transform: Callable[[Any], Any]) -> Iterator[Any]:
+    """Its values. `experiment=glob(pelvis_*)` means the presets that can be trained."""
+    values = override.sweep_iterator(transform)
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP and override.key_or_group == GROUP:
+        return (value for value in values if fits("train", str(value), loader))
+    return values
+
+
+def as_typed(key: str, value: Any) -> str:
+    """An entry of `hydra.sweeper.params` as on the command line. Text is in Hydra's grammar already: `choice(a, b)`."""
+    return f"{key}={value if isinstance(value, str) else Transformer.str(value)}"

@@ -1,6 +1,6 @@
 """What a config may say. Every command validates against one of these before anything heavy is imported.
 
-The models are strict and frozen, and refuse unknown keys; `door.py` turns their complaints into one list. A node with a
+The models are strict and frozen, and refuse unknown keys; `validate.py` turns their errors into one list. A node with a
 `_target_` stays a plain dict: its keywords are checked against the signature of what it names (`targets.py`).
 """
 

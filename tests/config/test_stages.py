@@ -11,7 +11,7 @@ import pytest
 
 from segkit.cli.tune_command import STAGES
 from segkit.config import compose
-from segkit.config.sweeps import around
+from segkit.config.overrides import around
 from segkit.system.errors import ProblemsFound
 
 PRESETS = compose.groups("train")["experiment"][1]

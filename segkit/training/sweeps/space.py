@@ -16,7 +16,8 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import AfterValidator, Field
 
-from segkit.config import messages, sweeps
+from segkit.config import messages
+from segkit.config.overrides import swept
 from segkit.config.schema import Positive, Strict
 from segkit.system.addresses import absolute
 from segkit.system.errors import Problem, ProblemsFound, nearest
@@ -188,7 +189,7 @@ def _parameter(override: Override, when: tuple[str, str] | None, loader: ConfigL
     if isinstance(value, RangeSweep):
         return Parameter(key, _range(value), when=when)
     texts: dict[Value, str] = {}
-    for choice in sweeps.swept(override, loader, Transformer.identity):
+    for choice in swept(override, loader, Transformer.identity):
         text = str(choice).lower() if isinstance(choice, bool) else Transformer.str(choice)
         is_number = isinstance(choice, int | float) and not isinstance(choice, bool)  # True would be 1
         texts.setdefault(choice if is_number else text, text)  # 1 and 1.0 are one value: the first spelling counts

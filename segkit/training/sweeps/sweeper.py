@@ -51,12 +51,12 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until none is left. Raises `TrialsFailed` where some have failed."""
-        from segkit.config import sweeps
+        from segkit.config.overrides import as_typed
         from segkit.training.sweeps.samplers import check_sampler
         from segkit.training.sweeps.space import read_settings, read_space
 
         settings = read_settings(OmegaConf.to_container(self.cfg.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-        listed = [sweeps.as_typed(key, value) for key, value in (settings.params or {}).items()]
+        listed = [as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
         settings = settings.resolved(space)
         check_sampler(settings)

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from segkit.config import compose
-from segkit.config.folds import spelled_out
+from segkit.config.compose import spelled_out
 from segkit.config.schema import Metric
 from segkit.system.errors import ProblemsFound, SegkitError
 from segkit.training.sweeps.folds import best_of, numbers, out_of_fold

@@ -9,7 +9,7 @@ import yaml
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from segkit.config import compose, search
+from segkit.config import compose
 from segkit.system.errors import SegkitError
 
 PRESETS = sorted((compose.CONF / "hparams_search").glob("*.yaml"))
@@ -42,7 +42,7 @@ def test_a_key_is_tried_with_its_condition() -> None:
 def test_conditions_of_conditions() -> None:
     when = {"b": "a=2", "c": "b=4"}
     jobs = [["a=1", "b=3", "c=5"], ["a=2", "b=3", "c=5"], ["a=1", "b=4", "c=5"], ["a=1", "b=3", "c=6"]]
-    assert list(search.possible(jobs, when)) == [
+    assert list(compose.possible(jobs, when)) == [
         ["a=2", "b=3"],  # b, and
         ["a=2", "b=4", "c=5"],  # c, each with what it needs
         ["a=1"],

@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segkit.config.sweeps import as_typed
+from segkit.config.overrides import as_typed
 from segkit.system.errors import SegkitError
 from segkit.training.sweeps.samplers import build_sampler, check_sampler
 from segkit.training.sweeps.space import Space
