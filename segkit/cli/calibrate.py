@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from segkit.cli.checkpoints import load_checkpoint, load_checkpoints
+from segkit.config.schema import Calibrate
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
@@ -34,9 +35,6 @@ from segkit.models.checkpoint import Card
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console, track
 from segkit.training.sweeps.folds import OutOfFold, find_folds, one_of
-
-if TYPE_CHECKING:
-    from segkit.config.schema import Calibrate
 
 Array = npt.NDArray[Any]
 THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(13))

@@ -22,7 +22,7 @@ from segkit.config.schema import Predict, PredictHardware
 from segkit.data.case import Case
 from segkit.data.manifest import find
 from segkit.inference import inputs
-from segkit.inference.batch import Done, Wanted, predict_jobs
+from segkit.inference.batch import BatchResult, OutputOptions, predict_jobs
 from segkit.inference.ensemble import Combination, JointPredictor
 from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
@@ -59,7 +59,7 @@ def predict(cfg: Predict) -> int:
     return 1 if done.problems else 0
 
 
-def predict_shard(cfg: Predict, part: Shard | None) -> Done:
+def predict_shard(cfg: Predict, part: Shard | None) -> BatchResult:
     """Predict in this process."""
     predictor, ckpts = load_predictor(cfg)
     if predictor.card.is_phantom:
@@ -67,8 +67,8 @@ def predict_shard(cfg: Predict, part: Shard | None) -> Done:
     output = Path(cfg.output)
     marker = check_output_folder(cfg, predictor, ckpts)
     jobs = inputs.of_cases(cases_to_predict(cfg, predictor)) if cfg.input is None else inputs.of_files(cfg.input, output)
-    wanted = Wanted(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
-    return predict_jobs(predictor, jobs, output, wanted, lambda: write_marker(cfg, marker), part)
+    options = OutputOptions(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
+    return predict_jobs(predictor, jobs, output, options, lambda: write_marker(cfg, marker), part)
 
 
 def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
@@ -83,7 +83,7 @@ def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def predict_parallel(cfg: Predict, part: Shard | None) -> Done:
+def predict_parallel(cfg: Predict, part: Shard | None) -> BatchResult:
     """Predict with one process per device. SegkitError where one failed as a whole; the others end first, and their masks stay."""
     n = cfg.hardware.devices
     shards = [(part or Shard(1, 1)).piece(i + 1, n) for i in range(n)]
@@ -91,7 +91,7 @@ def predict_parallel(cfg: Predict, part: Shard | None) -> Done:
         for process in processes:
             process.wait()
         done = [result(shard, process, Path(folder)) for shard, process in zip(shards, processes, strict=True)]
-    return Done(
+    return BatchResult(
         written=sum(one.written for one in done),
         skipped=sum(one.skipped for one in done),
         problems=tuple(problem for one in done for problem in one.problems),
@@ -101,14 +101,14 @@ def predict_parallel(cfg: Predict, part: Shard | None) -> Done:
     )
 
 
-def result(shard: Shard, process: subprocess.Popen[bytes], folder: Path) -> Done:
+def result(shard: Shard, process: subprocess.Popen[bytes], folder: Path) -> BatchResult:
     """What the process of a shard has left: what it did, or the message of its error."""
     report = folder / str(shard.number)
     if not report.exists():
         lost = f"the process of part {shard} ended with exit code {process.returncode}"
         raise SegkitError(f"{lost};   the same command again predicts what is missing")
     left = pickle.loads(report.read_bytes())
-    if not isinstance(left, Done):
+    if not isinstance(left, BatchResult):
         raise SegkitError(left)
     return left
 
@@ -153,7 +153,7 @@ def run_shard() -> None:
     die_with(parent)
     take_share(*share)
     try:
-        left: Done | str = predict_shard(cfg, shard)
+        left: BatchResult | str = predict_shard(cfg, shard)
     except SegkitError as error:
         left = str(error)
     except KeyboardInterrupt:

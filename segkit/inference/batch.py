@@ -43,7 +43,7 @@ SIZES = "sizes.csv"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputOptions:
     """What to write besides the masks."""
 
     probabilities: bool = False
@@ -55,7 +55,9 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Done:
+class BatchResult:
+    """What a prediction of many images has done, and what went wrong."""
+
     written: int
     skipped: int
     problems: tuple[Problem, ...]
@@ -71,27 +73,27 @@ def predict_jobs(
     predictor: Predictor,
     jobs: Sequence[Job],
     output: Path,
-    wanted: Wanted,
+    options: OutputOptions,
     begin: Callable[[], object] = lambda: None,
     part: Shard | None = None,
-) -> Done:
+) -> BatchResult:
     """Write masks of all jobs, or of a part of them, below `output`; masks that exist are skipped. `begin` is called after all
     checks, before anything is written."""
-    if wanted.palette:
+    if options.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
     target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
-    everything, writers = open_writers(wanted.formats, jobs, target)
+    everything, writers = open_writers(options.formats, jobs, target)
     jobs = everything if part is None else part.share(everything, unit_of)
     table = Table(output, SIZES, SIZE_HEADER, part)
     known = table.known  # an error now, too
     begin()
-    tables.begin(output, part, wanted.overwrite)
-    todo = [job for job in jobs if wanted.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
+    tables.begin(output, part, options.overwrite)
+    todo = [job for job in jobs if options.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:
         for job in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
-                table.add(rows_of(predict_one(predictor, job, output, wanted, writers)))
+                table.add(rows_of(predict_one(predictor, job, output, options, writers)))
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
@@ -102,7 +104,7 @@ def predict_jobs(
             writer.close()
     notes = tuple(problem for writer in writers for problem in writer.problems)
     merged = tables.end(output, part)
-    return Done(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes, len(everything), merged)
+    return BatchResult(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes, len(everything), merged)
 
 
 def unit_of(job: Job) -> str:
@@ -120,12 +122,12 @@ def outline_of(predictor: Predictor) -> float:
     return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
 
 
-def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted, writers: Sequence[Writer] = ()) -> list[Size]:
+def predict_one(predictor: Predictor, job: Job, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Size]:
     """Predict one job and write its files. The mask comes last: where it exists, everything else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
     cases = cases_of(job, predictor.card.dims, predictor.config.data.neighbours, orient)
-    mask, probs, image = predict_whole(predictor, cases, is_stack(job, cases), wanted.probabilities, wanted.overlays)
+    mask, probs, image = predict_whole(predictor, cases, is_stack(job, cases), options.probabilities, options.overlays)
     if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
         write_probabilities(output / f"{job.name}_probabilities.npz", probs, names)
@@ -135,7 +137,7 @@ def predict_one(predictor: Predictor, job: Job, output: Path, wanted: Wanted, wr
     for writer in writers:
         writer.write(job, mask)
     for part, of_part in zip(files_of(job, output), masks_of(job, mask, labels.overlap), strict=True):
-        write_mask(part, of_part, labels, job.like, orient, wanted.palette)
+        write_mask(part, of_part, labels, job.like, orient, options.palette)
     spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
     return sizes(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 

@@ -1,4 +1,4 @@
-"""Several checkpoints as one: ensembles that agree on the classes, and combinations in which each knows some of them.
+"""Several checkpoints as one: ensembles with the same classes, and combinations in which each member owns some of them.
 
 Members may differ in network, size and preprocessing: their probabilities meet on the grid of the image, to which each brings
 them by linear interpolation; labels are never interpolated.
@@ -71,7 +71,7 @@ class Ensemble(JointPredictor):
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint and the classes that it owns; the others that it knows are left to other members."""
+    """A checkpoint and the classes that it owns; its other classes are left to other members."""
 
     name: str
     predictor: CheckpointPredictor
@@ -83,12 +83,12 @@ class Member:
         return np.asarray(prediction.probs[[first + index for index in self._indices]])
 
     def claimed(self, prediction: Prediction) -> Array:
-        """(owned, *S) bool: where its own decision, before any post-processing, sees each class."""
+        """(owned, *S) bool: each class where its own decision, before any post-processing, finds it."""
         labels = self.predictor.labels
         return planes(decide(prediction.probs, labels, self.predictor.decide.threshold), labels)[self._indices]
 
-    def evened(self, prediction: Prediction) -> Array:
-        """`probs` with the odds over those of the threshold: above it is above 0.5. Of several classes the likeliest is taken."""
+    def rescaled(self, prediction: Prediction) -> Array:
+        """`probs` rescaled so that the threshold is at 0.5; exclusive classes, of which the likeliest is taken, stay as they are."""
         probs = self.probs(prediction)
         if self.predictor.labels.mode == "multiclass":
             return probs
@@ -126,7 +126,7 @@ class Combination(JointPredictor):
     def decided(self, pairs: Sequence[tuple[Member, Prediction]], claims: Sequence[Array]) -> Array:
         """Class indices (*S), or planes (K, *S) where they overlap; uint8."""
         if self.merge == "max_prob":
-            return np.asarray(self.scores([member.evened(part) for member, part in pairs]).argmax(axis=0), np.uint8)
+            return np.asarray(self.scores([member.rescaled(part) for member, part in pairs]).argmax(axis=0), np.uint8)
         if self.merge == "multilabel":
             return self.in_order(claims).astype(np.uint8)
         mask = np.zeros(claims[0].shape[1:], np.uint8)
@@ -136,7 +136,7 @@ class Combination(JointPredictor):
         return mask
 
     def scores(self, of_members: Sequence[Array]) -> Array:
-        """Of each class, (K, *S); where they exclude each other after the background, (1 + K, *S)."""
+        """Scores of each class, (K, *S); where classes exclude each other, the background comes first, (1 + K, *S)."""
         of_classes = self.in_order(of_members)
         if self.labels.overlap:
             return of_classes
@@ -144,7 +144,7 @@ class Combination(JointPredictor):
         return np.concatenate([reduce(np.multiply, free)[None], of_classes])
 
     def in_order(self, of_members: Sequence[Array]) -> Array:
-        """What each member says of its own classes, (owned, *S), in the order of all classes, (K, *S)."""
+        """Maps of each member's own classes, (owned, *S), in the order of all classes, (K, *S)."""
         named = {
             name: of_class
             for member, of_member in zip(self.members, of_members, strict=True)
@@ -162,17 +162,17 @@ def check(members: Sequence[Member]) -> None:
         known = member.predictor.labels.classes
         for name in member.owned:
             if name not in known:
-                hint = nearest(name, known) or f"it knows {', '.join(known)}"
+                hint = nearest(name, known) or f"available: {', '.join(known)}"
                 raise SegkitError(f"members.{member.name}.labels: its checkpoint has no class {name}; {hint}")
     owners = Counter(name for member in members for name in member.owned)
     twice = [name for name, n in owners.items() if n > 1]
     if twice:
         both = " and ".join(member.name for member in members if twice[0] in member.owned)
-        raise SegkitError(f"members {both} both own {twice[0]};   say who has it with  members.NAME.labels=[…]")
+        raise SegkitError(f"members {both} both own {twice[0]};   assign it with  members.NAME.labels=[…]")
     lost = [(member.name, name) for member in members for name in member.predictor.labels.classes if name not in owners]
     if lost:
         who, name = lost[0]
-        raise SegkitError(f"nobody owns {name}, which {who} was trained on;   say who has it with  members.{who}.labels=[…,{name}]")
+        raise SegkitError(f"no member owns {name}, which {who} was trained on;   assign it with  members.{who}.labels=[…,{name}]")
 
 
 def union(members: Sequence[Member], merge: Merge) -> LabelMap:
@@ -194,7 +194,7 @@ def union(members: Sequence[Member], merge: Merge) -> LabelMap:
 
 
 def common_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the first member; where members read other labels of the same files, all of them."""
+    """The source of the first member; where members read other labels of the same files, all of them."""
     merged = dict(sources[0])
     for key, value in merged.items():
         others = [source.get(key) for source in sources]
@@ -204,9 +204,9 @@ def common_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def common_split(cards: Sequence[Card]) -> dict[str, Any]:
-    """Validation and test cases that no member was trained on; what any has seen is training."""
+    """Validation and test cases are those that no member was trained on; training cases are those that any was trained on."""
     split = dict(cards[0].split)
     seen = {case for card in cards for case in card.split["train"]}
-    for side in ("val", "test"):
-        split[side] = [case for case in split[side] if case not in seen and all(case in card.split[side] for card in cards)]
+    for subset in ("val", "test"):
+        split[subset] = [case for case in split[subset] if case not in seen and all(case in card.split[subset] for card in cards)]
     return split | {"train": sorted(seen)}

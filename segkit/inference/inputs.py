@@ -1,4 +1,4 @@
-"""What a prediction is asked for: one mask for each image or volume, of files or of a data set."""
+"""The inputs of a prediction: one job for each mask to write, from files or from a data set."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from segkit.system.files import natural
 
 @dataclass(frozen=True)
 class Job:
-    """One mask to write. `cases` are the image, or all slices of a volume that a 2-D network sees one by one.
+    """One mask to write. `cases` are the image, or all slices of a volume that a 2-D network predicts one by one.
 
-    `like` is the volume file whose format and grid the mask takes; None: PNG. Of a volume file `cases` are empty until its
-    turn comes (`cases_of`), so that a damaged one stops nobody.
+    `like` is the volume file whose format and grid the mask takes; None: PNG. For a volume file `cases` are empty until its
+    turn comes (`cases_of`), so that a damaged one does not stop the others.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Job:
 
 
 def of_files(source: str, output: Path) -> list[Job]:
-    """A file, folder (with its subfolders) or glob; masks keep the relative names."""
+    """Jobs of a file, a folder (with its subfolders) or a glob; masks keep the relative names."""
     images, root = find_images(source, output)
     jobs = []
     for image, name in name_masks(images, root).items():
@@ -50,7 +50,7 @@ def of_files(source: str, output: Path) -> list[Job]:
 
 
 def cases_of(job: Job, dims: int, neighbours: Sequence[int], orient: str | None) -> tuple[Case, ...]:
-    """What the network sees of a job; of a volume file as many slices as its header says, or the whole."""
+    """The network's inputs of a job; of a volume file all slices that its header declares, or the whole."""
     if job.cases or job.like is None:
         return job.cases
     image = VolumeFile(job.like, orient)
@@ -65,7 +65,7 @@ def cases_of(job: Job, dims: int, neighbours: Sequence[int], orient: str | None)
 
 
 def of_cases(cases: Iterable[Case]) -> list[Job]:
-    """Of a data set: slices of a volume file become one volume again; all else is a mask each, named by its id."""
+    """Jobs of a data set: slices of a volume file become one volume again; every other case has a mask of its own, named by its id."""
     cases = list(cases)
     whole_files = {case.volume for case in cases if case.whole is not None and case.dims == 2 and is_file(case)}
     stacked = by_volume([case for case in cases if case.volume in whole_files])
@@ -76,7 +76,7 @@ def of_cases(cases: Iterable[Case]) -> list[Job]:
 
 
 def like_of(case: Case) -> Path | None:
-    """The volume file whose format a mask takes. None: a picture, also of one page of a stack."""
+    """The volume file whose format a mask takes; None: an image, also of one page of a stack."""
     first = case.image.paths[0]
     image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
     return first if is_volume_file(first) and not isinstance(image, TiffPage) else None
@@ -101,7 +101,7 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
     if not found:
         what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
         raise SegkitError(
-            f"input={source}: {what};   pictures, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
+            f"input={source}: {what};   images, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
         )
     return found, root
 
@@ -117,7 +117,7 @@ def fixed_part(pattern: Path) -> Path:
 
 
 def name_masks(images: Sequence[Path], root: Path) -> Mapping[Path, str]:
-    """What each mask is called, without suffix. Two images that would share a name keep their suffix in it."""
+    """The name of each mask, without suffix. Two images that would share a name keep their suffix in it."""
     plain = {image: (image.relative_to(root).parent / stem(image)).as_posix() for image in images}
     taken = Counter(plain.values())
     names = {image: name if taken[name] == 1 else image.relative_to(root).as_posix() for image, name in plain.items()}

@@ -23,7 +23,7 @@ from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
-from segkit.inference.tta import averaged, copies
+from segkit.inference.tta import averaged, views
 from segkit.models.checkpoint import Card, load_model
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
@@ -128,7 +128,7 @@ class CheckpointPredictor(Predictor):
         self.labels = card.label_map()
         self.intensity = Intensity(self.config.preprocess, card.intensity_max)
         self.decide = Decision.of(self.config.inference, self.labels, allow)
-        self.copies = copies(self.config.inference.tta, card.dims)
+        self.views = views(self.config.inference.tta, card.dims)
         self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
@@ -162,7 +162,7 @@ class CheckpointPredictor(Predictor):
         device, dtype = self.hardware.device, self.hardware.autocast_dtype
         images = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
         with torch.autocast(device, dtype=dtype or torch.float32, enabled=dtype is not None):
-            model = averaged(self.model, self.copies)
+            model = averaged(self.model, self.views)
             probs: Array = sliding(model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
         return probs
 

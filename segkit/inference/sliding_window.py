@@ -1,4 +1,4 @@
-"""Large images window by window. Windows overlap, and count most in their middle, where the network sees the most around."""
+"""Sliding-window inference: overlapping windows, weighted by a Gaussian, since the network has most context in their middle."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Shape = tuple[int, ...]
 T = TypeVar("T")
 
 SIGMA = 1 / 8
-"""Of the Gaussian, as a share of the window (Isensee et al., nnU-Net, 2021)."""
+"""Standard deviation of the Gaussian, as a fraction of the window (Isensee et al., nnU-Net, 2021)."""
 AT_ONCE = 4
-"""Windows in a batch."""
+"""Windows per batch."""
 LARGE = 2**28
-"""Probabilities from which half precision keeps them, with three digits."""
+"""Number of probabilities from which on they are stored in half precision (three digits)."""
 
 
 def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | None, overlap: float) -> Tensor:
     """`network` (B, C, *w) -> (B, K, *w) over an image (B, C, *S): (B, K, *S) float32; float16 where that is very large.
 
-    An image that is no larger than the window goes through as it is. Sums are kept for one row of windows at a time (a slab
-    of volumes), so that beyond the result little memory is needed.
+    An image no larger than the window is predicted whole. Sums are kept for one row of windows at a time (one slab of a volume),
+    so that little memory is needed beyond the result.
     """
     shape = tuple(image.shape[2:])
     if window is None or all(s <= w for s, w in zip(shape, window, strict=True)):
@@ -62,7 +62,7 @@ def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | 
 
 
 def advanced(slab: Tensor, n: int, axis: int) -> Tensor:
-    """Without its first n rows, and with as many empty ones at its end."""
+    """The slab without its first n rows, with n empty ones at its end."""
     moved = torch.zeros_like(slab)
     kept = slab.shape[axis] - n
     if kept > 0:
@@ -71,7 +71,7 @@ def advanced(slab: Tensor, n: int, axis: int) -> Tensor:
 
 
 def starts(shape: Shape, window: Shape, overlap: float) -> list[list[int]]:
-    """Where windows begin along each axis: they cover the image, evenly spaced, with at least the wanted overlap."""
+    """Start positions of windows along each axis: evenly spaced, covering the image, with at least the wanted overlap."""
     found = []
     for s, w in zip(shape, window, strict=True):
         n = 1 + -(-(s - w) // max(1, int(w * (1 - overlap))))
@@ -80,8 +80,8 @@ def starts(shape: Shape, window: Shape, overlap: float) -> list[list[int]]:
 
 
 def gaussian(window: Shape) -> Array:
-    """(*window) float32, 1 in the middle, and 3e-4 of it at a border. Without a floor: near the borders of the image all that
-    windows say weighs little, and a floor would make what they say of their own borders count as much as the rest."""
+    """Weights (*window) float32: 1 in the middle, 3e-4 at a border. No floor: near the borders of the image all weights are small,
+    and with a floor the border of a window would count as much as the rest."""
     lines = [np.exp(-0.5 * ((np.arange(w) - (w - 1) / 2) / (w * SIGMA)) ** 2) for w in window]
     weight = np.ones(())
     for line in lines:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over flipped and turned copies of an image, each turned back exactly."""
+"""Test-time augmentation: the mean over flipped and rotated views of an image, each transformed back exactly."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from typing import Literal, get_args
 from torch import Tensor
 
 Kind = Literal["none", "horizontal", "flips", "turns"]
-"""none; left and right; flips along every axis and their combinations; those and quarter turns in the plane of the rows and
-columns (8 in images, 16 in volumes)."""
+"""none; left-right; flips along every axis and their combinations; those and their rotations by 90 degrees in the plane of rows and
+columns (8 views of an image, 16 of a volume)."""
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Quarter `turns` of the last two axes, then flips along `axes`, counted from the last."""
+class View:
+    """A rotation by `quarters` times 90 degrees in the last two axes, then flips along `axes`, counted from the last."""
 
-    turns: int = 0
+    quarters: int = 0
     axes: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
-        turned = x.rot90(self.turns, (-2, -1)) if self.turns else x
-        return turned.flip(self.axes) if self.axes else turned
+        rotated = x.rot90(self.quarters, (-2, -1)) if self.quarters else x
+        return rotated.flip(self.axes) if self.axes else rotated
 
     def undo(self, x: Tensor) -> Tensor:
         back = x.flip(self.axes) if self.axes else x
-        return back.rot90(-self.turns, (-2, -1)) if self.turns else back
+        return back.rot90(-self.quarters, (-2, -1)) if self.quarters else back
 
 
-def copies(kind: Kind, dims: int) -> list[Copy]:
-    """Each different, the image itself first."""
+def views(kind: Kind, dims: int) -> list[View]:
+    """All views of a kind, each different, the image itself first."""
     if kind not in get_args(Kind):
         raise ValueError(f"tta must be one of {', '.join(get_args(Kind))}, got {kind}")
     if kind == "none":
-        return [Copy()]
+        return [View()]
     if kind == "horizontal":
-        return [Copy(), Copy(axes=(-1,))]
+        return [View(), View(axes=(-1,))]
     axes = range(-1, -1 - dims, -1)
-    flips = [Copy(axes=chosen) for n in range(dims + 1) for chosen in combinations(axes, n)]
-    return flips if kind == "flips" else [*flips, *(Copy(1, flip.axes) for flip in flips)]
+    flips = [View(axes=chosen) for n in range(dims + 1) for chosen in combinations(axes, n)]
+    return flips if kind == "flips" else [*flips, *(View(1, flip.axes) for flip in flips)]
 
 
-def averaged(model: Callable[[Tensor], Tensor], over: Sequence[Copy]) -> Callable[[Tensor], Tensor]:
-    """`model`, images (B, C, *S) -> probabilities (B, K, *S), as the mean over copies of the images."""
+def averaged(model: Callable[[Tensor], Tensor], over: Sequence[View]) -> Callable[[Tensor], Tensor]:
+    """`model`, images (B, C, *S) -> probabilities (B, K, *S), as the mean over views of the images."""
     if len(over) == 1:
         return model
 
     def mean(image: Tensor) -> Tensor:
         total = over[0].undo(model(over[0](image)))
-        for copy in over[1:]:
-            total = total + copy.undo(model(copy(image)))
+        for view in over[1:]:
+            total = total + view.undo(model(view(image)))
         return total / len(over)
 
     return mean

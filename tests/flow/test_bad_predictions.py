@@ -46,7 +46,7 @@ MASKS = "output=masks"
 
 def test_an_empty_folder_and_one_that_is_not_there(here: Path, trained: Path) -> None:
     (here / "empty").mkdir()
-    assert "input=empty: folder holds no image;   pictures, NIfTI" in refused("predict", f"ckpt={trained}", "input=empty", MASKS)
+    assert "input=empty: folder holds no image;   images, NIfTI" in refused("predict", f"ckpt={trained}", "input=empty", MASKS)
     assert "there is no such file, folder or match" in refused("predict", f"ckpt={trained}", "input=nowhere", MASKS)
     assert "there are no folders at all" in refused("predict", f"ckpt={trained}", "data.root=empty", MASKS)
 
@@ -85,7 +85,7 @@ def test_members_that_own_the_same_class(here: Path, trained: Path) -> None:
     members = (f"members.a.ckpt={trained}", f"members.b.ckpt={trained}")
     for command, more in (("evaluate", ()), ("predict", ("input=scans", MASKS))):
         said = refused(command, "experiment=pelvis_combination", *members, *more)
-        assert "members a and b both own head;   say who has it with  members.NAME.labels=" in said
+        assert "members a and b both own head;   assign it with  members.NAME.labels=" in said
 
 
 def test_data_with_other_class_names(here: Path, trained: Path) -> None:

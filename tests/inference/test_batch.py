@@ -15,7 +15,7 @@ from segkit.data.io.tiff import TiffPage
 from segkit.data.io.volumes import PlaneFile, VolumeFile
 from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
-from segkit.inference.batch import SIZES, Done, Wanted, predict_jobs
+from segkit.inference.batch import SIZES, BatchResult, OutputOptions, predict_jobs
 from segkit.inference.inputs import Job, find_images, name_masks, of_cases, of_files
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers.masks import read_sizes
@@ -82,8 +82,8 @@ def test_an_input_that_is_not_there_says_so(tmp_path: Path) -> None:
         find_images(str(tmp_path), tmp_path / "out")
 
 
-def predicted(predictor: Predictor, folder: Path, *, overlays: bool = False) -> Done:
-    return predict_jobs(predictor, of_files(str(folder / "scans"), folder / "masks"), folder / "masks", Wanted(overlays=overlays))
+def predicted(predictor: Predictor, folder: Path, *, overlays: bool = False) -> BatchResult:
+    return predict_jobs(predictor, of_files(str(folder / "scans"), folder / "masks"), folder / "masks", OutputOptions(overlays=overlays))
 
 
 @pytest.fixture

@@ -128,11 +128,11 @@ def test_only_owned_classes_count(base: Any) -> None:
 
 def test_who_owns_what_must_be_clear(base: Any) -> None:
     a, b = pair(base)
-    with pytest.raises(SegkitError, match=r"members a and b both own left;   say who has it with  members\.NAME\.labels"):
+    with pytest.raises(SegkitError, match=r"members a and b both own left;   assign it with  members\.NAME\.labels"):
         Combination([a, replace(b, owned=("left", "right"))], "max_prob")
     with pytest.raises(SegkitError, match=r"members\.a\.labels: its checkpoint has no class lefd; did you mean left"):
         Combination([replace(a, owned=("lefd",)), b], "max_prob")
-    with pytest.raises(SegkitError, match=r"nobody owns right, which a was trained on;   .*members\.a\.labels=\[…,right\]"):
+    with pytest.raises(SegkitError, match=r"no member owns right, which a was trained on;   .*members\.a\.labels=\[…,right\]"):
         Combination([a], "max_prob")
     other = toy(base, {0: "background", 1: "up", 2: "right"}, (1.0, 0.0, 0.0))
     with pytest.raises(SegkitError, match="value 1 is left to one member and up to c"):

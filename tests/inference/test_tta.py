@@ -1,24 +1,24 @@
-"""Test-time augmentation: exact inverses, and no copy twice."""
+"""Test-time augmentation: exact inverses, and no view twice."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from segkit.inference.tta import averaged, copies
+from segkit.inference.tta import averaged, views
 
 COUNTS = [("none", 2, 1), ("horizontal", 2, 2), ("flips", 2, 4), ("turns", 2, 8), ("flips", 3, 8), ("turns", 3, 16)]
 
 
 @pytest.mark.parametrize(("kind", "dims", "n"), COUNTS)
-def test_every_copy_is_another_one_and_is_undone_exactly(kind: str, dims: int, n: int) -> None:
+def test_every_view_is_another_one_and_is_undone_exactly(kind: str, dims: int, n: int) -> None:
     image = torch.rand(2, 3, *(4, 5, 7)[-dims:])
-    found = copies(kind, dims)  # type: ignore[arg-type]
+    found = views(kind, dims)  # type: ignore[arg-type]
     assert len(found) == n
-    for copy in found:
-        assert torch.equal(copy.undo(copy(image)), image)
+    for view in found:
+        assert torch.equal(view.undo(view(image)), image)
     square = torch.rand(1, 1, *(6,) * dims)
-    turned = [copy(square) for copy in found]
+    turned = [view(square) for view in found]
     assert not any(torch.equal(a, b) for i, a in enumerate(turned) for b in turned[:i])
 
 
@@ -26,16 +26,16 @@ def test_every_copy_is_another_one_and_is_undone_exactly(kind: str, dims: int, n
 def test_of_an_equivariant_network_it_changes_nothing(kind: str) -> None:
     image = torch.rand(1, 1, 9, 12)
     network = torch.nn.AvgPool2d(3, 1, 1)
-    assert torch.allclose(averaged(network, copies(kind, 2))(image), network(image), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(averaged(network, views(kind, 2))(image), network(image), atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_it_is_the_mean_over_the_copies() -> None:
+def test_it_is_the_mean_over_the_views() -> None:
     image = torch.rand(1, 1, 4, 4)
     ramp = torch.arange(4.0).expand(4, 4)
-    mean = averaged(lambda x: x * ramp, copies("horizontal", 2))(image)
+    mean = averaged(lambda x: x * ramp, views("horizontal", 2))(image)
     assert torch.allclose(mean, image * 1.5)
 
 
 def test_an_unknown_kind_names_the_others() -> None:
     with pytest.raises(ValueError, match="none, horizontal, flips, turns"):
-        copies("mirror", 2)  # type: ignore[arg-type]
+        views("mirror", 2)  # type: ignore[arg-type]
