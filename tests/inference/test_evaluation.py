@@ -1,0 +1,61 @@
+"""An evaluation predicts every case once, and keeps the worst and a few others to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from segkit.data.case import Case
+from segkit.data.labels import LabelMap
+from segkit.inference.evaluation import N_OTHERS, N_WORST, evaluate_cases
+from segkit.inference.mask_files import OVERLAP, Rules
+from segkit.inference.predictor import InMemory, Prediction
+
+HEAD = LabelMap.of({0: "background", 1: "head"})
+SIZE = 40
+
+
+class Shrinking:
+    """Finds `found[id]` of the 40 pixels of each case, and counts how often it is asked."""
+
+    config = Rules(OVERLAP, [])
+
+    def __init__(self, found: list[int]) -> None:
+        self.found, self.asked = found, 0
+
+    def predict_all(self, images: Iterable[Case]) -> Iterator[Prediction]:
+        for case in images:
+            self.asked += 1
+            mask = np.zeros((SIZE, SIZE), np.uint8)
+            mask[0, : self.found[int(case.id)]] = 1
+            yield Prediction(mask, np.empty(0, np.float32), case.image.read())
+
+
+def case(i: int) -> Case:
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[0] = 1
+    return Case(str(i), InMemory(np.full((SIZE, SIZE, 1), i, np.uint8)), InMemory(mask))
+
+
+def shown(found: list[int]) -> tuple[list[int], list[int]]:
+    """The worst, and the others that an evaluation shows, both in their order."""
+    cases, predictor = [case(i) for i in range(len(found))], Shrinking(found)
+    panels = evaluate_cases(predictor, cases, HEAD, {case.id: "val" for case in cases}).panels
+    assert predictor.asked == len(cases)
+    of = [[int(panel.image.max()) for panel in panels if bool(panel.mark) is is_worst] for is_worst in (True, False)]
+    assert [int(panel.image.max()) for panel in panels] == [*of[0], *of[1]]
+    return of[0], of[1]
+
+
+def test_the_worst_are_shown_first_and_others_from_all_over_the_list() -> None:
+    scores = np.random.default_rng(0).permutation(SIZE).tolist()
+    worst, others = shown(scores)
+    assert worst == [scores.index(score) for score in range(N_WORST)]
+    assert len(others) == N_OTHERS
+    assert len({i // 10 for i in others}) == 4
+    assert [scores[i] for i in others] == sorted(scores[i] for i in others)
+
+
+def test_of_few_cases_all_are_shown() -> None:
+    assert shown([5, 30, 10, 20, 40, 15, 25]) == ([0, 2, 5, 3], [6, 1, 4])
