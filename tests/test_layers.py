@@ -81,7 +81,6 @@ def test_a_file_imports_only_what_its_layer_may_know(file: Path) -> None:
         assert used <= below
 
 
-@pytest.mark.xfail(reason="tuning is still four files")
 def test_there_is_no_circle() -> None:
     arrows = {file: {found for module in imports(file) if (found := target(module)) and found != file} for file in FILES}
     try:

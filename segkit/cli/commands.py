@@ -48,13 +48,30 @@ COMMANDS = (
             "segkit train resume=auto",
         ),
     ),
-    Command("tune", "learning rate and weight decay in five stages, each a few trials", "segkit.cli.tune_command:main", has_config=False),
+    Command(
+        "tune",
+        "learning rate and weight decay in five stages, each a few trials",
+        "segkit.cli.tune:main",
+        ("segkit tune experiment=NAME", "segkit tune experiment=NAME stages=[lr,final] lr.optimizer.lr=0.1,0.01"),
+        """\
+  OVERRIDE           as for segkit train; holds for every stage
+  STAGE.OVERRIDE     for one stage alone:  final.trainer.max_epochs=100
+                     what lr and lr_wd try:  lr.optimizer.lr=0.1,0.01  lr_wd.optimizer.weight_decay=0,1e-4
+  stages=[lr,final]  some stages instead of all five: sanity, overfit, lr, lr_wd, final
+
+conf/stage has the stages as they are without overrides. The same command again resumes where it was stopped.""",
+        has_config=False,
+    ),
     Command(
         "sweep",
-        "what a sweep has found so far: table, importance, figures, page",
-        "segkit.cli.sweep:main",
-        ("segkit sweep show NAME",),
-        has_config=False,
+        "the sweeps, or what one of them has found: table, importance, figures, page",
+        "segkit.cli.sweep:command",
+        ("segkit sweep", "segkit sweep show NAME", "segkit sweep show NAME all=true"),
+        """\
+NAME: of the sweep, EXPERIMENT/NAME, or its folder. Prints the table so far, best first, means over seeds and folds, the importance of
+the keys, and failures with their reasons; writes figures (history, parallel, importance, curves, pareto), trials.csv and sweep.html
+into its folder. Without a name all sweeps are listed.""",
+        positional="words",
     ),
     Command(
         "tensorboard",

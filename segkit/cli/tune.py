@@ -1,187 +1,295 @@
-"""The stages of a tuning in turn: run the trials, hand the best values on, leave one table and one picture."""
+"""`segkit tune`: five stages of tuning, each a sweep around the best values of the stages before (procedure of the GI-tract notebook).
+
+sanity (loss of the untrained network), overfit (two images), lr (learning rates), lr_wd (with weight decays), final (long training).
+The stages lie in conf/stage; their sweeps, named by stage and config, in outputs/NAME/sweeps.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from segkit.cli.tune_command import HANDED_ON, Request, key_of
-from segkit.cli.tune_trials import FOLDER, Trial
-from segkit.cli.tune_verdicts import Verdict, judge
+from segkit.cli.sweep import print_table
+from segkit.cli.tune_verdicts import Stage, judge, label, problem
 from segkit.config import compose
+from segkit.config.folds import is_swept
 from segkit.config.schema import Train
-from segkit.metrics.summary import MOST_WIDTH
+from segkit.config.sweeps import key_of
 from segkit.system.environment import job_name
-from segkit.system.errors import SegkitError
-from segkit.system.files import write_text_atomic
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
+from segkit.system.files import read_json, write_text_atomic
 from segkit.system.progress import console
-from segkit.training.plots import Curve, StagePanel, duration, trial_curves
-from segkit.training.run_folder import Interrupted
+from segkit.training.run_folder import config_hash
 
+if TYPE_CHECKING:
+    from segkit.training.sweeps.results import Trial
+
+STAGES = ("sanity", "overfit", "lr", "lr_wd", "final")
 SWEEPS = ("lr", "lr_wd")
 """The stages whose best values are handed on."""
+PREFIX = re.compile(rf"^([+~]*)({'|'.join(STAGES)})\.(.+)$", re.DOTALL)
+HANDED_ON = ("optimizer.lr", "optimizer.weight_decay")
+"""Typed for all stages, they are where tuning begins, not what each trial has."""
+RESERVED = {
+    "stage": "choose with  stages=[lr,final]",
+    "run": "leave it out, or choose another  name=NAME;  each trial has a folder of its own",
+    "resume": "leave it out;  finished trials are skipped, interrupted ones resumed",
+    "sweep.name": "leave it out, or choose another  name=NAME",
+}
+"""Keys that segkit tune sets itself, and what to type instead."""
+WHOLE = ("experiment", "name", "data", "output_dir")
+"""The same in all stages."""
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line: overrides for all stages, for single ones, and the values to begin with."""
+
+    stages: tuple[str, ...]
+    overrides: tuple[str, ...]
+    of_stage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    start: Mapping[str, str] = field(default_factory=dict)
+    config_dirs: tuple[str, ...] = ()
+
+    def words(self, stage: str, chosen: Mapping[str, str]) -> list[str]:
+        """The overrides of a stage's sweep; without anything to vary the seed is swept over its one value."""
+        handed = [] if stage == "sanity" else [f"{key}={value}" for key, value in chosen.items()]  # sanity learns nothing
+        words = compose.sweep_words("train", [*self.overrides, *handed, f"stage={stage}"], self.of_stage.get(stage, ()), self.config_dirs)
+        keys = {*HANDED_ON, *chosen} if stage != "sanity" else set()
+        words = [f"{key_of(w)}=choice({w.partition('=')[2]})" if key_of(w) in keys and not is_swept(w) else w for w in words]
+        if not any(map(is_swept, words)):
+            config: Any = compose.compose("train", words, self.config_dirs)
+            words = [*(word for word in words if key_of(word) != "seed"), f"seed=choice({config.seed})"]
+        return words
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Exit code 0; 1 where a stage has no trial that worked; 2 for mistakes of input; 130 when interrupted."""
+    request = read(argv)
+    check(request)
+    try:
+        return tune(request)
+    except KeyboardInterrupt:
+        print(f"segkit tune: stopped; resume with   {shlex.join(['segkit', 'tune', *argv])}", file=sys.stderr)
+        return 130
+
+
+def read(argv: Sequence[str]) -> Request:
+    """Sort the words of the command line. Raises `SegkitError`."""
+    from segkit.cli.main import BY_NAME, Application
+
+    application = Application(BY_NAME["train"], argv)
+    if application.is_multirun:
+        raise SegkitError("leave out -m: the stages sweep by themselves;   set what one of them tries:  lr.optimizer.lr=0.1,0.01")
+    stages: tuple[str, ...] = STAGES
+    overrides: list[str] = []
+    of_stage: dict[str, tuple[str, ...]] = {}
+    start: dict[str, str] = {}
+    for word in application.args.overrides:
+        key, _, value = word.partition("=")
+        if key == "stages":
+            stages = chosen_stages(value)
+        elif match := PREFIX.match(word):
+            sign, stage, rest = match.groups()
+            of_stage[stage] = (*of_stage.get(stage, ()), sign + rest)
+        elif key in HANDED_ON:
+            start[key] = value
+        else:
+            overrides.append(word)
+    return Request(stages, tuple(overrides), of_stage, start, tuple(application.folders))
+
+
+def chosen_stages(text: str) -> tuple[str, ...]:
+    """In the order in which they build on each other, whatever order they are typed in."""
+    names = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
+    unknown = [name for name in names if name not in STAGES]
+    if unknown or not names:
+        hint = nearest(unknown[0], STAGES) if unknown else ""
+        what = f"there is no stage {unknown[0]}; {hint}".rstrip("; ") if unknown else "names no stage"
+        raise SegkitError(f"stages={text}: {what};   choose from  stages=[{','.join(STAGES)}]")
+    return tuple(stage for stage in STAGES if stage in names)
+
+
+def check(request: Request) -> None:
+    """Raise `ProblemsFound` with everything that is wrong with any stage."""
+    common = [*request.overrides, *(f"{key}={value}" for key, value in request.start.items())]
+    problems = misplaced(request, common)
+    for stage in () if problems else request.stages:
+        own = request.of_stage.get(stage, ())
+        rest = [text for text in common if key_of(text) not in {key_of(word) for word in own}]
+        try:
+            compose.check("train", [*rest, f"stage={stage}", *own], request.config_dirs, multirun=True)
+        except ProblemsFound as found:
+            problems += found.problems
+    if problems:
+        raise ProblemsFound(dict.fromkeys(problems), "tuning starts")
+
+
+def misplaced(request: Request, common: Sequence[str]) -> list[Problem]:
+    """Keys that segkit tune sets, lists of values for all stages, and keys of a stage that hold for all or that is not run."""
+    words = [*request.overrides, *(word for of_stage in request.of_stage.values() for word in of_stage)]
+    problems = [Problem(key, "is set by segkit tune", RESERVED[key]) for word in words if (key := key_of(word)) in RESERVED]
+    for stage, of_stage in request.of_stage.items():
+        if stage not in request.stages:
+            problems.append(Problem(f"{stage}.{key_of(of_stage[0])}", f"stage {stage} is not run", f"add it to  stages=[…,{stage}]"))
+        wrong = [key for word in of_stage if (key := key_of(word)) in WHOLE]
+        problems += [Problem(f"{stage}.{key}", "is the same in all stages", f"write  {key}=VALUE") for key in wrong]
+    for text in filter(is_swept, common):
+        fix = "tune one at a time" if key_of(text) in WHOLE else f"write  lr.{text}"
+        problems.append(Problem(key_of(text), "holds several values; which stage is to try them?", fix))
+    return problems
+
+
+# --- the stages -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Tuning:
-    """What has been done so far. `chosen`: key -> value, handed to the next stage."""
+    """The stages that have been run, and the best values so far: key -> text."""
 
     request: Request
-    chosen: dict[str, str] = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    home: Path
+    chosen: dict[str, str]
+    stages: list[Stage] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
-        config = self.trials[0].config
-        return Path(config.output_dir) / str(config.name) / FOLDER
-
-    @property
-    def stages(self) -> list[str]:
-        return list(dict.fromkeys(trial.stage for trial in self.trials))
-
-    def of(self, stage: str) -> list[Trial]:
-        return [trial for trial in self.trials if trial.stage == stage]
-
-    def best(self, stage: str) -> Trial | None:
-        """By the best value of what is monitored: the validation loss, unless the user says otherwise."""
-        known = [trial for trial in self.of(stage) if math.isfinite(trial.score)]
-        choose = max if known and known[0].config.metric.mode == "max" else min
-        return choose(known, key=lambda trial: trial.score, default=None)
+        return self.home / "tuning"
 
 
 def tune(request: Request) -> int:
-    """All stages. Exit code 1 where one of them has no trial that worked."""
+    """Run all stages; exit code 1 where one of them has no trial that worked."""
     if job_name():
         raise SegkitError("start segkit tune once: it starts the processes of each training itself (trainer.devices)")
-    tuning = Tuning(request, dict(request.start))
+    config: Any = compose.compose("train", list(request.overrides), request.config_dirs)
+    tuning = Tuning(request, Path(config.output_dir, str(config.name)), dict(request.start))
     try:
-        for stage in request.stages:
-            run_stage(tuning, stage)
-    except (Interrupted, KeyboardInterrupt):
-        report(tuning)
-        raise KeyboardInterrupt from None
-    report(tuning)
+        for name in request.stages:
+            if run_stage(tuning, name) == 2:
+                return 2
+            if not any(trial.columns for trial in tuning.stages[0].sweep.trials):
+                break  # what fails before the first epoch would fail in all stages
+    finally:
+        if tuning.stages:
+            report(tuning)
     print_next(tuning)
-    return int(any(tuning.best(stage) is None for stage in request.stages))
+    return int(any(stage.best is None for stage in tuning.stages))
 
 
-def run_stage(tuning: Tuning, stage: str) -> None:
-    jobs = tuning.request.jobs(stage, tuning.chosen)
-    differing = {key_of(text) for job in jobs for text in job if any(text not in other for other in jobs)}
-    for number, job in enumerate(jobs, start=1):
-        tried = [text for text in job if key_of(text) in {*HANDED_ON, *map(key_of, tuning.chosen), *differing}]
-        config = compose.compose("train", job, tuning.request.config_dirs)
-        assert isinstance(config, Train)
-        trial = Trial.of(stage, job, tried, config)
-        console.print(f"\n[bold]{stage}[/bold] {number}/{len(jobs)}   {escape(trial.label)}")
-        tuning.trials.append(trial)
-        tuning.trials[-1] = trial.attempt(is_first=len(tuning.trials) == 1)
-        write_json(tuning)
-    tuning.verdicts[stage] = judge(stage, tuning.of(stage), tuning.best(stage))
-    console.print(f"\n{stage}: {tuning.verdicts[stage]}", markup=False)
-    if stage in SWEEPS and (best := tuning.best(stage)):
-        tuning.chosen |= {text.partition("=")[0]: text.partition("=")[2] for text in best.tried}
+def run_stage(tuning: Tuning, name: str) -> int:
+    """Run the sweep of a stage, or what is left of it, and hand its best values on. Exit code 2 for mistakes of input."""
+    from segkit.cli.main import BY_NAME, Application
+    from segkit.training.sweeps.results import read_sweep
+
+    words = tuning.request.words(name, tuning.chosen)
+    config = compose.compose("train", [word for word in words if not is_swept(word)], tuning.request.config_dirs)
+    assert isinstance(config, Train)
+    folder = tuning.home / "sweeps" / sweep_name(name, words, config)
+    console.print(f"\n[bold]{name}[/bold]")
+    folders = [word for path in tuning.request.config_dirs for word in ("--config-dir", path)]
+    application = Application(BY_NAME["train"], ["-m", *folders, *words, f"sweep.name={folder.name}"])
+    is_stopped = False
+    try:
+        application.start_hydra()
+    except KeyboardInterrupt:
+        is_stopped = True
+    except SegkitError as error:  # a mistake of input, or trials that failed
+        if application.report(error) == 2:
+            return 2
+    stage = Stage(name, words, config, read_sweep(folder))
+    tuning.stages.append(stage)
+    if is_stopped:
+        raise KeyboardInterrupt
+    judge(stage)
+    write_json(tuning)
+    console.print(f"\n{name}: {'WARNING: ' * stage.is_warning}{stage.verdict}", markup=False)
+    if name in SWEEPS and stage.best:
+        tuning.chosen |= stage.best.keys
+    return 0
 
 
-# --- what is left behind ----------------------------------------------------------------------------------------------
+def sweep_name(stage: str, words: Sequence[str], config: Train) -> str:
+    """The same for the same command; another one for another config, or other values to try."""
+    content = [config_hash(config), *sorted(filter(is_swept, words))]
+    return f"tune-{stage}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
 
 
 def report(tuning: Tuning) -> None:
-    if tuning.trials:
-        write_json(tuning)
-        trial_curves(panels(tuning), tuning.folder / "tuning.png", f"{tuning.trials[0].config.name}: tuning")
-        show(tuning)
+    """Write tuning.json and tuning.png, and print all trials and verdicts."""
+    from segkit.training.sweeps.plots import draw_stages
+    from segkit.training.sweeps.tables import Table
 
-
-def show(tuning: Tuning) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("stage", "trial"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("epochs", "train loss", "val loss", "val dice", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    write_json(tuning)
+    picture = tuning.folder / "tuning.png"
+    draw_stages({stage.name: (stage.sweep, stage.best) for stage in tuning.stages}, picture, f"{tuning.home.name}: tuning")
+    numbers = ["epochs", "train loss", "val loss", "val dice", "time"]
+    rows = [row(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials]
+    print_table(Table(["stage", "trial", *numbers, ""], numbers, rows))
     for stage in tuning.stages:
-        for trial in tuning.of(stage):
-            table.add_row(stage, escape(trial.label), *cells(trial), escape(remark(tuning, trial)))
-    table.width = console.measure(table, options=console.options.update(width=MOST_WIDTH)).maximum
-    console.print(table, crop=False, no_wrap=True, overflow="ignore")
-    for stage, verdict in tuning.verdicts.items():
-        console.print(f"{stage:<8} {verdict}", markup=False)
-    console.print(f"picture  {tuning.folder / 'tuning.png'}\nnumbers  {tuning.folder / 'tuning.json'}", markup=False)
+        console.print(f"{stage.name:<8} {'WARNING: ' * stage.is_warning}{stage.verdict}", markup=False)
+    console.print(f"figure   {picture}\nnumbers  {tuning.folder / 'tuning.json'}", markup=False)
 
 
-def cells(trial: Trial) -> list[str]:
-    """Number of epochs, last training loss, best validation loss and Dice, time."""
-    columns = trial.columns
-    if not columns:
-        return ["0", "-", "-", "-", "-"]
-    val, dice = (columns.get(name, columns["epoch"][:0]) for name in ("val/loss", "val/dice"))
-    numbers = [columns["train/loss"][-1], min(known(val), default=math.nan), max(known(dice), default=math.nan)]
-    shown = [f"{value:.4f}" if math.isfinite(value) else "-" for value in numbers]
-    return [str(len(columns["epoch"])), *shown, duration(sum(known(columns["seconds"])))]
+def row(stage: Stage, trial: Trial) -> list[str]:
+    """Epochs, last training loss, best validation loss and Dice, time, and a remark."""
+    from segkit.training.plots import duration
 
-
-def known(values: Any) -> list[float]:
-    return [float(value) for value in values if math.isfinite(value)]
-
-
-def remark(tuning: Tuning, trial: Trial) -> str:
-    if trial.problem:
-        return trial.problem
-    if trial.folder.status.get("state") != "finished":
-        return "interrupted"
-    return "best" if len(tuning.of(trial.stage)) > 1 and trial is tuning.best(trial.stage) else ""
-
-
-def panels(tuning: Tuning) -> list[StagePanel]:
-    return [StagePanel(stage, [curve(trial, trial is tuning.best(stage)) for trial in tuning.of(stage)]) for stage in tuning.stages]
-
-
-def curve(trial: Trial, is_best: bool) -> Curve:
-    return Curve(trial.label + (" (failed)" if trial.problem else ""), trial.columns, is_best)
+    losses = trial.columns.get("train/loss", [math.nan])
+    numbers = [losses[-1], trial.best("loss", "min"), trial.best("dice", "max")]
+    texts = [f"{value:.4f}" if math.isfinite(value) else "-" for value in numbers]
+    remark = problem(trial) or ("best" if trial is stage.best and len(stage.sweep.trials) > 1 else "")
+    if not remark and trial.state != "finished":
+        remark = "interrupted"
+    return [stage.name, label(stage, trial), str(trial.epochs), *texts, duration(trial.seconds), remark]
 
 
 def write_json(tuning: Tuning) -> None:
     content = {
         "chosen": tuning.chosen,
-        "verdicts": {stage: {"text": one.text, "warning": one.is_warning} for stage, one in tuning.verdicts.items()},
-        "trials": [as_dict(tuning, trial) for trial in tuning.trials],
+        "verdicts": {stage.name: {"text": stage.verdict, "warning": stage.is_warning} for stage in tuning.stages if stage.verdict},
+        "trials": [as_dict(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials],
     }
+    tuning.folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(tuning.folder / "tuning.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def as_dict(tuning: Tuning, trial: Trial) -> dict[str, Any]:
-    score = trial.score if math.isfinite(trial.score) else None
+def as_dict(stage: Stage, trial: Trial) -> dict[str, Any]:
+    fixed, tried = [word for word in stage.words if not is_swept(word)], [f"{key}={text}" for key, text in trial.keys.items()]
     return {
-        "stage": trial.stage,
-        "tried": trial.tried,
-        "epochs": len(trial.columns.get("epoch", ())),
-        "monitor": trial.monitor,
-        "score": score,
-        "state": "failed" if trial.problem else trial.folder.status.get("state"),
-        "problem": trial.problem,
-        "folder": str(trial.folder.path),
-        "overrides": trial.job,
+        "stage": stage.name,
+        "tried": tried,
+        "epochs": trial.epochs,
+        "monitor": f"val/{next(iter(stage.sweep.objectives))}",
+        "score": trial.values[0] if trial.values and not problem(trial) else None,
+        "state": "failed" if problem(trial) else read_json(trial.path / "status.json").get("state"),
+        "problem": problem(trial),
+        "folder": str(trial.path),
+        "overrides": [*fixed, *tried],
     }
 
 
 def print_next(tuning: Tuning) -> None:
-    """What to type with what was found."""
-    if final := tuning.best("final"):
-        console.print(f"next     segkit evaluate ckpt={final.folder.path}", markup=False)
+    """The command to type with what was found."""
+    final = next((stage.best for stage in tuning.stages if stage.name == "final"), None)
+    if final:
+        console.print(f"next     segkit evaluate ckpt={final.path}", markup=False)
     elif tuning.chosen:
-        console.print(f"next     segkit train {shlex.join(next_words(tuning.request, tuning.chosen))}", markup=False)
+        console.print(f"next     segkit train {shlex.join(next_words(tuning))}", markup=False)
 
 
-def next_words(request: Request, chosen: dict[str, str]) -> Sequence[str]:
-    return [*request.overrides, "stage=final", *(f"{key}={value}" for key, value in chosen.items())]
+def next_words(tuning: Tuning) -> list[str]:
+    return [*tuning.request.overrides, "stage=final", *(f"{key}={value}" for key, value in tuning.chosen.items())]

@@ -1,114 +1,145 @@
-"""What each stage of a tuning says: is the network sane, can it learn two images by heart, which values are best?"""
+"""What a stage of `segkit tune` has shown: is the network sane, does it overfit two images, which values are best?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segkit.cli.tune_command import key_of
-from segkit.cli.tune_trials import Trial
-from segkit.data.case import Case
-from segkit.data.datamodule import SegmentationData
-from segkit.inference import predictor
-from segkit.inference.evaluation import evaluate_cases
-from segkit.models import checkpoint
-from segkit.system.hardware import Hardware
-from segkit.training import train as run
+from segkit.config.schema import Train
+from segkit.training.run_folder import RunFolder
 
-OFF = 0.2
-"""So far may the cross-entropy of an untrained network be from that of a guess."""
+if TYPE_CHECKING:
+    from segkit.training.sweeps.results import Sweep, Trial
+
+TOLERANCE = 0.2
+"""Relative deviation of an untrained network's cross-entropy from that of a guess."""
 FALLEN, LEARNED = 0.1, 0.95
-"""Two images are known by heart where their loss is below this share of what it was, or their Dice reaches this."""
+"""Two images are learned where their loss falls below this share of what it was, or their Dice reaches this."""
+DIVERGED = "diverged: the loss is no longer a number"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """In words; a warning where something seems wrong."""
+@dataclass
+class Stage:
+    """A stage that has been run.
 
-    text: str
+    Args:
+        name: Of the stage.
+        words: The overrides of its sweep.
+        config: What its trials share.
+        sweep: As it stands.
+        verdict: What it has shown; empty while it is running.
+        is_warning: Whether something seems wrong.
+    """
+
+    name: str
+    words: list[str]
+    config: Train
+    sweep: Sweep
+    verdict: str = ""
     is_warning: bool = False
 
-    def __str__(self) -> str:
-        return f"{'WARNING: ' if self.is_warning else ''}{self.text}"
+    @property
+    def best(self) -> Trial | None:
+        """By the best value of the monitored metric: the validation loss, unless the user says otherwise."""
+        return next((trial for trial in self.sweep.ranked if not problem(trial)), None)
 
 
-def judge(stage: str, trials: Sequence[Trial], best: Trial | None) -> Verdict:
-    if best is None:
-        return Verdict(f"no trial worked: {trials[0].problem}", is_warning=True)
-    return {"sanity": sanity, "overfit": overfit}.get(stage, found)(trials, best)
+def problem(trial: Trial) -> str:
+    """Why a trial failed; empty for one that has finished or was interrupted."""
+    has_ended = trial.state == "finished" or trial.reason.startswith("objective ")
+    if has_ended and trial.columns:
+        ended_well = np.isfinite(trial.columns["train/loss"][-1]) and trial.values
+        return "" if ended_well else DIVERGED
+    return "" if trial.reason == "interrupted" else trial.reason
 
 
-def sanity(trials: Sequence[Trial], best: Trial) -> Verdict:
-    """A network that knows nothing gives all K classes the same probability, so its cross-entropy is ln K; ln 2 of a sigmoid."""
+def judge(stage: Stage) -> None:
+    """Fill in the verdict of a stage."""
+    if stage.best is None:
+        reasons = [problem(trial) for trial in stage.sweep.trials]
+        stage.verdict, stage.is_warning = f"no trial worked: {reasons[0] if reasons else 'none was run'}", True
+    else:
+        stage.verdict, stage.is_warning = {"sanity": sanity, "overfit": overfit}.get(stage.name, found)(stage, stage.best)
+
+
+def sanity(stage: Stage, best: Trial) -> tuple[str, bool]:
+    """An untrained network gives all K classes the same probability: its cross-entropy is ln K; ln 2 with a sigmoid."""
     loss = best.columns["train/loss"][0]
     if "train/loss_ce" not in best.columns:
-        return Verdict(f"the untrained network's loss is {loss:.3f}; it has no part ce (cross-entropy), whose value would be known")
-    ce, labels = best.columns["train/loss_ce"][0], card_of(best).label_map()
+        return f"the untrained network's loss is {loss:.3f}; it has no part ce (cross-entropy), whose value would be known", False
+    from segkit.models import checkpoint
+
+    ce, ckpt = best.columns["train/loss_ce"][0], RunFolder(best.path).best
+    labels = checkpoint.read_card(ckpt, checkpoint.read(ckpt)).label_map()
     k = labels.n_outputs if labels.mode == "multiclass" else 2
     text = f"cross-entropy of the untrained network {ce:.3f}, of a guess ln {k} = {math.log(k):.3f}"
-    if abs(ce / math.log(k) - 1) <= OFF:
-        return Verdict(text)
-    return Verdict(f"{text}: more than {OFF:.0%} off; look at the head of the network, the loss and the labels", is_warning=True)
+    if abs(ce / math.log(k) - 1) <= TOLERANCE:
+        return text, False
+    return f"{text}: more than {TOLERANCE:.0%} off; check the head of the network, the loss and the labels", True
 
 
-def overfit(trials: Sequence[Trial], best: Trial) -> Verdict:
+def overfit(stage: Stage, best: Trial) -> tuple[str, bool]:
     losses = best.columns["train/loss"]
     text = f"the training loss fell from {losses[0]:.3g} to {losses[-1]:.3g}"
     if losses[-1] <= FALLEN * losses[0]:
-        return Verdict(text)
-    dice = dice_of_the_first_batch(best)
+        return text, False
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:  # threads that inference starts here would break later forks
+        dice = pool.submit(dice_of_the_first_batch, stage.config, best.path).result()
     text += f", and Dice on these images is {dice:.3f}"
     if dice >= LEARNED:
-        return Verdict(text)
-    fix = "more steps (overfit.trainer.max_epochs=600) or another rate (overfit.optimizer.lr=…) may do it; else network or loss is wrong"
-    return Verdict(f"{text}: not known by heart; {fix}", is_warning=True)
+        return text, False
+    fix = "try more steps (overfit.trainer.max_epochs=600) or another rate (overfit.optimizer.lr=…); else network or loss is wrong"
+    return f"{text}: did not overfit two images; {fix}", True
 
 
-def found(trials: Sequence[Trial], best: Trial) -> Verdict:
-    """The best trial, and whether one of its values lies at the end of those tried."""
-    score = f"{best.monitor.replace('/', ' ')} {best.score:.4g}"
-    text = f"best with {best.label}: {score}" if len(trials) > 1 else f"best {score}"
-    if failed := sum(bool(trial.problem) for trial in trials):
-        text += f"; {failed} of {len(trials)} trials failed"
-    if ends := [key for i, key in enumerate(map(key_of, best.tried)) if at_an_end(number(best.tried[i]), [t.tried[i] for t in trials])]:
-        text += f"; at the end of what was tried, others may be better:  {'  '.join(f'{best.stage}.{key}=…' for key in ends)}"
-    return Verdict(text)
+def dice_of_the_first_batch(cfg: Train, path: Path) -> float:
+    """Dice of the last weights on the images that the stage has shown again and again, on their original grid."""
+    from segkit.data.datamodule import SegmentationData
+    from segkit.inference import predictor
+    from segkit.inference.evaluation import evaluate_cases
+    from segkit.models import checkpoint
+    from segkit.system.hardware import Hardware
+    from segkit.training import train
 
-
-def at_an_end(best: float, tried: Sequence[str]) -> bool:
-    values = {number(text) for text in tried}
-    return len(values) > 2 and best in (min(values), max(values)) and best != 0
-
-
-def number(text: str) -> float:
-    """Of `key=number`; 0, which is at no end, where it is none."""
-    try:
-        return float(text.partition("=")[2])
-    except ValueError:
-        return 0.0
-
-
-def card_of(trial: Trial) -> checkpoint.Card:
-    return checkpoint.read_card(trial.folder.best, checkpoint.read(trial.folder.best))
-
-
-def dice_of_the_first_batch(trial: Trial) -> float:
-    """Of the images that the stage has shown again and again, as the last weights see them, on their original grid."""
-    cfg, labels = trial.config, card_of(trial).label_map()
+    run = RunFolder(path)
+    card = checkpoint.read_card(run.best, checkpoint.read(run.best))
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    latest = predictor.load(trial.folder.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    cases = first_batch(trial, hardware)
-    summary = evaluate_cases(latest, cases, labels, {case.id: "train" for case in cases}).summary
+    data = SegmentationData(train.prepare_data(cfg, run), cfg, hardware.device, card.intensity_max)
+    (batch,) = islice(data.train_dataloader().position, 1)
+    cases = list({i: data.train.cases[i] for i in (index % len(data.train.cases) for _, index in batch)}.values())
+    latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+    summary = evaluate_cases(latest, cases, card.label_map(), {case.id: "train" for case in cases}).summary
     known = [line.mean for line in summary.lines if line.statistic == "dice" and line.class_name == "overall"]
     return float(np.mean(known)) if known else math.nan
 
 
-def first_batch(trial: Trial, hardware: Hardware) -> list[Case]:
-    data = SegmentationData(run.prepare_data(trial.config, trial.folder), trial.config, hardware.device, card_of(trial).intensity_max)
-    shown = data.train.cases
-    (batch,) = islice(data.train_dataloader().position, 1)
-    return list({index % len(shown): shown[index % len(shown)] for _, index in batch}.values())
+def found(stage: Stage, best: Trial) -> tuple[str, bool]:
+    """The best trial, and whether one of its values lies at the end of those tried."""
+    ((metric, _),) = stage.sweep.objectives.items()
+    score, trials = f"val {metric} {best.values[0]:.4g}", stage.sweep.trials
+    text = f"best with {label(stage, best)}: {score}" if len(trials) > 1 else f"best {score}"
+    if failed := sum(bool(problem(trial)) for trial in trials):
+        text += f"; {failed} of {len(trials)} trials failed"
+    if ends := [key for key, value in best.keys.items() if at_an_end(value, [trial.keys[key] for trial in trials])]:
+        text += f"; at the end of what was tried, others may be better:  {'  '.join(f'{stage.name}.{key}=…' for key in ends)}"
+    return text, False
+
+
+def at_an_end(best: str, values: Sequence[str]) -> bool:
+    try:
+        numbers = {float(text) for text in values}
+    except ValueError:
+        return False
+    return len(numbers) > 2 and float(best) in (min(numbers), max(numbers)) and float(best) != 0
+
+
+def label(stage: Stage, trial: Trial) -> str:
+    return " ".join(f"{stage.sweep.keys[key]}={text}" for key, text in trial.keys.items())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import initialize_config_dir, version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -34,7 +33,7 @@ from segkit.config import overrides as hydra_overrides
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
 from segkit.config.schema import Split, Train
 from segkit.config.validate import BEFORE, checked
-from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
+from segkit.system.errors import Problem, ProblemsFound, raise_errors
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -99,17 +98,12 @@ def check_single(command: str, overrides: Sequence[str]) -> None:
     raise_errors(needs_multirun(overrides), BEFORE[command])
 
 
-def jobs(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[list[str]]:
-    """The overrides of each job of a multirun: every combination of `overrides`, the lists around them, and what is `typed` in place
-    of these."""
+def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[str]:
+    """The overrides of a multirun: `overrides`, the lists around them, and what is `typed` in place of these; each key once."""
     rest = [text for text in overrides if key_of(text) not in {key_of(own) for own in typed}]
     with _hydra(config_dirs) as loader:
         texts = [*rest, *listed(command, [*rest, *typed], loader, typed), *typed]
-        try:
-            (batch,) = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(texts), None)
-        except HydraException as refusal:
-            raise SegkitError(str(refusal)) from refusal
-    return batch
+    return list({key_of(text): text for text in texts}.values())
 
 
 def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -> BaseModel:

@@ -420,6 +420,15 @@ class Tensorboard(Strict):
     output_dir: str
 
 
+class SweepResults(Strict):
+    """`segkit sweep`"""
+
+    words: str | list[str] | None
+    output_dir: str
+    storage: str | None
+    all: bool
+
+
 class Phantom(Strict):
     """`segkit phantom`"""
 
@@ -444,4 +453,5 @@ COMMANDS: dict[str, type[Strict]] = {
     "compare": Compare,
     "models": Models,
     "tensorboard": Tensorboard,
+    "sweep": SweepResults,
 }

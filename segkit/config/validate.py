@@ -30,6 +30,7 @@ BEFORE = {
     "compare": "runs are compared",
     "models": "networks are counted",
     "tensorboard": "TensorBoard starts",
+    "sweep": "sweeps are read",
 }
 # What segkit passes when it builds the target at a path, beside the keywords of the config.
 SUPPLIED = {

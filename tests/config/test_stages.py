@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from segkit.cli.tune_command import STAGES
+from segkit.cli.tune import STAGES
 from segkit.config import compose
 from segkit.config.overrides import around
 from segkit.system.errors import ProblemsFound
@@ -21,9 +21,14 @@ def config(preset: str, stage: str, *more: str) -> Any:
     return compose.compose("train", [f"experiment={preset}", f"stage={stage}", *more])
 
 
+def swept(key: str, *overrides: str, typed: tuple[str, ...] = ()) -> list[float]:
+    """The values of a key that a multirun tries."""
+    (text,) = [text for text in compose.sweep_words("train", overrides, typed) if text.startswith(f"{key}=")]
+    return [float(value) for value in text.partition("=")[2].split(",")]
+
+
 def rates(*overrides: str, typed: tuple[str, ...] = ()) -> list[float]:
-    jobs = compose.jobs("train", overrides, typed)
-    return [float(text.partition("=")[2]) for job in jobs for text in job if text.startswith("optimizer.lr=")]
+    return swept("optimizer.lr", *overrides, typed=typed)
 
 
 def test_there_are_five_stages() -> None:
@@ -55,9 +60,8 @@ def test_the_lists_lie_around_the_presets_own_values(preset: str) -> None:
     assert len(tried) == 4
     assert min(tried) < own.optimizer["lr"] < max(tried)
     assert any(rate == pytest.approx(own.optimizer["lr"]) for rate in tried)
-    grid = compose.jobs("train", [f"experiment={preset}", "stage=lr_wd"])
-    decays = {float(text.partition("=")[2]) for job in grid for text in job if "weight_decay" in text}
-    assert (len(grid), len(decays)) == (9, 3)
+    decays = swept("optimizer.weight_decay", f"experiment={preset}", "stage=lr_wd")
+    assert (len(rates(f"experiment={preset}", "stage=lr_wd")), len(decays)) == (3, 3)
     assert any(decay == pytest.approx(own.optimizer["weight_decay"]) for decay in decays)
 
 

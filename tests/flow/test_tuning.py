@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import cv2
 import pytest
 import yaml
 
-from segkit.cli.tune_command import read
+from segkit.cli import tune_verdicts
+from segkit.cli.tune import Tuning, next_words, read
+from segkit.training.run_folder import RunFolder
 from tests.conftest import SMALL, Cli, run_segkit
 
 TINY = (*(word for word in SMALL if "max_epochs" not in word), "data.phantom_n=10", "logger.tensorboard=false")
@@ -31,142 +34,149 @@ def trials(cwd: Path, name: str = "small") -> list[dict[str, Any]]:
     return content
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where a whole tuning was run, and what it printed."""
-    cwd = tmp_path_factory.mktemp("tuned")
-    done = run_segkit(cwd, "tune", *TINY, *SHORT)
+def leave(run: RunFolder, losses: list[tuple[float, float]], ckpt: Path | None = None) -> None:
+    """What the search and the verdicts read of a training."""
+    rows = "".join(f"{i},1,{train},{train / 2},{val},0.5\n" for i, (train, val) in enumerate(losses))
+    (run.path / "metrics.csv").write_text(f"epoch,seconds,train/loss,train/loss_ce,val/loss,val/dice\n{rows}")
+    (run.path / "checkpoints").mkdir(exist_ok=True)
+    if ckpt:
+        shutil.copy(ckpt, run.best)
+    run.write_status("finished")
+
+
+@pytest.fixture
+def fake(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, RunFolder], None]:
+    """In place of trainings: the loss is smallest at a rate of 0.02 with the least weight decay, and infinite at 1e30."""
+
+    def train(config: Any, overrides: list[str], run_dir: Path) -> None:
+        rate, decay = config.optimizer["lr"], config.optimizer["weight_decay"]
+        with Path("log").open("a") as log:
+            log.write(f"{run_dir.name}\n")
+        if rate == 10:
+            raise RuntimeError("out of memory\nand more")
+        loss = math.nan if rate > 1e20 else abs(math.log10(rate or 1e-5) - math.log10(0.02)) + decay + 0.1
+        leave(RunFolder(run_dir), [(2 * math.log(2), loss + 0.1), (0.9 * loss, loss)], trained / "checkpoints/best.ckpt")
+
+    monkeypatch.setattr("segkit.training.train.train", train)
+    monkeypatch.setattr(tune_verdicts, "dice_of_the_first_batch", half)
+    return train
+
+
+def half(cfg: Any, path: Path) -> float:
+    return 0.5
+
+
+@pytest.mark.slow
+def test_five_stages_hand_their_best_values_on(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("tune", *TINY, *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
-    return cwd, done.stdout
-
-
-def test_five_stages_are_run_in_turn(tuned: tuple[Path, str]) -> None:
-    stages = [trial["stage"] for trial in trials(tuned[0])]
-    assert stages == ["sanity", "overfit", "lr", "lr", "lr", "lr_wd", "lr_wd", "final"]
-
-
-def test_the_best_values_are_handed_on(tuned: tuple[Path, str]) -> None:
-    cwd, _ = tuned
-    of_lr = [trial for trial in trials(cwd) if trial["stage"] == "lr" and trial["score"] is not None]
-    best_lr = min(of_lr, key=lambda trial: trial["score"])["tried"]
-    of_grid = [trial for trial in trials(cwd) if trial["stage"] == "lr_wd"]
-    assert all(trial["tried"][:1] == best_lr for trial in of_grid)
-    final = trials(cwd)[-1]
-    assert final["tried"] == min(of_grid, key=lambda trial: trial["score"])["tried"]
-    trained = yaml.safe_load((cwd / final["folder"] / "config.yaml").read_text())
-    assert [f"optimizer.{key}={trained['optimizer'][key]}" for key in ("lr", "weight_decay")] == final["tried"]
-    assert trained["trainer"]["max_epochs"] == 2
-    assert (cwd / final["folder"] / "checkpoints" / "best.ckpt").is_file()
-
-
-def test_the_stages_are_judged(tuned: tuple[Path, str]) -> None:
-    cwd, printed = tuned
-    verdicts = json.loads((cwd / "outputs/small/tuning/tuning.json").read_text())["verdicts"]
-    assert "of a guess ln 2 = 0.693" in verdicts["sanity"]["text"]
-    assert not verdicts["sanity"]["warning"]
-    assert verdicts["overfit"]["warning"], "three steps are too few"
-    assert "Dice on these images" in verdicts["overfit"]["text"]
-    assert "WARNING: the training loss fell" in printed
-
-
-def test_a_trial_that_diverges_is_listed_and_never_the_best(tuned: tuple[Path, str]) -> None:
-    cwd, printed = tuned
-    wild = trials(cwd)[4]
-    assert wild["tried"] == ["optimizer.lr=1e+30"]
-    assert (wild["state"], wild["score"]) == ("failed", None)
+    tuned = trials(tmp_path)
+    assert [trial["stage"] for trial in tuned] == ["sanity", "overfit", "lr", "lr", "lr", "lr_wd", "lr_wd", "final"]
+    assert [trial["tried"] for trial in tuned[5:]] == [
+        ["optimizer.lr=0.02", "optimizer.weight_decay=0"],
+        ["optimizer.lr=0.02", "optimizer.weight_decay=0.1"],
+        ["optimizer.lr=0.02", "optimizer.weight_decay=0"],
+    ]
+    wild = tuned[4]
+    assert (wild["tried"], wild["state"], wild["score"]) == (["optimizer.lr=1e+30"], "failed", None)
     assert "diverged" in wild["problem"]
-    assert "1 of 3 trials failed" in printed
-
-
-def test_the_picture_shows_all_stages(tuned: tuple[Path, str]) -> None:
-    picture = cv2.imread(str(tuned[0] / "outputs/small/tuning/tuning.png"))
-    assert picture is not None
-    height, width, _ = picture.shape
+    assert "1 of 3 trials failed" in done.stdout
+    verdicts = json.loads((tmp_path / "outputs/small/tuning/tuning.json").read_text())["verdicts"]
+    assert "cross-entropy of the untrained network 0.693, of a guess ln 2 = 0.693" in verdicts["sanity"]["text"]
+    assert [name for name, verdict in verdicts.items() if verdict["warning"]] == ["overfit"]
+    assert "Dice on these images is 0.500: did not overfit two images" in verdicts["overfit"]["text"]
+    assert "WARNING: the training loss fell" in done.stdout
+    assert f"next     segkit evaluate ckpt={tuned[-1]['folder']}" in done.stdout
+    figure = cv2.imread(str(tmp_path / "outputs/small/tuning/tuning.png"))
+    assert figure is not None
+    height, width, _ = figure.shape
     assert min(height, width) > 800
     for panel in range(5):
-        part = picture[panel * height // 5 : (panel + 1) * height // 5]
-        assert (part.max(axis=2) - part.min(axis=2) > 60).any(), "no coloured curve"
+        part = figure[panel * height // 5 : (panel + 1) * height // 5]
+        assert (part.max(axis=2) - part.min(axis=2) > 60).any(), "no colored curve"
+    again = segkit_in("tune", *TINY, *SHORT)
+    assert again.returncode == 0, again.stderr
+    assert trials(tmp_path) == tuned
+    assert len((tmp_path / "log").read_text().split()) == 8, "nothing is trained twice"
 
 
-def test_again_trains_nothing_twice(tuned: tuple[Path, str]) -> None:
-    cwd, _ = tuned
-    written = {path: path.stat().st_mtime_ns for path in (cwd / "outputs").rglob("*.ckpt")}
-    before = trials(cwd)
-    done = run_segkit(cwd, "tune", *TINY, *SHORT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is finished already") == 8
-    assert {path: path.stat().st_mtime_ns for path in (cwd / "outputs").rglob("*.ckpt")} == written
-    assert trials(cwd) == before
-
-
-def test_another_config_is_another_trial_and_stages_can_be_chosen(tuned: tuple[Path, str], tmp_path: Path) -> None:
-    """Without cross-entropy there is no value that a sane network begins with."""
-    shutil.copytree(tuned[0] / "outputs", tmp_path / "outputs")
-    done = run_segkit(tmp_path, "tune", *TINY, "stages=sanity", "loss=dice")
-    assert done.returncode == 0, done.stderr
+def test_another_config_is_another_sweep_and_stages_can_be_chosen(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
+    for words in ((), ("loss=dice",)):
+        assert segkit_in("tune", *TINY, "stages=sanity", *words).returncode == 0
     assert [trial["stage"] for trial in trials(tmp_path)] == ["sanity"]
-    assert "is finished already" not in done.stdout
-    assert "it has no part ce" in done.stdout
-    assert len(list((tmp_path / "outputs/small/tuning/sanity").iterdir())) == 2
+    assert len(list((tmp_path / "outputs/small/sweeps").iterdir())) == 2
+    assert len((tmp_path / "log").read_text().split()) == 2
+
+
+def test_without_cross_entropy_no_value_is_known_to_begin_with(tmp_path: Path) -> None:
+    from segkit.training.sweeps.results import Trial
+
+    (tmp_path / "metrics.csv").write_text("epoch,seconds,train/loss,val/loss\n0,1,0.9,0.9\n")
+    trial: Any = Trial(0, "finished", {}, tmp_path, folder=".", values=(0.9,))
+    stage: Any = None
+    assert tune_verdicts.sanity(stage, trial) == ("the untrained network's loss is 0.900; it has no part ce (cross-entropy), whose value "
+                                                  "would be known", False)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_real_stages_leave_a_network(tmp_path: Path) -> None:
+    """Dice of the images of `overfit` is measured beside the forks of the next stage."""
+    words = ("stages=[overfit,lr_wd,final]", "overfit.trainer.max_epochs=3", "final.trainer.max_epochs=1")
+    done = run_segkit(tmp_path, "tune", *TINY, *words, *SHORT[3:6])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Dice on these images is 0." in done.stdout
+    final = trials(tmp_path)[-1]
+    trained = yaml.safe_load((tmp_path / final["folder"] / "config.yaml").read_text())
+    assert [f"{float(trained['optimizer'][key])}" for key in ("lr", "weight_decay")] == [
+        str(float(text.partition("=")[2])) for text in final["tried"]
+    ]
+    assert (tmp_path / final["folder"] / "checkpoints" / "best.ckpt").is_file()
 
 
 def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
-    from segkit.cli.tune import next_words
-
     request = read(["experiment=gi_tract_sgd", "optimizer.lr=0.02", "stages=[final,sanity,lr]", "lr.seed=7"])
     assert request.stages == ("sanity", "lr", "final")
-    assert request.jobs("sanity", request.start) == [["experiment=gi_tract_sgd", "stage=sanity"]]
-    of_lr = request.jobs("lr", request.start)
-    assert {text for job in of_lr for text in job if "lr=" in text} == {f"optimizer.lr={rate}" for rate in (0.006, 0.02, 0.06, 0.2)}
-    assert all("seed=7" in job for job in of_lr)
-    assert request.jobs("final", {"optimizer.lr": "0.06"}) == [["experiment=gi_tract_sgd", "optimizer.lr=0.06", "stage=final"]]
-    assert next_words(request, {"optimizer.lr": "0.06"}) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
+    assert request.words("sanity", request.start) == ["experiment=gi_tract_sgd", "stage=sanity", "seed=choice(0)"]
+    assert request.words("lr", request.start) == ["experiment=gi_tract_sgd", "stage=lr", "optimizer.lr=0.006,0.02,0.06,0.2", "seed=7"]
+    assert request.words("final", {"optimizer.lr": "0.06"}) == ["experiment=gi_tract_sgd", "optimizer.lr=choice(0.06)", "stage=final"]
+    tuning = Tuning(request, Path("outputs"), {"optimizer.lr": "0.06"})
+    assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
 
 
-def test_a_trial_that_breaks_off_is_listed_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The higher the rate the lower the loss, but the highest one breaks off."""
-    from segkit.cli import tune as stages
-
-    def train(config: Any, overrides: tuple[str, ...]) -> None:
-        if config.optimizer["lr"] == 10:
-            raise RuntimeError("out of memory\nand more")
-        folder = tmp_path / "outputs" / "small" / config.run
-        folder.mkdir(parents=True)
-        loss = 1 - math.log2(1 + config.optimizer["lr"]) / 10
-        (folder / "metrics.csv").write_text(f"epoch,seconds,train/loss,val/loss\n0,1,1.0,{loss}\n1,1,0.9,{loss + 0.1}\n")
-        (folder / "status.json").write_text('{"state": "finished"}')
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("segkit.cli.tune_trials.run.train", train)
-    assert stages.tune(read(["name=small", "stages=[lr,final]", "lr.optimizer.lr=0.1,1,10"])) == 0
-    assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "out of memory", ""]
+def test_a_trial_that_fails_is_listed_and_the_others_go_on(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
+    assert segkit_in("tune", *TINY, "stages=[lr,final]", "lr.optimizer.lr=0.001,0.02,10").returncode == 0
+    assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "RuntimeError: out of memory", ""]
     assert [trial["state"] for trial in trials(tmp_path)] == ["finished", "finished", "failed", "finished"]
-    assert trials(tmp_path)[-1]["tried"] == ["optimizer.lr=1"]
-    assert trials(tmp_path)[-1]["score"] == pytest.approx(0.9)
-    assert stages.tune(read(["name=small", "stages=[lr]", "lr.optimizer.lr=10"])) == 1
+    assert trials(tmp_path)[-1]["tried"] == ["optimizer.lr=0.02"]
+    assert trials(tmp_path)[1]["score"] == pytest.approx(0.1 + 1e-4, abs=0.01)
+    failed = segkit_in("tune", *TINY, "stages=[lr,final]", "lr.optimizer.lr=10")
+    assert failed.returncode == 1
+    assert [trial["stage"] for trial in trials(tmp_path)] == ["lr"], "what fails before the first epoch fails in all stages"
 
 
+@pytest.mark.slow
 def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
-    words = (*TINY, "stages=[sanity,overfit]", "overfit.trainer.max_epochs=40", "overfit.data.phantom_n=12")
+    words = (*TINY, "stages=[overfit]", "overfit.trainer.max_epochs=40", "overfit.data.phantom_n=12")
     process = subprocess.Popen([sys.executable, "-m", "segkit", "tune", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("outputs/small/tuning/overfit/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("outputs/small/sweeps/tune-overfit-*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
-    assert "go on with   segkit tune " in said
-    assert [trial["state"] for trial in trials(tmp_path)] == ["finished", "interrupted"]
+    assert "resume with   segkit tune " in said
+    assert [trial["state"] for trial in trials(tmp_path)] == ["interrupted"]
     done = run_segkit(tmp_path, "tune", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is finished already") == 1
-    assert "resuming outputs/small/tuning/overfit/" in done.stdout
-    assert trials(tmp_path)[1]["epochs"] == 40
+    assert "1 to run once more" in done.stdout
+    (console,) = tmp_path.glob("outputs/small/sweeps/tune-overfit-*/*/console.txt")
+    assert "resuming outputs/small/sweeps/tune-overfit-" in console.read_text()
+    assert trials(tmp_path)[0]["epochs"] == 40
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("stages=[lrr]",), "there is no stage lrr; did you mean lr?"),
         (("stages=[]",), "names no stage"),
@@ -182,9 +192,9 @@ def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
         (("data=folder", "data.root=nowhere"), "nowhere"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(words: tuple[str, ...], told: str, segkit_in: Cli, tmp_path: Path) -> None:
+def test_mistakes_are_message_before_anything_starts(words: tuple[str, ...], message: str, segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("tune", *words)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -52,7 +52,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 def clean(text: str) -> str:
     """Numbers to five digits; anything but letters, digits, dot, minus and underscore becomes a minus."""
     number = re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?|-?\d+e[+-]?\d+", text, re.IGNORECASE)
-    return re.sub(r"[^\w.-]+", "-", f"{float(text):.5g}" if number else text.strip("[](){}'\" "))
+    return re.sub(r"[^\w.-]+", "-", f"{float(text):.5g}".replace("+", "") if number else text.strip("[](){}'\" "))
 
 
 def shown(text: str, limit: int = 40) -> str:
