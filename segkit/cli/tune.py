@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkit.cli.commands import BY_NAME
 from segkit.cli.sweep import print_table
 from segkit.cli.tune_verdicts import Stage, judge, label, problem
 from segkit.config import compose
@@ -66,6 +67,7 @@ class Request:
         """The overrides of a stage's sweep; without anything to vary the seed is swept over its one value."""
         handed = [] if stage == "sanity" else [f"{key}={value}" for key, value in chosen.items()]  # sanity learns nothing
         words = compose.sweep_words("train", [*self.overrides, *handed, f"stage={stage}"], self.of_stage.get(stage, ()), self.config_dirs)
+        words = list({key_of(word): word for word in words}.values())  # a list around a value takes its place
         keys = {*HANDED_ON, *chosen} if stage != "sanity" else set()
         words = [f"{key_of(w)}=choice({w.partition('=')[2]})" if key_of(w) in keys and not is_swept(w) else w for w in words]
         if not any(map(is_swept, words)):
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] = ()) -> int:
 
 def read(argv: Sequence[str]) -> Request:
     """Sort the words of the command line. Raises `SegkitError`."""
-    from segkit.cli.main import BY_NAME, Application
+    from segkit.cli.main import Application
 
     application = Application(BY_NAME["train"], argv)
     if application.is_multirun:
@@ -189,7 +191,7 @@ def tune(request: Request) -> int:
 
 def run_stage(tuning: Tuning, name: str) -> int:
     """Run the sweep of a stage, or what is left of it, and hand its best values on. Exit code 2 for mistakes of input."""
-    from segkit.cli.main import BY_NAME, Application
+    from segkit.cli.main import Application
     from segkit.training.sweeps.results import read_sweep
 
     words = tuning.request.words(name, tuning.chosen)

@@ -137,7 +137,7 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
     request = read(["experiment=gi_tract_sgd", "optimizer.lr=0.02", "stages=[final,sanity,lr]", "lr.seed=7"])
     assert request.stages == ("sanity", "lr", "final")
     assert request.words("sanity", request.start) == ["experiment=gi_tract_sgd", "stage=sanity", "seed=choice(0)"]
-    assert request.words("lr", request.start) == ["experiment=gi_tract_sgd", "stage=lr", "optimizer.lr=0.006,0.02,0.06,0.2", "seed=7"]
+    assert request.words("lr", request.start) == ["experiment=gi_tract_sgd", "optimizer.lr=0.006,0.02,0.06,0.2", "stage=lr", "seed=7"]
     assert request.words("final", {"optimizer.lr": "0.06"}) == ["experiment=gi_tract_sgd", "optimizer.lr=choice(0.06)", "stage=final"]
     tuning = Tuning(request, Path("outputs"), {"optimizer.lr": "0.06"})
     assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
