@@ -232,12 +232,17 @@ def sweep_name(stage: str, words: Sequence[str], config: Train) -> str:
 
 def report(tuning: Tuning) -> None:
     """Write tuning.json and tuning.png, and print all trials and verdicts."""
-    from segkit.training.sweeps.plots import draw_stages
+    from segkit.training.plots import Curve, StagePanel, trial_curves
     from segkit.training.sweeps.tables import Table
 
     write_json(tuning)
     picture = tuning.folder / "tuning.png"
-    draw_stages({stage.name: (stage.sweep, stage.best) for stage in tuning.stages}, picture, f"{tuning.home.name}: tuning")
+    panels = []
+    for stage in tuning.stages:
+        remarks = {trial.number: " (failed)" if problem(trial) else "" for trial in stage.sweep.trials}
+        curves = [Curve(label(stage, t) + remarks[t.number], t.columns, t is stage.best) for t in stage.sweep.trials]
+        panels.append(StagePanel(stage.name, curves))
+    trial_curves(panels, picture, f"{tuning.home.name}: tuning")
     numbers = ["epochs", "train loss", "val loss", "val dice", "time"]
     rows = [row(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials]
     print_table(Table(["stage", "trial", *numbers, ""], numbers, rows))

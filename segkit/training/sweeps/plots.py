@@ -16,7 +16,6 @@ import numpy as np
 import optuna
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -25,7 +24,6 @@ from optuna.visualization import matplotlib as optuna_plots
 
 from segkit.data.audit.report import STYLE
 from segkit.system.files import atomic_path, write_text_atomic
-from segkit.training.sweeps.names import shown
 from segkit.training.sweeps.results import FRONT, Sweep, Trial
 from segkit.training.sweeps.storage import DIRECTIONS, quiet
 from segkit.training.sweeps.tables import Table, means_table, trials_csv, trials_table
@@ -132,40 +130,6 @@ def _curves(sweep: Sweep, metric: str) -> Axes:
     title = f"and {more} more" if more else None
     axes.legend(handles=handles, bbox_to_anchor=(1.02, 1.0), loc="upper left", fontsize=8, title=title)
     return axes
-
-
-def draw_stages(stages: Mapping[str, tuple[Sweep, Trial | None]], out: Path, title: str) -> None:
-    """Write a PNG with one panel a stage: training (dashed) and validation loss of its trials; the best of several is thick.
-
-    Args:
-        stages: Name -> its sweep and its best trial.
-        out: The file.
-        title: Above all panels.
-    """
-    figure = Figure(figsize=(8.5, 0.8 + 2.4 * len(stages)), layout="constrained")
-    axes = figure.subplots(len(stages), 1, squeeze=False)[:, 0]
-    for axis, (stage, (sweep, best)) in zip(axes, stages.items(), strict=True):
-        for i, trial in enumerate(sweep.trials):
-            color, width = f"C{i % 10}", 2.6 if trial is best and len(sweep.trials) > 1 else 1.2
-            keys = " ".join(f"{sweep.keys[key]}={shown(text)}" for key, text in trial.keys.items())
-            axis.plot(
-                [], [], color=color, linewidth=width, label=f"{keys}{', best' * (width > 2)}{' (failed)' * (trial.state == 'failed')}"
-            )
-            for name, line in (("train/loss", "--"), ("val/loss", "-")):
-                known = np.isfinite(trial.columns.get(name, np.empty(0)))
-                if known.any():
-                    epochs, values = trial.columns["epoch"][known], trial.columns[name][known]
-                    axis.plot(epochs, values, line, color=color, linewidth=width, marker="." if len(epochs) < 40 else None)
-        losses = np.concatenate([line.get_ydata() for line in axis.lines])
-        if len(losses) and losses.min() > 0 and losses.max() > 30 * losses.min():
-            axis.set_yscale("log")
-        axis.set_title(stage, loc="left", fontsize=10)
-        axis.set_ylabel("loss")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
-    axes[-1].set_xlabel("epoch")
-    figure.suptitle(f"{title} (dashed: training loss, solid: validation loss)", x=0.01, ha="left", fontsize=10)
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
 
 
 def _save(sweep: Sweep, name: str, plot: Callable[[], Axes]) -> Path:
