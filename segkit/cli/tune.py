@@ -67,7 +67,6 @@ class Request:
         """The overrides of a stage's sweep; without anything to vary the seed is swept over its one value."""
         handed = [] if stage == "sanity" else [f"{key}={value}" for key, value in chosen.items()]  # sanity learns nothing
         words = compose.sweep_words("train", [*self.overrides, *handed, f"stage={stage}"], self.of_stage.get(stage, ()), self.config_dirs)
-        words = list({key_of(word): word for word in words}.values())  # a list around a value takes its place
         keys = {*HANDED_ON, *chosen} if stage != "sanity" else set()
         words = [f"{key_of(w)}=choice({w.partition('=')[2]})" if key_of(w) in keys and not is_swept(w) else w for w in words]
         if not any(map(is_swept, words)):
