@@ -21,9 +21,9 @@ from segkit.cli.commands import BY_NAME
 from segkit.cli.sweep import print_table
 from segkit.cli.tune_verdicts import Stage, judge, label, problem
 from segkit.config import compose
-from segkit.config.folds import is_swept
+from segkit.config.compose import is_swept
+from segkit.config.overrides import key_of
 from segkit.config.schema import Train
-from segkit.config.sweeps import key_of
 from segkit.system.environment import job_name
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.system.files import read_json, write_text_atomic
