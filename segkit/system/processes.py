@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 FAILED, INTERRUPTED = 1, 130
@@ -85,7 +86,8 @@ def redirected(path: Path) -> Iterator[None]:
 
 
 def last_line(folder: Path) -> str:
-    """Of the traceback: what went wrong."""
+    """The error that a trial's traceback ends with, the first line of its message; empty without a traceback."""
     path = folder / "traceback.txt"
     lines = path.read_text().strip().splitlines() if path.exists() else []
-    return lines[-1].strip() if lines else ""
+    errors = [line for before, line in pairwise(lines) if before.startswith(" ") and not line.startswith(" ")]
+    return (errors or lines or [""])[-1].strip()

@@ -22,11 +22,16 @@ from segkit.cli import tune_verdicts
 from segkit.cli.tune import Tuning, next_words, read
 from segkit.training.run_folder import RunFolder
 from tests.conftest import SMALL, Cli, run_segkit
+from tests.runner import as_new_process, call_main
 
 TINY = (*(word for word in SMALL if "max_epochs" not in word), "data.phantom_n=10", "logger.tensorboard=false")
 SHORT = ("overfit.trainer.max_epochs=3", "lr.optimizer.lr=1e-3,2e-2,1e30", "lr.trainer.max_epochs=2", "lr_wd.optimizer.lr=2e-2",
          "lr_wd.optimizer.weight_decay=0,0.1", "lr_wd.trainer.max_epochs=2", "final.trainer.max_epochs=2")  # fmt: skip
 """Eight trials. The third rate of `lr` makes the loss infinite."""
+
+
+Tune = Callable[..., tuple[int, str]]
+"""Words -> exit code, and what was printed."""
 
 
 def trials(cwd: Path, name: str = "small") -> list[dict[str, Any]]:
@@ -45,8 +50,11 @@ def leave(run: RunFolder, losses: list[tuple[float, float]], ckpt: Path | None =
 
 
 @pytest.fixture
-def fake(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, RunFolder], None]:
-    """In place of trainings: the loss is smallest at a rate of 0.02 with the least weight decay, and infinite at 1e30."""
+def tune(trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Tune:
+    """`segkit tune` with fakes in place of trainings, in forks of this process.
+
+    The loss is smallest at a rate of 0.02 with the least weight decay, and infinite at 1e30.
+    """
 
     def train(config: Any, overrides: list[str], run_dir: Path) -> None:
         rate, decay = config.optimizer["lr"], config.optimizer["weight_decay"]
@@ -59,7 +67,14 @@ def fake(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, RunFo
 
     monkeypatch.setattr("segkit.training.train.train", train)
     monkeypatch.setattr(tune_verdicts, "dice_of_the_first_batch", half)
-    return train
+
+    def run(*words: str) -> tuple[int, str]:
+        capfd.readouterr()
+        with as_new_process(tmp_path, ["segkit", "tune", *words], {}):
+            code = call_main(("tune", *words))
+        return code, "".join(capfd.readouterr())
+
+    return run
 
 
 def half(cfg: Any, path: Path) -> float:
@@ -67,9 +82,9 @@ def half(cfg: Any, path: Path) -> float:
 
 
 @pytest.mark.slow
-def test_five_stages_hand_their_best_values_on(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("tune", *TINY, *SHORT)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_five_stages_hand_their_best_values_on(tune: Tune, tmp_path: Path) -> None:
+    code, printed = tune(*TINY, *SHORT)
+    assert code == 0, printed
     tuned = trials(tmp_path)
     assert [trial["stage"] for trial in tuned] == ["sanity", "overfit", "lr", "lr", "lr", "lr_wd", "lr_wd", "final"]
     assert [trial["tried"] for trial in tuned[5:]] == [
@@ -80,13 +95,13 @@ def test_five_stages_hand_their_best_values_on(fake: object, segkit_in: Cli, tmp
     wild = tuned[4]
     assert (wild["tried"], wild["state"], wild["score"]) == (["optimizer.lr=1e+30"], "failed", None)
     assert "diverged" in wild["problem"]
-    assert "1 of 3 trials failed" in done.stdout
+    assert "1 of 3 trials failed" in printed
     verdicts = json.loads((tmp_path / "outputs/small/tuning/tuning.json").read_text())["verdicts"]
     assert "cross-entropy of the untrained network 0.693, of a guess ln 2 = 0.693" in verdicts["sanity"]["text"]
     assert [name for name, verdict in verdicts.items() if verdict["warning"]] == ["overfit"]
     assert "Dice on these images is 0.500: did not overfit two images" in verdicts["overfit"]["text"]
-    assert "WARNING: the training loss fell" in done.stdout
-    assert f"next     segkit evaluate ckpt={tuned[-1]['folder']}" in done.stdout
+    assert "WARNING: the training loss fell" in printed
+    assert f"next     segkit evaluate ckpt={tuned[-1]['folder']}" in printed
     figure = cv2.imread(str(tmp_path / "outputs/small/tuning/tuning.png"))
     assert figure is not None
     height, width, _ = figure.shape
@@ -94,15 +109,14 @@ def test_five_stages_hand_their_best_values_on(fake: object, segkit_in: Cli, tmp
     for panel in range(5):
         part = figure[panel * height // 5 : (panel + 1) * height // 5]
         assert (part.max(axis=2) - part.min(axis=2) > 60).any(), "no colored curve"
-    again = segkit_in("tune", *TINY, *SHORT)
-    assert again.returncode == 0, again.stderr
+    assert tune(*TINY, *SHORT)[0] == 0
     assert trials(tmp_path) == tuned
     assert len((tmp_path / "log").read_text().split()) == 8, "nothing is trained twice"
 
 
-def test_another_config_is_another_sweep_and_stages_can_be_chosen(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
+def test_another_config_is_another_sweep_and_stages_can_be_chosen(tune: Tune, tmp_path: Path) -> None:
     for words in ((), ("loss=dice",)):
-        assert segkit_in("tune", *TINY, "stages=sanity", *words).returncode == 0
+        assert tune(*TINY, "stages=sanity", *words)[0] == 0
     assert [trial["stage"] for trial in trials(tmp_path)] == ["sanity"]
     assert len(list((tmp_path / "outputs/small/sweeps").iterdir())) == 2
     assert len((tmp_path / "log").read_text().split()) == 2
@@ -143,14 +157,13 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
     assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
 
 
-def test_a_trial_that_fails_is_listed_and_the_others_go_on(fake: object, segkit_in: Cli, tmp_path: Path) -> None:
-    assert segkit_in("tune", *TINY, "stages=[lr,final]", "lr.optimizer.lr=0.001,0.02,10").returncode == 0
+def test_a_trial_that_fails_is_listed_and_the_others_go_on(tune: Tune, tmp_path: Path) -> None:
+    assert tune(*TINY, "stages=[lr,final]", "lr.optimizer.lr=0.001,0.02,10")[0] == 0
     assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "RuntimeError: out of memory", ""]
     assert [trial["state"] for trial in trials(tmp_path)] == ["finished", "finished", "failed", "finished"]
     assert trials(tmp_path)[-1]["tried"] == ["optimizer.lr=0.02"]
     assert trials(tmp_path)[1]["score"] == pytest.approx(0.1 + 1e-4, abs=0.01)
-    failed = segkit_in("tune", *TINY, "stages=[lr,final]", "lr.optimizer.lr=10")
-    assert failed.returncode == 1
+    assert tune(*TINY, "stages=[lr,final]", "lr.optimizer.lr=10")[0] == 1
     assert [trial["stage"] for trial in trials(tmp_path)] == ["lr"], "what fails before the first epoch fails in all stages"
 
 
