@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -320,3 +321,15 @@ def unreadable(error: ReadError, where: str) -> Problem:
     else:
         fix = "replace the file, or move it and its partner away"
     return Problem(where, error.reason, fix)
+
+
+def is_own(source: Mapping[str, Any]) -> bool:
+    """Whether `data.source` names a class of segkit."""
+    return str(source["_target_"]).startswith("segkit.data.sources.")
+
+
+def source_name(source: Mapping[str, Any]) -> str:
+    """'hc18' for segkit's own sources, as their YAML is called; a class of someone else goes by its name."""
+    name = str(source["_target_"]).rpartition(".")[2]
+    found = getattr(import_module("segkit.data.sources"), name, None) if is_own(source) else None
+    return found.__module__.rpartition(".")[2] if found else name.lower()

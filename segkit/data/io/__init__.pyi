@@ -1,0 +1,10 @@
+from .base import ReadError as ReadError
+from .dicom import DicomSlice as DicomSlice
+from .images import ImageFile as ImageFile
+from .images import MaskFile as MaskFile
+from .images import read_image as read_image
+from .images import read_mask as read_mask
+from .rle import RunLength as RunLength
+from .volumes import VolumeFile as VolumeFile
+from .volumes import VolumeMask as VolumeMask
+from .volumes import write_like as write_like

@@ -1,0 +1,12 @@
+from .ensemble import Combination as Combination
+from .ensemble import Ensemble as Ensemble
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate_cases as evaluate_cases
+from .postprocess import FillHoles as FillHoles
+from .postprocess import FitEllipse as FitEllipse
+from .postprocess import LargestComponents as LargestComponents
+from .postprocess import MinimumSize as MinimumSize
+from .postprocess import Smooth as Smooth
+from .predictor import Prediction as Prediction
+from .predictor import Predictor as Predictor
+from .predictor import load as load

@@ -1,0 +1,15 @@
+from .base import NAN as NAN
+from .base import Array as Array
+from .base import CaseMetric as CaseMetric
+from .base import Statistic as Statistic
+from .base import VolumeMetric as VolumeMetric
+from .head_circumference import HeadCircumference as HeadCircumference
+from .overlap import Confusion as Confusion
+from .overlap import Overlap as Overlap
+from .overlap import VolumeError as VolumeError
+from .surface import Surface as Surface
+from .topology import CellScores as CellScores
+from .topology import Centerline as Centerline
+from .topology import ObjectScores as ObjectScores
+from .uw_madison import UWMadison as UWMadison
+from .volumes import VolumeDice as VolumeDice

@@ -1,0 +1,2 @@
+from .module import SegmentationModule as SegmentationModule
+from .run_folder import RunFolder as RunFolder
