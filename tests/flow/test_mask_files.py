@@ -176,7 +176,7 @@ def test_a_volume_on_another_grid_is_refused(here: Path) -> None:
         (("masks=masks",), "is needed: what the masks are of;   add  data=NAME data.root=FOLDER"),
         (("masks=masks", "ckpt=x", *BOXES), "and ckpt exclude each other;   leave one out: ckpt or masks"),
         (("masks=nowhere", *BOXES), "masks=nowhere is not a folder"),
-        (("masks=masks", *BOXES, "subset=test"), "of other data all cases are judged"),
+        (("masks=masks", *BOXES, "subset=test"), "of another data set all cases are evaluated"),
         (("masks=masks", "data=foldr", "data.root=set"), "has no choice foldr; did you mean folder?"),
     ],
 )
