@@ -106,9 +106,16 @@ def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (
     return list({key_of(text): text for text in texts}.values())
 
 
-def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None]) -> BaseModel:
-    """The composed config as a checked model. `choices`: the options taken of each group; they name the experiment."""
-    problems: list[Problem] = []
+def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None], known: Sequence[Problem] = ()) -> BaseModel:
+    """The composed config as a checked model.
+
+    Args:
+        command: Its name.
+        cfg: As Hydra composed it.
+        choices: The option taken of each group; they name the experiment.
+        known: Problems found before, with which it is refused in any case.
+    """
+    problems = list(known)
     container = _plain(cfg, (), problems)
     if command == "train" and container.get("name") is None:
         container["name"] = str(choices.get("experiment") or choices.get("data"))
@@ -155,14 +162,7 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseMo
     cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
     if cfg is None:
         raise ProblemsFound(problems, BEFORE[command])
-    try:
-        model = to_model(command, cfg, hydra_overrides.choices(cfg))
-    except ProblemsFound as found:
-        unread = {problem.where for problem in problems}  # given, but not understood: they are not missing
-        problems += [problem for problem in found.problems if problem.where not in unread]
-    if problems:
-        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
-    return model
+    return to_model(command, cfg, hydra_overrides.choices(cfg), problems)
 
 
 def _plain(node: DictConfig | ListConfig, path: messages.Path, problems: list[Problem]) -> Any:

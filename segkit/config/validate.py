@@ -73,12 +73,16 @@ def _known(saved: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     return {name: _known(value, inner) if (inner := sections.get(name)) else value for name, value in kept.items()}
 
 
-def checked(command: str, container: dict[str, Any], problems: list[Problem]) -> BaseModel:
-    """`problems` are known ones; their keys are not complained about again."""
+def checked(command: str, container: dict[str, Any], known: Sequence[Problem]) -> BaseModel:
+    """The model of a config. `known` problems refuse it, too; their keys, given but not understood, are reported once.
+
+    Raises:
+        ProblemsFound: All that is wrong with segkit's own keys and the names of targets; where that is nothing, all that is wrong
+            with the keywords of the targets, which takes seconds of imports.
+    """
     container = fitted_to_dims(cast("dict[str, Any]", renamed(container, typed=True)))
     model, found = messages.fit(COMMANDS[command], container)
-    known = {problem.where for problem in problems}
-    problems = [*problems, *(p for p in _first_of_each(found) if p.where not in known)]
+    problems = _first_of_each(found)
     allow = container.get("allow_targets")
     extras = [str(name) for name in allow] if isinstance(allow, list) else []
     nodes, wrong = _targets(container)
@@ -87,17 +91,18 @@ def checked(command: str, container: dict[str, Any], problems: list[Problem]) ->
         problems.append(
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
         )
-    half = any(problem.where.startswith("members.") for problem in problems)
+    half = any(problem.where.startswith("members.") for problem in (*known, *problems))
     if command in ("evaluate", "predict", "calibrate"):
-        problems[:0] = _what_is_judged(container, half)
+        problems[:0] = _what_is_evaluated(container, half)
+    unread = {problem.where for problem in known}
+    problems = [*known, *(problem for problem in problems if problem.where not in unread)]
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
-    # now the imports, which cost seconds: what the targets take
     raise_errors((problem for path, node in nodes for problem in _check_call(path, node, extras)), BEFORE[command])
     return model
 
 
-def _what_is_judged(container: Mapping[str, Any], half: bool) -> list[Problem]:
+def _what_is_evaluated(container: Mapping[str, Any], half: bool) -> list[Problem]:
     """One of the keys that say so. `half`: members are given, but not whole."""
     given = [key for key in ("ckpt", "members", "sweep", "masks") if container.get(key) or (half and key == "members")]
     if not given:
