@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import Cli
+from tests.runner import as_new_process, call_main
 from tests.training.sweeps.conftest import SEARCH, SWEEP, search, start, states, wait_until
 
 
@@ -33,6 +34,7 @@ def test_one_of_three_fails_and_a_second_start_runs_only_that(toy: Path) -> None
     assert before == {name: (toy / SWEEP / name / "cases.csv").stat().st_mtime_ns for name in before}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(toy: Path) -> None:
     """The parent by kill -9, upon which its trial writes a checkpoint; then, as if on another machine, a trial by kill -9, which fails;
     then to the end, logging more often."""
@@ -59,6 +61,7 @@ def test_a_killed_sweep_goes_on_where_it_was(toy: Path) -> None:
     assert all(text.count("per case") == 1 for text in consoles)  # each has come to its end once
 
 
+@pytest.mark.slow
 def test_an_edited_config_is_another_sweep(toy: Path) -> None:
     (toy / "conf/experiment").mkdir()
     preset = toy / "conf/experiment/mine.yaml"
@@ -72,6 +75,7 @@ def test_an_edited_config_is_another_sweep(toy: Path) -> None:
     assert "model.quality   was 1, now 2" in out
 
 
+@pytest.mark.slow
 def test_being_asked_to_stop_stops_the_trials_with_checkpoints(toy: Path) -> None:
     """By SIGTERM, as a scheduler does; Ctrl-C takes the same way."""
     process = start(toy, "model.quality=1,2", slow=0.4)
@@ -82,6 +86,7 @@ def test_being_asked_to_stop_stops_the_trials_with_checkpoints(toy: Path) -> Non
     assert list(states(toy / SWEEP).values()) == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_pruning_stops_a_bad_trial_from_inside(toy: Path) -> None:
     """quality=0 predicts nothing. A pruned trial is done with."""
     median = ("hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=1", "hydra.sweeper.warmup_epochs=1")
@@ -96,6 +101,7 @@ def test_pruning_stops_a_bad_trial_from_inside(toy: Path) -> None:
     assert "trial " not in out
 
 
+@pytest.mark.slow
 def test_two_starts_work_on_one_sweep(toy: Path) -> None:
     processes = [start(toy, "model.quality=1,2,4,5", slow=0.1) for _ in range(2)]
     outs = [process.communicate(timeout=600)[0] for process in processes]
@@ -105,6 +111,7 @@ def test_two_starts_work_on_one_sweep(toy: Path) -> None:
     assert set(states(toy / SWEEP).values()) == {"finished"}
 
 
+@pytest.mark.slow
 def test_without_a_name_the_varied_keys_give_it_and_another_list_is_another_sweep(toy: Path) -> None:
     home, nameless = toy / "outputs/small/sweeps", [key for key in SEARCH if not key.startswith("sweep.name")]
     fast = ("debug=fast", "callbacks.pictures.n_images=1")
@@ -122,6 +129,7 @@ def test_without_a_name_the_varied_keys_give_it_and_another_list_is_another_swee
     assert sorted(path.name for path in home.iterdir()) == ["seed", "seed-2"]
 
 
+@pytest.mark.slow
 def test_dice_against_the_size_of_the_network(toy: Path) -> None:
     objectives = "hydra.sweeper.objectives={dice: max, parameters: min, ms_per_image: min}"
     code, out = search(toy, "model.quality=1", "optimizer.lr=0.01,0.05", objectives, "trainer.max_epochs=1")
@@ -143,11 +151,13 @@ def test_dice_against_the_size_of_the_network(toy: Path) -> None:
         (("seed=1",), "-m   has nothing to vary"),
     ],
 )
-def test_a_wrong_search_is_refused_before_its_first_trial(args: tuple[str, ...], message: str, toy: Path) -> None:
+def test_a_wrong_search_is_refused_before_its_first_trial(
+    args: tuple[str, ...], message: str, toy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     lone = [key for key in SEARCH if not (key.startswith("optimizer.lr") and args[0].startswith("optimizer.lr"))]
-    done = subprocess.run([sys.executable, "-m", "segkit", *lone, *args], cwd=toy, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2
-    assert message in done.stderr
+    with as_new_process(toy, ["segkit", *lone, *args], {}):
+        assert call_main((*lone, *args)) == 2
+    assert message in capfd.readouterr().err
     assert not (toy / "outputs").exists()
 
 

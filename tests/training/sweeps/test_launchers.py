@@ -20,6 +20,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_runs_the_trials_and_a_second_start_only_what_failed(launcher: str, toy: Path) -> None:
     pytest.importorskip("ray" if launcher == "ray" else launcher.partition("_")[0], reason="extra sweep is not installed")
@@ -41,6 +42,7 @@ def test_a_launcher_runs_the_trials_and_a_second_start_only_what_failed(launcher
     assert [path.name for path in (toy / "outputs").iterdir() if not path.name.startswith(".")] == ["small"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_lost_alone(toy: Path) -> None:
     pytest.importorskip("submitit", reason="extra sweep is not installed")
     keys = ("model.quality=1,2", "trainer.max_epochs=8", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")
