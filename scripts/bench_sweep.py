@@ -1,12 +1,12 @@
-"""What a search costs beside its trainings, whether it survives kills, and whether TPE with pruning pays.
+"""The cost of a search beside its trainings, whether it survives kills, and whether TPE with pruning pays.
 
     python scripts/bench_sweep.py [--trials 500] [--workers 2] [--kills 10]
     python scripts/bench_sweep.py --compare HC18_FOLDER [--epochs 8]
 
-The first: `segkit train -m` as it is, journal and all, with a training of 10 ms in place of the real one. Told are
-the seconds a trial beyond these 10 ms, and how the parent's memory grows; then the same with `kill -9` of the parent and of trials in
-turn, started again each time, and how often each trial has finished. The second: twelve trials of fetal_head by TPE with pruning
-against a grid of twelve, one after the other on the same machine: best Dice and time.
+The first runs `segkit train -m` with a training of 10 ms in place of the real one, and prints the time a trial takes beyond these 10 ms
+and how the parent's memory grows; then the same with `kill -9` of the parent and of trials in turn, restarted each time, and how often
+each trial has finished. The second compares twelve trials of fetal_head by TPE with pruning with a grid of twelve, one after the other:
+best Dice and time.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def search(arguments: list[str]) -> int:
     """`segkit train …` with the fake training."""
     from dataclasses import replace
 
-    from segkit.cli.main import main as cli
+    from segkit.cli.commands import BY_NAME
+    from segkit.cli.main import run
 
-    return cli.run(replace(cli.BY_NAME["train"], runs="bench_sweep:fake_training"), arguments)
+    return run(replace(BY_NAME["train"], runs="bench_sweep:fake_training"), arguments)
 
 
 def start(cwd: Path, trials: int, workers: int) -> subprocess.Popen[bytes]:
