@@ -50,8 +50,8 @@ CHANNELS = {
     "pelvis_joint": (1, 7),
     "quickstart": (1, 1),
 }
-"""Into the network and out of it. Against the table: a grey radiograph stays one channel (source 002 makes three equal ones of
-it), and the pelvis groups have no outputs for classes that never occur (source 000: seven)."""
+"""Into the network and out of it. Against the table: a grey radiograph stays one channel (the chest bone project makes three equal ones of
+it), and the pelvis groups have no outputs for classes that never occur (the pelvis project: seven)."""
 
 
 @pytest.fixture(scope="module")
