@@ -11,8 +11,8 @@ import pytest
 from segkit.cli.commands import BY_NAME
 from segkit.cli.main import as_keys
 from segkit.config import compose
+from segkit.config.commands import COMMANDS
 from segkit.config.compose import spelled_out
-from segkit.config.schema import COMMANDS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"

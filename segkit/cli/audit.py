@@ -13,7 +13,7 @@ import cv2
 from rich.markup import escape
 from rich.text import Text
 
-from segkit.config import schema
+from segkit.config import commands
 from segkit.data.audit.audit import SEVERITIES, AuditResult, inspect
 from segkit.data.audit.report import audit_page, contact_sheet, distributions, summarize, summary_rows
 from segkit.data.manifest import find
@@ -26,7 +26,7 @@ from segkit.system.progress import console
 _STYLE: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-def command(cfg: schema.Audit) -> int:
+def command(cfg: commands.Audit) -> int:
     """Return 1 where there are errors. A missing split is an error only if `split` asked for one."""
     part = Shard.named(cfg.part)
     if part is not None:
@@ -45,7 +45,7 @@ def command(cfg: schema.Audit) -> int:
     return int(any(problem.severity == "error" for problem in result.problems))
 
 
-def measure_shard(cfg: schema.Audit, part: Shard) -> int:
+def measure_shard(cfg: commands.Audit, part: Shard) -> int:
     """Read one share of the files; the audit of all finds their statistics in the cache."""
     found = find(cfg.data, cfg.seed, cfg.allow_targets, CACHE)
     folder = found.statistics_folder(CACHE)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from segkit.config import schema
+from segkit.config import commands
 from segkit.system.files import CACHE
 from segkit.system.progress import console
 
@@ -14,7 +14,7 @@ KINDS = {"arrays": "decoded images", "facts-": "case statistics", "phantom-": "p
 """By the prefix of their names; nothing else in the folder is removed."""
 
 
-def command(cfg: schema.Cache) -> int:
+def command(cfg: commands.Cache) -> int:
     folder = Path(cfg.output_dir) / CACHE.name
     kept = {what: _kept_in(folder, prefix) for prefix, what in KINDS.items()}
     for what, paths in kept.items():

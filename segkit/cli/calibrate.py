@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from segkit.cli.checkpoints import load_checkpoint, load_checkpoints
-from segkit.config.schema import Calibrate
+from segkit.config.commands import Calibrate
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap

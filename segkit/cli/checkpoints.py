@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.config.schema import Calibrate, Evaluate, Predict
+from segkit.config.commands import Calibrate, Evaluate, Predict
 from segkit.inference.ensemble import Combination, Ensemble, Member
 from segkit.inference.predictor import CheckpointPredictor, Predictor, load
 from segkit.models import checkpoint

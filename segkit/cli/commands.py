@@ -16,7 +16,7 @@ class Command:
     """One command of the command line.
 
     Attributes:
-        name: As typed; also the name of its YAML and of its entry in `schema.COMMANDS`.
+        name: As typed; also the name of its YAML and of its entry in `commands.COMMANDS`.
         help: One line for `segkit --help`.
         runs: `module:function`, called with the checked config (without `has_config` with the words typed), imported only then.
         examples: Lines for `segkit NAME --help`.

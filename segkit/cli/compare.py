@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segkit.config.schema import Compare
+from segkit.config.commands import Compare
 from segkit.metrics.compare import Comparison, Difference, compare
 from segkit.metrics.summary import MOST_WIDTH, OVERALL, unit
 from segkit.metrics.table import read_table

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from segkit.cli.checkpoints import ELSEWHERE, load_checkpoints, load_predictor
-from segkit.config.schema import Data, Evaluate
+from segkit.config.commands import Evaluate
+from segkit.config.schema import Data
 from segkit.data.audit.audit import load_labelled
 from segkit.inference.ensemble import Combination
 from segkit.inference.evaluation import (

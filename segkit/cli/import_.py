@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from segkit.config.schema import Import
+from segkit.config.commands import Import
 from segkit.data.labels import LabelMap
 from segkit.models.weights.importing import ForeignNetwork, Reference, check_config, find, labels_of, write
 from segkit.models.weights.load import PLAIN, typed

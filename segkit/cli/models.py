@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from segkit.config import compose
-from segkit.config.schema import Models
+from segkit.config.commands import Models
 from segkit.config.targets import instantiate, keywords_of
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import Normalizer, SegmentationModel

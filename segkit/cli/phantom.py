@@ -14,7 +14,7 @@ from segkit.system.errors import SegkitError
 from segkit.system.progress import console
 
 if TYPE_CHECKING:
-    from segkit.config.schema import Phantom
+    from segkit.config.commands import Phantom
 
 
 def command(cfg: Phantom) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
-from segkit.config import compose, schema
+from segkit.config import commands, compose, schema
 from segkit.data.audit.audit import AuditResult, inspect
 from segkit.data.planning import Choice, Fingerprint, Machine, fingerprint, needs_slices, plan, times
 from segkit.data.sources import source_name
@@ -22,7 +22,7 @@ from segkit.system.progress import console
 SECTIONS = ("data", "split", "preprocess", "sampling", "augment", "model", "trainer")
 
 
-def preset(name: str, cfg: schema.Plan, seen: Fingerprint, machine: Machine, choices: Sequence[Choice]) -> str:
+def preset(name: str, cfg: commands.Plan, seen: Fingerprint, machine: Machine, choices: Sequence[Choice]) -> str:
     """The YAML: what it was made from on top, a reason beside every key."""
     choice = cfg.choice or source_name(cfg.data.source)
     volumes = seen.dims == 3
@@ -61,7 +61,7 @@ def _line(rest: str, one: Choice) -> list[str]:
     return [*lines, f"{text:<44} # {one.why}" if one.why else text]
 
 
-def _typed_split(cfg: schema.Plan) -> dict[str, Any]:
+def _typed_split(cfg: commands.Plan) -> dict[str, Any]:
     """The keys of the split that were set."""
     plain = compose.compose("train", [f"seed={cfg.seed}"]).model_dump(mode="json")["split"]
     return {key: value for key, value in cfg.split.model_dump(mode="json").items() if value != plain[key]}
@@ -78,7 +78,7 @@ def _given(data: schema.Data, choice: str) -> dict[str, Any]:
     return {**({"source": source} if source else {}), **changed}
 
 
-def command(cfg: schema.Plan) -> int:
+def command(cfg: commands.Plan) -> int:
     """Read every file, choose, and write the preset. Raises ProblemsFound where the data has errors."""
     cfg, result, seen = _fingerprint(cfg)
     machine = Machine.of(cfg.accelerator, cfg.memory_gb)
@@ -97,7 +97,7 @@ def command(cfg: schema.Plan) -> int:
     return 0
 
 
-def _fingerprint(cfg: schema.Plan) -> tuple[schema.Plan, AuditResult, Fingerprint]:
+def _fingerprint(cfg: commands.Plan) -> tuple[commands.Plan, AuditResult, Fingerprint]:
     """The config, with data.dims=2 where volumes are better processed slice by slice, and the data set seen so."""
     result = _inspect(cfg)
     seen = fingerprint(result.labelled, result.statistics)
@@ -113,7 +113,7 @@ def _fingerprint(cfg: schema.Plan) -> tuple[schema.Plan, AuditResult, Fingerprin
     return cfg, result, fingerprint(result.labelled, result.statistics)
 
 
-def _inspect(cfg: schema.Plan) -> AuditResult:
+def _inspect(cfg: commands.Plan) -> AuditResult:
     result = inspect(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
     raise_errors(result.problems, before="anything is planned")
     return result

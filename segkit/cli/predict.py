@@ -18,7 +18,7 @@ from typing import Any, Never
 
 from segkit.cli.checkpoints import ELSEWHERE, load_predictor
 from segkit.config.aliases import renamed
-from segkit.config.schema import Predict, PredictHardware
+from segkit.config.commands import Predict, PredictHardware
 from segkit.data.case import Case
 from segkit.data.manifest import find
 from segkit.inference import inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segkit.config.schema import Share
+from segkit.config.commands import Share
 from segkit.models.hub import push, save
 from segkit.system.progress import console
 

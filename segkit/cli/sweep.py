@@ -14,7 +14,7 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.progress import console
 
 if TYPE_CHECKING:
-    from segkit.config.schema import SweepResults
+    from segkit.config.commands import SweepResults
     from segkit.training.sweeps.results import Sweep
     from segkit.training.sweeps.tables import Table
 

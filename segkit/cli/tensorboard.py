@@ -9,7 +9,7 @@ import time
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
-from segkit.config.schema import Tensorboard
+from segkit.config.commands import Tensorboard
 from segkit.system.errors import SegkitError, nearest
 from segkit.training.sweeps.names import all_sweeps
 

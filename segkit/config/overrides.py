@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from segkit.config.aliases import keyword_hint
+from segkit.config.commands import COMMANDS
 from segkit.config.messages import section
-from segkit.config.schema import COMMANDS
 from segkit.config.targets import keywords_of
 from segkit.system.errors import Problem, first_line, nearest
 

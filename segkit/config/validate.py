@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from segkit.config import messages, schema
 from segkit.config.aliases import renamed
-from segkit.config.schema import COMMANDS
+from segkit.config.commands import COMMANDS
 from segkit.config.targets import Keys, check_call, check_name, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from segkit.config.schema import Data, DataOverride, Metric, Train
+from segkit.config.commands import DataOverride
+from segkit.config.schema import Data, Metric, Train
 from segkit.config.targets import instantiate
 from segkit.data.audit.audit import inspect, load_labelled
 from segkit.data.case import Case, Manifest, encoded_mask

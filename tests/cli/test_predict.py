@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from segkit.cli.predict import MARKER, check_output_folder
+from segkit.config.commands import InferenceOverride
 from segkit.config.compose import compose
-from segkit.config.schema import InferenceOverride
 from segkit.data.labels import LabelMap
 from segkit.inference.ensemble import Combination, Ensemble, Member
 from segkit.inference.postprocess import Decision

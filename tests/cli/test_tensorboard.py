@@ -18,7 +18,8 @@ from tensorboard.plugins.hparams import metadata
 
 from segkit.cli import tensorboard as board
 from segkit.cli.main import main
-from segkit.config.schema import Tensorboard, Train
+from segkit.config.commands import Tensorboard
+from segkit.config.schema import Train
 from segkit.system.errors import SegkitError
 from segkit.training.run_folder import RunFolder
 

@@ -12,7 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from segkit.config import compose as door
 from segkit.config import validate
-from segkit.config.schema import Evaluate, Train
+from segkit.config.commands import Evaluate
+from segkit.config.schema import Train
 from segkit.system.errors import ProblemsFound
 
 

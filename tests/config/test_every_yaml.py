@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from segkit.config import compose
-from segkit.config.schema import COMMANDS, Data, Train
+from segkit.config.commands import COMMANDS
+from segkit.config.schema import Data, Train
 from segkit.config.targets import find
 
 FILES = sorted(compose.CONF.rglob("*.yaml"))

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.config.schema import Import, Train, Weights
+from segkit.config.commands import Import
+from segkit.config.schema import Train, Weights
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.transforms.intensity import SIXTEEN_BIT

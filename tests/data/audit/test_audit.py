@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from segkit.cli.audit import command
-from segkit.config import schema
+from segkit.config import commands, schema
 from segkit.data import statistics as statistics_module
 from segkit.data.audit.audit import Prepared, inspect, prepare
 from segkit.data.case import Case
@@ -383,7 +383,7 @@ def test_opening_infers_labels_too(bench: Bench) -> None:
 
 
 def run(bench: Bench, output: Path | None) -> int:
-    config = schema.Audit(
+    config = commands.Audit(
         output=None if output is None else str(output), seed=0, allow_targets=[], data=bench.data("folder", bench.root), split=bench.split()
     )
     return command(config)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segkit.cli.audit import command
-from segkit.config import schema
+from segkit.config import commands, schema
 from segkit.data.audit.report import audit_page, chosen, histogram
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
@@ -89,7 +89,7 @@ def test_the_sheet_spreads_over_the_data_set_and_takes_each_suspicion_in_turn() 
 
 
 def audit(data: schema.Data, split: schema.Split, output: Path) -> int:
-    return command(schema.Audit(output=str(output), seed=0, allow_targets=[], data=data, split=split))
+    return command(commands.Audit(output=str(output), seed=0, allow_targets=[], data=data, split=split))
 
 
 def test_the_command_writes_all_three(

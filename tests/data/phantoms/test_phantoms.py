@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segkit.cli.phantom import command as phantom
-from segkit.config import schema
+from segkit.config import commands, schema
 from segkit.data.audit.audit import inspect, prepare
 from segkit.data.phantoms import base, ultrasound
 from segkit.data.phantoms.base import Blob
@@ -112,7 +112,7 @@ def test_the_phantom_is_written_once_and_said_loudly(
 
 
 def command(data: schema.Data, output: Path, n: int = 4, seed: int = 0) -> int:
-    return phantom(schema.Phantom(output=str(output), n=n, seed=seed, allow_targets=[], data=data))
+    return phantom(commands.Phantom(output=str(output), n=n, seed=seed, allow_targets=[], data=data))
 
 
 def test_the_command_writes_and_repeats_and_refuses(

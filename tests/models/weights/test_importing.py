@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import segkit
 from segkit.cli.import_ import command
 from segkit.config import compose
-from segkit.config.schema import Import
+from segkit.config.commands import Import
 from segkit.models import checkpoint
 from segkit.models.unet import UNet
 from segkit.system.errors import ProblemsFound, SegkitError

@@ -1,0 +1,208 @@
+"""The keys of every command but `train`: what each may hold, in one model per command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, create_model
+
+from segkit.config.schema import Data, Inference, Metric, PartName, Positive, Split, Strict, Train
+
+
+def optional(model: type[Strict]) -> type[Strict]:
+    """`model` with None as the default of every key, which means: as in the checkpoint."""
+    kinds = get_type_hints(model, include_extras=True)
+    fields: dict[str, Any] = {name: (kinds[name] | None, None) for name in model.model_fields}
+    return create_model(f"{model.__name__}Override", __base__=Strict, **fields)
+
+
+if TYPE_CHECKING:
+    DataOverride = Data
+    InferenceOverride = Inference
+else:
+    DataOverride = optional(Data)
+    InferenceOverride = optional(Inference)
+
+
+class Hardware(Strict):
+    """Where a checkpoint runs; None keeps what the training used."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["auto", "32", "bf16", "16"] | None
+    threads: Literal["auto"] | Positive
+
+
+class PredictHardware(Hardware):
+    devices: Positive = 1
+
+
+class Calibrate(Strict):
+    """`segkit calibrate`"""
+
+    ckpt: str | None
+    sweep: str | None
+    where: dict[str, Any] | None
+    partial: bool
+    allow_targets: list[str]
+    data: DataOverride
+    hardware: Hardware
+
+
+class Member(Strict):
+    """Of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
+
+    ckpt: str
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+
+
+class FromCheckpoints(Strict):
+    """The keys that say which checkpoints a command starts from, and on which data."""
+
+    ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    sweep: str | None
+    where: dict[str, Any] | None
+    members: dict[str, Member]
+    merge: Literal["max_prob", "priority", "multilabel"]
+    partial: bool
+    inference: InferenceOverride
+    allow_targets: list[str]
+    data: DataOverride
+
+
+class Evaluate(FromCheckpoints):
+    """`segkit evaluate`"""
+
+    masks: str | None
+    metric: Metric | None = None
+    subset: Literal["train", "val", "test", "all"]
+    output: str | None
+    hardware: Hardware
+
+
+class Predict(FromCheckpoints):
+    """`segkit predict`"""
+
+    input: str | None
+    output: str
+    probabilities: bool
+    overlays: bool
+    palette: bool
+    formats: list[str]
+    overwrite: bool
+    part: PartName | None = None
+    hardware: PredictHardware
+
+
+class Import(Train):
+    """`segkit import`: the training config that the imported network's checkpoint is to carry, and where the network is."""
+
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None
+    schema_: Annotated[str, Field(alias="schema")]
+    key: str | None
+    reference: str | None
+
+
+class Audit(Strict):
+    """`segkit audit`"""
+
+    output: str | None
+    part: PartName | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+    split: Split
+
+
+class Plan(Strict):
+    """`segkit plan`"""
+
+    name: str | None
+    choice: str | None
+    output: str
+    overwrite: bool
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    memory_gb: Annotated[float, Field(gt=0)] | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+    split: Split
+
+
+class Cache(Strict):
+    """`segkit cache`"""
+
+    output_dir: str
+    clear: bool
+
+
+class Share(Strict):
+    """`segkit share`"""
+
+    ckpt: str
+    output: str
+    push: Annotated[str, Field(pattern="^[^/]+/[^/]+$")] | None
+    private: bool
+
+
+class Compare(Strict):
+    """`segkit compare`"""
+
+    runs: str | list[str]
+    allow_targets: list[str]
+
+
+class Models(Strict):
+    """`segkit models`"""
+
+    pattern: str | None
+    arch: str
+    size: Positive
+    channels: Positive
+    all: bool
+
+
+class Tensorboard(Strict):
+    """`segkit tensorboard`"""
+
+    name: str | None
+    port: Annotated[int, Field(gt=0, lt=65536)]
+    host: str
+    output_dir: str
+
+
+class SweepResults(Strict):
+    """`segkit sweep`"""
+
+    words: str | list[str] | None
+    output_dir: str
+    storage: str | None
+    all: bool
+
+
+class Phantom(Strict):
+    """`segkit phantom`"""
+
+    output: str
+    n: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    allow_targets: list[str]
+    data: Data
+
+
+COMMANDS: dict[str, type[Strict]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "calibrate": Calibrate,
+    "import": Import,
+    "audit": Audit,
+    "plan": Plan,
+    "phantom": Phantom,
+    "cache": Cache,
+    "share": Share,
+    "compare": Compare,
+    "models": Models,
+    "tensorboard": Tensorboard,
+    "sweep": SweepResults,
+}
