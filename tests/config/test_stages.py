@@ -116,10 +116,10 @@ def test_the_values_of_a_stage_pass_the_door_before_the_first_job(tmp_path: Path
     """A list in the user's own stage is tried like one that is typed."""
     (tmp_path / "conf" / "stage").mkdir(parents=True)
     (tmp_path / "conf" / "stage" / "mine.yaml").write_text(
-        "# @package _global_\nhydra: {sweeper: {params: {optimizer.lr: '0.1,abc', optimizer.lrr: '1,2'}}}\n"
+        "# @package _global_\nhydra: {sweeper: {params: {trainer.max_epochs: '1,abc', optimizer.lrr: '1,2'}}}\n"
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ProblemsFound) as caught:
         compose.check("train", ["stage=mine"], multirun=True)
-    assert {problem.where for problem in caught.value.problems} == {"optimizer.lr", "optimizer.lrr"}
+    assert {problem.where for problem in caught.value.problems} == {"trainer.max_epochs", "optimizer.lrr"}
     compose.check("train", ["stage=mine"])

@@ -194,7 +194,7 @@ def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
         (("stages=[lrr]",), "there is no stage lrr; did you mean lr?"),
         (("stages=[]",), "names no stage"),
         (("-m", "optimizer.lr=0.1,0.2"), "leave out -m"),
-        (("stage=lr",), "is what segkit tune sets"),
+        (("stage=lr",), "is set by segkit tune"),
         (("run=x", "resume=auto"), "2 problems to fix"),
         (("optimizer.lr=0.1,0.2",), "write  lr.optimizer.lr=0.1,0.2"),
         (("experiment=nerve,quickstart",), "tune one at a time"),

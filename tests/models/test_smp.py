@@ -221,10 +221,10 @@ def test_a_damaged_file_in_the_cache_is_named(hub: Callable[..., Path]) -> None:
     ("name", "weights", "message"),
     [
         (OWN, "imagnet", "did you mean imagenet"),
-        (OWN, "in22k", "there is imagenet, ssl, swsl"),
+        (OWN, "in22k", "available: imagenet, ssl, swsl"),
         ("tu-resnet18", "a1_in2k", "did you mean a1_in1k"),
-        ("tu-resnet18.a2_in1k", "gluon", "there is imagenet, a2_in1k$"),
-        ("tu-vgg11_bn", "other", "there is imagenet, tv_in1k"),
+        ("tu-resnet18.a2_in1k", "gluon", "available: imagenet, a2_in1k$"),
+        ("tu-vgg11_bn", "other", "available: imagenet, tv_in1k"),
         (NO_WEIGHTS, "imagenet", "none are on offer"),
     ],
 )

@@ -228,4 +228,4 @@ def test_a_card_that_cannot_be_used_is_told(root: Path, changes: dict[str, Any],
 def test_a_card_that_is_no_json_is_told(root: Path) -> None:
     (root / "dataset.json").write_text("{,}")
     (found,) = problems(root)
-    assert found.startswith("dataset.json: is no JSON")
+    assert found.startswith("dataset.json: is not JSON")

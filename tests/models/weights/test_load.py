@@ -345,7 +345,7 @@ def test_a_network_of_other_options_is_told_the_right_ones() -> None:
     state = foreign_network("isbi_valid_unet")[0].state_dict()
     with pytest.raises(SegkitError, match=r"lack \d+: encoder\.0(.|\n)*model\.widths=\[2,3,4,5,6\] model\.padding=valid model\.norm=none"):
         load_into(UNet(1, 1, NARROW), state, "isbi_valid_unet")
-    with pytest.raises(SegkitError, match=r"is a network of segkit\.models\.unet\.UNet"):
+    with pytest.raises(SegkitError, match=r"is a network of segkit\.models\.UNet"):
         load_into(nn.Linear(1, 1), state, "isbi_valid_unet")
 
 
