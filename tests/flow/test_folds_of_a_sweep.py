@@ -14,13 +14,14 @@ import pytest
 import yaml
 
 from segkit.cli import calibrate as calibration
-from segkit.cli import compare
+from segkit.cli.compare import command as print_comparison
 from segkit.cli.evaluate import evaluate
 from segkit.cli.predict import predict
 from segkit.config.compose import compose
 from segkit.inference.evaluation import Result
+from segkit.metrics.compare import compare
 from segkit.metrics.summary import Summary
-from segkit.metrics.table import CaseTable, position
+from segkit.metrics.table import CaseTable, position, read_table
 from segkit.models import checkpoint
 from segkit.models.checkpoint import CARD
 from segkit.system.errors import SegkitError
@@ -102,7 +103,7 @@ def test_the_merge_equals_a_merge_by_hand(keys: tuple[str, ...], here: Path) -> 
     assert {path.name for path in result.folder.iterdir()} >= {"cases.csv", "summary.json", "samples.png"}
     alone = [judge(f"ckpt={run}", *keys).folder for run in RUNS]
     by_hand = out_of_fold(alone)
-    together = compare.read_table(result.folder)
+    together = read_table(result.folder)
     assert list(together.rows) == sorted(by_hand.rows, key=position)
     assert len({row.values["dice"] for row in together.rows}) == 15
     written = Summary.from_dict(json.loads((result.folder / "summary.json").read_text())["results"])
@@ -111,10 +112,10 @@ def test_the_merge_equals_a_merge_by_hand(keys: tuple[str, ...], here: Path) -> 
 
 def test_test_cases_are_judged_by_all_together(here: Path) -> None:
     result = judge("sweep=small/fold", "subset=test")
-    rows = compare.read_table(result.folder).rows
+    rows = read_table(result.folder).rows
     assert [(row.case, row.subset) for row in rows] == [(case, "test") for case in TESTED]
     by_name = judge(f"ckpt=[{','.join(map(str, RUNS))}]", "subset=test")
-    assert rows == compare.read_table(by_name.folder).rows
+    assert rows == read_table(by_name.folder).rows
 
 
 def test_other_data_are_judged_by_all_together(here: Path) -> None:
@@ -136,10 +137,12 @@ def test_predictions_are_the_mean_of_the_folds(here: Path) -> None:
 
 def test_a_sweep_is_compared_by_its_table_out_of_fold(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(HOME / "evaluation", ignore_errors=True)
-    assert compare.main([str(HOME), str(RUNS[0])]) == 2
-    assert "segkit evaluate" in capsys.readouterr().err
+    with pytest.raises(SegkitError, match="segkit evaluate"):
+        print_comparison(compose("compare", [f"runs=[{HOME},{RUNS[0]}]"]))
     judge("sweep=fold")
-    comparison = compare.compare_runs(HOME, RUNS[0])
+    print_comparison(compose("compare", [f"runs=[{HOME},{RUNS[0]}]"]))
+    assert "Wilcoxon" in capsys.readouterr().out
+    comparison = compare(read_table(HOME), read_table(RUNS[0]))
     assert comparison.only_b == ()
     assert {line.difference for line in comparison.lines} == {0.0}
 
@@ -159,9 +162,9 @@ def test_what_helps_out_of_fold_is_kept_in_every_fold(copied: Path, monkeypatch:
 
     monkeypatch.setattr(calibration, "store", killed)
     with pytest.raises(KeyboardInterrupt):
-        calibration.command(composed("calibrate", "sweep=fold"))
+        calibration.calibrate(composed("calibrate", "sweep=fold"))
     monkeypatch.setattr(calibration, "store", store)
-    assert calibration.command(composed("calibrate", "sweep=fold")) == 0  # as if there had been no kill
+    assert calibration.calibrate(composed("calibrate", "sweep=fold")) == 0  # as if there had been no kill
     first, *others = inference_of(RUNS)
     assert others == [first, first]
     assert first["threshold"] < 0.6
@@ -212,10 +215,10 @@ def test_networks_of_several_seeds_judge_a_case_together(copied: Path) -> None:
     splits = [checkpoint.read(run / "checkpoints/best.ckpt")[CARD]["split"] for run in RUNS]
     for k in range(3):
         rewrite_card(folder / f"seed-1_fold-{k}", split=splits[(k + 1) % 3])
-    together = compare.read_table(judge("sweep=seeds").folder)
+    together = read_table(judge("sweep=seeds").folder)
     for k, split in enumerate(splits):
         pair = f"ckpt=[{folder / f'seed-0_fold-{k}'},{folder / f'seed-1_fold-{(k - 1) % 3}'}]"
-        by_hand = compare.read_table(judge(pair).folder)
+        by_hand = read_table(judge(pair).folder)
         assert {row.case for row in by_hand.rows} == set(split["val"])
         assert [row for row in together.rows if row.case in split["val"]] == list(by_hand.rows)
 
