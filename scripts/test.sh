@@ -8,4 +8,4 @@ if [[ "${1:-}" == --all ]]; then
   chosen=()
   shift
 fi
-exec .venv/bin/python -m pytest "${chosen[@]}" -n logical --dist loadfile "$@"
+exec .venv/bin/python -m pytest "${chosen[@]}" -n logical --dist loadfile --no-loadscope-reorder "$@"

@@ -37,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, CORES[int(worker.removeprefix("gw")) :: n] or CORES)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trainings first: with `-n` a long file that begins last would run alone at the end."""
+    long = ("tests/flow/", "tests/training/", "tests/config/")
+    items.sort(key=lambda item: not item.nodeid.startswith(long))
+
+
 @pytest.fixture(scope="module")
 def all_cores() -> Iterator[None]:
     """For trainings and predictions in several processes, of which segkit starts no more than there are cores."""
