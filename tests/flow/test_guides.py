@@ -52,7 +52,8 @@ def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     printed = capsys.readouterr().out
     assert "(200, 300) uint8" in printed
     assert "did you mean optimizer.lr?" in printed
-    assert len(list((tmp_path / "masks").glob("*.png"))) == 1
+    assert names["failed"] == 0
+    assert {path.name for path in (tmp_path / "masks").glob("*.png")} == {"image.png", "image_overlay.png"}
 
 
 def test_the_network_of_the_guide_trains(segkit_in: Cli, tmp_path: Path) -> None:
