@@ -5,7 +5,7 @@ source "$(dirname "$0")/install.sh"
 install "[test]"
 chosen=(-m "not slow")
 if [[ "${1:-}" == --all ]]; then
-  chosen=()
+  chosen=(-m "slow or not slow")
   shift
 fi
 exec .venv/bin/python -m pytest "${chosen[@]}" -n logical --dist loadfile --no-loadscope-reorder "$@"
