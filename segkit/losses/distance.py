@@ -7,6 +7,7 @@ touches ignored pixels, that is a border to them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from segkit.losses.base import planes, probabilities
 Array = npt.NDArray[Any]
 
 
-class DistanceLoss(nn.Module):
+class DistanceLoss(nn.Module, ABC):
     """Mean of `of_pixel` over the pixels that count, of the structures without the background.
 
     `forward` takes logits (B, C, *S) and a target as `prepare` makes it.
@@ -33,9 +34,9 @@ class DistanceLoss(nn.Module):
         super().__init__()
         self.mode = mode
 
+    @abstractmethod
     def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
         """Probabilities and target -> loss of each pixel, all (B, K, *S)."""
-        raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         first = int(self.mode == "multiclass")

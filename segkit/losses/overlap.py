@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ AbsentClasses = Literal["zero", "skip", "formula"]
 SMALLEST = 1e-7
 
 
-class OverlapLoss(nn.Module):
+class OverlapLoss(nn.Module, ABC):
     """1 - score (its negative logarithm with `log_loss`), to the `power`, averaged over classes. Range 0..1 without them.
 
     Args:
@@ -50,9 +51,9 @@ class OverlapLoss(nn.Module):
         weights = class_weights_of(class_weights, classes, mode)
         self.register_buffer("weights", weights[1:] if weights is not None and mode == "binary" else weights, persistent=False)
 
+    @abstractmethod
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         """Soft masks, target and counted pixels, each (B, C, N) -> score (C,), or (B, C) with `per_image`."""
-        raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         target, counted = planes(target, logits, self.mode)

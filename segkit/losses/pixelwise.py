@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from segkit.losses.base import class_weights_of, planes, probabilities
 from segkit.system.errors import SegkitError
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(nn.Module, ABC):
     """Mean of `of_pixel` over the pixels that count, weighted by their class.
 
     Args:
@@ -37,9 +38,9 @@ class PixelLoss(nn.Module):
         self.mode, self.topk_fraction = mode, topk_fraction
         self.register_buffer("weights", class_weights_of(class_weights, classes, mode), persistent=False)
 
+    @abstractmethod
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
         """Logits (B, C, *S) and target (ignored pixels are 0) -> loss of each pixel, in the shape of the target."""
-        raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         counted = target != IGNORE

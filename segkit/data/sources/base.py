@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -31,7 +32,7 @@ Name = Callable[[str], str]
 """File name by key."""
 
 
-class Source:
+class Source(ABC):
     """Base class of an on-disk layout: lists the cases of a data set, and decodes nothing.
 
     A subclass implements `cases`, and `write_phantom` where presets are to run without a download. `data.source._target_`
@@ -60,9 +61,9 @@ class Source:
             self._pattern = None
             self.report("data.source.group", f"{group!r} is not a regular expression ({error})", "e.g. '^(\\d+)_'")
 
+    @abstractmethod
     def cases(self) -> Iterator[Case]:
         """Yield the cases that are well paired."""
-        raise NotImplementedError
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write `n` synthetic images to `root` in this layout, byte-identical for equal `n` and `seed`."""
