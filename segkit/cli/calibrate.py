@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from segkit.cli.checkpoints import load_checkpoint, load_checkpoints
 from segkit.config.commands import Calibrate
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, encoded_mask
-from segkit.data.labels import LabelMap
+from segkit.data.labels import Array, LabelMap
 from segkit.inference.evaluation import build_metrics, evenly, validation_cases
 from segkit.inference.postprocess import Decision, Threshold, threshold_of
 from segkit.inference.predictor import Predictor
@@ -36,7 +35,6 @@ from segkit.system.errors import SegkitError
 from segkit.system.progress import console, track
 from segkit.training.sweeps.folds import OutOfFold, find_folds, one_of
 
-Array = npt.NDArray[Any]
 THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(13))
 STEPS = "segkit.inference."
 CANDIDATES: dict[str, dict[str, Any]] = {

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segkit.data.case import Case
-from segkit.data.labels import LabelMap
+from segkit.data.labels import Array, LabelMap
 from segkit.data.overlays import panel
 from segkit.data.slices import Volume
 from segkit.inference.inputs import Job, cases_of
@@ -37,7 +35,6 @@ from segkit.system.errors import Problem, SegkitError, first_line
 from segkit.system.files import is_full
 from segkit.system.progress import track
 
-Array = npt.NDArray[Any]
 SIZES = "sizes.csv"
 """Area in mm2 or volume in mm3 of every class and image."""
 

@@ -15,15 +15,13 @@ from itertools import tee
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from segkit.data.labels import BACKGROUND, IGNORE_NAME, LabelMap
+from segkit.data.labels import BACKGROUND, IGNORE_NAME, Array, LabelMap
 from segkit.inference.postprocess import decide, planes, postprocess, threshold_of
 from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
 from segkit.models.checkpoint import Card
 from segkit.system.errors import SegkitError, nearest
 
-Array = npt.NDArray[Any]
 Merge = Literal["max_prob", "priority", "multilabel"]
 """max_prob: the likeliest of all owned classes, against the background as the product of the members' backgrounds; where a
 member has a threshold, its probabilities are moved so that the threshold is 0.5. priority: the first member that claims a

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from segkit.config.schema import Inference
 from segkit.config.targets import instantiate
-from segkit.data.labels import LabelMap
+from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms import geometry
 from segkit.metrics.head_circumference import fit_ellipse
 from segkit.system.errors import SegkitError, nearest
 
-Array = npt.NDArray[Any]
 Threshold = float | Mapping[str, float]
 """For all classes, or by class (0.5 for those that are not named)."""
 

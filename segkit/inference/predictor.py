@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from segkit.config.schema import Train
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
-from segkit.data.labels import LabelMap
+from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
@@ -29,7 +28,6 @@ from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Accelerator, Hardware
 
-Array = npt.NDArray[Any]
 T = TypeVar("T")
 R = TypeVar("R")
 Image = str | Path | Array | Case

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segkit.data.labels import Array
 from segkit.models.sizes import box
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 T = TypeVar("T")
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from segkit.data.labels import Mode
+from segkit.data.labels import Array, Mode
 from segkit.losses.base import planes, probabilities
-
-Array = npt.NDArray[Any]
 
 
 class DistanceLoss(nn.Module, ABC):

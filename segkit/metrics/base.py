@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from segkit.data.case import Case
+from segkit.data.labels import Array as Array
 
-Array = npt.NDArray[Any]
 NAN = float("nan")
 Slices = Array | slice
 """What picks slices of a volume: a mask (D,), or a slice."""

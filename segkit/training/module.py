@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -20,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data.dataset import Batch, CaseDataset
+from segkit.data.labels import Array
 from segkit.data.transforms.geometry import Step
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.predictor import window_of
@@ -32,8 +32,6 @@ from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

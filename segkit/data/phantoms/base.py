@@ -14,12 +14,12 @@ import numpy.typing as npt
 import tifffile
 from scipy import ndimage
 
+from segkit.data.labels import Array as Array
 from segkit.system.errors import SegkitError
 
 if TYPE_CHECKING:
     from segkit.data.sources.base import Source
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
 
