@@ -70,9 +70,9 @@ def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
     hardware = Hardware.choose("cpu", cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
     prepared = run.prepare_data(cfg, None)
-    task = run.build_module(cfg, run.make_card(cfg, prepared, hardware))
-    data = SegmentationData(prepared, cfg, hardware.device, task.card.intensity_max)
-    trainer.prepare_network(task.model, cfg, hardware, task.card.channels, len(data.train), task.card.dims)
+    task = run.build_module(cfg, run.make_metadata(cfg, prepared, hardware))
+    data = SegmentationData(prepared, cfg, hardware.device, task.metadata.intensity_max)
+    trainer.prepare_network(task.model, cfg, hardware, task.metadata.channels, len(data.train), task.metadata.dims)
     lightning = trainer.build_trainer(cfg, RunFolder(folder), hardware, 0, len(data.train))
     clock = Clock()
     lightning.callbacks = [clock]
@@ -94,7 +94,7 @@ def seconds_of_plain(folder: Path, steps: int, network: str) -> list[float]:
     cfg = config(folder, steps, network)
     prepared = run.prepare_data(cfg, None)
     manifest = prepared.manifest
-    task = run.build_module(cfg, run.make_card(cfg, prepared, Hardware.choose("cpu", "32", cfg.trainer.threads)))
+    task = run.build_module(cfg, run.make_metadata(cfg, prepared, Hardware.choose("cpu", "32", cfg.trainer.threads)))
     patches, per_case = patches_of(cfg)
     augmentation = Augmentation(cfg.augment.transforms)
     dataset = CaseDataset(manifest.cases, manifest.labels, cfg.preprocess, augmentation, patches=patches, per_case=per_case)
@@ -132,9 +132,9 @@ def gflop_of_a_batch(folder: Path, steps: int, network: str) -> list[float]:
     from segkit.training import train as run
 
     cfg = config(folder, steps, network)
-    card = run.make_card(cfg, run.prepare_data(cfg, None), Hardware.choose("cpu", "32", "auto"))
+    metadata = run.make_metadata(cfg, run.prepare_data(cfg, None), Hardware.choose("cpu", "32", "auto"))
     size = cfg.sampling.patch or cfg.preprocess.size or ()
-    return [3 * cfg.data.batch_size * flop_per_image(run.build_module(cfg, card).model, card.channels, size) / 1e9]
+    return [3 * cfg.data.batch_size * flop_per_image(run.build_module(cfg, metadata).model, metadata.channels, size) / 1e9]
 
 
 SIDES = {f.__name__: f for f in (seconds_of_segkit, seconds_of_plain, gflops_of_bf16_product, gflop_of_a_batch)}

@@ -4,7 +4,7 @@ Calibration starts from the checkpoint's own decision, whose steps stay where th
 threshold, then the steps, each after those that were kept. A change is kept if its mean gain is above 0 by a one-sided t-test
 over groups (patients), for slices of one patient are no independent evidence. The level is 5 % in total for all that is tried
 for a class (Bonferroni), so that where nothing helps, chance keeps something for one class in twenty at most. What was
-chosen, and its gain, is stored in the checkpoint's card.
+chosen, and its gain, is stored in the checkpoint's metadata.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic
 from segkit.metrics.table import evaluate_case
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console, track
 from segkit.training.sweeps.folds import OutOfFold, find_folds, one_of
@@ -127,7 +127,7 @@ class Calibration:
 
 
 def calibrate(cfg: Calibrate) -> int:
-    """Choose thresholds and steps on the validation cases of a checkpoint or cross-validation, and store them in its card."""
+    """Choose thresholds and steps on the validation cases of a checkpoint or cross-validation, and store them in its metadata."""
     if cfg.sweep is None:
         paths = [checkpoint.find(cfg.ckpt or "")]
         predictor: Predictor = load_checkpoint(cfg, paths[0])
@@ -136,7 +136,7 @@ def calibrate(cfg: Calibrate) -> int:
         folds = one_of(find_folds(cfg.sweep, cfg.where, cfg.partial))
         paths, predictor = folds.ckpts, OutOfFold(folds, partial(load_checkpoints, cfg))
         use = f"segkit predict sweep={folds.sweep} input=… output=…"
-    cases, labels = validation_cases(predictor.card, predictor.config, cfg.data, cfg.allow_targets)
+    cases, labels = validation_cases(predictor.metadata, predictor.config, cfg.data, cfg.allow_targets)
     scorer = scorer_of(predictor, cases, labels)
     chosen = choose(scorer, Decision.of(predictor.config.inference, predictor.labels, cfg.allow_targets))
     for text in chosen.kept or ["nothing helps on these validation cases: the checkpoint stays as it is"]:
@@ -145,7 +145,7 @@ def calibrate(cfg: Calibrate) -> int:
         return 0
     n = len(scorer.predictions)
     for path in reversed(paths):  # the first, with which this began, is the last: a second start after a kill does the same again
-        store(path, chosen, n, predictor.card)
+        store(path, chosen, n, predictor.metadata)
     where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} checkpoints"
     console.print(f"stored in {where}, for validation of {n} cases;   {use}", markup=False)
     return 0
@@ -244,18 +244,18 @@ def fitting(cases: Sequence[Case], pixels: Sequence[int], most: int) -> list[Cas
 # --- storing ----------------------------------------------------------------------------------------------------------
 
 
-def store(path: Path, chosen: Calibration, n: int, start: Card | None = None) -> None:
-    """Write it to the card of a checkpoint, whole or not at all; its steps come after those of `start` (None: its own)."""
+def store(path: Path, chosen: Calibration, n: int, start: Metadata | None = None) -> None:
+    """Write it to the metadata of a checkpoint, whole or not at all; its steps come after those of `start` (None: its own)."""
     content = checkpoint.read(path)
     if path.suffix == checkpoint.SAFETENSORS:
         raise SegkitError(f"{path} is a shared folder;   calibrate the run's own checkpoint, then share it again")
-    card = content[checkpoint.CARD]
-    config = card["config"]
-    began, past = (start.config, start.calibration) if start else (config, card.get("calibration") or {})
+    metadata = content[checkpoint.METADATA_KEY]
+    config = metadata["config"]
+    began, past = (start.config, start.calibration) if start else (config, metadata.get("calibration") or {})
     threshold, steps = simplest(chosen.decision.threshold), {**began["inference"]["postprocess"], **chosen.nodes}
     inference = {**config["inference"], "threshold": threshold, "postprocess": steps}
-    content[checkpoint.CARD] = {
-        **card,
+    content[checkpoint.METADATA_KEY] = {
+        **metadata,
         "config": {**config, "inference": inference},
         "calibration": {"n": n, "kept": [*past.get("kept", []), *chosen.kept]},
     }

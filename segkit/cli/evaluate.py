@@ -37,7 +37,7 @@ def evaluate(cfg: Evaluate) -> Result:
     if cfg.sweep is not None:
         return evaluate_sweep(cfg, cfg.sweep, is_other)
     predictor, ckpts = load_predictor(cfg)
-    return evaluate_predictor(cfg, predictor, ckpts, default_folder(ckpts, predictor.card.config["name"]) / "evaluation")
+    return evaluate_predictor(cfg, predictor, ckpts, default_folder(ckpts, predictor.metadata.config["name"]) / "evaluation")
 
 
 def evaluate_sweep(cfg: Evaluate, sweep: str, is_other: bool) -> Result:
@@ -59,19 +59,19 @@ def evaluate_sweep(cfg: Evaluate, sweep: str, is_other: bool) -> Result:
 
 def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path], home: Path, title: str = "") -> Result:
     """`home`: parent of the folder that is written, unless `output` names one."""
-    given, card, config = cfg.data.model_dump(exclude_unset=True), predictor.card, predictor.config
+    given, metadata, config = cfg.data.model_dump(exclude_unset=True), predictor.metadata, predictor.config
     is_other = "source" in given
     # The cache is this machine's, never a place that a checkpoint names.
-    manifest = load_labelled(checkpoint_data(card, config.data, given), config.seed, cfg.allow_targets, cache_dir=CACHE)
+    manifest = load_labelled(checkpoint_data(metadata, config.data, given), config.seed, cfg.allow_targets, cache_dir=CACHE)
     labels = match_labels(manifest.labels, predictor.labels)
-    cases, subsets = select_cases(manifest, card, "other" if is_other else cfg.subset)
+    cases, subsets = select_cases(manifest, metadata, "other" if is_other else cfg.subset)
     folder = output_folder(cfg, home / (f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset))
     evaluation = evaluate_cases(predictor, cases, labels, subsets, cfg.metric)
     if is_other:
         evaluation = evaluation.without_absent("this data", config.seed)
     if isinstance(predictor, Combination):
         report_collisions(evaluation)
-    name = str(card.config["name"])
+    name = str(metadata.config["name"])
     write_results(folder, evaluation, f"{name}, {title}" if title else name, manifest, cfg.metric or config.metric)
     return Result(folder, evaluation.summary, ckpts[0])
 

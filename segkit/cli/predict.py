@@ -62,7 +62,7 @@ def predict(cfg: Predict) -> int:
 def predict_shard(cfg: Predict, part: Shard | None) -> BatchResult:
     """Predict in this process."""
     predictor, ckpts = load_predictor(cfg)
-    if predictor.card.is_phantom:
+    if predictor.metadata.is_phantom:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
     marker = check_output_folder(cfg, predictor, ckpts)
@@ -74,7 +74,7 @@ def predict_shard(cfg: Predict, part: Shard | None) -> BatchResult:
 def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
     """The cases of a data set in a layout that a source reads, labelled or not."""
     config = predictor.config
-    data = checkpoint_data(predictor.card, config.data, cfg.data.model_dump(exclude_unset=True))
+    data = checkpoint_data(predictor.metadata, config.data, cfg.data.model_dump(exclude_unset=True))
     found = find(data, config.seed, cfg.allow_targets, CACHE)
     raise_errors(found.problems, before="prediction starts")
     return found.cases

@@ -78,7 +78,7 @@ def sanity(stage: Stage, best: Trial) -> tuple[str, bool]:
     from segkit.models import checkpoint
 
     ce, ckpt = best.columns["train/loss_ce"][0], RunFolder(best.path).best
-    labels = checkpoint.read_card(ckpt, checkpoint.read(ckpt)).label_map()
+    labels = checkpoint.read_metadata(ckpt, checkpoint.read(ckpt)).label_map()
     k = labels.n_outputs if labels.mode == "multiclass" else 2
     text = f"cross-entropy of the untrained network {ce:.3f}, of a guess ln {k} = {math.log(k):.3f}"
     if abs(ce / math.log(k) - 1) <= TOLERANCE:
@@ -110,13 +110,13 @@ def dice_of_the_first_batch(cfg: Train, path: Path) -> float:
     from segkit.training import train
 
     run = RunFolder(path)
-    card = checkpoint.read_card(run.best, checkpoint.read(run.best))
+    metadata = checkpoint.read_metadata(run.best, checkpoint.read(run.best))
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    data = SegmentationData(train.prepare_data(cfg, run), cfg, hardware.device, card.intensity_max)
+    data = SegmentationData(train.prepare_data(cfg, run), cfg, hardware.device, metadata.intensity_max)
     (batch,) = islice(data.train_dataloader().position, 1)
     cases = list({i: data.train.cases[i] for i in (index % len(data.train.cases) for _, index in batch)}.values())
     latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    summary = evaluate_cases(latest, cases, card.label_map(), {case.id: "train" for case in cases}).summary
+    summary = evaluate_cases(latest, cases, metadata.label_map(), {case.id: "train" for case in cases}).summary
     known = [line.mean for line in summary.lines if line.statistic == "dice" and line.class_name == "overall"]
     return float(np.mean(known)) if known else math.nan
 

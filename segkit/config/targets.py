@@ -1,6 +1,6 @@
 """`_target_`: which names a config may turn into objects, and how.
 
-Configs come from strangers, and so do checkpoints, whose cards rebuild networks through `instantiate`. So a name must lie
+Configs come from strangers, and so do checkpoints, whose metadata rebuild networks through `instantiate`. So a name must lie
 in an allowed package, and what it names must be a class or function defined in one: no way around through an imported `os`.
 Of other people's packages only classes: among their functions are some that download or import what they are told.
 """

@@ -123,7 +123,7 @@ def predict_one(predictor: Predictor, job: Job, output: Path, options: OutputOpt
     """Predict one job and write its files. The mask comes last: where it exists, everything else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
-    cases = cases_of(job, predictor.card.dims, predictor.config.data.neighbours, orient)
+    cases = cases_of(job, predictor.metadata.dims, predictor.config.data.neighbours, orient)
     mask, probs, image = predict_whole(predictor, cases, is_stack(job, cases), options.probabilities, options.overlays)
     if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes

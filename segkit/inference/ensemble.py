@@ -19,7 +19,7 @@ import numpy as np
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, Array, LabelMap
 from segkit.inference.postprocess import decide, planes, postprocess, threshold_of
 from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError, nearest
 
 Merge = Literal["max_prob", "priority", "multilabel"]
@@ -34,12 +34,12 @@ class JointPredictor(Predictor, ABC):
     def __init__(self, predictors: Sequence[CheckpointPredictor], labels: LabelMap) -> None:
         self.predictors, self.labels = list(predictors), labels
         first = predictors[0]
-        channels = {p.card.channels for p in predictors}
-        dims = {p.card.dims for p in predictors}
+        channels = {p.metadata.channels for p in predictors}
+        dims = {p.metadata.dims for p in predictors}
         if len(channels) > 1 or len(dims) > 1:
             raise SegkitError(f"members take {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
         self.config = first.config
-        self.card = replace(first.card, labels=labels.as_dict(), split=common_split([p.card for p in predictors]))
+        self.metadata = replace(first.metadata, labels=labels.as_dict(), split=common_split([p.metadata for p in predictors]))
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         copies = tee(images, len(self.predictors))
@@ -201,10 +201,10 @@ def common_source(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def common_split(cards: Sequence[Card]) -> dict[str, Any]:
+def common_split(members: Sequence[Metadata]) -> dict[str, Any]:
     """Validation and test cases are those that no member was trained on; training cases are those that any was trained on."""
-    split = dict(cards[0].split)
-    seen = {case for card in cards for case in card.split["train"]}
+    split = dict(members[0].split)
+    seen = {case for member in members for case in member.split["train"]}
     for subset in ("val", "test"):
-        split[subset] = [case for case in split[subset] if case not in seen and all(case in card.split[subset] for card in cards)]
+        split[subset] = [case for case in split[subset] if case not in seen and all(case in member.split[subset] for member in members)]
     return split | {"train": sorted(seen)}

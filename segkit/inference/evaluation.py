@@ -23,7 +23,7 @@ from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import EXCLUDED, CaseTable, Row, evaluate_case
 from segkit.metrics.volumes import Stacks, evaluate_volume
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
 from segkit.system.files import CACHE, write_text_atomic
 from segkit.system.progress import console, track
@@ -95,27 +95,27 @@ class Result:
 # --- cases and labels -------------------------------------------------------------------------------------------------
 
 
-def checkpoint_data(card: Card, trained: Data, given: Mapping[str, Any]) -> Data:
+def checkpoint_data(metadata: Metadata, trained: Data, given: Mapping[str, Any]) -> Data:
     """The data section of the training, updated by the keys that are given; labels mean what they meant in training."""
     if "source" in given:
-        same_kind = given.get("overlap") in (None, card.labels["overlap"])
-        return trained.model_copy(update={**given, "labels": given.get("labels") or (card.labels["values"] if same_kind else None)})
-    root = None if trained.root is None else card.data_root
-    return trained.model_copy(update={"root": root, "labels": card.labels["values"], **given})
+        same_kind = given.get("overlap") in (None, metadata.labels["overlap"])
+        return trained.model_copy(update={**given, "labels": given.get("labels") or (metadata.labels["values"] if same_kind else None)})
+    root = None if trained.root is None else metadata.data_root
+    return trained.model_copy(update={"root": root, "labels": metadata.labels["values"], **given})
 
 
-def select_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case], dict[str, str]]:
+def select_cases(manifest: Manifest, metadata: Metadata, subset: str) -> tuple[list[Case], dict[str, str]]:
     """The cases of a subset of the checkpoint's own split, and the subset of every case.
 
     Validation includes the cases that the data set excludes from it: their scores are reported as well, separately.
     """
     if subset == "other":
         return list(manifest), {case.id: manifest.name for case in manifest}
-    subsets = {id_: name for name in ("train", "val", "test") for id_ in card.split[name]}
+    subsets = {id_: name for name in ("train", "val", "test") for id_ in metadata.split[name]}
     if subset == "all":
         return list(manifest), {case.id: subsets.get(case.id, "unseen") for case in manifest}
-    left_out = [i for i in card.split.get(EXCLUDED, ()) if i in manifest.by_id and manifest.by_id[i].split == "val"]
-    ids: list[str] = [*card.split[subset], *(left_out if subset == "val" else ())]
+    left_out = [i for i in metadata.split.get(EXCLUDED, ()) if i in manifest.by_id and manifest.by_id[i].split == "val"]
+    ids: list[str] = [*metadata.split[subset], *(left_out if subset == "val" else ())]
     subsets |= dict.fromkeys(left_out, EXCLUDED)
     missing = [i for i in ids if i not in manifest.by_id]
     if missing:
@@ -127,12 +127,12 @@ def select_cases(manifest: Manifest, card: Card, subset: str) -> tuple[list[Case
     return [manifest.by_id[i] for i in ids], subsets
 
 
-def validation_cases(card: Card, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
+def validation_cases(metadata: Metadata, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
     """The labelled validation cases of a checkpoint, in its own data."""
-    section = checkpoint_data(card, config.data, data.model_dump(exclude_unset=True))
+    section = checkpoint_data(metadata, config.data, data.model_dump(exclude_unset=True))
     manifest = load_labelled(section, config.seed, allow, cache_dir=CACHE)
-    cases, subsets = select_cases(manifest, card, "val")
-    return [case for case in cases if case.masks and subsets[case.id] == "val"], match_labels(manifest.labels, card.label_map())
+    cases, subsets = select_cases(manifest, metadata, "val")
+    return [case for case in cases if case.masks and subsets[case.id] == "val"], match_labels(manifest.labels, metadata.label_map())
 
 
 def match_labels(data: LabelMap, trained: LabelMap) -> LabelMap:
@@ -323,4 +323,4 @@ def evaluate_benchmark(best: Predictor, manifest: Manifest, run: Path) -> None:
     """Tables and figures of the finished checkpoint, in a folder of their own in the run."""
     found = evaluate_cases(best, list(manifest), manifest.labels, {case.id: BENCHMARK for case in manifest})
     found = found.without_absent("the benchmark", best.config.seed)
-    write_results(run / BENCHMARK, found, f"{best.card.config['name']} on {manifest.root}", manifest)
+    write_results(run / BENCHMARK, found, f"{best.metadata.config['name']} on {manifest.root}", manifest)

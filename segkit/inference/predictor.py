@@ -23,7 +23,7 @@ from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
-from segkit.models.checkpoint import Card, load_model
+from segkit.models.checkpoint import Metadata, load_model
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Accelerator, Hardware
@@ -86,14 +86,19 @@ class Predictor(ABC):
     `Case`.
 
     Attributes:
-        card: What the checkpoint knows besides its weights: labels, channels, split, provenance.
+        metadata: What the checkpoint knows besides its weights: labels, channels, split, provenance.
         config: The config of the training, with the overridden inference section.
         labels: Classes of the masks.
     """
 
-    card: Card
+    metadata: Metadata
     config: Train
     labels: LabelMap
+
+    @property
+    def card(self) -> Metadata:
+        """An older name of `metadata`."""
+        return self.metadata
 
     def predict(self, image: Image) -> Prediction:
         """Predict one image.
@@ -115,19 +120,19 @@ class CheckpointPredictor(Predictor):
     def __init__(
         self,
         model: SegmentationModel,
-        card: Card,
+        metadata: Metadata,
         config: Train,
         hardware: Hardware,
         allow: Sequence[str] = (),
         inference: Mapping[str, Any] | None = None,
     ) -> None:
-        self.card, self.hardware = card, hardware
+        self.metadata, self.hardware = metadata, hardware
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
-        self.labels = card.label_map()
-        self.intensity = Intensity(self.config.preprocess, card.intensity_max)
+        self.labels = metadata.label_map()
+        self.intensity = Intensity(self.config.preprocess, metadata.intensity_max)
         self.decide = Decision.of(self.config.inference, self.labels, allow)
-        self.views = views(self.config.inference.tta, card.dims)
-        self.model = memory_order(model.eval(), self.config.trainer.channels_last, card.dims).to(hardware.device)
+        self.views = views(self.config.inference.tta, metadata.dims)
+        self.model = memory_order(model.eval(), self.config.trainer.channels_last, metadata.dims).to(hardware.device)
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Reads ahead; images of equal size on the network's grid share a batch."""
@@ -140,17 +145,19 @@ class CheckpointPredictor(Predictor):
 
     def _prepare(self, image: Image) -> Ready:
         case = as_case(image)
-        raw, dims = case.image.read(), self.card.dims
+        raw, dims = case.image.read(), self.metadata.dims
         raw = raw[..., None] if raw.ndim == dims else raw
-        if raw.ndim != dims + 1 or raw.shape[-1] != self.card.channels:
+        if raw.ndim != dims + 1 or raw.shape[-1] != self.metadata.channels:
             axes = "rows, columns" if dims == 2 else "slices, rows, columns"
-            kind = f"{self.card.channels}-channel {'images' if dims == 2 else 'volumes'}"
+            kind = f"{self.metadata.channels}-channel {'images' if dims == 2 else 'volumes'}"
             where = case.image.paths[0] if case.image.paths else "the image"
             offsets = self.config.data.neighbours
             if offsets != [0] and not case.volume:
                 fix = "give a volume, or a data set with  data.root=FOLDER"
                 raise SegkitError(f"{where} is a single image, but this checkpoint takes the slices at {offsets} as channels;   {fix}")
-            raise SegkitError(f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.card.channels})")
+            raise SegkitError(
+                f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.metadata.channels})"
+            )
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps, case.pixel_mm)
 
@@ -206,12 +213,12 @@ def load(
     Raises:
         SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
     """
-    model, card, config = load_model(ckpt, allow)
+    model, metadata, config = load_model(ckpt, allow)
     hardware = Hardware.choose(accelerator, precision, threads)
-    if precision is None and card.precision == "32":
+    if precision is None and metadata.precision == "32":
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)
-    return CheckpointPredictor(model, card, config, hardware, allow, inference)
+    return CheckpointPredictor(model, metadata, config, hardware, allow, inference)
 
 
 def read_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read with `weights_only=True`, with a card of metadata from which everything can be rebuilt."""
+"""Checkpoints: written atomically, read with `weights_only=True`, with metadata from which everything can be rebuilt."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from segkit.models.weights import load
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path
 
-CARD = "segkit"
+METADATA_KEY = "segkit"
 HUB, SAFETENSORS = "hf://", ".safetensors"
-WEIGHTS_FILE, CARD_FILE = f"model{SAFETENSORS}", "segkit.json"
+WEIGHTS_FILE, METADATA_FILE = f"model{SAFETENSORS}", "segkit.json"
 """Files of a shared folder (`hub.py`)."""
 PREFIX = "model."
 """The task's attribute that holds the SegmentationModel: what its state-dict keys begin with."""
 
 
 @dataclass(frozen=True)
-class Card:
+class Metadata:
     """The metadata of a checkpoint, as plain data; under the key `segkit` in the file.
 
     Args:
@@ -73,7 +73,7 @@ class Card:
     dims: int = 2
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Card:
+    def from_dict(cls, plain: Mapping[str, Any]) -> Metadata:
         return cls(**{"intensity_max" if key == "top" else key: value for key, value in plain.items()})
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
@@ -86,31 +86,31 @@ class Card:
         return {"top" if key == "intensity_max" else key: value for key, value in asdict(self).items()}
 
 
-def build_model(card: Card, allow: Sequence[str] = (), pretrained: bool = False, config: Train | None = None) -> SegmentationModel:
-    """The network that the card describes, with fresh weights; with pre-trained ones only where a training starts.
+def build_model(metadata: Metadata, allow: Sequence[str] = (), pretrained: bool = False, config: Train | None = None) -> SegmentationModel:
+    """Build the network that the metadata describe, with fresh weights; with pre-trained ones only where a training starts.
 
-    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with. `config`: the
-    card's, where it has been validated already.
+    A checkpoint brings its own weights, so opening one must not ask for those that its network once began with. `config`: that of the
+    metadata, where it has been validated already.
     """
-    config, labels = config or card.train_config(allow), card.label_map()
+    config, labels = config or metadata.train_config(allow), metadata.label_map()
     node = config.model if pretrained else without_downloads(config.model)
     weights, node = node.get("weights"), {key: value for key, value in node.items() if key != "weights"}
-    supplied = {"in_channels": card.channels, "out_channels": labels.n_outputs}
+    supplied = {"in_channels": metadata.channels, "out_channels": labels.n_outputs}
     if "dims" in keywords_of(str(node["_target_"]), allow):
-        supplied["dims"] = card.dims
-    elif card.dims == 3:
+        supplied["dims"] = metadata.dims
+    elif metadata.dims == 3:
         raise SegkitError(f"model._target_ = {node['_target_']} has no dims: it is for images;   use  model=unet  or  data.dims=2")
     network = instantiate(node, allow=allow, **supplied)
     if not isinstance(network, nn.Module):
         raise SegkitError(f"model._target_ = {config.model['_target_']} does not build a torch.nn.Module")
     if weights is not None and pretrained:
         load.load_into(network, *load.obtain(Weights.model_validate(weights)))
-    normalizer = Normalizer(config.preprocess.normalize, card.mean, card.sd, card.dims)
+    normalizer = Normalizer(config.preprocess.normalize, metadata.mean, metadata.sd, metadata.dims)
     return SegmentationModel(network, normalizer, labels.mode)
 
 
 def without_downloads(node: Any) -> Any:
-    """At any depth: a stranger's card must not make this machine download anything."""
+    """At any depth: a stranger's metadata must not make this machine download anything."""
     if isinstance(node, Mapping):
         return {key: None if key in ("encoder_weights", "weights") else without_downloads(value) for key, value in node.items()}
     return [without_downloads(value) for value in node] if isinstance(node, list) else node
@@ -160,14 +160,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_shared(path: Path) -> dict[str, Any]:
-    """A checkpoint as `segkit.save` wrote it: weights in the safetensors format, the card beside them."""
-    card = path.with_name(CARD_FILE)
-    if not card.is_file():
-        raise SegkitError(f"{path} has no {CARD_FILE} beside it: it holds weights alone;   segkit import weights={path}")
+    """A checkpoint as `segkit.save` wrote it: weights in the safetensors format, the metadata beside them."""
+    beside = path.with_name(METADATA_FILE)
+    if not beside.is_file():
+        raise SegkitError(f"{path} has no {METADATA_FILE} beside it: it holds weights alone;   segkit import weights={path}")
     try:
-        return {"state_dict": load_file(path), CARD: json.loads(card.read_text())}
+        return {"state_dict": load_file(path), METADATA_KEY: json.loads(beside.read_text())}
     except (SafetensorError, ValueError, OSError) as error:
-        raise SegkitError(f"{path} or its {CARD_FILE} is damaged: {first_line(error)}") from error
+        raise SegkitError(f"{path} or its {METADATA_FILE} is damaged: {first_line(error)}") from error
 
 
 def from_hub(address: str) -> Path:
@@ -176,38 +176,38 @@ def from_hub(address: str) -> Path:
 
     name, _, revision = address.removeprefix(HUB).partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS_FILE, CARD_FILE]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS_FILE, METADATA_FILE]))
     except (OSError, ValueError) as error:
         raise SegkitError(f"{address} cannot be downloaded: {first_line(error)}") from error
 
 
-def read_card(path: Path, content: Mapping[str, Any]) -> Card:
-    if CARD not in content:
+def read_metadata(path: Path, content: Mapping[str, Any]) -> Metadata:
+    if METADATA_KEY not in content:
         raise SegkitError(
-            f"{path} was written by another program: it has no segkit card (it holds {', '.join(list(map(str, content))[:6])}).\n"
+            f"{path} was written by another program: it has no segkit metadata (it holds {', '.join(list(map(str, content))[:6])}).\n"
             "  segkit evaluate and predict need a checkpoint of segkit train"
         )
-    card = content[CARD] if isinstance(content[CARD], dict) else {}
-    if card.get("format") != 1:
-        raise SegkitError(f"{path} has card format {card.get('format')}; this segkit reads format 1: update segkit")
+    metadata = content[METADATA_KEY] if isinstance(content[METADATA_KEY], dict) else {}
+    if metadata.get("format") != 1:
+        raise SegkitError(f"{path} has metadata format {metadata.get('format')}; this segkit reads format 1: update segkit")
     try:
-        return Card.from_dict(card)
+        return Metadata.from_dict(metadata)
     except (TypeError, ValueError) as error:
-        raise SegkitError(f"{path} has a damaged card: {first_line(error)}") from error
+        raise SegkitError(f"{path} has damaged metadata: {first_line(error)}") from error
 
 
-def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Card, Train]:
-    """The trained network in evaluation mode, its card, and the card's validated config."""
+def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Metadata, Train]:
+    """The trained network in evaluation mode, its metadata, and the metadata's validated config."""
     path = find(ckpt)
     content = read(path)
-    card = read_card(path, content)
-    config = card.train_config(allow)
-    model = build_model(card, allow, config=config)
+    metadata = read_metadata(path, content)
+    config = metadata.train_config(allow)
+    model = build_model(metadata, allow, config=config)
     try:
         model.load_state_dict(model_weights(content))
     except (RuntimeError, KeyError) as error:
-        raise SegkitError(f"{path}: its weights are not those of the network in its card: {first_line(error)}") from error
-    return model.eval(), card, config
+        raise SegkitError(f"{path}: its weights are not those of the network in its metadata: {first_line(error)}") from error
+    return model.eval(), metadata, config
 
 
 def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -252,10 +252,10 @@ def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -
 def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
     if (content := own_content(path)) is not None:
-        card = read_card(path, content)
-        same_meaning(path, card.config["model"], network)
+        metadata = read_metadata(path, content)
+        same_meaning(path, metadata.config["model"], network)
         weights = {key: value for key, value in model_weights(content).items() if key.startswith("network.")}
-        return {key.removeprefix("network."): value for key, value in weights.items()}, card.label_map().classes
+        return {key.removeprefix("network."): value for key, value in weights.items()}, metadata.label_map().classes
     state, schema = load.obtain(Weights(path=str(path)))
     if schema == load.PLAIN:
         return load.as_named_in(network.state_dict(), state), None
@@ -266,12 +266,12 @@ def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Ten
 def own_content(path: Path) -> dict[str, Any] | None:
     """Of a file that segkit wrote; errors of others are left to who reads them."""
     if path.suffix == SAFETENSORS:
-        return read(path) if path.with_name(CARD_FILE).is_file() else None
+        return read(path) if path.with_name(METADATA_FILE).is_file() else None
     try:
         content = read(path)
     except SegkitError:
         return None
-    return content if CARD in content else None
+    return content if METADATA_KEY in content else None
 
 
 def same_meaning(path: Path, theirs: Mapping[str, Any], network: nn.Module) -> None:

@@ -27,7 +27,7 @@ from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.table import CaseTable, Row, evaluate_case
-from segkit.models.checkpoint import CARD, Card
+from segkit.models.checkpoint import METADATA_KEY, Metadata
 from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
 from segkit.training.distributed import all_gather, is_distributed
@@ -52,7 +52,7 @@ class SegmentationModule(L.LightningModule):
         loss: Called with logits and the target (B, *S), or a list of logits under deep supervision; returns its parts and `loss`.
         metrics: Case metrics by name, for validation.
         config: The validated config: optimizer, schedule, frozen layers, inference.
-        card: The metadata that makes a checkpoint self-contained; written into each checkpoint.
+        metadata: What makes a checkpoint self-contained; written into each checkpoint.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class SegmentationModule(L.LightningModule):
         loss: WeightedLoss,
         metrics: Mapping[str, CaseMetric],
         config: Train,
-        card: Card,
+        metadata: Metadata,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
-        self.metrics, self.config, self.card = metrics, config, card
-        self.labels, self.window = card.label_map(), window_of(config)
+        self.metrics, self.config, self.metadata = metrics, config, metadata
+        self.labels, self.window = metadata.label_map(), window_of(config)
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
         """By index. Two processes may have evaluated the same case."""
@@ -94,7 +94,7 @@ class SegmentationModule(L.LightningModule):
         resumed run would miss one step."""
         cfg = self.config
         groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
-        optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.card.precision))
+        optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.metadata.precision))
         n_steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
         scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
@@ -158,7 +158,7 @@ class SegmentationModule(L.LightningModule):
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CARD] = self.card.as_dict()
+        checkpoint[METADATA_KEY] = self.metadata.as_dict()
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 

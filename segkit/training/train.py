@@ -35,7 +35,7 @@ from segkit.inference.evaluation import (
 from segkit.losses import IgnoreGuard, WeightedLoss, check_shares
 from segkit.metrics.summary import Summary
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Card, build_model
+from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.probe import probe
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job_name, versions
@@ -92,17 +92,17 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     hardware.prepare_process()
     prepared = prepare_data(cfg, resumed)
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
-    card = make_card(cfg, prepared, hardware)
-    module = build_module(cfg, card, starts_anew=not (resumed and resumed.resume_from))
+    metadata = make_metadata(cfg, prepared, hardware)
+    module = build_module(cfg, metadata, starts_anew=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
-    data = SegmentationData(prepared, cfg, hardware.device, card.intensity_max)
+    data = SegmentationData(prepared, cfg, hardware.device, metadata.intensity_max)
     if is_child():
         with suppress(Interrupted, Pruned):  # the first process reports it
             fit(run, cfg, hardware, module, data)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, prepared, hardware)
     with run.recording():
-        record_start(run, prepared, card)
+        record_start(run, prepared, metadata)
         try:
             fit(run, cfg, hardware, module, data)
         except Pruned:
@@ -161,10 +161,10 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
     return prepared
 
 
-def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
+def make_metadata(cfg: Train, prepared: Prepared, hardware: Hardware) -> Metadata:
     seen = intensity_statistics(cfg, prepared)
     manifest = prepared.manifest
-    return Card(
+    return Metadata(
         config=cfg.model_dump(mode="json"),
         labels=manifest.labels.as_dict(),
         dims=manifest.dims,
@@ -181,37 +181,37 @@ def make_card(cfg: Train, prepared: Prepared, hardware: Hardware) -> Card:
     )
 
 
-def build_module(cfg: Train, card: Card, starts_anew: bool = True) -> SegmentationModule:
+def build_module(cfg: Train, metadata: Metadata, starts_anew: bool = True) -> SegmentationModule:
     """Build network, loss and metrics. Weights depend on the seed alone, unless they come from `init_from` or a checkpoint."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
-    model = build_model(card, cfg.allow_targets, starts_anew and cfg.init_from is None, cfg)
+    model = build_model(metadata, cfg.allow_targets, starts_anew and cfg.init_from is None, cfg)
     if cfg.init_from and starts_anew:
-        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), card.label_map().classes)
+        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), metadata.label_map().classes)
         console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
-    check_size(model, cfg, card)
+    check_size(model, cfg, metadata)
     freeze(model.network, cfg.freeze)
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
     measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
     if cfg.metric.monitor.split("/")[0] not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
-    return SegmentationModule(model, build_loss(cfg, card.label_map()), metrics, cfg, card)
+    return SegmentationModule(model, build_loss(cfg, metadata.label_map()), metrics, cfg, metadata)
 
 
-def check_size(model: SegmentationModel, cfg: Train, card: Card) -> None:
+def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None:
     """Raise SegkitError if the network does not take images of the configured size."""
     key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
     if size is None:
         if model.target in ("center_crop", "resize"):
             raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
         return
-    if len(size) != card.dims:
-        kind, other = ("images", 3) if card.dims == 2 else ("volumes", 2)
-        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {card.dims} numbers, or  data.dims={other}")
+    if len(size) != metadata.dims:
+        kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)
+        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {metadata.dims} numbers, or  data.dims={other}")
     if model.shape and model.target != "overlap_tile":
         model.shape.check(size, key)
-    n = probe(model, card.channels, size, cfg.data.batch_size, card.label_map().n_outputs)
+    n = probe(model, metadata.channels, size, cfg.data.batch_size, metadata.label_map().n_outputs)
     check_shares(cfg.loss.deep_supervision, n)
 
 
@@ -252,20 +252,22 @@ def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
     return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
-def record_start(run: RunFolder, prepared: Prepared, card: Card) -> None:
+def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata) -> None:
     if not run.resumed or not (run.path / "split.json").exists():
         prepared.split.to_json(run.path / "split.json")
     manifest = prepared.manifest
     if manifest.is_phantom:
-        write_text_atomic(run.path / MARK, f"Trained and evaluated on synthetic images in {card.data_root}: says nothing about patients.\n")
-    facts = {"fingerprint": card.data_fingerprint, "manifest": manifest.hash, "root": card.data_root}
+        write_text_atomic(
+            run.path / MARK, f"Trained and evaluated on synthetic images in {metadata.data_root}: says nothing about patients.\n"
+        )
+    facts = {"fingerprint": metadata.data_fingerprint, "manifest": manifest.hash, "root": metadata.data_root}
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
 
 
 def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> None:
     """Train to the end, or stop with a checkpoint and print how to resume."""
     n_train = len(data.train)
-    compiled = prepare_network(module.model, cfg, hardware, module.card.channels, n_train, module.card.dims)
+    compiled = prepare_network(module.model, cfg, hardware, module.metadata.channels, n_train, module.metadata.dims)
     parameters = sum(p.numel() for p in module.model.parameters())
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
@@ -273,7 +275,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
     group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
     try:
         with group, naming_killed_workers(data.train, data.val):
-            strategy, sync = build_strategy(cfg, hardware, module.model, module.card.channels), wants_sync(cfg, hardware, module.model)
+            strategy, sync = build_strategy(cfg, hardware, module.model, module.metadata.channels), wants_sync(cfg, hardware, module.model)
             trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
             trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
@@ -298,9 +300,9 @@ def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: Segmen
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
     """Evaluate the best checkpoint as `segkit evaluate` does, and write tables and figures."""
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    cases, subsets = select_cases(prepared.manifest, best.card, "val")
+    cases, subsets = select_cases(prepared.manifest, best.metadata, "val")
     evaluation = evaluate_cases(best, cases, prepared.manifest.labels, subsets)
-    write_results(run.path, evaluation, best.card.config["name"], prepared.manifest)
+    write_results(run.path, evaluation, best.metadata.config["name"], prepared.manifest)
     if benchmark:
         evaluate_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)

@@ -129,13 +129,13 @@ def test_where_memory_is_short_all_folds_are_judged() -> None:
 def test_what_is_found_is_stored_beside_what_was_there(tmp_path: Path) -> None:
     ellipse, fill = ({"_target_": f"segkit.inference.{step}"} for step in ("FitEllipse", "FillHoles"))
     config = {"inference": {"threshold": 0.5, "tta": "horizontal", "postprocess": {"ellipse": ellipse}}}
-    checkpoint.save({checkpoint.CARD: {"config": config, "calibration": {"n": 6, "kept": ["earlier"]}}}, tmp_path / "best.ckpt")
+    checkpoint.save({checkpoint.METADATA_KEY: {"config": config, "calibration": {"n": 6, "kept": ["earlier"]}}}, tmp_path / "best.ckpt")
     store(tmp_path / "best.ckpt", Calibration(Decision(HEAD, {"head": 0.35}), {"calibrated_fill_holes_head": fill}, ("found",)), 7)
-    card = checkpoint.read(tmp_path / "best.ckpt")[checkpoint.CARD]
-    inference = card["config"]["inference"]
+    metadata = checkpoint.read(tmp_path / "best.ckpt")[checkpoint.METADATA_KEY]
+    inference = metadata["config"]["inference"]
     assert (inference["threshold"], inference["tta"]) == (0.35, "horizontal")
     assert list(inference["postprocess"].items()) == [("ellipse", ellipse), ("calibrated_fill_holes_head", fill)]
-    assert card["calibration"] == {"n": 7, "kept": ["earlier", "found"]}
+    assert metadata["calibration"] == {"n": 7, "kept": ["earlier", "found"]}
 
 
 def test_what_was_chosen_is_kept_in_the_checkpoint_and_used(segkit_in: Cli, tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_what_was_chosen_is_kept_in_the_checkpoint_and_used(segkit_in: Cli, tmp_
     first = (run / "cases.csv").read_bytes()
     done = segkit_in("calibrate", f"ckpt={run}")
     assert done.returncode == 0, done.stdout + done.stderr
-    card = checkpoint.load_model(run)[1]
+    metadata = checkpoint.load_model(run)[1]
     if "stays as it is" in done.stdout:
-        assert card.calibration == {}
+        assert metadata.calibration == {}
         return
-    assert card.calibration["n"] == 8
-    assert card.calibration["kept"]
+    assert metadata.calibration["n"] == 8
+    assert metadata.calibration["kept"]
     assert segkit_in("evaluate", f"ckpt={run}").returncode == 0
     assert (run / "evaluation/val/cases.csv").read_bytes() != first
 

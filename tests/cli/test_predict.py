@@ -15,7 +15,7 @@ from segkit.data.labels import LabelMap
 from segkit.inference.ensemble import Combination, Ensemble, Member
 from segkit.inference.postprocess import Decision
 from segkit.inference.predictor import CheckpointPredictor, Predictor
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from tests.conftest import Cli
@@ -24,7 +24,7 @@ LARGEST, HOLES = ({"_target_": f"segkit.inference.{step}"} for step in ("Largest
 
 
 class Opened(CheckpointPredictor):
-    """A checkpoint of which only the card and the settings matter."""
+    """A checkpoint of which only the metadata and the settings matter."""
 
     def __init__(self, classes: dict[int, str], **inference: Any) -> None:
         config: Any = compose("train", ["data=phantom", "name=x"])
@@ -32,7 +32,7 @@ class Opened(CheckpointPredictor):
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=given)})
         self.labels = LabelMap.of({0: "background", **classes})
         nobody: dict[str, Any] = {"train": [], "val": [], "test": []}
-        self.card = Card(config.model_dump(), self.labels.as_dict(), 1, 255, [0.5], [0.5], nobody, "", "", True, "32", {})
+        self.metadata = Metadata(config.model_dump(), self.labels.as_dict(), 1, 255, [0.5], [0.5], nobody, "", "", True, "32", {})
         self.hardware, self.decide = Hardware.choose("cpu", "32", "auto"), Decision(self.labels, 0.5)
 
 

@@ -15,7 +15,7 @@ from segkit.data.labels import LabelMap
 from segkit.data.sources import Phantom
 from segkit.data.splits import Split, make_split
 from segkit.data.transforms.augment import Augmentation
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training import train as run
@@ -27,13 +27,13 @@ from segkit.training.trainer import build_callbacks, build_trainer
 OPTIONS = [f"{group}={name}" for group, (_, names) in sorted(compose.groups("train").items()) for name in names]
 
 
-def card_of(cfg: Train) -> Card:
+def metadata_of(cfg: Train) -> Metadata:
     weighted = {name: name for node in cfg.loss.parts.values() if node for name in node.get("class_weights") or {}}
     values = weighted or cfg.data.labels or {"0": "background", "1": "a", "2": "b"}
     labels = LabelMap.of(values, overlap="background" not in values.values()).as_dict()
     split = {"train": ["1"], "val": ["2"], "test": []}
     dims = len(cfg.sampling.patch or cfg.preprocess.size or (1, 1))
-    return Card(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)
+    return Metadata(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -41,7 +41,7 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
-    task = run.build_module(cfg, card_of(cfg))
+    task = run.build_module(cfg, metadata_of(cfg))
     assert isinstance(task, SegmentationModule)
     Augmentation(cfg.augment.transforms)
     assert any(isinstance(callback, Checkpoints) for callback in build_callbacks(cfg, RunFolder(tmp_path)))

@@ -15,7 +15,7 @@ from segkit.config.compose import CONF, check, compose, groups
 from segkit.data.labels import LabelMap
 from segkit.inference.evaluation import Result
 from segkit.inference.predictor import load
-from segkit.models.checkpoint import Card, build_model
+from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.unet import UNet
 from segkit.training.train import build_loss
 
@@ -76,17 +76,17 @@ def test_a_preset_trains_on_its_phantom_and_is_judged(trained: tuple[str, Result
 
 def test_channels_in_and_out(trained: tuple[str, Result]) -> None:
     name, result = trained
-    card = load(result.ckpt, "cpu").card
-    assert (card.channels, card.label_map().n_outputs) == CHANNELS[name]
+    metadata = load(result.ckpt, "cpu").metadata
+    assert (metadata.channels, metadata.label_map().n_outputs) == CHANNELS[name]
 
 
 def test_a_prediction_covers_the_image(trained: tuple[str, Result]) -> None:
     """Also where a network returns less than it takes, and where the preset crops, pads or goes by windows."""
     _, result = trained
     predictor = load(result.ckpt, "cpu")
-    shape = (5, 40, 56)[-predictor.card.dims :]
-    image = torch.rand(*shape, predictor.card.channels, generator=torch.Generator().manual_seed(0)).numpy()
-    assert predictor.predict(image).probs.shape == (predictor.card.label_map().n_outputs, *shape)
+    shape = (5, 40, 56)[-predictor.metadata.dims :]
+    image = torch.rand(*shape, predictor.metadata.channels, generator=torch.Generator().manual_seed(0)).numpy()
+    assert predictor.predict(image).probs.shape == (predictor.metadata.label_map().n_outputs, *shape)
 
 
 # table 7.2
@@ -177,9 +177,9 @@ def test_images_are_padded_and_not_scaled(name: str, unpadded: tuple[int, int]) 
 )
 def test_networks_have_the_published_number_of_parameters(name: str, channels: int, parameters: int) -> None:
     values, ones = {"values": {"0": "background", "1": "structure"}, "overlap": False}, [1.0] * channels
-    card = Card(config(name).model_dump(mode="json"), values, channels, 255, ones, ones, {}, "", "", False, "32", {})
+    metadata = Metadata(config(name).model_dump(mode="json"), values, channels, 255, ones, ones, {}, "", "", False, "32", {})
     with torch.device("meta"):
-        assert sum(p.numel() for p in build_model(card).parameters()) == parameters
+        assert sum(p.numel() for p in build_model(metadata).parameters()) == parameters
 
 
 @pytest.mark.parametrize("own", [(1, 3, 4), (2, 5, 6)])

@@ -78,7 +78,7 @@ def test_a_member_without_a_card(here: Path, trained: Path) -> None:
     members = (f"members.a.ckpt={trained}", "members.b.ckpt=foreign.ckpt")
     for command, more in (("evaluate", ()), ("predict", ("input=scans", MASKS))):
         said = refused(command, "experiment=pelvis_combination", *members, *more)
-        assert "foreign.ckpt was written by another program: it has no segkit card (it holds state_dict)" in said
+        assert "foreign.ckpt was written by another program: it has no segkit metadata (it holds state_dict)" in said
 
 
 def test_members_that_own_the_same_class(here: Path, trained: Path) -> None:

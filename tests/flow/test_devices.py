@@ -112,12 +112,12 @@ def test_its_validation_is_that_of_one_process_with_the_same_weights(two: tuple[
 
 def validated_alone(folder: Path) -> dict[str, float]:
     loaded = predictor.load(folder / "checkpoints/last.ckpt", "cpu", "32")
-    cfg, card = loaded.config, loaded.card
+    cfg, metadata = loaded.config, loaded.metadata
     assert isinstance(cfg, Train)
     prepared = run.prepare_data(cfg.model_copy(update={"output_dir": str(folder.parents[1])}), None)
-    task = run.build_module(cfg, card)
+    task = run.build_module(cfg, metadata)
     task.model.load_state_dict(weights(folder))
-    data = SegmentationData(prepared, cfg, "cpu", card.intensity_max)
+    data = SegmentationData(prepared, cfg, "cpu", metadata.intensity_max)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
     (values,) = trainer.validate(task, data, verbose=False)
     return {name: float(value) for name, value in values.items()}

@@ -23,7 +23,7 @@ from segkit.metrics.compare import compare
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import CaseTable, position, read_table
 from segkit.models import checkpoint
-from segkit.models.checkpoint import CARD
+from segkit.models.checkpoint import METADATA_KEY
 from segkit.system.errors import SegkitError
 from segkit.training.sweeps.folds import out_of_fold
 from tests.conftest import run_segkit
@@ -83,11 +83,11 @@ def composed(command: str, *keys: str) -> Any:
 def rewrite_card(run: Path, **changed: Any) -> None:
     path = run / "checkpoints/best.ckpt"
     content = checkpoint.read(path)
-    checkpoint.save({**content, CARD: {**content[CARD], **changed}}, path)
+    checkpoint.save({**content, METADATA_KEY: {**content[METADATA_KEY], **changed}}, path)
 
 
 def inference_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    return [checkpoint.read(run / "checkpoints/best.ckpt")[CARD]["config"]["inference"] for run in runs]
+    return [checkpoint.read(run / "checkpoints/best.ckpt")[METADATA_KEY]["config"]["inference"] for run in runs]
 
 
 def test_one_word_trains_every_fold(here: Path) -> None:
@@ -168,9 +168,9 @@ def test_what_helps_out_of_fold_is_kept_in_every_fold(copied: Path, monkeypatch:
     first, *others = inference_of(RUNS)
     assert others == [first, first]
     assert first["threshold"] < 0.6
-    cards = [checkpoint.read(run / "checkpoints/best.ckpt")[CARD] for run in RUNS]
-    assert all(card["calibration"] == cards[0]["calibration"] for card in cards)
-    assert cards[0]["calibration"]["n"] == 15
+    all_metadata = [checkpoint.read(run / "checkpoints/best.ckpt")[METADATA_KEY] for run in RUNS]
+    assert all(metadata["calibration"] == all_metadata[0]["calibration"] for metadata in all_metadata)
+    assert all_metadata[0]["calibration"]["n"] == 15
     assert judge("sweep=fold").summary.line("dice").mean > before
 
 
@@ -203,7 +203,7 @@ def test_each_setting_of_the_other_keys_has_a_table(copied: Path, capsys: pytest
 
 
 def with_threshold(run: Path, threshold: float) -> dict[str, Any]:
-    config: dict[str, Any] = checkpoint.read(run / "checkpoints/best.ckpt")[CARD]["config"]
+    config: dict[str, Any] = checkpoint.read(run / "checkpoints/best.ckpt")[METADATA_KEY]["config"]
     return {**config, "inference": {**config["inference"], "threshold": threshold}}
 
 
@@ -212,7 +212,7 @@ def test_networks_of_several_seeds_judge_a_case_together(copied: Path) -> None:
     runs = {f"seed-{seed}_fold-{k}": {"seed": str(seed), "split.fold": str(k)} for seed in (0, 1) for k in range(3)}
     folder = Path("outputs/small/sweeps/seeds")
     vary(folder, {"seed": "choice(0, 1)", "split.fold": "choice(0, 1, 2)"}, runs)
-    splits = [checkpoint.read(run / "checkpoints/best.ckpt")[CARD]["split"] for run in RUNS]
+    splits = [checkpoint.read(run / "checkpoints/best.ckpt")[METADATA_KEY]["split"] for run in RUNS]
     for k in range(3):
         rewrite_card(folder / f"seed-1_fold-{k}", split=splits[(k + 1) % 3])
     together = read_table(judge("sweep=seeds").folder)
@@ -244,7 +244,7 @@ def test_a_fold_that_failed_is_named_with_the_command(copied: Path, capsys: pyte
 
 
 def test_networks_of_another_split_are_no_folds(copied: Path) -> None:
-    split = checkpoint.read(RUNS[1] / "checkpoints/best.ckpt")[CARD]["split"]
+    split = checkpoint.read(RUNS[1] / "checkpoints/best.ckpt")[METADATA_KEY]["split"]
     rewrite_card(RUNS[2], split=split)
     with pytest.raises(SegkitError, match=r"more cases are validated twice \(.*fold-1, .*fold-2\): these are no folds of one split"):
         judge("sweep=fold")

@@ -74,7 +74,7 @@ def test_four_images_are_learned_by_heart(family: str) -> None:
     cfg = config(FAMILIES[family])
     data = prepared(FAMILIES[family] if family == "volume" else ())
     torch.set_num_threads(2)
-    task = run.build_module(cfg, run.make_card(cfg, data, Hardware.choose("cpu", "32", "auto")))
+    task = run.build_module(cfg, run.make_metadata(cfg, data, Hardware.choose("cpu", "32", "auto")))
     image, mask = four(cfg, data)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
     best = 0.0

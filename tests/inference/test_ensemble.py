@@ -26,9 +26,9 @@ RIVALS = {0: "background", 1: "left", 2: "right"}
 class Toy(CheckpointPredictor):
     """Says what it is told."""
 
-    def __init__(self, card: Any, config: Any, values: dict[int, str], probs: np.ndarray, overlap: bool = False) -> None:
+    def __init__(self, metadata: Any, config: Any, values: dict[int, str], probs: np.ndarray, overlap: bool = False) -> None:
         self.labels = LabelMap.of(values, overlap)
-        self.card = replace(card, labels=self.labels.as_dict())
+        self.metadata = replace(metadata, labels=self.labels.as_dict())
         self.config, self.hardware = config, Hardware.choose("cpu", "32", "auto")
         self.decide = Decision(self.labels, 0.5)
         self.probs = np.asarray(probs, np.float32)
@@ -45,7 +45,7 @@ def base(trained: Path) -> Any:
 
 def toy(base: Any, values: dict[int, str], *pixels: tuple[float, ...], overlap: bool = False) -> Toy:
     """`pixels`: the probabilities of each pixel of a row."""
-    return Toy(base.card, base.config, values, np.array(pixels).T[:, None], overlap)
+    return Toy(base.metadata, base.config, values, np.array(pixels).T[:, None], overlap)
 
 
 def pair(base: Any) -> list[Member]:
@@ -142,9 +142,9 @@ def test_who_owns_what_must_be_clear(base: Any) -> None:
 def test_cases_that_any_member_was_trained_on_are_not_validation(base: Any) -> None:
     a, b = pair(base)
     splits: list[dict[str, Any]] = [{"train": ["1"], "val": ["2", "3"], "test": []}, {"train": ["2"], "val": ["1", "3"], "test": []}]
-    cards = [replace(member.predictor.card, split=split) for member, split in zip((a, b), splits, strict=True)]
-    a.predictor.card, b.predictor.card = cards
-    assert Combination([a, b], "max_prob").card.split["val"] == ["3"]
+    changed = [replace(member.predictor.metadata, split=split) for member, split in zip((a, b), splits, strict=True)]
+    a.predictor.metadata, b.predictor.metadata = changed
+    assert Combination([a, b], "max_prob").metadata.split["val"] == ["3"]
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(base: Any) -> None:

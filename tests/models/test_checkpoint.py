@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Card
+from segkit.models.checkpoint import Metadata
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.unet import UNet
 from segkit.system.errors import SegkitError
@@ -25,11 +25,11 @@ class Bomb:
 
 def test_a_card_opens_with_weights_only_and_is_plain_data(trained: Path) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    card = Card.from_dict(content["segkit"])
-    assert card.label_map().classes == ("head",)
-    assert card.split["val"]
-    assert card.config["model"]["widths"] == [8, 16]
-    assert card.score["val/dice"] == pytest.approx(content["segkit"]["score"]["val/dice"])
+    metadata = Metadata.from_dict(content["segkit"])
+    assert metadata.label_map().classes == ("head",)
+    assert metadata.split["val"]
+    assert metadata.config["model"]["widths"] == [8, 16]
+    assert metadata.score["val/dice"] == pytest.approx(content["segkit"]["score"]["val/dice"])
 
 
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segkit.config.compose import CONF, compose
-from segkit.models.checkpoint import Card, build_model
+from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.segmentation import SegmentationModel
 from segkit.training.train import build_loss
 
@@ -24,13 +24,13 @@ PARAMETERS = {
 NARROW, ENCODER = ("model.widths=[8,16,24,32,40]",), ("model.encoder_name=resnet18",)
 
 
-def card_of(*overrides: str, channels: int = 1, classes: int = 1, dims: int = 2) -> Card:
+def metadata_of(*overrides: str, channels: int = 1, classes: int = 1, dims: int = 2) -> Metadata:
     cfg: Any = compose("train", [*overrides, f"data.dims={dims}"])
     values = {"0": "background", **{str(i + 1): f"class{i + 1}" for i in range(classes)}}
     ones = [1.0] * channels
     split: dict[str, Any] = {"train": [], "val": [], "test": []}
     config = cfg.model_dump(mode="json")
-    return Card(config, {"values": values, "overlap": False}, channels, 255, ones, ones, split, "", "", False, "32", {}, dims=dims)
+    return Metadata(config, {"values": values, "overlap": False}, channels, 255, ones, ones, split, "", "", False, "32", {}, dims=dims)
 
 
 def narrow(preset: str) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def narrow(preset: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(("preset", "channels"), PARAMETERS)
 def test_parameter_counts_are_the_published_ones(preset: str, channels: int) -> None:
     with torch.device("meta"):
-        model = build_model(card_of(f"model={preset}", "preprocess.normalize=unit", channels=channels))
+        model = build_model(metadata_of(f"model={preset}", "preprocess.normalize=unit", channels=channels))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[preset, channels]
 
 
@@ -52,9 +52,9 @@ def test_forward_and_backward_at_an_odd_size(preset: str, classes: int, dtype: t
     size = (13, 21, 35)[-dims:] if dims == 3 else (70, 93)
     if preset in ("unet_pre_norm", "unet_valid"):
         size = (188, 204)
-    card = card_of(f"model={preset}", *narrow(preset), channels=2, classes=classes, dims=dims)
-    model, labels = build_model(card).train(), card.label_map()
-    loss = build_loss(card.train_config(), labels)
+    metadata = metadata_of(f"model={preset}", *narrow(preset), channels=2, classes=classes, dims=dims)
+    model, labels = build_model(metadata).train(), metadata.label_map()
+    loss = build_loss(metadata.train_config(), labels)
     mask = torch.randint(0, classes + 1, (2, *size), dtype=torch.uint8)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
         parts = loss(*model.supervised(torch.rand(2, 2, *size), mask))
@@ -72,6 +72,6 @@ def whole_image(model: SegmentationModel, size: tuple[int, ...]) -> torch.Tensor
 
 @pytest.mark.parametrize("preset", ["unet_3d", "unet_plain"])
 def test_presets_of_volumes_take_volumes(preset: str) -> None:
-    model = build_model(card_of(f"model={preset}", *narrow(preset), channels=1, dims=3)).eval()
+    model = build_model(metadata_of(f"model={preset}", *narrow(preset), channels=1, dims=3)).eval()
     with torch.no_grad():
         assert model(torch.rand(1, 1, 17, 33, 40)).shape == (1, 1, 17, 33, 40)

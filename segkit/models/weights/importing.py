@@ -18,7 +18,7 @@ from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.transforms.intensity import SIXTEEN_BIT
 from segkit.models import checkpoint
-from segkit.models.checkpoint import CARD, PREFIX, Card, build_model
+from segkit.models.checkpoint import METADATA_KEY, PREFIX, Metadata, build_model
 from segkit.models.weights import load
 from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN
 from segkit.models.weights.unets import SCHEMAS
@@ -126,19 +126,19 @@ def write(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str, netwo
     path = folder / "checkpoints" / "best.ckpt"
     if path.exists():
         raise SegkitError(f"{path} exists already;   choose another  name=NAME")
-    card = card_of(cfg, found, labels, name)
-    model = build_model(card, cfg.allow_targets)
+    metadata = metadata_of(cfg, found, labels, name)
+    model = build_model(metadata, cfg.allow_targets)
     model.network.load_state_dict(network.state_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {PREFIX + key: value for key, value in model.state_dict().items()}
-    checkpoint.save({"state_dict": state, CARD: card.as_dict()}, path)
+    checkpoint.save({"state_dict": state, METADATA_KEY: metadata.as_dict()}, path)
     return folder
 
 
-def card_of(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str) -> Card:
+def metadata_of(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str) -> Metadata:
     tree = cfg.model_dump(mode="json", include=set(Train.model_fields))
     channels = found.shape["in_channels"]
-    return Card(
+    return Metadata(
         config={**tree, "name": name, "model": {**found.node, "weights": None}},
         labels=labels.as_dict(),
         channels=channels,

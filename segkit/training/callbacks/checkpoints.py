@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
         best = self.best_score
         if best is None or best != best or (score > best if self.mode == "max" else score < best):
             self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
-            pl_module.card = replace(pl_module.card, score={self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[type-var]
+            pl_module.metadata = replace(pl_module.metadata, score={self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[type-var]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._improved:

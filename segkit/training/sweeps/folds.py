@@ -76,7 +76,7 @@ class Trained:
     @cached_property
     def split(self) -> Mapping[str, Any]:
         """Its own, as its checkpoint has it."""
-        return checkpoint.read_card(self.ckpt, checkpoint.read(self.ckpt)).split
+        return checkpoint.read_metadata(self.ckpt, checkpoint.read(self.ckpt)).split
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class OutOfFold(Predictor):
         self.of_case, self.load = folds.judges(), load
         first = load(folds.ckpts[:1])
         self.config, self.labels = first.config, first.labels
-        self.card = replace(first.card, split={"train": [], "val": list(self.of_case), "test": []})
+        self.metadata = replace(first.metadata, split={"train": [], "val": list(self.of_case), "test": []})
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         for ckpts, cases in groupby(map(as_case, images), key=lambda case: self.of_case[case.id]):

@@ -31,7 +31,7 @@ class Grades(Predictor):
     """A network that tells 1 from 2 in the image."""
 
     def __init__(self, base: Predictor, dims: Any) -> None:
-        self.labels, self.card, self.config = LABELS, replace(base.card, dims=dims, labels=LABELS.as_dict()), base.config
+        self.labels, self.metadata, self.config = LABELS, replace(base.metadata, dims=dims, labels=LABELS.as_dict()), base.config
         self.hardware = Hardware.choose("cpu", "32", "auto")
 
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:

@@ -91,10 +91,10 @@ def test_training_starts_from_an_import(segkit_in: Cli) -> None:
 def test_the_card_says_all_that_is_known() -> None:
     saved("mateuszbuda_hub")
     run("weights=w.pt", "name=flair", "preprocess.normalize=volume", "data.labels={0:background,1:tumour}")
-    model, card, _ = checkpoint.load_model("outputs/imported/flair")
-    assert (card.channels, card.dims, card.label_map().classes, card.is_phantom) == (3, 2, ("tumour",), False)
-    assert (card.split["train"], card.split["val"], card.split["test"]) == ([], [], [])
-    config = card.train_config()
+    model, metadata, _ = checkpoint.load_model("outputs/imported/flair")
+    assert (metadata.channels, metadata.dims, metadata.label_map().classes, metadata.is_phantom) == (3, 2, ("tumour",), False)
+    assert (metadata.split["train"], metadata.split["val"], metadata.split["test"]) == ([], [], [])
+    config = metadata.train_config()
     assert (config.name, config.model["weights"], config.model["concat"]) == ("flair", None, "up_first")
     assert isinstance(model.network, UNet)
     assert model.normalizer.kind == "volume"
@@ -163,8 +163,8 @@ def test_plain_weights_are_of_the_network_that_the_config_builds() -> None:
     with pytest.raises(SegkitError, match="schema=plain"):
         run(*options)
     assert run(*options, "schema=plain") == 0
-    model, card, _ = checkpoint.load_model("outputs/imported/own")
-    assert card.label_map().classes == ("class_1", "class_2")
+    model, metadata, _ = checkpoint.load_model("outputs/imported/own")
+    assert metadata.label_map().classes == ("class_1", "class_2")
     x = torch.rand(1, 2, 8, 8)
     with torch.no_grad():
         assert torch.equal(model.logits(x), network(x))
