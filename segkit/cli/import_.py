@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from segkit.config.commands import Import
 from segkit.data.labels import LabelMap
 from segkit.models.weights.importing import ForeignNetwork, Reference, check_config, find, labels_of, write
-from segkit.models.weights.load import PLAIN, typed
-from segkit.models.weights.unets import SCHEMAS
+from segkit.models.weights.load import PLAIN, SCHEMAS, typed
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console
 

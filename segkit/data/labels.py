@@ -133,6 +133,14 @@ class LabelMap:
             lut[index] = int(key)
         return lut[classes]
 
+    def plane(self, mask: Array, k: int) -> Array:
+        """The pixels of the k-th class (*S) bool, of class indices (*S) or planes (K, *S); ignored pixels are in no class."""
+        return np.asarray(mask[k] == 1 if self.overlap else mask == k + 1)
+
+    def planes(self, mask: Array) -> Array:
+        """One bool plane a class (K, *S)."""
+        return np.stack([self.plane(mask, k) for k in range(len(self.classes))])
+
     def as_dict(self) -> dict[str, Any]:
         return {"values": dict(self.values), "overlap": self.overlap}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,33 +10,31 @@ import numpy as np
 
 from segkit.data.case import Case
 from segkit.data.labels import Array, LabelMap
-from segkit.data.overlays import panel
-from segkit.data.slices import Volume
+from segkit.data.overlays import PREDICTION, outline, panel
 from segkit.inference.inputs import Job, cases_of
-from segkit.inference.postprocess import planes
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers import tables
 from segkit.inference.writers.base import Target, Writer
-from segkit.inference.writers.formats import open_writers
-from segkit.inference.writers.masks import (
-    SIZE_HEADER,
-    Size,
-    is_written,
-    palettes,
-    rows_of,
-    sizes,
-    write_mask,
-    write_overlay,
-    write_probabilities,
-)
-from segkit.inference.writers.tables import Table
+from segkit.inference.writers.dicom_seg import DicomSeg, by_series
+from segkit.inference.writers.labelme import LabelMeFiles
+from segkit.inference.writers.masks import SIZE_HEADER, is_written, palettes, size_rows, write_mask, write_png, write_probabilities
+from segkit.inference.writers.submissions import GITractCodes, HC18Ellipses, NerveCodes
+from segkit.inference.writers.tables import Row, Table
 from segkit.system.environment import Shard
-from segkit.system.errors import Problem, SegkitError, first_line
+from segkit.system.errors import Problem, SegkitError, first_line, nearest
 from segkit.system.files import is_full
 from segkit.system.progress import track
 
 SIZES = "sizes.csv"
 """Area in mm2 or volume in mm3 of every class and image."""
+FORMATS: Mapping[str, type[Writer]] = {
+    "labelme": LabelMeFiles,
+    "dicom_seg": DicomSeg,
+    "nerve": NerveCodes,
+    "uw_madison": GITractCodes,
+    "hc18": HC18Ellipses,
+}
+"""In which a prediction is written beside its masks: annotations, segmentation objects, submissions."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,12 @@ class OutputOptions:
     overwrite: bool = False
     palette: bool = False
     formats: tuple[str, ...] = ()
-    """See `segkit.inference.writers.formats`."""
+    """Names of `FORMATS`."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a prediction of many images has done, and what went wrong."""
+    """The outcome of a prediction of many images."""
 
     written: int
     skipped: int
@@ -90,7 +88,7 @@ def predict_jobs(
     try:
         for job in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
-                table.add(rows_of(predict_one(predictor, job, output, options, writers)))
+                table.add({job.name: predict_one(predictor, job, output, options, writers)})
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
@@ -104,13 +102,33 @@ def predict_jobs(
     return BatchResult(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes, len(everything), merged)
 
 
+def open_writers(names: Iterable[str], jobs: Sequence[Job], target: Target) -> tuple[list[Job], list[Writer]]:
+    """Return the jobs as these formats need them, and their writers. SegkitError where one cannot hold a job."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in FORMATS:
+            raise SegkitError(f"formats={name} is not a valid option; {nearest(name, FORMATS) or 'available: ' + ', '.join(FORMATS)}")
+    arranged = by_series(jobs) if "dicom_seg" in names else list(jobs)
+    writers = [FORMATS[name](target) for name in names]
+    for name, writer in zip(names, writers, strict=True):
+        if reason := _refusal(writer, arranged):
+            possible = [other for other, format_ in FORMATS.items() if not _refusal(format_(target), arranged)]
+            fix = f"possible here: formats=[{','.join(possible)}]" + ("" if possible else ", masks alone")
+            raise SegkitError(f"formats: {name} cannot be written, as {reason};   {fix}")
+    return arranged, writers
+
+
+def _refusal(writer: Writer, jobs: Sequence[Job]) -> str:
+    return next((reason for job in jobs if (reason := writer.refuses(job))), "")
+
+
 def unit_of(job: Job) -> str:
     """Slices of one volume belong to one part, since each reads the whole volume."""
     return job.cases[0].volume or job.name if job.cases else job.name
 
 
 def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
-    return all(is_written(part, labels) for part in files_of(job, output)) and all(writer.is_done(job) for writer in writers)
+    return all(is_written(part, labels) for part in job.files(output)) and all(writer.is_done(job) for writer in writers)
 
 
 def outline_of(predictor: Predictor) -> float:
@@ -119,72 +137,36 @@ def outline_of(predictor: Predictor) -> float:
     return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
 
 
-def predict_one(predictor: Predictor, job: Job, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Size]:
-    """Predict one job and write its files. The mask comes last: where it exists, everything else does."""
+def predict_one(predictor: Predictor, job: Job, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Row]:
+    """Predict one job and write its files; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
     cases = cases_of(job, predictor.metadata.dims, predictor.config.data.neighbours, orient)
-    mask, probs, image = predict_whole(predictor, cases, is_stack(job, cases), options.probabilities, options.overlays)
+    mask, probs, image = predict_whole(predictor, cases, job.is_stack(cases), options)
     if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
         write_probabilities(output / f"{job.name}_probabilities.npz", probs, names)
     if image is not None:
-        shown = panel(image, planes(mask, labels))
-        write_overlay(output / f"{job.name}_overlay.png", shown.image, shown.pred, labels.colors)
+        shown = panel(image, labels.planes(mask))
+        write_png(output / f"{job.name}_overlay.png", outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
     for writer in writers:
         writer.write(job, mask)
-    for part, of_part in zip(files_of(job, output), masks_of(job, mask, labels.overlap), strict=True):
+    for part, of_part in zip(job.files(output), job.split(mask, labels.overlap), strict=True):
         write_mask(part, of_part, labels, job.like, orient, options.palette)
     spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
-    return sizes(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
+    return size_rows(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 
 
-Whole = tuple[Array, Array | None, Array | None]
-"""Mask, probabilities and image."""
-
-
-def predict_whole(predictor: Predictor, cases: Sequence[Case], stack: bool, probabilities: bool, image: bool) -> Whole:
-    """Mask, probabilities and image of one job; slices are stacked to their volume. What is not wanted is not kept."""
-    if not stack:
-        only = predictor.predict(cases[0])
-        return only.mask, only.probs if probabilities else None, only.image if image else None
+def predict_whole(
+    predictor: Predictor, cases: Sequence[Case], stack: bool, options: OutputOptions
+) -> tuple[Array, Array | None, Array | None]:
+    """Return mask, probabilities and image of one job; slices are stacked to their volume. What is not written is not kept."""
     masks, probs, images = [], [], []
-    for one in predictor.predict_all(cases):
+    for one in predictor.predict_all(cases) if stack else [predictor.predict(cases[0])]:
         masks.append(one.mask)
-        if probabilities:
-            probs.append(one.probs)
-        if image:
-            images.append(one.image)
+        probs += [one.probs] if options.probabilities else []
+        images += [one.image] if options.overlays else []
+    if not stack:
+        return masks[0], probs[0] if probs else None, images[0] if images else None
     slices = masks[0].ndim - 2  # the axis before rows and columns
     return np.stack(masks, axis=slices), np.stack(probs, axis=1) if probs else None, np.stack(images) if images else None
-
-
-def is_stack(job: Job, cases: Sequence[Case]) -> bool:
-    """Whether slices are predicted one by one and stacked: those of one file, or of one series of files."""
-    return cases[0].dims == 2 and (len(cases) > 1 or (job.like is not None and bool(cases[0].volume)))
-
-
-def files_of(job: Job, output: Path) -> list[Path]:
-    """The files of its mask: one, or an image per slice of a volume whose slices were image files."""
-    slices = slice_files(job)
-    if is_series(job):
-        return [output / f"{case.id}.png" for case in job.cases]
-    return [output / job.name / f"{path.stem}_{z:03d}.png" for z, path in enumerate(slices)] if slices else [job.target(output)]
-
-
-def masks_of(job: Job, mask: Array, overlap: bool) -> list[Array]:
-    if not (slice_files(job) or is_series(job)):
-        return [mask]
-    return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
-
-
-def is_series(job: Job) -> bool:
-    """Whether its slices are files of their own, which a format needs together."""
-    return job.like is None and len(job.cases) > 1
-
-
-def slice_files(job: Job) -> list[Path]:
-    if job.like is not None or not job.cases or job.cases[0].dims == 2:
-        return []
-    image = job.cases[0].image
-    return [one.paths[0] for one in image.slices] if isinstance(image, Volume) else []

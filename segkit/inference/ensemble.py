@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, Array, LabelMap
-from segkit.inference.postprocess import decide, planes, postprocess, threshold_of
+from segkit.inference.postprocess import decide, postprocess, threshold_of
 from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
 from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError, nearest
@@ -83,7 +83,7 @@ class Member:
     def claimed(self, prediction: Prediction) -> Array:
         """(owned, *S) bool: each class where its own decision, before any post-processing, finds it."""
         labels = self.predictor.labels
-        return planes(decide(prediction.probs, labels, self.predictor.decide.threshold), labels)[self._indices]
+        return labels.planes(decide(prediction.probs, labels, self.predictor.decide.threshold))[self._indices]
 
     def rescaled(self, prediction: Prediction) -> Array:
         """`probs` rescaled so that the threshold is at 0.5; exclusive classes, of which the likeliest is taken, stay as they are."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from segkit.config.commands import DataOverride
 from segkit.config.schema import Data, Metric, Train
@@ -18,10 +17,11 @@ from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.overlays import Panel, panel, samples
 from segkit.data.statistics import Statistics
-from segkit.inference.postprocess import planes
+from segkit.inference.mask_files import MaskFiles
 from segkit.inference.predictor import Prediction, Predictor
+from segkit.metrics.base import NAN
 from segkit.metrics.summary import Summary
-from segkit.metrics.table import EXCLUDED, CaseTable, Row, evaluate_case
+from segkit.metrics.table import EXCLUDED, SUMMARY, TABLE, VOLUMES, CaseTable, Row, evaluate_case, mean_of_known
 from segkit.metrics.volumes import Stacks, evaluate_volume
 from segkit.models.checkpoint import Metadata
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
@@ -31,28 +31,6 @@ from segkit.system.progress import console, track
 N_WORST, N_OTHERS = 4, 8
 BENCHMARK = "benchmark"
 """Folder in a run: tables and figures of the external validation."""
-
-
-class MetricConfig(Protocol):
-    """The part of a training config that an evaluation reads."""
-
-    @property
-    def metric(self) -> Metric: ...
-
-    @property
-    def allow_targets(self) -> list[str]: ...
-
-    @property
-    def seed(self) -> int: ...
-
-
-class CasePredictor(Protocol):
-    """A `Predictor`, or masks that are already on disk."""
-
-    @property
-    def config(self) -> MetricConfig: ...
-
-    def predict_all(self, images: Iterable[Case]) -> Iterator[Prediction]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command hands back to Python."""
+    """The return value of a command, in Python."""
 
     folder: Path
     summary: Summary
@@ -160,7 +138,7 @@ def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence
 
 
 def evaluate_cases(
-    predictor: CasePredictor, cases: Sequence[Case], labels: LabelMap, subsets: Mapping[str, str], metric: Metric | None = None
+    predictor: Predictor | MaskFiles, cases: Sequence[Case], labels: LabelMap, subsets: Mapping[str, str], metric: Metric | None = None
 ) -> Evaluation:
     """Predict every labelled case and compare it with its ground truth, on the grid of the original image.
 
@@ -214,39 +192,39 @@ def summarize(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
 class Examples:
     """The cases of samples.png, kept while they are evaluated, so that none is predicted twice.
 
-    The worst are known at the end only: a heap keeps the worst so far. Candidates for the others are set beforehand, evenly
-    over all cases. So no more than `2 * N_WORST + N_OTHERS` panels are in memory.
+    The worst are known at the end only, so the worst so far are kept. Candidates for the others are set beforehand, evenly over
+    all cases. So no more than `2 * N_WORST + N_OTHERS` panels are in memory.
     """
 
     def __init__(self, n_cases: int, labels: LabelMap) -> None:
         self.labels, self.n = labels, 0
         self.candidates = set(evenly(range(n_cases), N_WORST + N_OTHERS))
-        self.worst: list[tuple[float, int]] = []  # heap of (-score, -position): the best of them is first
-        self.kept: dict[int, tuple[float, Panel]] = {}
+        self.scores: dict[int, float] = {}  # by position, of the cases that are kept
+        self.kept: dict[int, Panel] = {}
 
     def add(self, case: Case, prediction: Prediction, target: Array, rows: Sequence[Row]) -> None:
         """`rows`: the case's lines of the table; their first column is its score."""
         position, self.n = self.n, self.n + 1
         column = next(iter(rows[0].values))
-        score = CaseTable(tuple(rows), ()).by_case(column)[case.id]
+        score = mean_of_known([row.values.get(column, NAN) for row in rows])
         if math.isnan(score):
             return
-        heapq.heappush(self.worst, (-score, -position))
-        dropped = -heapq.heappop(self.worst)[1] if len(self.worst) > N_WORST else -1
-        if dropped != position or position in self.candidates:
-            caption = f"{case.id}   {column} {score:.3f}"
-            shown = panel(prediction.image, planes(prediction.mask, self.labels), planes(target, self.labels), caption)
-            self.kept[position] = score, own_memory(shown)
-        if dropped not in self.candidates:
+        self.scores[position] = score
+        for dropped in self.scores.keys() - self.candidates - set(self._by_score()[:N_WORST]):
+            del self.scores[dropped]
             self.kept.pop(dropped, None)
+        if position in self.scores:
+            caption = f"{case.id}   {column} {score:.3f}"
+            shown = panel(prediction.image, self.labels.planes(prediction.mask), self.labels.planes(target), caption)
+            self.kept[position] = own_memory(shown)
+
+    def _by_score(self) -> list[int]:
+        return sorted(self.scores, key=lambda position: (self.scores[position], position))
 
     def panels(self) -> list[Panel]:
         """The worst first, then the others; both by their score."""
-        worst = {-position for _, position in self.worst}
-        ordered = sorted(self.kept, key=lambda position: (self.kept[position][0], position))
-        others = evenly([position for position in ordered if position not in worst], N_OTHERS)
-        marked = [replace(self.kept[position][1], mark="worst") for position in ordered if position in worst]
-        return [*marked, *(self.kept[position][1] for position in others)]
+        worst, others = self._by_score()[:N_WORST], evenly(self._by_score()[N_WORST:], N_OTHERS)
+        return [*(replace(self.kept[position], mark="worst") for position in worst), *(self.kept[position] for position in others)]
 
 
 def evenly(items: Sequence[Any], n: int) -> list[Any]:
@@ -256,8 +234,8 @@ def evenly(items: Sequence[Any], n: int) -> list[Any]:
 
 def own_memory(view: Panel) -> Panel:
     """A copy, so that one slice does not keep its volume in memory."""
-    truth = None if view.reference is None else view.reference.copy()
-    return replace(view, image=view.image.copy(), pred=view.pred.copy(), reference=truth)
+    reference = None if view.reference is None else view.reference.copy()
+    return replace(view, image=view.image.copy(), pred=view.pred.copy(), reference=reference)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -277,15 +255,15 @@ def write_results(folder: Path, evaluation: Evaluation, name: str, manifest: Man
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{name}{' (synthetic phantom data)' if manifest.is_phantom else ''}"
-    evaluation.table.to_csv(folder / "cases.csv")
+    evaluation.table.to_csv(folder / TABLE)
     if evaluation.volumes.rows:
-        evaluation.volumes.to_csv(folder / "volumes.csv")
+        evaluation.volumes.to_csv(folder / VOLUMES)
     samples(evaluation.panels, manifest.labels, folder / "samples.png", title)
     recorded = {} if metric is None else {"metric": metric.model_dump(mode="json")}
     content = {"is_phantom": manifest.is_phantom, **recorded, "results": evaluation.summary.as_dict()}
-    write_text_atomic(folder / "summary.json", json.dumps(content, indent=1))
+    write_text_atomic(folder / SUMMARY, json.dumps(content, indent=1))
     evaluation.summary.print(console, title)
-    console.print(f"per case   {folder / 'cases.csv'}\nfigures    {folder / 'samples.png'}")
+    console.print(f"per case   {folder / TABLE}\nfigures    {folder / 'samples.png'}")
 
 
 # --- benchmark: a second data set, never used to choose anything -------------------------------------------------------

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segkit.data.case import Case
-from segkit.data.io.base import stem
+import numpy as np
+
+from segkit.data.case import Case, Pixels
+from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.images import ImageFile
+from segkit.data.io.tiff import TiffPage
 from segkit.data.io.volumes import VolumeFile, is_volume_file
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
 from segkit.data.sources.base import image_files
@@ -31,8 +34,34 @@ class Job:
     cases: tuple[Case, ...] = ()
     like: Path | None = None
 
-    def target(self, output: Path) -> Path:
-        return output / f"{self.name}{'.png' if self.like is None else suffix_of(self.like)}"
+    @property
+    def slice_images(self) -> tuple[Pixels, ...]:
+        """The images of a volume whose slices are image files; empty for all else."""
+        image = self.cases[0].image if self.like is None and self.cases else None
+        return image.slices if isinstance(image, Volume) else ()
+
+    @property
+    def is_series(self) -> bool:
+        """Whether its slices are files of their own, which a format needs together."""
+        return self.like is None and len(self.cases) > 1
+
+    def is_stack(self, cases: Sequence[Case]) -> bool:
+        """Whether slices are predicted one by one and stacked: those of one file, or of one series of files."""
+        return cases[0].dims == 2 and (len(cases) > 1 or (self.like is not None and bool(cases[0].volume)))
+
+    def files(self, output: Path, suffix: str = ".png") -> list[Path]:
+        """The files of its mask: one, or an image per slice of a volume whose slices were image files."""
+        if self.is_series:
+            return [output / f"{case.id}{suffix}" for case in self.cases]
+        if self.slice_images:
+            return [output / self.name / f"{image.paths[0].stem}_{z:03d}{suffix}" for z, image in enumerate(self.slice_images)]
+        return [output / f"{self.name}{suffix if self.like is None else suffix_of(self.like.name)}"]
+
+    def split(self, mask: Array, overlap: bool) -> list[Array]:
+        """What of its mask belongs into each of its files."""
+        if not (self.slice_images or self.is_series):
+            return [mask]
+        return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
 
 
 def of_files(source: str, output: Path) -> list[Job]:
@@ -42,7 +71,7 @@ def of_files(source: str, output: Path) -> list[Job]:
     for image, name in name_masks(images, root).items():
         is_volume = is_volume_file(image)
         jobs.append(Job(name, image, () if is_volume else (Case(name, ImageFile(image)),), image if is_volume else None))
-    clash = [job for job in jobs if job.target(output).resolve() == job.source.resolve()]
+    clash = [job for job in jobs if job.files(output)[0].resolve() == job.source.resolve()]
     if clash:
         raise SegkitError(f"output={output} would overwrite the input {clash[0].source};   choose another output folder")
     return jobs
@@ -78,7 +107,7 @@ def like_of(case: Case) -> Path | None:
     """The volume file whose format a mask takes; None: an image, also of one page of a stack."""
     first = case.image.paths[0]
     image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
-    return first if is_volume_file(first) and getattr(image, "page", None) is None else None
+    return first if is_volume_file(first) and not isinstance(image, TiffPage) else None
 
 
 def is_file(case: Case) -> bool:
@@ -123,8 +152,3 @@ def name_masks(images: Sequence[Path], root: Path) -> Mapping[Path, str]:
     if len(set(names.values())) < len(images):
         raise SegkitError("input holds images whose masks would share a name;   predict them one folder at a time")
     return names
-
-
-def suffix_of(path: Path) -> str:
-    """With both parts of .nii.gz."""
-    return path.name[len(stem(path)) :]

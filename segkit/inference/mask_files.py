@@ -18,11 +18,10 @@ from segkit.data.io.volumes import VolumeMask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.slices import Slice, Volume
 from segkit.data.sources.base import Keyed, image_files, key_of, pair, unreadable
-from segkit.inference.batch import files_of, is_stack, slice_files
 from segkit.inference.inputs import Job, of_cases
 from segkit.inference.predictor import Prediction
 from segkit.inference.writers.masks import mask_paths
-from segkit.system.errors import Problem, ProblemsFound, SegkitError
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, few
 
 OVERLAP = Metric(monitor="dice", mode="max", cases={"overlap": {"_target_": "segkit.metrics.Overlap"}})
 BESIDE = ("_overlay", "_probabilities")
@@ -97,7 +96,7 @@ def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bo
 def files_of_job(job: Job, labels: LabelMap, there: Mapping[str, Path]) -> list[Path]:
     """As `segkit predict` names them, for a data set (by the case) or for a folder of images (by the image); [] if one is missing."""
     name = unicodedata.normalize("NFC", job.name)
-    ends = [key_of(part, Path())[len(name) :] for file in files_of(job, Path()) for part in mask_paths(file, labels)]
+    ends = [key_of(part, Path())[len(name) :] for file in job.files(Path()) for part in mask_paths(file, labels)]
     image = unicodedata.normalize("NFC", job.source.with_name(stem(job.source)).as_posix()).split("/")
     for called in (name, *("/".join(image[i:]) for i in range(1, len(image)))):
         if all(called + end in there for end in ends):
@@ -111,14 +110,10 @@ def unmatched(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra:
     if not missing or (partial and have):
         return []
     fix = "name each mask by its case" if extra else "add them, or evaluate the others alone with  partial=true"
-    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {listed(missing)}", fix)]
+    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {few(missing, SHOWN)}", fix)]
     if extra:
-        problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {listed(extra)}", "rename or remove them"))
+        problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {few(extra, SHOWN)}", "rename or remove them"))
     return problems
-
-
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def masks_of_job(job: Job, files: Sequence[Path], labels: LabelMap, orient: str | None) -> dict[str, Masks]:
@@ -126,8 +121,8 @@ def masks_of_job(job: Job, files: Sequence[Path], labels: LabelMap, orient: str 
     names = [next(raw for raw, name in labels.values if name == of) for of in labels.classes] if labels.overlap else [""]
     groups = [dict(zip(names, files[i : i + len(names)], strict=True)) for i in range(0, len(files), len(names))]
     planes = [pair(job.like, group, orient).masks if job.like else {n: MaskFile(p) for n, p in group.items()} for group in groups]
-    first, stack = job.cases[0], is_stack(job, job.cases)
-    if slice_files(job):
+    first, stack = job.cases[0], job.is_stack(job.cases)
+    if job.slice_images:
         return {first.id: {name: Volume(tuple(plane[name] for plane in planes)) for name in names}}
     if first.dims == 2 and not stack:
         return {first.id: planes[0]}

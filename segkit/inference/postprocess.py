@@ -18,6 +18,7 @@ from segkit.config.schema import Inference
 from segkit.config.targets import instantiate
 from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms import geometry
+from segkit.metrics.base import label_objects
 from segkit.metrics.head_circumference import fit_ellipse
 from segkit.system.errors import SegkitError, nearest
 
@@ -83,12 +84,6 @@ def check_classes(steps: Sequence[Step], labels: LabelMap, threshold: Threshold)
                 raise SegkitError(f"{key} names the class {name}; {hint}")
     if labels.mode == "multiclass" and threshold != 0.5:
         raise SegkitError("inference.threshold has no effect: the likeliest of exclusive classes is taken;   leave it at 0.5")
-
-
-def planes(mask: Array, labels: LabelMap) -> Array:
-    """One bool plane per class (K, *S), of a predicted or true mask; ignored pixels are in none."""
-    of_class = [mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes))]
-    return np.stack(of_class)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -169,13 +164,7 @@ class FitEllipse:
 
     def __call__(self, mask: Array, pixel_mm: tuple[float, ...] = ()) -> Array:
         ellipse = fit_ellipse(mask) if mask.ndim == 2 else None
-        if ellipse is None:
-            return mask
-        (x, y), (a, b) = ellipse.center, ellipse.semi_axes
-        rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
-        along = (columns - x) * np.cos(ellipse.angle_rad) + (rows - y) * np.sin(ellipse.angle_rad)
-        across = (rows - y) * np.cos(ellipse.angle_rad) - (columns - x) * np.sin(ellipse.angle_rad)
-        return np.asarray((along / a) ** 2 + (across / b) ** 2 <= 1)
+        return mask if ellipse is None else ellipse.filled(mask.shape)
 
 
 def components(mask: Array) -> tuple[Array, Array]:
@@ -183,7 +172,7 @@ def components(mask: Array) -> tuple[Array, Array]:
     if mask.ndim == 2:
         n, objects, statistics, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
         return objects, statistics[1:n, cv2.CC_STAT_AREA]
-    objects, n = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    objects, n = label_objects(mask)
     return objects, np.bincount(objects.ravel(), minlength=n + 1)[1:]
 
 
@@ -192,16 +181,16 @@ def postprocess(mask: Array, labels: LabelMap, steps: Sequence[Step], pixel_mm: 
     for step in steps:
         for k, name in enumerate(labels.classes):
             if step.classes is None or name in step.classes:
-                mask = with_class(mask, k, step, labels.overlap, pixel_mm)
+                mask = _with_class(mask, labels, k, step, pixel_mm)
     return mask
 
 
-def with_class(mask: Array, k: int, step: Step, overlap: bool, pixel_mm: tuple[float, ...]) -> Array:
-    here = mask[k] == 1 if overlap else mask == k + 1
+def _with_class(mask: Array, labels: LabelMap, k: int, step: Step, pixel_mm: tuple[float, ...]) -> Array:
+    here = labels.plane(mask, k)
     if not here.any():
         return mask
     after, out = step(here, pixel_mm), mask.copy()
-    if overlap:
+    if labels.overlap:
         out[k] = after
     else:
         out[here & ~after] = 0

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,12 +234,6 @@ def read_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 def batches(ready: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
     """Consecutive images whose network grids have one shape and dtype, at most `size` together."""
-    group: list[Ready] = []
-    for item in ready:
-        alike = not group or (group[0].pixels.shape, group[0].pixels.dtype) == (item.pixels.shape, item.pixels.dtype)
-        if group and (len(group) == size or not alike):
+    for _, alike in groupby(ready, key=lambda one: (one.pixels.shape, one.pixels.dtype)):
+        while group := list(islice(alike, size)):
             yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group

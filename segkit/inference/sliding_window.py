@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import product
-from typing import TypeVar
+from collections.abc import Callable
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from segkit.data.labels import Array
 from segkit.models.sizes import box
 
 Shape = tuple[int, ...]
-T = TypeVar("T")
 
 SIGMA = 1 / 8
 """Standard deviation of the Gaussian, as a fraction of the window (Isensee et al., nnU-Net, 2021)."""
@@ -41,7 +39,8 @@ def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | 
     slab, weights = torch.empty(0), torch.empty(0)
     for row, following in zip(rows, [*rows[1:], shape[0]], strict=True):
         part = image[:, :, row : row + window[0]]
-        for corners in batched(list(product(*others)), AT_ONCE):
+        left = product(*others)
+        while corners := list(islice(left, AT_ONCE)):
             places = [box(corner, window[1:]) for corner in corners]
             out = network(torch.cat([part[place] for place in places])).float()
             if result is None:
@@ -86,8 +85,3 @@ def gaussian(window: Shape) -> Array:
     for line in lines:
         weight = weight[..., None] * line
     return np.asarray(weight, np.float32)
-
-
-def batched(corners: Sequence[T], n: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(corners), n):
-        yield corners[start : start + n]

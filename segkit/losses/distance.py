@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,15 +21,17 @@ from segkit.data.labels import Array, Mode
 from segkit.losses.base import planes, probabilities
 
 
+@dataclass(eq=False, repr=False)
 class DistanceLoss(nn.Module, ABC):
     """Mean of `of_pixel` over the pixels that count, of the structures without the background.
 
     `forward` takes logits (B, C, *S) and a target as `prepare` makes it.
     """
 
-    def __init__(self, mode: Mode) -> None:
+    mode: Mode
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.mode = mode
 
     @abstractmethod
     def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
@@ -52,6 +55,7 @@ class BoundaryLoss(DistanceLoss):
         return probs * maps(target > 0.5, signed).to(probs)
 
 
+@dataclass(eq=False, repr=False)
 class HausdorffLoss(DistanceLoss):
     """Squared error times (distance to the target's border ** alpha + to the prediction's ** alpha).
 
@@ -59,9 +63,7 @@ class HausdorffLoss(DistanceLoss):
     the loss does not grow with the square of its size.
     """
 
-    def __init__(self, mode: Mode, alpha: float = 2.0) -> None:
-        super().__init__(mode)
-        self.alpha = alpha
+    alpha: float = 2.0
 
     def of_pixel(self, probs: Tensor, target: Tensor) -> Tensor:
         diagonal = math.hypot(*target.shape[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ AbsentClasses = Literal["zero", "skip", "formula"]
 SMALLEST = 1e-7
 
 
+@dataclass(eq=False, repr=False)
 class OverlapLoss(nn.Module, ABC):
     """1 - score (its negative logarithm with `log_loss`), to the `power`, averaged over classes. Range 0..1 without them.
 
@@ -31,25 +33,24 @@ class OverlapLoss(nn.Module, ABC):
     `forward` takes logits (B, C, *S) and a target as `prepare` makes it; ignored pixels (255) count nowhere.
     """
 
-    weights: Tensor | None
+    mode: Mode
+    _: KW_ONLY
+    absent_classes: AbsentClasses = "zero"
+    background: bool = True
+    per_image: bool = False
+    class_weights: Mapping[str, float] | None = None
+    classes: Sequence[str] = ()
+    weights: Tensor | None = field(init=False)
 
-    def __init__(
-        self,
-        mode: Mode,
-        absent_classes: AbsentClasses = "zero",
-        background: bool = True,
-        per_image: bool = False,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-        log_loss: bool = False,
-        power: float = 1.0,
-    ) -> None:
+    log_loss = False
+    power = 1.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.mode, self.absent_classes, self.log_loss, self.power = mode, absent_classes, log_loss, power
-        self.axes = (2,) if per_image else (0, 2)
-        self.first = int(mode == "multiclass" and not background)
-        weights = class_weights_of(class_weights, classes, mode)
-        self.register_buffer("weights", weights[1:] if weights is not None and mode == "binary" else weights, persistent=False)
+        self.axes = (2,) if self.per_image else (0, 2)
+        self.first = int(self.mode == "multiclass" and not self.background)
+        weights = class_weights_of(self.class_weights, self.classes, self.mode)
+        self.register_buffer("weights", weights[1:] if weights is not None and self.mode == "binary" else weights, persistent=False)
 
     @abstractmethod
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
@@ -76,6 +77,7 @@ class OverlapLoss(nn.Module, ABC):
         return index
 
 
+@dataclass(eq=False, repr=False)
 class DiceLoss(OverlapLoss):
     """Soft Dice: 1 - (2 TP + smooth) / (P + T + smooth) (Milletari et al., V-Net, 2016. arXiv:1606.04797).
 
@@ -86,19 +88,8 @@ class DiceLoss(OverlapLoss):
     The others are those of `OverlapLoss`.
     """
 
-    def __init__(
-        self,
-        mode: Mode,
-        smooth: float = 0.0,
-        log_loss: bool = False,
-        absent_classes: AbsentClasses = "zero",
-        background: bool = True,
-        per_image: bool = False,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-    ) -> None:
-        super().__init__(mode, absent_classes, background, per_image, class_weights, classes, log_loss)
-        self.smooth = smooth
+    smooth: float = 0.0
+    log_loss: bool = False
 
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         return self.tversky(probs, target, 0.5, 0.5, self.smooth / 2)
@@ -111,6 +102,7 @@ class JaccardLoss(DiceLoss):
         return self.tversky(probs, target, 1.0, 1.0, self.smooth)
 
 
+@dataclass(eq=False, repr=False)
 class TverskyLoss(OverlapLoss):
     """(1 - TP / (TP + alpha FP + beta FN)) ** gamma (Salehi et al., 2017. arXiv:1706.05721).
 
@@ -122,22 +114,15 @@ class TverskyLoss(OverlapLoss):
     The others are those of `DiceLoss`.
     """
 
-    def __init__(
-        self,
-        mode: Mode,
-        alpha: float = 0.3,
-        beta: float = 0.7,
-        gamma: float = 1.0,
-        smooth: float = 0.0,
-        log_loss: bool = False,
-        absent_classes: AbsentClasses = "zero",
-        background: bool = True,
-        per_image: bool = False,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-    ) -> None:
-        super().__init__(mode, absent_classes, background, per_image, class_weights, classes, log_loss, gamma)
-        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+    alpha: float = 0.3
+    beta: float = 0.7
+    gamma: float = 1.0
+    smooth: float = 0.0
+    log_loss: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.power = self.gamma
 
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         return self.tversky(probs, target, self.alpha, self.beta, self.smooth)
@@ -148,17 +133,6 @@ class MCCLoss(OverlapLoss):
 
     Range 0..2. Arguments as `OverlapLoss`.
     """
-
-    def __init__(
-        self,
-        mode: Mode,
-        absent_classes: AbsentClasses = "zero",
-        background: bool = True,
-        per_image: bool = False,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-    ) -> None:
-        super().__init__(mode, absent_classes, background, per_image, class_weights, classes)
 
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         """From shares instead of counts, whose products stay small; 0 where it is 0/0."""

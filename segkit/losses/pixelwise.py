@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from segkit.losses.base import class_weights_of, planes, probabilities
 from segkit.system.errors import SegkitError
 
 
+@dataclass(eq=False, repr=False)
 class PixelLoss(nn.Module, ABC):
     """Mean of `of_pixel` over the pixels that count, weighted by their class.
 
@@ -21,22 +23,22 @@ class PixelLoss(nn.Module, ABC):
         mode: binary, multiclass or multilabel.
         class_weights: weight of the pixels of a class by its name, 1 where none is given; of whole planes in multilabel mode.
         classes: names of the classes, without the background.
-        topk_fraction: in (0, 1]: the mean is over this share of the pixels, those with the highest loss
-            (Wu et al., 2016. arXiv:1605.06885).
 
     `forward` takes logits (B, C, *S) and a target as `prepare` makes it; ignored pixels (255) count nowhere.
     """
 
-    weights: Tensor | None
+    mode: Mode
+    _: KW_ONLY
+    class_weights: Mapping[str, float] | None = None
+    classes: Sequence[str] = ()
+    weights: Tensor | None = field(init=False)
 
-    def __init__(
-        self, mode: Mode, class_weights: Mapping[str, float] | None = None, classes: Sequence[str] = (), topk_fraction: float = 1.0
-    ) -> None:
+    topk_fraction = 1.0
+    """The mean is over this share of the pixels, those with the highest loss."""
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if not 0 < topk_fraction <= 1:
-            raise SegkitError(f"topk_fraction = {topk_fraction}: a share of the pixels, above 0 and up to 1")
-        self.mode, self.topk_fraction = mode, topk_fraction
-        self.register_buffer("weights", class_weights_of(class_weights, classes, mode), persistent=False)
+        self.register_buffer("weights", class_weights_of(self.class_weights, self.classes, self.mode), persistent=False)
 
     @abstractmethod
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
@@ -63,25 +65,25 @@ class PixelLoss(nn.Module, ABC):
         return self.weights[clean.long()]
 
 
+@dataclass(eq=False, repr=False)
 class CrossEntropyLoss(PixelLoss):
     """Cross-entropy over exclusive classes, binary cross-entropy otherwise; top-k with `topk_fraction` below 1.
 
     Args:
         label_smoothing: in 0..1, taken from the target and shared by all classes (one structure: by it and its opposite).
+        topk_fraction: in (0, 1]: the mean is over this share of the pixels, those with the highest loss
+            (Wu et al., 2016. arXiv:1605.06885).
 
     The others are those of `PixelLoss`.
     """
 
-    def __init__(
-        self,
-        mode: Mode,
-        label_smoothing: float = 0.0,
-        topk_fraction: float = 1.0,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-    ) -> None:
-        super().__init__(mode, class_weights, classes, topk_fraction)
-        self.label_smoothing = label_smoothing
+    label_smoothing: float = 0.0
+    topk_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.topk_fraction <= 1:
+            raise SegkitError(f"topk_fraction = {self.topk_fraction}: a share of the pixels, above 0 and up to 1")
+        super().__post_init__()
 
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
         if self.mode == "multiclass":
@@ -90,6 +92,7 @@ class CrossEntropyLoss(PixelLoss):
         return binary_cross_entropy_with_logits(logits, smoothed.to(logits.dtype), reduction="none")
 
 
+@dataclass(eq=False, repr=False)
 class FocalLoss(PixelLoss):
     """Cross-entropy times (1 - probability of the target) ** gamma (Lin et al., 2017. arXiv:1708.02002).
 
@@ -100,20 +103,15 @@ class FocalLoss(PixelLoss):
     The others are those of `PixelLoss`.
     """
 
-    def __init__(
-        self,
-        mode: Mode,
-        gamma: float = 2.0,
-        alpha: float | None = None,
-        class_weights: Mapping[str, float] | None = None,
-        classes: Sequence[str] = (),
-    ) -> None:
-        if gamma < 1:
-            raise SegkitError(f"FocalLoss: gamma = {gamma}, but below 1 the gradient of a sure pixel is infinite")
-        if mode == "multiclass" and alpha is not None:
+    gamma: float = 2.0
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gamma < 1:
+            raise SegkitError(f"FocalLoss: gamma = {self.gamma}, but below 1 the gradient of a sure pixel is infinite")
+        if self.mode == "multiclass" and self.alpha is not None:
             raise SegkitError("FocalLoss: alpha is for one structure against background;   use  class_weights={NAME: WEIGHT}")
-        super().__init__(mode, class_weights, classes)
-        self.gamma, self.alpha = gamma, alpha
+        super().__post_init__()
 
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
         from segmentation_models_pytorch.losses._functional import focal_loss_with_logits, softmax_focal_loss_with_logits
@@ -128,9 +126,6 @@ class MSELoss(PixelLoss):
 
     Arguments as `PixelLoss`.
     """
-
-    def __init__(self, mode: Mode, class_weights: Mapping[str, float] | None = None, classes: Sequence[str] = ()) -> None:
-        super().__init__(mode, class_weights, classes)
 
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:
         error = (probabilities(logits, self.mode) - planes(clean, logits, self.mode)[0]) ** 2

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import wilcoxon
 
 from segkit.metrics.base import NAN, Array, Statistic
-from segkit.metrics.summary import OVERALL, bootstrap_interval
+from segkit.metrics.summary import OVERALL, bootstrap_interval, rules_of
 from segkit.metrics.table import CaseTable, Row, mean_of_known
 from segkit.system.errors import SegkitError
 
-Key = tuple[str, str, str]
-"""Subset, case, class."""
 DIGITS = 12
 """Beyond them differences are rounding errors, which would part ties and turn zeros into wins."""
 
@@ -62,10 +60,7 @@ class Comparison:
 
     def rules(self) -> dict[str, list[str]]:
         """Rule -> the statistics that follow it."""
-        rules: dict[str, list[str]] = {}
-        for statistic, rule in dict.fromkeys((line.statistic, line.rule) for line in self.lines if line.rule):
-            rules.setdefault(rule, []).append(statistic)
-        return rules
+        return rules_of(self.lines)
 
 
 def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
@@ -73,7 +68,7 @@ def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
 
     SegkitError where they have none that both made by one rule.
     """
-    rows_a, rows_b = by_key(a), by_key(b)
+    rows_a, rows_b = ({(row.subset, row.case, row.class_name): row for row in table.rows} for table in (a, b))
     pairs = [(row, rows_b[key]) for key, row in rows_a.items() if key in rows_b]
     check(pairs)
     shared, unlike = shared_statistics(a, b)
@@ -84,11 +79,14 @@ def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
         for class_name in (OVERALL, *classes):
             chosen = [pair for pair in of_subset if class_name in (OVERALL, pair[0].class_name)]
             lines += [difference(chosen, statistic, class_name, seed) for statistic in shared]
-    return Comparison(tuple(lines), only(rows_a, rows_b), only(rows_b, rows_a), unlike)
+    only_a, only_b = (
+        tuple(dict.fromkeys(key[1] for key in ours if key not in theirs)) for ours, theirs in ((rows_a, rows_b), (rows_b, rows_a))
+    )
+    return Comparison(tuple(lines), only_a, only_b, unlike)
 
 
 def shared_statistics(a: CaseTable, b: CaseTable) -> tuple[list[Statistic], tuple[Unlike, ...]]:
-    """Those of both under one rule, and those under different ones. A table alone does not know its rules, which is told."""
+    """Statistics of both under one rule, and those under different ones. Where a table alone does not know its rules, the rule says so."""
     theirs = {statistic.name: statistic.rule for statistic in b.statistics}
     shared: list[Statistic] = []
     unlike: list[Unlike] = []
@@ -102,27 +100,19 @@ def shared_statistics(a: CaseTable, b: CaseTable) -> tuple[list[Statistic], tupl
             shared.append(replace(ours, rule=f"{ours.rule or rule} ({'B' if ours.rule else 'A'}: not known)"))
     if unlike and not shared:
         one = unlike[0]
-        told = f"{one.statistic} is made by different rules ({one.rule_a}; {one.rule_b})"
-        raise SegkitError(f"{told}, and so is all else;   judge both alike with  segkit evaluate ckpt=RUN metric=NAME")
+        what = f"{one.statistic} is made by different rules ({one.rule_a}; {one.rule_b})"
+        raise SegkitError(f"{what}, and so is all else;   evaluate both alike with  segkit evaluate ckpt=RUN metric=NAME")
     return shared, tuple(unlike)
 
 
-def by_key(table: CaseTable) -> dict[Key, Row]:
-    return {(row.subset, row.case, row.class_name): row for row in table.rows}
-
-
-def only(these: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(case for subset, case, name in these if (subset, case, name) not in others))
-
-
 def check(pairs: Sequence[tuple[Row, Row]]) -> None:
-    """SegkitError unless both tables judge the same masks."""
+    """Raise SegkitError unless both tables evaluate the same masks."""
     if not pairs:
         raise SegkitError("the two tables share no case and class of one subset;   evaluate both on the same data and split")
     for a, b in pairs:
         if a.n_truth_px != b.n_truth_px:
             sizes = f"{a.n_truth_px} pixels in one table and {b.n_truth_px} in the other"
-            raise SegkitError(f"{a.case}: the true {a.class_name} has {sizes}: they were judged against different masks")
+            raise SegkitError(f"{a.case}: the true {a.class_name} has {sizes}: they were evaluated against different masks")
 
 
 def difference(pairs: Sequence[tuple[Row, Row]], statistic: Statistic, class_name: str, seed: int) -> Difference:

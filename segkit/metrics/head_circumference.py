@@ -111,29 +111,21 @@ class HeadCircumference:
         distance = Statistic("hd_ellipse_mm", "hd_ellipse_mm", f"one side without head = image diagonal, both left out{unknown}")
         return *errors, distance, Statistic("missed_head", "missed_head", "share of cases with reference")
 
-    def __call__(self, pred: Array, truth: Array, case: Case) -> dict[str, float]:
+    def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
         spacing = case.pixel_mm
         if len(spacing) != 2:
             return dict.fromkeys(self.names, NAN)
-        found, there = (self.ellipse(mask, spacing) for mask in (pred, truth))
+        found, there = (self.ellipse(mask, spacing) for mask in (pred, target))
         measured = case.facts.get("hc_mm")
-        predicted, reference = circumference(found), circumference(there) if measured is None else float(measured)
+        predicted, fitted = (head_circumference_mm(ellipse.semi_axes) if ellipse else NAN for ellipse in (found, there))
+        reference = fitted if measured is None else float(measured)
         error = predicted - reference if found else -reference
         missed = NAN if math.isnan(reference) else float(found is None)
-        distance = hausdorff_mm(found, there, truth.shape, spacing)
+        filled = [ellipse.filled(target.shape, spacing) if ellipse else np.zeros(target.shape, bool) for ellipse in (found, there)]
+        distance = Surface().distances(filled[0], filled[1], spacing)[0]
         return dict(zip(self.names, (predicted, reference, error, distance, missed), strict=True))
 
     def ellipse(self, mask: Array, spacing_mm: tuple[float, ...]) -> Ellipse | None:
         """In mm."""
         fitted = fit_ellipse(mask, spacing_mm)
         return fitted.shrunk(self.outline_px * sum(spacing_mm) / 2) if fitted else None
-
-
-def circumference(ellipse: Ellipse | None) -> float:
-    return head_circumference_mm(ellipse.semi_axes) if ellipse else NAN
-
-
-def hausdorff_mm(pred: Ellipse | None, truth: Ellipse | None, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> float:
-    """Of the ellipses as masks of an image of that shape. One is None: its diagonal; both: NaN."""
-    p, t = (ellipse.filled(shape, spacing_mm) if ellipse else np.zeros(shape, bool) for ellipse in (pred, truth))
-    return Surface().distances(p, t, spacing_mm)[0]

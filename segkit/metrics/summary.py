@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,13 +101,15 @@ class Summary:
         """subset -> class or 'overall' -> statistic -> numbers. For JSON: what is not a number is None."""
         tree: Tree = {}
         for line in self.lines:
-            entry = {k: none_for_nan(v) for k, v in asdict(line).items() if k not in PATH_FIELDS}
+            entry = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(line).items()}
+            for name in ("subset", "class_name", "statistic"):
+                del entry[name]
             tree.setdefault(line.subset, {}).setdefault(line.class_name, {})[line.statistic] = entry
         return tree
 
     @classmethod
     def from_dict(cls, tree: Tree) -> Summary:
-        """What `as_dict` gave, after JSON."""
+        """The inverse of `as_dict`, after JSON."""
         lines = []
         for subset, classes in tree.items():
             for name, statistics in classes.items():
@@ -129,7 +131,7 @@ class Summary:
         console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
     def layout(self, rules: bool, spread: bool, title: str) -> Table:
-        caption = None if rules else "\n".join(f"{', '.join(names)}: {rule}" for rule, names in self.rules().items())
+        caption = None if rules else "\n".join(f"{', '.join(names)}: {rule}" for rule, names in rules_of(self.lines).items())
         table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
         table.box = box.SIMPLE_HEAD
         shown = self.shown()
@@ -148,28 +150,22 @@ class Summary:
             table.add_row(*names, shown_as(line.mean), interval(line), *middle, *counts)
         return table
 
-    def rules(self) -> dict[str, list[str]]:
-        """Rule -> the statistics that follow it."""
-        rules: dict[str, list[str]] = {}
-        for statistic, rule in dict.fromkeys((line.statistic, line.rule) for line in self.lines if line.rule):
-            rules.setdefault(rule, []).append(statistic)
-        return rules
-
     def shown(self) -> list[Line]:
         """Without the overall lines where there is only one class, which would say everything twice."""
         classes = {line.class_name for line in self.lines if line.class_name != OVERALL}
         return [line for line in self.lines if len(classes) > 1 or line.class_name != OVERALL]
 
 
-PATH_FIELDS = ("subset", "class_name", "statistic")
-
-
-def none_for_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def rules_of(lines: Iterable[Any]) -> dict[str, list[str]]:
+    """Rule -> the statistics that follow it, of lines with these two fields."""
+    rules: dict[str, list[str]] = {}
+    for statistic, rule in dict.fromkeys((line.statistic, line.rule) for line in lines if line.rule):
+        rules.setdefault(rule, []).append(statistic)
+    return rules
 
 
 def unit(statistic: str) -> Callable[[float], str]:
-    """How a statistic is written: millimetres with two decimals, scores with four; a dash for what is not defined."""
+    """Return how a statistic is written: millimeters with two decimals, scores with four; a dash for what is not defined."""
     digits = 2 if statistic.endswith("_mm") else 4
     return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "-"
 

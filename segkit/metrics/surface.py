@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from segkit.data.case import Case
+from segkit.data.transforms.geometry import bounding_box
 from segkit.metrics.base import NAN, Array, Statistic
 
 FAR = 95.0
@@ -56,35 +57,35 @@ class Surface:
         flags = (Statistic(missed, missed, "share of cases with truth"), Statistic(invented, invented, "share of cases without truth"))
         return *(Statistic(name, name, self.rule) for name in distances), *flags
 
-    def __call__(self, pred: Array, truth: Array, case: Case) -> dict[str, float]:
-        found, there = bool(pred.any()), bool(truth.any())
+    def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
+        found, there = bool(pred.any()), bool(target.any())
         missed, invented = (NAN if not there else float(not found)), (NAN if there else float(found))
-        return dict(zip(self.names, (*self.distances(pred, truth, case.pixel_mm), missed, invented), strict=True))
+        return dict(zip(self.names, (*self.distances(pred, target, case.pixel_mm), missed, invented), strict=True))
 
-    def distances(self, pred: Array, truth: Array, pixel_mm: tuple[float, ...]) -> tuple[float, float, float, float]:
+    def distances(self, pred: Array, target: Array, pixel_mm: tuple[float, ...]) -> tuple[float, float, float, float]:
         """hd, hd95, assd and nsd of two masks (*S)."""
-        n_empty = 2 - int(pred.any()) - int(truth.any())
+        n_empty = 2 - int(pred.any()) - int(target.any())
         if n_empty == 2:
             return (NAN,) * 4 if self.both_empty == "left out" else (0.0, 0.0, 0.0, 1.0)
-        spacing = pixel_mm if self.unit == "mm" else (1.0,) * truth.ndim
-        if len(spacing) != truth.ndim:
+        spacing = pixel_mm if self.unit == "mm" else (1.0,) * target.ndim
+        if len(spacing) != target.ndim:
             return (NAN,) * 4
         if n_empty:
-            diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
+            diagonal = float(np.linalg.norm(np.multiply(target.shape, spacing)))
             return diagonal, diagonal, diagonal, 0.0
-        there, back = surface_distances(pred, truth, spacing)
+        there, back = surface_distances(pred, target, spacing)
         both = np.concatenate([there, back])
         hd95 = max(np.percentile(there, FAR), np.percentile(back, FAR))
         return float(both.max()), float(hd95), float(both.mean()), float((both <= self.tolerance * ROUNDING).mean())
 
 
-def surface_distances(pred: Array, truth: Array, spacing: tuple[float, ...]) -> tuple[Array, Array]:
-    """From each border pixel of `pred` to the border of `truth`, (N,), and back, (M,). Neither mask may be empty.
+def surface_distances(pred: Array, target: Array, spacing: tuple[float, ...]) -> tuple[Array, Array]:
+    """From each border pixel of `pred` to the border of `target`, (N,), and back, (M,). Neither mask may be empty.
 
     A tree of the border pixels: its cost grows with the surface, that of a distance map with the volume.
     """
-    box = bounding_box(pred | truth)
-    a, b = (np.argwhere(border(mask[box])) * spacing for mask in (pred, truth))
+    box = tuple(slice(*side) for side in bounding_box(pred | target) or ())
+    a, b = (np.argwhere(border(mask[box])) * spacing for mask in (pred, target))
     return nearest_distance(a, b), nearest_distance(b, a)
 
 
@@ -104,12 +105,3 @@ def border(mask: Array) -> Array:
         here[:-1] &= upper[1:]
         here[[0, -1]] = False
     return mask & ~inside
-
-
-def bounding_box(mask: Array) -> tuple[slice, ...]:
-    """The smallest box around a mask (*S) that is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        line = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(line[0]), int(line[-1]) + 1))
-    return tuple(box)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarize
 from segkit.system.errors import SegkitError
-from segkit.system.files import Natural, natural, read_json, write_text_atomic
+from segkit.system.files import Natural, natural, read_json, write_csv_atomic
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
@@ -26,7 +25,7 @@ OUT_OF_FOLD = "evaluation/val"
 """In the folder of a sweep over folds: what  segkit evaluate sweep=NAME  writes."""
 SUBSETS = ("train", "val", "test")
 EXCLUDED = "excluded"
-"""Validation cases that the data set says are not fit to learn from: told apart, and together with the others."""
+"""Validation cases that the data set says are not fit to learn from: reported separately, and together with the others."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +42,19 @@ class Row:
 
 
 def evaluate_case(
-    pred: Array, truth: Array, labels: LabelMap, case: Case, metrics: Mapping[str, CaseMetric], subset: str = ""
+    pred: Array, reference: Array, labels: LabelMap, case: Case, metrics: Mapping[str, CaseMetric], subset: str = ""
 ) -> list[Row]:
     """One row for each class, in the order of the label map.
 
-    `pred` and `truth` are on the original grid: class indices (H, W) of an exclusive map, or planes (K, H, W) of 0, 1
-    of an overlapping one. What is 255 in truth counts in neither.
+    `pred` and `reference` are on the original grid: class indices (H, W) of an exclusive map, or planes (K, H, W) of 0, 1
+    of an overlapping one. What is 255 in the reference counts in neither.
     """
-    if pred.shape != truth.shape:
-        raise SegkitError(f"{case.id}: prediction {pred.shape} and truth {truth.shape} are not on the same grid")
+    if pred.shape != reference.shape:
+        raise SegkitError(f"{case.id}: prediction {pred.shape} and reference {reference.shape} are not on the same grid")
     rows = []
     for k, name in enumerate(labels.classes):
-        p, t = (masks[k] == 1 if labels.overlap else masks == k + 1 for masks in (pred, truth))
-        p = p & ((truth[k] if labels.overlap else truth) != IGNORE)
+        p, t = labels.plane(pred, k), labels.plane(reference, k)
+        p &= (reference[k] if labels.overlap else reference) != IGNORE
         values = {column: value for metric in metrics.values() for column, value in metric(p, t, case).items()}
         rows.append(Row(case.id, case.group_or_id, subset, name, int(t.sum()), int(p.sum()), values))
     return rows
@@ -63,7 +62,7 @@ def evaluate_case(
 
 @dataclass(frozen=True)
 class CaseTable:
-    """Rows in natural order of subset and case (the order of classes is kept), and what to tell of their columns."""
+    """Rows in natural order of subset and case (the order of classes is kept), and the statistics of their columns."""
 
     rows: tuple[Row, ...]
     statistics: tuple[Statistic, ...]
@@ -83,19 +82,12 @@ class CaseTable:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Classes that no truth shows."""
+        """Classes that no reference mask shows."""
         shown = {row.class_name for row in self.rows if row.n_truth_px}
         return tuple(name for name in self.classes if name not in shown)
 
     def subset(self, name: str) -> CaseTable:
         return CaseTable(tuple(row for row in self.rows if row.subset == name), self.statistics)
-
-    def by_case(self, column: str) -> dict[str, float]:
-        """The mean over the classes of each case, NaN where no class has a value. Keys in the order of the rows."""
-        values: dict[str, list[float]] = {}
-        for row in self.rows:
-            values.setdefault(row.case, []).append(row.values.get(column, NAN))
-        return {case: mean_of_known(of_case) for case, of_case in values.items()}
 
     def summary(self, seed: int = 0) -> Summary:
         """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes."""
@@ -122,14 +114,12 @@ class CaseTable:
 
     def to_csv(self, path: Path) -> None:
         """Floats are written so that they read back to the last bit; a missing value is an empty field."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*KEYS, *self.columns])
+        lines: list[list[object]] = [[*KEYS, *self.columns]]
         for row in self.rows:
             values = [row.values.get(column, NAN) for column in self.columns]
             keys = (row.case, row.group, row.subset, row.class_name, row.n_truth_px, row.n_pred_px)
-            writer.writerow([*keys, *("" if v != v else repr(float(v)) for v in values)])
-        write_text_atomic(path, text.getvalue())
+            lines.append([*keys, *("" if v != v else repr(float(v)) for v in values)])
+        write_csv_atomic(path, lines)
 
     @classmethod
     def from_csv(cls, path: Path, metrics: Mapping[str, CaseMetric] | None = None) -> CaseTable:

@@ -50,15 +50,15 @@ class UWMadison:
             ChallengeScore("uw_score_cube", CUBE, f"{W_DICE} {DICE} + {W_DISTANCE} (1 - {CUBE})"),
         )
 
-    def __call__(self, pred: Array, truth: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
-        cube = hausdorff_unit_cube(np.any(pred, axis=0), np.any(truth, axis=0))
-        return [self.of_class(p, t, cube, there) for p, t in zip(pred, truth, strict=True)]
+    def __call__(self, pred: Array, target: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
+        cube = hausdorff_unit_cube(np.any(pred, axis=0), np.any(target, axis=0))
+        return [self.of_class(p, t, cube, there) for p, t in zip(pred, target, strict=True)]
 
-    def of_class(self, pred: Array, truth: Array, cube: float, there: Slices) -> dict[str, float]:
-        dices = slice_dice(pred[there], truth[there], self.both_empty)
+    def of_class(self, pred: Array, target: Array, cube: float, there: Slices) -> dict[str, float]:
+        dices = slice_dice(pred[there], target[there], self.both_empty)
         known = dices[dices == dices]
         mean = float(known.mean()) if known.size else NAN
-        return dict(zip(self.names, (mean, float(known.size), hausdorff_diag(pred, truth), cube), strict=True))
+        return dict(zip(self.names, (mean, float(known.size), hausdorff_diag(pred, target), cube), strict=True))
 
 
 class OverSlices(Statistic):
@@ -95,29 +95,29 @@ def linearized(values: Array, weights: Array) -> Array:
     return np.asarray(mean + weights / weights.mean() * (known - mean))
 
 
-def slice_dice(pred: Array, truth: Array, both_empty: float | None = None) -> Array:
+def slice_dice(pred: Array, target: Array, both_empty: float | None = None) -> Array:
     """bool (D, H, W) -> (D,)."""
-    common, total = (pred & truth).sum(axis=(1, 2)), pred.sum(axis=(1, 2)) + truth.sum(axis=(1, 2))
+    common, total = (pred & target).sum(axis=(1, 2)), pred.sum(axis=(1, 2)) + target.sum(axis=(1, 2))
     return np.where(total > 0, 2 * common / np.maximum(total, 1), as_number(both_empty))
 
 
-def hausdorff_diag(pred: Array, truth: Array) -> float:
+def hausdorff_diag(pred: Array, target: Array) -> float:
     """bool (D, H, W) of one class. Both empty: 0, one empty: 1."""
-    found, there = bool(pred.any()), bool(truth.any())
+    found, there = bool(pred.any()), bool(target.any())
     if not (found and there):
         return float(found or there)
-    distances = np.concatenate(surface_distances(pred, truth, (1.0,) * truth.ndim))
-    return min(1.0, float(distances.max() / np.linalg.norm(truth.shape)))
+    distances = np.concatenate(surface_distances(pred, target, (1.0,) * target.ndim))
+    return min(1.0, float(distances.max() / np.linalg.norm(target.shape)))
 
 
-def hausdorff_unit_cube(pred: Array, truth: Array) -> float:
+def hausdorff_unit_cube(pred: Array, target: Array) -> float:
     """bool (D, H, W) of all classes. Both empty: NaN, one empty: 1."""
-    n_pred, n_truth = int(pred.sum()), int(truth.sum())
-    if not (n_pred or n_truth):
+    n_pred, n_target = int(pred.sum()), int(target.sum())
+    if not (n_pred or n_target):
         return NAN
-    if not (n_pred and n_truth) or n_pred > HOPELESS * n_truth:
+    if not (n_pred and n_target) or n_pred > HOPELESS * n_target:
         return 1.0
-    return max(farthest(pred, truth), farthest(truth, pred)) / float(np.sqrt(truth.ndim))
+    return max(farthest(pred, target), farthest(target, pred)) / float(np.sqrt(target.ndim))
 
 
 def farthest(mask: Array, other: Array) -> float:

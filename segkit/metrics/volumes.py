@@ -24,7 +24,7 @@ class Stack(NamedTuple):
 
     case: Case
     pred: Array
-    truth: Array
+    target: Array
     there: Slices = ALL
 
 
@@ -35,13 +35,13 @@ class Stacks:
         self.left = Counter(case.volume for case in cases if case.volume)
         self.held: dict[str, list[Stack]] = {}
 
-    def add(self, case: Case, pred: Array, truth: Array) -> Stack | None:
+    def add(self, case: Case, pred: Array, target: Array) -> Stack | None:
         """None until the volume is whole, and for an image that belongs to none."""
         if case.dims == 3:
-            return Stack(case, pred, truth)
+            return Stack(case, pred, target)
         if not case.volume:
             return None
-        self.held.setdefault(case.volume, []).append(Stack(case, pred, truth))
+        self.held.setdefault(case.volume, []).append(Stack(case, pred, target))
         self.left[case.volume] -= 1
         return None if self.left[case.volume] else stack(self.held.pop(case.volume))
 
@@ -51,30 +51,26 @@ def stack(slices: Sequence[Stack]) -> Stack:
     positions = [one.case.position for one in slices]
     first, n = min(positions), max(positions) - min(positions) + 1
     case = replace(slices[0].case, id=slices[0].case.volume, volume="", position=0, dims=3)
-    shapes = {one.pred.shape for one in slices} | {one.truth.shape for one in slices}
+    shapes = {one.pred.shape for one in slices} | {one.target.shape for one in slices}
     if len(shapes) > 1:
         raise SegkitError(f"{case.id}: its slices have different sizes, {' and '.join(map(str, sorted(shapes)))}, and make no volume")
     (shape,) = shapes
-    pred, truth = (np.zeros((*shape[:-2], n, *shape[-2:]), np.uint8) for _ in range(2))
+    pred, target = (np.zeros((*shape[:-2], n, *shape[-2:]), np.uint8) for _ in range(2))
     for one in slices:
         pred[..., one.case.position - first, :, :] = one.pred
-        truth[..., one.case.position - first, :, :] = one.truth
-    return Stack(case, pred, truth, np.isin(np.arange(n), np.subtract(positions, first)))
+        target[..., one.case.position - first, :, :] = one.target
+    return Stack(case, pred, target, np.isin(np.arange(n), np.subtract(positions, first)))
 
 
 def evaluate_volume(volume: Stack, labels: LabelMap, metrics: Mapping[str, VolumeMetric], subset: str = "") -> list[Row]:
-    """One row for each class, in the order of the label map. What is 255 in truth counts in neither."""
-    case, pred, truth, there = volume
-    planes = [[masks[k] == 1 if labels.overlap else masks == k + 1 for k in range(len(labels.classes))] for masks in (pred, truth)]
-    counts = truth != IGNORE if labels.overlap else (truth != IGNORE)[None]
-    p, t = np.stack(planes[0]) & counts, np.stack(planes[1])
-    values = [dict[str, float]() for _ in labels.classes]
-    for metric in metrics.values():
-        for of_class, found in zip(values, metric(p, t, case, there), strict=True):
-            of_class.update(found)
-    return [
-        Row(case.id, case.group_or_id, subset, name, int(t[k].sum()), int(p[k].sum()), values[k]) for k, name in enumerate(labels.classes)
-    ]
+    """One row for each class, in the order of the label map. What is 255 in the reference counts in neither."""
+    case, pred, target, there = volume
+    p, t = labels.planes(pred) & (target != IGNORE), labels.planes(target)
+    rows = []
+    for name, p_k, t_k, *found in zip(labels.classes, p, t, *(metric(p, t, case, there) for metric in metrics.values()), strict=True):
+        values = {column: value for of_metric in found for column, value in of_metric.items()}
+        rows.append(Row(case.id, case.group_or_id, subset, name, int(t_k.sum()), int(p_k.sum()), values))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,10 @@ class VolumeDice:
         rule = self.overlap.rule + (", largest object of the prediction" if self.largest else "")
         return (Statistic("volume_dice", "volume_dice", rule),)
 
-    def __call__(self, pred: Array, truth: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
+    def __call__(self, pred: Array, target: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
         known = pred[:, there]
         kept = [largest_object(mask) for mask in known] if self.largest else known
-        return [{"volume_dice": self.overlap(p, t, case)["dice"]} for p, t in zip(kept, truth[:, there], strict=True)]
+        return [{"volume_dice": self.overlap(p, t, case)["dice"]} for p, t in zip(kept, target[:, there], strict=True)]
 
 
 def largest_object(mask: Array) -> Array:

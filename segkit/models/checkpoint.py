@@ -93,20 +93,27 @@ def build_model(metadata: Metadata, allow: Sequence[str] = (), pretrained: bool 
     metadata, where it has been validated already.
     """
     config, labels = config or metadata.train_config(allow), metadata.label_map()
-    node = config.model if pretrained else without_downloads(config.model)
-    weights, node = node.get("weights"), {key: value for key, value in node.items() if key != "weights"}
-    supplied = {"in_channels": metadata.channels, "out_channels": labels.n_outputs}
-    if "dims" in keywords_of(str(node["_target_"]), allow):
-        supplied["dims"] = metadata.dims
-    elif metadata.dims == 3:
-        raise SegkitError(f"model._target_ = {node['_target_']} has no dims: it is for images;   use  model=unet  or  data.dims=2")
-    network = instantiate(node, allow=allow, **supplied)
-    if not isinstance(network, nn.Module):
-        raise SegkitError(f"model._target_ = {config.model['_target_']} does not build a torch.nn.Module")
-    if weights is not None and pretrained:
-        load.load_into(network, *load.obtain(Weights.model_validate(weights)))
+    network = build_network(
+        config.model if pretrained else without_downloads(config.model), allow, metadata.channels, labels.n_outputs, metadata.dims
+    )
+    if pretrained and config.model.get("weights") is not None:
+        load.load_into(network, *load.obtain(Weights.model_validate(config.model["weights"])))
     normalizer = Normalizer(config.preprocess.normalize, metadata.mean, metadata.sd, metadata.dims)
     return SegmentationModel(network, normalizer, labels.mode)
+
+
+def build_network(node: Mapping[str, Any], allow: Sequence[str], in_channels: int, out_channels: int, dims: int) -> nn.Module:
+    """Instantiate a `model` node, without its `weights`. SegkitError where it is no network, or none for volumes with dims=3."""
+    target = node["_target_"]
+    supplied = {"in_channels": in_channels, "out_channels": out_channels}
+    if "dims" in keywords_of(str(target), allow):
+        supplied["dims"] = dims
+    elif dims == 3:
+        raise SegkitError(f"model._target_ = {target} has no dims: it is for images;   use  model=unet  or  data.dims=2")
+    network = instantiate({key: value for key, value in node.items() if key != "weights"}, allow=allow, **supplied)
+    if not isinstance(network, nn.Module):
+        raise SegkitError(f"model._target_ = {target} does not build a torch.nn.Module")
+    return network
 
 
 def without_downloads(node: Any) -> Any:

@@ -74,7 +74,14 @@ class SMP(nn.Module):
         recipe = Recipe(in_channels, out_channels, arch, encoder_name, {**_any_size(encoder_name, options), **options})
         if arch == "DPT":
             _try_sizes(recipe)
-        network = _with_weights(recipe, encoder_weights)
+        network: Any
+        if encoder_weights is None:
+            network = recipe.build()
+        elif not is_file(encoder_weights):
+            network = _from_hub(recipe, encoder_weights)
+        else:
+            from_file = _timm_from_file if encoder_name.startswith(TIMM) else _own_from_file
+            network = from_file(recipe, Path(encoder_weights).expanduser())
         self.encoder, self.decoder, self.segmentation_head = network.encoder, network.decoder, network.segmentation_head
         self.stride = stride_of(network, arch)
 
@@ -82,15 +89,6 @@ class SMP(nn.Module):
         features = self.encoder(x)  # DPT's encoders give tokens besides
         decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
         return self.segmentation_head(decoded)  # type: ignore[no-any-return]
-
-
-def _with_weights(recipe: Recipe, weights: str | None) -> Any:
-    if weights is None:
-        return recipe.build()
-    if is_file(weights):
-        from_file = _timm_from_file if recipe.encoder_name.startswith(TIMM) else _own_from_file
-        return from_file(recipe, Path(weights).expanduser())
-    return _from_hub(recipe, weights)
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ def _from_hub(recipe: Recipe, weights: str) -> nn.Module:
     there = weights_on_offer(name)
     if weights not in there:
         ways = _choice(weights, there) if there else "none are on offer; use  model.encoder_weights=null  or a file"
-        raise SegkitError(f"model.encoder_weights = {weights} is not there for {name};   {ways}")
+        raise SegkitError(f"model.encoder_weights = {weights} is not available for {name};   {ways}")
     value: str | bool = weights
     if name.startswith(TIMM):  # where the tag is part of the name
         tag = next(tag for tag in there if tag != IMAGENET) if weights == IMAGENET else weights

@@ -76,6 +76,11 @@ def nearest(word: str, choices: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{close[0]}?" if close else ""
 
 
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are; `nothing` of an empty list."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
 def plain_command(name: str, usage: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
     """Makes the main function of a command without config: --help prints `usage`, a mistake of input is one line and exit code 2."""
 

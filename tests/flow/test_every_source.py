@@ -19,7 +19,6 @@ from segkit.config import compose
 from segkit.data.audit.audit import inspect
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.manifest import find
-from segkit.inference.postprocess import planes
 from segkit.inference.predictor import load
 
 SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
@@ -94,7 +93,7 @@ def test_its_truth_is_not_what_a_threshold_finds(made: tuple[str, Path]) -> None
 
 
 def best_threshold_dice(case: Case, manifest: Manifest) -> float | None:
-    truth = planes(encoded_mask(case, manifest.labels), manifest.labels).any(axis=0)
+    truth = manifest.labels.planes(encoded_mask(case, manifest.labels)).any(axis=0)
     if not truth.any():
         return None
     scores = []

@@ -17,7 +17,6 @@ from segkit.config import compose
 from segkit.data.audit.audit import load_labelled
 from segkit.data.case import Manifest, encoded_mask
 from segkit.data.phantoms.base import write_png
-from segkit.inference.batch import files_of, is_stack, masks_of
 from segkit.inference.evaluation import Result
 from segkit.inference.inputs import of_cases
 from segkit.inference.writers.masks import write_mask
@@ -51,8 +50,8 @@ def write_truth(manifest: Manifest, orient: str | None, folder: Path) -> None:
     labels = manifest.labels
     for job in of_cases(manifest):
         masks = [encoded_mask(case, labels) for case in job.cases]
-        mask = np.stack(masks, axis=masks[0].ndim - 2) if is_stack(job, job.cases) else masks[0]
-        for path, part in zip(files_of(job, folder), masks_of(job, mask, labels.overlap), strict=True):
+        mask = np.stack(masks, axis=masks[0].ndim - 2) if job.is_stack(job.cases) else masks[0]
+        for path, part in zip(job.files(folder), job.split(mask, labels.overlap), strict=True):
             write_mask(path, part, labels, job.like, orient or "LPS")
 
 

@@ -18,7 +18,8 @@ import pytest
 
 import segkit.data.statistics as statistics_module
 from segkit.cli.main import main
-from segkit.inference.writers.masks import read_sizes
+from segkit.inference.writers.masks import SIZE_HEADER
+from segkit.inference.writers.tables import read_rows
 
 Job = Callable[..., "subprocess.Popen[str]"]
 
@@ -101,7 +102,7 @@ def test_a_part_that_is_killed_goes_on_while_another_runs(trained: Path, images:
     for process in (second, again):
         assert process.wait(100) == 0, process.stdout and process.stdout.read()
     assert first.wait() == -signal.SIGKILL
-    assert sorted(int(size.case) for size in read_sizes(tmp_path / "out" / "sizes.csv")) == list(range(400))
+    assert sorted(map(int, read_rows(tmp_path / "out" / "sizes.csv", SIZE_HEADER))) == list(range(400))
     assert len(list((tmp_path / "out").glob("*.png"))) == 400
 
 

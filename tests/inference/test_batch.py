@@ -11,13 +11,15 @@ import tifffile
 import segkit
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
-from segkit.data.io.volumes import VolumeFile
+from segkit.data.io.tiff import TiffPage
+from segkit.data.io.volumes import PlaneFile, VolumeFile
 from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
 from segkit.inference.batch import SIZES, BatchResult, OutputOptions, predict_jobs
 from segkit.inference.inputs import Job, find_images, name_masks, of_cases, of_files
 from segkit.inference.predictor import Predictor
-from segkit.inference.writers.masks import read_sizes
+from segkit.inference.writers.masks import SIZE_HEADER
+from segkit.inference.writers.tables import read_rows
 from segkit.system.errors import SegkitError
 
 
@@ -43,8 +45,8 @@ def test_two_images_of_one_stem_keep_their_suffix(tmp_path: Path) -> None:
 
 
 def test_a_mask_has_the_format_of_its_volume_and_is_a_png_otherwise(tmp_path: Path) -> None:
-    assert Job("sub/a", tmp_path / "a.jpg").target(tmp_path) == tmp_path / "sub/a.png"
-    assert Job("a", tmp_path / "a.nii.gz", like=tmp_path / "a.nii.gz").target(tmp_path) == tmp_path / "a.nii.gz"
+    assert Job("sub/a", tmp_path / "a.jpg").files(tmp_path) == [tmp_path / "sub/a.png"]
+    assert Job("a", tmp_path / "a.nii.gz", like=tmp_path / "a.nii.gz").files(tmp_path) == [tmp_path / "a.nii.gz"]
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
@@ -66,12 +68,12 @@ def test_slices_of_a_volume_file_become_one_mask_and_slices_with_files_of_their_
 def test_a_page_of_a_stack_becomes_a_picture_and_a_file_of_one_slice_its_like(tmp_path: Path) -> None:
     pages = tmp_path / "stack.tif"
     tifffile.imwrite(pages, np.zeros((3, 8, 9), np.uint8), photometric="minisblack")
-    seen = [ImageFile(pages, page=z) for z in range(3)]
+    seen = [TiffPage(pages, z) for z in range(3)]
     alone = [Case(f"p{z}", seen[z], volume="stack", position=z, whole=Volume(tuple(seen))) for z in range(3)]
     between = Case("n", Channels((seen[0], seen[1], seen[2])), volume="stack", position=1, whole=Volume(tuple(seen)))
-    assert [job.target(tmp_path).name for job in of_cases([*alone, between])] == ["n.png", "p0.png", "p1.png", "p2.png"]
+    assert [job.files(tmp_path)[0].name for job in of_cases([*alone, between])] == ["n.png", "p0.png", "p1.png", "p2.png"]
     plane = tmp_path / "plane.nii.gz"
-    assert of_cases([Case("a", ImageFile(plane))])[0].like == plane
+    assert of_cases([Case("a", PlaneFile(plane))])[0].like == plane
 
 
 def test_an_input_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_every_image_has_a_line_in_the_table_of_sizes_and_a_picture_where_it_is_
     done = predicted(segkit.load(trained, "cpu"), scans, overlays=True)
     assert (done.written, done.skipped, done.problems) == (3, 0, ())
     assert (scans / "masks" / SIZES).read_text().splitlines()[0] == "case,class,n_px,area_mm2,volume_mm3"
-    assert [size.case for size in read_sizes(scans / "masks" / SIZES)] == ["0", "1", "2"]
+    assert list(read_rows(scans / "masks" / SIZES, SIZE_HEADER)) == ["0", "1", "2"]
     assert all((scans / "masks" / f"{i}_overlay.png").is_file() for i in range(3))
 
 
@@ -119,7 +121,7 @@ def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch
     predict = predictor.predict
 
     def watched(case: Case) -> object:
-        seen.append(len(read_sizes(scans / "masks" / SIZES)) if seen else 0)
+        seen.append(len(read_rows(scans / "masks" / SIZES, SIZE_HEADER)) if seen else 0)
         return predict(case)
 
     monkeypatch.setattr(predictor, "predict", watched)

@@ -33,7 +33,7 @@ def test_slices_come_back_as_the_volume_they_were_cut_from() -> None:
     volume = found[-1]
     assert volume is not None
     np.testing.assert_array_equal(volume.pred, pred)
-    np.testing.assert_array_equal(volume.truth, truth)
+    np.testing.assert_array_equal(volume.target, truth)
     assert (volume.case.id, volume.case.group, volume.case.dims, volume.case.pixel_mm) == ("v", "p1", 3, (3.0, 0.5, 0.5))
 
 
@@ -52,7 +52,7 @@ def test_a_slice_that_is_not_there_leaves_its_place_empty() -> None:
     volume = stacks.add(cases[1], filled(1), filled(2))
     assert volume is not None
     assert volume.pred[:, 0, 0].tolist() == [1, 0, 0, 1]
-    assert volume.truth[:, 0, 0].tolist() == [2, 0, 0, 2]
+    assert volume.target[:, 0, 0].tolist() == [2, 0, 0, 2]
     assert np.asarray(volume.there).tolist() == [True, False, False, True]
 
 

@@ -12,6 +12,7 @@ from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region, shape_of, slice_of
 from segkit.data.sources.base import Source, files_in
+from segkit.system.errors import nearest
 from segkit.system.files import natural
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -55,8 +56,7 @@ class BraTS(Source):
         self.modalities, self.regions, self.slices, self.orient = tuple(modalities), regions, slices, orient
 
     def cases(self) -> Iterator[Case]:
-        self._check_keys()
-        if self.problems:
+        if not self._keys_are_right():
             return
         folders = self._folders()
         if not folders:
@@ -78,15 +78,18 @@ class BraTS(Source):
                 path = root / "MICCAI_BraTS2020_TrainingData" / name / f"{name}_{modality}.nii.gz"
                 write_nifti(path, voxels, tomography.BRAIN_MM)
 
-    def _check_keys(self) -> None:
-        for modality in self.modalities:
-            self.check_choice("modalities", modality, MODALITIES)
+    def _keys_are_right(self) -> bool:
+        before = len(self.problems)
+        for modality in (m for m in self.modalities if m not in MODALITIES):
+            fix = nearest(modality, MODALITIES) or f"choose among {', '.join(MODALITIES)}"
+            self.report("data.source.modalities", f"there is no modality {modality!r}", fix)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             what = "names one twice" if self.modalities else "is empty"
             self.report("data.source.modalities", what, f"data.source.modalities=[{','.join(MODALITIES)}]")
         if self.slices is not None and (len(self.slices) != 3 or min(self.slices) < 0 or self.slices[2] < 1 or not range(*self.slices)):
             what = f"{list(self.slices)} is not a [start, stop, step] that holds a slice"
             self.report("data.source.slices", what, "data.source.slices=[50,105,10]")
+        return len(self.problems) == before
 
     def _folders(self) -> list[Path]:
         found = []

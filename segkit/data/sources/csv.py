@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.base import ReadError, read_table, stem
+from segkit.data.io.base import ReadError, stem
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.sources.base import Pair, Source, pair, unreadable
@@ -77,15 +78,19 @@ class Csv(Source):
             fix = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
             self.report(str(self.table), f"is missing; {found}", fix)
             return [], []
-        with self.reporting("save it as comma-separated values (CSV)"):
-            columns, rows = read_table(self.table)
-            if not columns:
-                self.report(self._line(1), "the table is empty", "its first line names the columns, e.g.  image,mask,group")
-            return columns, rows
-        return [], []
+        lines = _text(self.table.read_bytes()).splitlines()
+        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = []
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
+        return header, rows
 
     def _columns_are_right(self, columns: list[str]) -> bool:
         if not columns:
+            if self.table.is_file():
+                self.report(self._line(1), "the table is empty", "its first line names the columns, e.g.  image,mask,group")
             return False
         masks = [name for name in columns if name == "mask" or name.startswith("mask_")]
         if "image" not in columns:
@@ -166,3 +171,17 @@ def _mask(files: Pair) -> Pixels | dict[str, Pixels] | None:
     if "mask" in files.masks:
         return files.masks["mask"]
     return {name.removeprefix("mask_"): mask for name, mask in files.masks.items()} or None
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _text(data: bytes) -> str:
+    """UTF-8 with or without byte-order mark, UTF-16 as spreadsheets write it, else Latin-1."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

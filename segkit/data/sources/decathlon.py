@@ -124,7 +124,8 @@ class Decathlon(Source):
         images, labels = (Keyed.of(image_files(self.root / name), self.root / name) for name in (IMAGES, LABELS))
         if not images.keys:
             self.report(self.root / IMAGES, "holds no images", "put the volumes there")
-        return ((image, label) for _, image, label in self.pairs(images, labels))
+        for _, image, label in self.pairs(images, labels, self.name_in(self.root / LABELS, ".*"), self.name_in(self.root / IMAGES, ".*")):
+            yield image, label
 
     def _case(self, image: Path, label: Path, modalities: int) -> Iterator[Case]:
         files = self.read_pair(image, {"": label}, self.orient)

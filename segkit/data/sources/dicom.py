@@ -10,10 +10,10 @@ a series on which nothing is drawn has empty masks; a series that nothing refers
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import dicom as phantom
-from segkit.data.sources.base import Source, all_files
+from segkit.data.sources.base import Source
+from segkit.system.errors import nearest
 from segkit.system.files import natural
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
@@ -38,7 +39,6 @@ TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "ImagerPixelSpacing", "SequenceOfUltrasoundRegions"),
 )
 THREADS = 8
-COPY = "copy it again, or move it away"
 
 
 class Dicom(Source):
@@ -75,7 +75,7 @@ class Dicom(Source):
         if not self.root.is_dir():
             self.report(str(self.root), "no such folder", "name the folder as data.root=...")
             return [], []
-        files = [path for path in all_files(self.root) if dicom.claims_to_be_dicom(path)]
+        files = [path for path in _files(self.root) if dicom.claims_to_be_dicom(path)]
         with ThreadPoolExecutor(THREADS) as pool:
             headers = [(path, header) for path, header in zip(files, pool.map(self._header, files), strict=True) if header is not None]
         images, annotations, left_out = [], [], Counter[str]()
@@ -98,20 +98,25 @@ class Dicom(Source):
         return images, annotations
 
     def _header(self, path: Path) -> Dataset | None:
-        with self.reporting(COPY) if path.name != "DICOMDIR" else suppress(ReadError):
+        try:
             header = dicom.header(path, TAGS)
             has_frames = "NumberOfFrames" in header and header.SOPClassUID not in SEGMENTATIONS
             return dicom.header(path) if has_frames else header
-        return None
+        except ReadError as error:
+            if path.name != "DICOMDIR":
+                self._report_damaged(error)
+            return None
 
     def _annotation(self, path: Path, kind: str) -> list[Annotation]:
-        with self.reporting(COPY):
+        try:
             annotation = structure_set(path) if kind == STRUCTURE_SET else segmentation(path)
-            if annotation.left_out:
-                what = f"structures without closed contours are left out: {', '.join(annotation.left_out)}"
-                self.report(path, what, severity="note")
-            return [annotation]
-        return []
+        except ReadError as error:
+            self._report_damaged(error)
+            return []
+        if annotation.left_out:
+            what = f"structures without closed contours are left out: {', '.join(annotation.left_out)}"
+            self.report(path, what, severity="note")
+        return [annotation]
 
     # what belongs together
 
@@ -126,10 +131,13 @@ class Dicom(Source):
                 self.report(path, what, "move one of them away", "warning")
                 continue
             seen[uid] = path
-            with self.reporting(COPY):
+            try:
                 frames = images_of(path, header)
-                key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
-                grouped[key].append((header, frames))
+            except ReadError as error:
+                self._report_damaged(error)
+                continue
+            key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
+            grouped[key].append((header, frames))
         every = [Series(members[0][0], [image for _, frames in members for image in frames]) for members in grouped.values()]
         if any(not series.patient for series in every):
             what = "images without PatientID: each study counts as a patient, which may put one on both sides of a split"
@@ -215,7 +223,9 @@ class Dicom(Source):
     def _check_segments(self, drawn: dict[Series, list[Annotation]]) -> None:
         found = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
         for wanted in self.segments or []:
-            self.check_choice("segments", plane_name(wanted, 0), found)
+            if plane_name(wanted, 0) not in found:
+                fix = nearest(plane_name(wanted, 0), found) or "data.source.segments=null for all of them"
+                self.report("data.source.segments", f"{wanted!r} is not a structure; available: {', '.join(found) or 'none'}", fix)
 
     def _kept(self, annotation: Annotation) -> list[str]:
         wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
@@ -269,9 +279,18 @@ class Dicom(Source):
             self.report(annotation.path, what, "copy the whole series", "warning")
         return placed
 
+    def _report_damaged(self, error: ReadError) -> None:
+        self.report(error.path, error.reason, "copy it again, or move it away")
+
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write one folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
         phantom.write_dicom(root, n, seed)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for current, folders, files in os.walk(root):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+        yield from (Path(current, name) for name in sorted(files, key=natural) if not name.startswith("."))
 
 
 def _names(every: list[Series]) -> dict[Series, str]:

@@ -63,7 +63,8 @@ class Folder(Source):
         elif not self._pairs_at_all(images, masks):
             return
         else:
-            found = list(self.pairs(images, masks))
+            mask_end, image_end = f"{self.mask_suffix}.*", f"{self.image_suffix}.*"
+            found = list(self.pairs(images, masks, self.name_in(self.masks, mask_end), self.name_in(self.images, image_end)))
         for key, image, mask in found:
             files = self.read_pair(image, {"": mask} if mask else {}, self.orient)
             if files:
@@ -92,7 +93,7 @@ class Folder(Source):
 
     def _masks(self) -> Keyed:
         if self.masks is None:
-            return Keyed.of((), self.images)
+            return Keyed({}, {})
         below = [self.images] if self.masks != self.images else []
         files = [path for path in image_files(self.masks, below) if stem(path).endswith(self.mask_suffix)]
         if not files:

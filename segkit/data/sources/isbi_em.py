@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.base import IMAGE_SUFFIXES
+from segkit.data.io.base import IMAGE_SUFFIXES, ReadError
 from segkit.data.io.images import ImageFile, MaskFile
-from segkit.data.io.tiff import tiff_pages
+from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
 from segkit.data.phantoms import microscopy
 from segkit.data.phantoms.base import write_png
 from segkit.data.sources.base import Keyed, Labels, Source, files_in
@@ -56,10 +56,7 @@ class IsbiEm(Source):
         self.foreground, self.blocks = foreground, blocks
 
     def cases(self) -> Iterator[Case]:
-        self.check_choice("foreground", self.foreground, LABELS)
-        if self.blocks < 1:
-            self.report("data.source.blocks", f"is {self.blocks}; a group has one slice or more", "data.source.blocks=5")
-        if self.problems:
+        if not self._keys_are_right():
             return
         slices = self._slices()
         first = min(slices, default=0)
@@ -73,10 +70,19 @@ class IsbiEm(Source):
             write_png(root / "train" / "image" / f"{i * step}.png", drawn.image)
             write_png(root / "train" / "label" / f"{i * step}.png", np.where(drawn.membrane, 0, 255).astype(np.uint8))
 
+    def _keys_are_right(self) -> bool:
+        before = len(self.problems)
+        if self.foreground not in LABELS:
+            fix = " or ".join(f"data.source.foreground={name}" for name in LABELS)
+            self.report("data.source.foreground", f"there is no {self.foreground!r} in these images", fix)
+        if self.blocks < 1:
+            self.report("data.source.blocks", f"is {self.blocks}; a group has one slice or more", "data.source.blocks=5")
+        return len(self.problems) == before
+
     def _slices(self) -> Slices:
         """The slices of the first layout that is found, near the root first."""
         for place in self._places():
-            stacks = [next((path for path in files_in(place, ".tif", ".tiff") if path.stem == name), None) for name in STACKS]
+            stacks = [_stack(place, name) for name in STACKS]
             if any(stacks):
                 return self._pages(place, *stacks)
             for images, labels in FOLDERS:
@@ -96,19 +102,24 @@ class IsbiEm(Source):
             assert there is not None
             self.report(there, f"has no {missing}.tif beside it", f"put it into {place}")
             return {}
-        with self.reporting("get the file again"):
+        try:
             n, m = tiff_pages(images), tiff_pages(labels)
-            if n == m:
-                return {i: (f"{images.stem}_{i:02d}", ImageFile(images, page=i), MaskFile(labels, page=i)) for i in range(n)}
+        except ReadError as error:
+            self.report(error.path, error.reason, "get the file again")
+            return {}
+        if n != m:
             self.report(labels, f"has {m} pages, {images.name} has {n}", "get both files of one release")
-        return {}
+            return {}
+        return {page: (f"{images.stem}_{page:02d}", TiffPage(images, page), TiffPageMask(labels, page)) for page in range(n)}
 
     def _paired(self, images: Path, labels: Path) -> Slices:
         if not labels.is_dir():
             self.report(images, f"has no folder {labels.name} beside it", f"put the masks into {labels}")
             return {}
-        numbered, masks = (Keyed.of(self._numbered(folder), folder, key=_number) for folder in (images, labels))
-        return {int(n): (image.stem, ImageFile(image), MaskFile(mask)) for n, image, mask in self.pairs(numbered, masks)}
+        numbered, masks = (Keyed.by(self._numbered(folder), _number) for folder in (images, labels))
+        mask_name, image_name = (lambda n, folder=folder: f"of number {n} in {self.shown(folder)}" for folder in (labels, images))
+        pairs = self.pairs(numbered, masks, mask_name, image_name)
+        return {int(n): (image.stem, ImageFile(image), MaskFile(mask)) for n, image, mask in pairs}
 
     def _numbered(self, folder: Path) -> Iterator[Path]:
         for path in files_in(folder, *IMAGE_SUFFIXES):
@@ -120,3 +131,8 @@ class IsbiEm(Source):
 
 def _number(path: Path) -> str:
     return str(int(_NUMBER.findall(path.stem)[0]))
+
+
+def _stack(place: Path, name: str) -> Path | None:
+    found = [path for path in (place / f"{name}.tif", place / f"{name}.tiff") if path.is_file()]
+    return found[0] if found else None

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import tifffile
+from PIL import Image
+
 from segkit.data.case import Case, Pixels
-from segkit.data.io.images import image_shape
+from segkit.data.io.base import ReadError, as_read_error
 from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region
-from segkit.data.sources.base import Keyed, Source
+from segkit.data.sources.base import Source, unreadable
 from segkit.data.sources.decathlon import CARD, IMAGES, LABELS, consecutive
 from segkit.system.files import natural
 
@@ -53,12 +56,16 @@ class NnUNet(Source):
     def cases(self) -> Iterator[Case]:
         if not self._read_labels():
             return
-        images = self._images()
-        first = {name: images[name][min(images[name])] for name in sorted(images, key=natural)}
-        keyed = Keyed(first, {}, self.root / IMAGES, f"_0000{self._ending}")
-        for name, _, label in self.pairs(keyed, Keyed(self._files(LABELS), {}, self.root / LABELS, self._ending)):
-            if self._is_complete(name, images[name]):
-                yield from self._case(name, [images[name][i] for i in sorted(images[name])], label)
+        images, labels = self._images(), self._files(LABELS)
+        for name in sorted(images, key=natural):
+            files = [images[name][i] for i in sorted(images[name])]
+            if name not in labels:
+                self.report(files[0], f"has no mask {LABELS}/{name}{self._ending}", "add the mask, or move the image away")
+            elif self._is_complete(name, images[name]):
+                yield from self._case(name, files, labels[name])
+        for name in (name for name in labels if name not in images):
+            what = f"has no image {IMAGES}/{name}_0000{self._ending}"
+            self.report(labels[name], what, "add the image, or move the mask away")
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         for patient, drawn in tomography.brains(n, seed):
@@ -150,10 +157,10 @@ class NnUNet(Source):
 
     def _is_complete(self, name: str, files: Mapping[int, Path]) -> bool:
         """Whether all channels are there: a file each, or all of them in the first."""
-        there = -1
-        with self.reporting():
-            there = sum(header(path).channels if is_volume_file(path) else image_shape(path)[2] for path in files.values())
-        if there < 0:
+        try:
+            there = sum(map(channels_of, files.values()))
+        except ReadError as error:
+            self.problems.append(unreadable(error, self.shown(error.path)))
             return False
         if there == self._channels and sorted(files) == list(range(len(files))):
             return True
@@ -182,6 +189,18 @@ class NnUNet(Source):
         card = self.read_card(path) if match and path.is_file() else None
         spacing = card.get("spacing") if card else None
         return tuple(map(float, spacing)) if isinstance(spacing, list) and all(isinstance(mm, int | float) for mm in spacing) else ()
+
+
+def channels_of(image: Path) -> int:
+    """From the header: of a volume, or of a gray (1) or color (3) image."""
+    if is_volume_file(image):
+        return header(image).channels
+    with as_read_error(image):
+        if image.suffix.lower() in (".tif", ".tiff"):
+            with tifffile.TiffFile(image) as tiff:
+                return int(tiff.pages.first.samplesperpixel)
+        with Image.open(image) as opened:
+            return 3 if opened.mode == "P" else len([band for band in opened.getbands() if band != "A"])
 
 
 def _labels(labels: Any) -> Values | None:

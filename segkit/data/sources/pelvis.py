@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from segkit.data.case import Case
+from segkit.data.case import Case, Pixels
 from segkit.data.io.base import Array
 from segkit.data.phantoms import xray
 from segkit.data.phantoms.base import write_nifti
-from segkit.data.slices import Region
 from segkit.data.sources.base import Keyed, Source, files_in, key_of
+from segkit.system.errors import nearest
 
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 """Subset by folder."""
@@ -20,8 +21,16 @@ IMAGES, TARGETS = "imgs", "targets"
 CLASSES = {1: "femur", 2: "ilium", 3: "obturator_foramen", 4: "pubis", 5: "acetabular_roof", 6: "teardrop"}
 
 
-class KeptLabels(Region):
+@dataclass(frozen=True)
+class KeptLabels:
     """A label map (H, W) uint8 in which values other than `values` are 0."""
+
+    mask: Pixels
+    values: tuple[int, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return self.mask.paths
 
     def read(self) -> Array:
         mask = self.mask.read()
@@ -60,13 +69,7 @@ class Pelvis(Source):
         self.orient, self.exclude = orient, dict(exclude or {})
 
     def cases(self) -> Iterator[Case]:
-        if not self.labels:
-            self.report("data.source.labels", "is empty", f"choose among {', '.join(map(str, CLASSES))}")
-        for value in self.labels:
-            self.check_choice("labels", value, CLASSES)
-        for folder in self.exclude:
-            self.check_choice("exclude", folder, SPLITS)
-        if self.problems:
+        if not self._keys_are_right():
             return
         folders = [folder for folder in SPLITS if (self.root / folder / IMAGES).is_dir()]
         if not folders:
@@ -90,6 +93,17 @@ class Pelvis(Source):
             for name, pixels in ((IMAGES, drawn.image), (TARGETS, labels)):
                 write_nifti(root / folders[i] / name / f"pelvis_{i:03d}.nii.gz", pixels, (1.0, 1.0))
 
+    def _keys_are_right(self) -> bool:
+        before = len(self.problems)
+        unknown = [value for value in self.labels if value not in CLASSES]
+        if unknown or not self.labels:
+            what = f"there is no label {unknown[0]}" if unknown else "is empty"
+            self.report("data.source.labels", what, f"choose among {', '.join(map(str, CLASSES))}")
+        for folder in (folder for folder in self.exclude if folder not in SPLITS):
+            fix = nearest(folder, SPLITS) or f"choose among {', '.join(SPLITS)}"
+            self.report("data.source.exclude", f"there is no folder {folder!r}", fix)
+        return len(self.problems) == before
+
     def _folder(self, folder: str) -> Iterator[Case]:
         places = [self.root / folder / name for name in (IMAGES, TARGETS)]
         images, targets = (sorted(files_in(place, ".nii", ".nii.gz")) for place in places)  # as text, as indices count: 10 before 2
@@ -99,10 +113,10 @@ class Pelvis(Source):
             what = f"{len(left_out)} of {len(images)} images are left out, as data.source.exclude says"
             self.report(f"{folder}/{IMAGES}", what, severity="note")
         kept, masks = (
-            Keyed.of((path for path in paths if key_of(path, place) not in left_out), place, ending=".nii.gz")
+            Keyed.of((path for path in paths if key_of(path, place) not in left_out), place)
             for paths, place in zip((images, targets), places, strict=True)
         )
-        for key, image, mask in self.pairs(kept, masks):
+        for key, image, mask in self.pairs(kept, masks, self.name_in(places[1], ".nii.gz"), self.name_in(places[0], ".nii.gz")):
             yield from self._case(folder, key, image, mask, image in excluded)
 
     def _excluded(self, folder: str, images: list[Path]) -> set[Path]:

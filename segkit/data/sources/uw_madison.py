@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from segkit.data.case import Case, Pixels
 from segkit.data.io import rle
-from segkit.data.io.base import ReadError, read_table
+from segkit.data.io.base import ReadError
 from segkit.data.io.images import ImageFile
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_png
@@ -167,13 +167,14 @@ class UWMadison(Source):
         table: dict[str, dict[str, Coded]] = {}
         excluded = tuple(f"{day}_" for day in self.exclude_days)
         try:
-            for line, row in read_table(path, COLUMNS)[1]:
-                if not (id_ := row["id"]).startswith(excluded):
-                    self._add_line(table, found.get(id_), id_, row["class"], Coded(line, row["segmentation"]))
+            for line, (id_, name, code) in rle.table(path, COLUMNS):
+                if not id_.startswith(excluded):
+                    self._add_line(table, found.get(id_), id_, name, Coded(line, code))
+        except FileNotFoundError:
+            self.report(self.table_name, "is missing", "put it there, or  data.source.table=null  for images without masks")
+            return None
         except ReadError as error:
-            missing = "put it there, or  data.source.table=null  for images without masks"
-            fix = missing if error.reason == "is missing" else f"its first line is  {','.join(COLUMNS)}"
-            self.report(self.table_name, error.reason, fix)
+            self.report(self.table_name, error.reason, f"its first line is  {','.join(COLUMNS)}")
             return None
         if not table:
             self.report(self.table_name, "holds no slices", "add a line for each slice and class")

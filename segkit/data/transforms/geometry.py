@@ -215,9 +215,13 @@ def _padded(shape: Shape, pad_to: Literal["square"] | int) -> Shape:
 
 def foreground_box(image: Array, share: float) -> Box | None:
     """The box (by axis) of the pixels of (*S, C) in which some channel exceeds `share` of the largest value; None: there are none."""
-    seen = np.asarray((image > share * float(image.max())).any(axis=-1))
-    axes = range(seen.ndim)
-    found = [np.flatnonzero(seen.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return bounding_box(np.asarray((image > share * float(image.max())).any(axis=-1)))
+
+
+def bounding_box(mask: Array) -> Box | None:
+    """The smallest box (by axis) around a mask (*S); None where it is empty."""
+    axes = range(mask.ndim)
+    found = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     return tuple((int(line[0]), int(line[-1]) + 1) for line in found) if found[0].size else None
 
 

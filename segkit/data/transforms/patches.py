@@ -57,7 +57,7 @@ def locations_of(mask: Array, labels: LabelMap) -> dict[str, Array]:
     """Where each class lies in an encoded mask; classes that are absent are left out."""
     found = {}
     for k, name in enumerate(labels.classes):
-        plane = mask[k] == 1 if labels.overlap else mask == k + 1
+        plane = labels.plane(mask, k)
         inside = np.flatnonzero(plane)
         if inside.size:
             kept = inside[:: max(1, -(-inside.size // KEPT))]

@@ -13,7 +13,7 @@ import numpy as np
 from segkit.data.case import Pixels
 from segkit.data.io.base import Array
 from segkit.data.labels import LabelMap
-from segkit.data.slices import Channels, Volume
+from segkit.data.slices import Channels
 from segkit.inference.inputs import Job
 from segkit.inference.writers.tables import Row, Table
 from segkit.system.environment import Shard
@@ -37,9 +37,7 @@ class Target:
         """Return the images of a job, without neighbors: one, or all slices of its volume; none of a volume file."""
         if job.like is not None:
             return []
-        if len(job.cases) == 1 and isinstance(job.cases[0].image, Volume):
-            return list(job.cases[0].image.slices)
-        return [self._own(case.image) for case in job.cases]
+        return list(job.slice_images) or [self._own(case.image) for case in job.cases]
 
     def _own(self, image: Pixels) -> Pixels:
         offsets = list(self.neighbours)

@@ -20,7 +20,6 @@ from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
 from segkit.data.slices import by_volume
 from segkit.inference.inputs import Job
-from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Writer
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
@@ -46,7 +45,7 @@ class DicomSeg(Writer):
 
     def write(self, job: Job, mask: Array) -> None:
         slices = [image for image in self.target.images(job) if isinstance(image, DicomSlice)]
-        write_dicom_seg(self._file(job), planes(mask, self.target.labels), self.target.source_names(), slices)
+        write_dicom_seg(self._file(job), self.target.labels.planes(mask), self.target.source_names(), slices)
 
     def _file(self, job: Job) -> Path:
         return self.target.output / f"{job.name}.dcm"

@@ -20,7 +20,6 @@ import numpy as np
 from segkit.data.io.base import Array
 from segkit.data.io.images import ImageFile
 from segkit.inference.inputs import Job
-from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Writer
 from segkit.system.files import write_text_atomic
 
@@ -40,17 +39,11 @@ class LabelMeFiles(Writer):
         return "" if fits else f"{job.source} is not an image that LabelMe opens"
 
     def is_done(self, job: Job) -> bool:
-        return all(path.is_file() for path in self._files(job))
+        return all(path.is_file() for path in job.files(self.target.output, ".json"))
 
     def write(self, job: Job, mask: Array) -> None:
-        for path, (image, of_image) in zip(self._files(job), self.target.slices(job, mask), strict=True):
-            write_labelme(path, planes(of_image, self.target.labels), self.target.source_names(), image.paths[0])
-
-    def _files(self, job: Job) -> list[Path]:
-        images, output = self.target.images(job), self.target.output
-        if job.cases[0].dims == 2:
-            return [output / f"{job.name}.json"]
-        return [output / job.name / f"{image.paths[0].stem}_{z:03d}.json" for z, image in enumerate(images)]
+        for path, (image, of_image) in zip(job.files(self.target.output, ".json"), self.target.slices(job, mask), strict=True):
+            write_labelme(path, self.target.labels.planes(of_image), self.target.source_names(), image.paths[0])
 
 
 def write_labelme(path: Path, masks: Array, labels: Sequence[str], image: Path) -> None:

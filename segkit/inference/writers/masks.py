@@ -1,4 +1,4 @@
-"""Masks on the original grid, probabilities, overlays and sizes.
+"""Masks on the original grid, probabilities and sizes.
 
 Every file is written whole or not at all, so a file that exists is a case that is done.
 """
@@ -9,18 +9,16 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from segkit.data.io.base import Array, stem
+from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.volumes import write_like
 from segkit.data.labels import LabelMap
-from segkit.data.overlays import PREDICTION, outline
-from segkit.inference.writers.tables import Rows, read_rows
+from segkit.inference.writers.tables import Row
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path, write_bytes_atomic
 
@@ -31,8 +29,7 @@ def mask_paths(path: Path, labels: LabelMap) -> list[Path]:
     """Return the files of the mask `path`: itself, or one `NAME_<class>.png` a class where classes overlap."""
     if not labels.overlap:
         return [path]
-    suffix = path.name[len(stem(path)) :]
-    paths = [path.with_name(f"{stem(path)}_{file_name(name)}{suffix}") for name in labels.classes]
+    paths = [path.with_name(f"{stem(path)}_{file_name(name)}{suffix_of(path.name)}") for name in labels.classes]
     if len(set(paths)) < len(paths):
         raise SegkitError(f"classes {', '.join(labels.classes)} give equal file names;   rename one in data.labels")
     return paths
@@ -65,8 +62,8 @@ def write_mask(
     """
     paths = mask_paths(path, labels)
     images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
-    colours = palettes(labels) if palette else [None] * len(paths)
-    for part, image, of_part in zip(paths, images, colours, strict=True):
+    colors = palettes(labels) if palette else [None] * len(paths)
+    for part, image, of_part in zip(paths, images, colors, strict=True):
         if like is not None:
             write_like(part, image, like, orient)
         elif of_part is not None:
@@ -83,7 +80,7 @@ Palette = Mapping[int, tuple[int, int, int]]
 def palettes(labels: LabelMap) -> list[Palette]:
     """Return the palette of each mask file of an image. SegkitError where the values cannot index one."""
     if labels.overlap:
-        return [{255: colour} for colour in labels.colors]
+        return [{255: color} for color in labels.colors]
     if labels.uses_colors:
         raise SegkitError("palette: the masks of this checkpoint hold colors, not numbers;   leave palette=false")
     if any(int(raw) > 255 for raw, _ in labels.values):
@@ -119,44 +116,18 @@ def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> Non
         np.savez_compressed(file, probs=probs.astype(np.float16), classes=np.array(classes))
 
 
-def write_overlay(path: Path, image: Array, planes: Array, colours: Sequence[tuple[int, int, int]]) -> None:
-    """Write the image (H, W[, C]) with the outlines of `planes` (K, H, W) as an RGB PNG of the same size."""
-    write_png(path, outline(image, [(planes, PREDICTION)], colours))
+def size_rows(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ...] = ()) -> list[Row]:
+    """Measure each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap.
 
-
-@dataclass(frozen=True)
-class Size:
-    """The size of one class in one image or volume: pixels (voxels), and mm2 or mm3 where the pixel size is known, else NaN."""
-
-    case: str
-    class_name: str
-    n_px: int
-    area_mm2: float
-    volume_mm3: float
-
-
-def sizes(case_id: str, mask: Array, labels: LabelMap, pixel_mm: tuple[float, ...] = ()) -> list[Size]:
-    """Measure each class of a predicted mask: class indices (*S), or planes (K, *S) where classes overlap."""
-    one = math.prod(pixel_mm) if pixel_mm else math.nan
-    is_volume = mask.ndim - labels.overlap == 3
-    planes = (mask[k] == 1 if labels.overlap else mask == k + 1 for k in range(len(labels.classes)))
-    counts = [int(np.count_nonzero(plane)) for plane in planes]
-    area, volume = (math.nan, one) if is_volume else (one, math.nan)
-    return [Size(case_id, name, n, n * area, n * volume) for name, n in zip(labels.classes, counts, strict=True)]
-
-
-def rows_of(found: Sequence[Size]) -> Rows:
-    """Return sizes as rows of the table `SIZE_HEADER`."""
-    rows: Rows = {}
-    for size in found:
-        numbers = ("" if math.isnan(mm) else repr(float(mm)) for mm in (size.area_mm2, size.volume_mm3))
-        rows.setdefault(size.case, []).append((size.case, size.class_name, str(size.n_px), *numbers))
+    Returns:
+        A row a class, as `SIZE_HEADER`: pixels (voxels), and mm2 or mm3 where the pixel size is known.
+    """
+    rows: list[Row] = []
+    for k, name in enumerate(labels.classes):
+        n = int(np.count_nonzero(labels.plane(mask, k)))
+        size = repr(float(n * math.prod(pixel_mm))) if pixel_mm else ""
+        rows.append((case_id, name, str(n), *(("", size) if mask.ndim - labels.overlap == 3 else (size, ""))))
     return rows
-
-
-def read_sizes(path: Path) -> list[Size]:
-    rows = [row for of_case in read_rows(path, SIZE_HEADER).values() for row in of_case]
-    return [Size(case, name, int(px), *(float(mm) if mm else math.nan for mm in (mm2, mm3))) for case, name, px, mm2, mm3 in rows]
 
 
 def file_name(class_name: str) -> str:

@@ -19,7 +19,6 @@ from segkit.data.io import rle
 from segkit.data.io.base import Array, ReadError
 from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
 from segkit.inference.inputs import Job
-from segkit.inference.postprocess import planes
 from segkit.inference.writers.base import Submission
 from segkit.inference.writers.tables import Row
 from segkit.metrics.head_circumference import fit_ellipse
@@ -43,7 +42,7 @@ class NerveCodes(Submission):
         return image.paths[0].stem
 
     def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
-        (nerve,) = planes(mask, self.target.labels)
+        (nerve,) = self.target.labels.planes(mask)
         return [(self.key(image), rle.encode(nerve, "columns"))]
 
 
@@ -65,7 +64,7 @@ class GITractCodes(Submission):
         return f"{day}_slice_{slice_['z']}" if DAY.fullmatch(day) and slice_ else ""
 
     def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
-        of_class = dict(zip(self.target.labels.classes, planes(mask, self.target.labels), strict=True))
+        of_class = dict(zip(self.target.labels.classes, self.target.labels.planes(mask), strict=True))
         return [(self.key(image), name, rle.encode(of_class[name], "rows")) for name in CLASSES]
 
 
@@ -87,7 +86,7 @@ class HC18Ellipses(Submission):
         return image.paths[0].name
 
     def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
-        (head,) = planes(mask, self.target.labels)
+        (head,) = self.target.labels.planes(mask)
         numbers = ellipse_mm(head, pixel_mm(job, image), self.target.outline_px)
         if not numbers:
             what = f"no head found: its row in {self.file} is empty"

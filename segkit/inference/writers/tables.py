@@ -8,7 +8,6 @@ may be divided further: 1/2 over two GPUs is 1/4 and 3/4.
 from __future__ import annotations
 
 import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from segkit.system.environment import Shard, is_whole
 from segkit.system.errors import SegkitError
-from segkit.system.files import natural, write_text_atomic
+from segkit.system.files import natural, write_csv_atomic, write_text_atomic
 
 PARTS, ENDED = ".parts", "ended"
 SECONDS, SHARE = 30.0, 0.05
@@ -76,12 +75,7 @@ def read_rows(path: Path, header: Row) -> Rows:
 
 
 def write_rows(path: Path, header: Row, rows: Rows) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for key in sorted(rows, key=natural):
-        writer.writerows(rows[key])
-    write_text_atomic(path, text.getvalue())
+    write_csv_atomic(path, [header, *(row for key in sorted(rows, key=natural) for row in rows[key])])
 
 
 # shards

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segkit.system.errors import SegkitError, first_line, nearest
+from segkit.system.errors import SegkitError, few, first_line, nearest
 from segkit.system.files import flush_to_disk, sha256_of
 from segkit.system.progress import track
 
@@ -123,7 +123,7 @@ def _at(path: Path, content: Any, key: str) -> Any:
     for step in key.split("."):
         if not isinstance(content, Mapping) or step not in content:
             there = [str(name) for name in content] if isinstance(content, Mapping) else []
-            hint = nearest(step, there) or f"available: {_few(there)}"
+            hint = nearest(step, there) or f"available: {few(there)}"
             raise SegkitError(f"key={key}: {path} has no {step};   {hint}")
         content = content[step]
     return content
@@ -141,7 +141,7 @@ def _tensors(path: Path, content: Any, depth: int = 0) -> dict[str, Tensor]:
     if tensors:
         return tensors
     raise SegkitError(
-        f"{path} holds no tensors where they are usually kept; it has {_few(list(map(str, content)))};   name the place with  key=NAME"
+        f"{path} holds no tensors where they are usually kept; it has {few(list(map(str, content)))};   name the place with  key=NAME"
     )
 
 
@@ -153,10 +153,6 @@ def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             return without_wrappers({name.removeprefix(prefix): value for name, value in state.items()})
     return state
-
-
-def _few(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def fetch(url: str, sha256: str | None = None) -> Path:
@@ -202,15 +198,28 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _fetch(url: str, sha256: str | None, path: Path) -> None:
-    part = path.with_name(f"{path.name}.part")
+    part, mark = (path.with_name(f"{path.name}{ending}") for ending in (".part", ".part.mark"))
+    must = f"; its sha256 must be {sha256.lower()}" if sha256 else ""
+    by_hand = f"\n  get the file by other means and put it at  {path}{must}"
     try:
-        total = _download(url, part)
+        total = _download(url, part, mark)
     except (OSError, HTTPException, ValueError) as error:
-        raise SegkitError(f"{url} cannot be downloaded: {first_line(error)}{_by_hand(path, sha256)}") from error
-    _check_download(part, url, total, sha256, path)
+        raise SegkitError(f"{url} cannot be downloaded: {first_line(error)}{by_hand}") from error
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise SegkitError(f"{url} was interrupted after {size:,} of {total:,} bytes;   run it again to resume")
+    mark.unlink(missing_ok=True)
+    with part.open("rb") as file:
+        is_page = is_web_page(file.read(512))
+    found = sha256_of(part)
+    if is_page or (sha256 is not None and found != sha256.lower()):
+        part.unlink()
+    if is_page:
+        raise SegkitError(f"{url} answers with a web page, not weights: the download needs a login or has moved{by_hand}")
+    if sha256 is not None and found != sha256.lower():
+        raise SegkitError(f"{url} gives a file with sha256 {found}, not {sha256.lower()}; it was removed")
     flush_to_disk(part)
     part.replace(path)
-    _mark(part).unlink(missing_ok=True)
 
 
 def place(url: str) -> Path:
@@ -223,65 +232,25 @@ def place(url: str) -> Path:
     return cache / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}"
 
 
-def _download(url: str, part: Path) -> int | None:
-    """Append to `part`, or start it again. Returns the whole length, if the server gives it."""
+def _download(url: str, part: Path, mark: Path) -> int | None:
+    """Append to `part`, or start it again. `mark` keeps the server's mark of the file. Returns the whole length, if it gives it."""
     have = part.stat().st_size if part.is_file() else 0
-    mark = _mark(part).read_text() if _mark(part).is_file() else ""
-    headers = {"User-Agent": "segkit"} | ({"Range": f"bytes={have}-", "If-Range": mark} if have and mark else {})
+    known = mark.read_text() if mark.is_file() else ""
+    headers = {"User-Agent": "segkit"} | ({"Range": f"bytes={have}-", "If-Range": known} if have and known else {})
     try:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
-            resumes = "Range" in headers and response.status == PARTIAL
-            return _write(response, part, have if resumes else 0)
+            start = have if "Range" in headers and response.status == PARTIAL else 0
+            length, etag = response.headers.get("Content-Length"), response.headers.get("ETag", "")
+            total = start + int(length) if length else None
+            # a weak mark, or none, does not tell two states of the file apart: then nothing is resumed
+            mark.write_text(response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag)
+            chunks, n = iter(lambda: response.read(CHUNK), b""), -(-(total - start) // CHUNK) if total else None
+            with part.open("ab" if start else "wb") as file:
+                for chunk in track(chunks, f"downloading {part.stem}, MiB", n):
+                    file.write(chunk)
+            return total
     except HTTPError as error:
         if error.code != RANGE_NOT_SATISFIABLE or "Range" not in headers:
             raise
     part.unlink()  # as long as the file, or longer: not a part of it
-    return _download(url, part)
-
-
-def _write(response: HTTPResponse, part: Path, start: int) -> int | None:
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
-    _mark(part).write_text(_validator(response))
-    name = part.name.removesuffix(".part")
-    with part.open("ab" if start else "wb") as file:
-        for chunk in track(_chunks(response), f"downloading {name}, MiB", -(-(total - start) // CHUNK) if total else None):
-            file.write(chunk)
-    return total
-
-
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read(CHUNK):
-        yield chunk
-
-
-def _validator(response: HTTPResponse) -> str:
-    """A strong mark of the file's state; '' where the server gives none, then nothing is resumed."""
-    etag = response.headers.get("ETag", "")
-    return response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
-
-
-def _mark(part: Path) -> Path:
-    return part.with_name(f"{part.name}.mark")
-
-
-def _check_download(part: Path, url: str, total: int | None, sha256: str | None, path: Path) -> None:
-    """Raise SegkitError unless the file is complete and the right one."""
-    size = part.stat().st_size
-    if total is not None and size < total:
-        raise SegkitError(f"{url} was interrupted after {size:,} of {total:,} bytes;   run it again to resume")
-    with part.open("rb") as file:
-        is_page = is_web_page(file.read(512))
-    found = sha256_of(part)
-    if is_page or (sha256 is not None and found != sha256.lower()):
-        part.unlink()
-        _mark(part).unlink(missing_ok=True)
-    if is_page:
-        raise SegkitError(f"{url} answers with a web page, not weights: the download needs a login or has moved{_by_hand(path, sha256)}")
-    if sha256 is not None and found != sha256.lower():
-        raise SegkitError(f"{url} gives a file with sha256 {found}, not {sha256.lower()}; it was removed")
-
-
-def _by_hand(path: Path, sha256: str | None) -> str:
-    must = f"; its sha256 must be {sha256.lower()}" if sha256 else ""
-    return f"\n  get the file by other means and put it at  {path}{must}"
+    return _download(url, part, mark)

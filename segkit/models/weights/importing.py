@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from segkit.config.commands import Import
 from segkit.config.schema import Train, Weights
-from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.transforms.intensity import SIXTEEN_BIT
 from segkit.models import checkpoint
-from segkit.models.checkpoint import METADATA_KEY, PREFIX, Metadata, build_model
+from segkit.models.checkpoint import METADATA_KEY, PREFIX, Metadata, build_model, build_network, without_downloads
 from segkit.models.weights import load
-from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN
-from segkit.models.weights.unets import SCHEMAS
+from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN, SCHEMAS
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
 
-UNET = "segkit.models.UNet"
 TOLERANCE = 1e-4
 """Absolute, and relative beside large logits: libraries add up in different orders."""
 OTHER = {"concat": {"skip_first": "up_first", "up_first": "skip_first"}, "final": {"sigmoid": "none", "none": "sigmoid"}}
@@ -44,11 +41,8 @@ class ForeignNetwork:
     shape: dict[str, int]  # in_channels, out_channels, dims
 
     def network(self, node: Mapping[str, Any], allow: list[str]) -> nn.Module:
-        """Built from `node`, with the weights."""
-        supplied = {key: value for key, value in self.shape.items() if key != "dims" or key in keywords_of(str(node["_target_"]), allow)}
-        network = instantiate(node, allow=allow, **supplied)
-        if not isinstance(network, nn.Module):
-            raise SegkitError(f"model._target_ = {node['_target_']} makes no torch.nn.Module")
+        """Build `node` with the weights."""
+        network = build_network(node, allow, **self.shape)
         load.load_into(network, self.state, PLAIN)
         return network
 
@@ -63,26 +57,20 @@ def find(cfg: Import) -> ForeignNetwork:
         return ForeignNetwork(schema, state, {key: value for key, value in cfg.model.items() if key != "weights"}, shape_of(cfg, state))
     ours = load.translate(state, schema)
     options = load.options_of(schema, ours)
-    node = {"_target_": UNET, **{key: value for key, value in options.items() if key not in FROM_DATA}}
+    node = {"_target_": "segkit.models.UNet", **{key: value for key, value in options.items() if key not in FROM_DATA}}
     return ForeignNetwork(schema, ours, node, {key: options[key] for key in FROM_DATA})
 
 
 def shape_of(cfg: Import, state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Of a network under its own names: what its first convolution reads, and what its last one (or the labels) say."""
-    kernels = [tensor for tensor in in_order(cfg, state) if tensor.ndim >= 4]
+    """For a network under its own names: from its first convolution, and from its last one or the labels."""
+    with torch.device("meta"):
+        network = build_network(without_downloads(cfg.model), cfg.allow_targets, 1, 1, cfg.data.dims)
+    in_order = [state[name] for name in network.state_dict() if name in state]  # a safetensors file has them by name
+    kernels = [tensor for tensor in in_order if tensor.ndim >= 4]
     if not kernels:
         raise SegkitError(f"weights={cfg.weights} holds no convolution")
     n_outputs = LabelMap.of(cfg.data.labels, bool(cfg.data.overlap)).n_outputs if cfg.data.labels else len(kernels[-1])
     return {"in_channels": kernels[0].shape[1], "out_channels": n_outputs, "dims": kernels[0].ndim - 2}
-
-
-def in_order(cfg: Import, state: Mapping[str, Tensor]) -> list[Tensor]:
-    """From the first layer to the last, as the network has them: a safetensors file has them by name."""
-    node = {key: value for key, value in cfg.model.items() if key not in ("weights", "encoder_weights")}
-    dims = {"dims": cfg.data.dims} if "dims" in keywords_of(str(node["_target_"]), cfg.allow_targets) else {}
-    with torch.device("meta"):
-        network = instantiate(node, allow=cfg.allow_targets, in_channels=1, out_channels=1, **dims)
-    return [state[name] for name in network.state_dict() if name in state]
 
 
 def check_config(cfg: Import, found: ForeignNetwork) -> None:
@@ -100,8 +88,11 @@ def check_config(cfg: Import, found: ForeignNetwork) -> None:
 
 
 def labels_of(cfg: Import, n_outputs: int) -> LabelMap:
-    """Classes of the outputs: as the user names them, else by number."""
-    labels = LabelMap.of(cfg.data.labels or numbered(n_outputs, bool(cfg.data.overlap)), bool(cfg.data.overlap))
+    """Return the classes of the outputs: as the user names them, else by number."""
+    overlap = bool(cfg.data.overlap)
+    numbered = {"0": BACKGROUND} | ({"255": "structure"} if n_outputs == 1 else {str(k): f"class_{k}" for k in range(1, n_outputs)})
+    planes = {f"class_{k}": f"class_{k}" for k in range(1, n_outputs + 1)}
+    labels = LabelMap.of(cfg.data.labels or (planes if overlap else numbered), overlap)
     if n_outputs == 2 and labels.mode == "binary":
         raise SegkitError("2 exclusive outputs, background and one class, are one output here, which cannot be made of these weights")
     if labels.n_outputs != n_outputs:
@@ -112,16 +103,8 @@ def labels_of(cfg: Import, n_outputs: int) -> LabelMap:
     return labels
 
 
-def numbered(n_outputs: int, overlap: bool) -> dict[str, str]:
-    if overlap:
-        return {f"class_{k}": f"class_{k}" for k in range(1, n_outputs + 1)}
-    if n_outputs == 1:
-        return {"0": BACKGROUND, "255": "structure"}
-    return {"0": BACKGROUND, **{str(k): f"class_{k}" for k in range(1, n_outputs)}}
-
-
 def write(cfg: Import, found: ForeignNetwork, labels: LabelMap, name: str, network: nn.Module) -> Path:
-    """OUTPUT_DIR/imported/NAME with checkpoints/best.ckpt; a folder that is there already is never overwritten."""
+    """Write OUTPUT_DIR/imported/NAME with checkpoints/best.ckpt; a folder that is there already is never overwritten."""
     folder = Path(cfg.output_dir) / "imported" / name
     path = folder / "checkpoints" / "best.ckpt"
     if path.exists():

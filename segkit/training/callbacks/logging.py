@@ -18,7 +18,6 @@ from torch import Tensor
 
 from segkit.data.dataset import CaseDataset
 from segkit.data.overlays import Panel, panel, sample_grid
-from segkit.inference.postprocess import planes
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
 from segkit.training.distributed import all_gather, is_distributed
@@ -110,8 +109,8 @@ class ValidationFigures(L.Callback):
         for index, mask in outputs.items():
             if index < self.n_images * trainer.world_size:  # the cases are dealt out in turn: the first process draws n_images
                 case = dataset.cases[index]
-                target = planes(dataset.reference(index), labels)
-                self._panels[index] = panel(case.image.read(), planes(mask, labels), target, case.id)
+                target = labels.planes(dataset.reference(index))
+                self._panels[index] = panel(case.image.read(), labels.planes(mask), target, case.id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         panels = [self._panels[i] for i in sorted(self._panels)]

@@ -152,11 +152,9 @@ def test_flipped_files_are_turned_upright_unless_told_otherwise(tmp_path: Path) 
 
 
 def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None:
-    assert errors(root, labels=[1, 9]) == ["data.source.labels: 9 is not a valid option; available: 1, 2, 3, 4, 5, 6; "]
+    assert errors(root, labels=[1, 9]) == ["data.source.labels: there is no label 9; choose among 1, 2, 3, 4, 5, 6"]
     assert errors(root, labels=[]) == ["data.source.labels: is empty; choose among 1, 2, 3, 4, 5, 6"]
-    assert errors(root, exclude={"val": [1]}) == [
-        "data.source.exclude: 'val' is not a valid option; available: train, valid, test; did you mean valid?"
-    ]
+    assert errors(root, exclude={"val": [1]}) == ["data.source.exclude: there is no folder 'val'; did you mean valid?"]
     assert errors(root, exclude={"valid": [3, 4, -1]}) == [
         "data.source.exclude.valid: -1, 4 are beyond the 4 files of valid/imgs; indices count from 0 to 3"
     ]

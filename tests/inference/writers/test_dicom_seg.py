@@ -15,10 +15,10 @@ from segkit.data.case import Case, stack_planes
 from segkit.data.labels import LabelMap
 from segkit.data.slices import view
 from segkit.data.sources.dicom import Dicom
+from segkit.inference.batch import open_writers
 from segkit.inference.inputs import of_cases
 from segkit.inference.writers.base import Target
 from segkit.inference.writers.dicom_seg import write_dicom_seg
-from segkit.inference.writers.formats import open_writers
 from segkit.system.errors import SegkitError
 
 LABELS = LabelMap.of({"liver": "liver", "kidney": "organ of the back"}, overlap=True)

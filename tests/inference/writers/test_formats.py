@@ -9,9 +9,9 @@ import pytest
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
+from segkit.inference.batch import FORMATS, open_writers
 from segkit.inference.inputs import Job
 from segkit.inference.writers.base import Target
-from segkit.inference.writers.formats import FORMATS, open_writers
 from segkit.system.errors import SegkitError
 
 ONE = LabelMap.of({0: "background", 1: "head"})

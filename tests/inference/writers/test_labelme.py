@@ -16,9 +16,9 @@ from segkit.data.labels import LabelMap
 from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
 from segkit.data.sources.labelme import LabelMe
+from segkit.inference.batch import open_writers
 from segkit.inference.inputs import Job
 from segkit.inference.writers.base import Target
-from segkit.inference.writers.formats import open_writers
 from segkit.inference.writers.labelme import polygons_of, write_labelme
 
 LABELS = LabelMap.of({"l": "lung", "h": "heart"}, overlap=True)

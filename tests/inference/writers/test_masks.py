@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import cv2
@@ -10,19 +9,18 @@ from PIL import Image
 
 from segkit.data.io.images import read_mask
 from segkit.data.labels import LabelMap
+from segkit.data.overlays import PREDICTION, outline
 from segkit.inference.writers.masks import (
     SIZE_HEADER,
     is_written,
     mask_paths,
     palettes,
-    read_sizes,
-    rows_of,
-    sizes,
+    size_rows,
     write_mask,
-    write_overlay,
+    write_png,
     write_probabilities,
 )
-from segkit.inference.writers.tables import Table
+from segkit.inference.writers.tables import Table, read_rows
 from segkit.system.errors import SegkitError
 
 CLASSES = np.array([[0, 1, 1], [2, 0, 2]], np.uint8)
@@ -123,7 +121,7 @@ def test_overlay_has_the_size_of_the_image_and_its_colours_in_order(tmp_path: Pa
     image[..., 0] = 200
     planes = np.zeros((1, 40, 50), bool)
     planes[0, 10:20, 10:30] = True
-    write_overlay(tmp_path / "a.png", image, planes, [(0, 255, 10)])
+    write_png(tmp_path / "a.png", outline(image, [(planes, PREDICTION)], [(0, 255, 10)]))
     drawn = read(tmp_path / "a.png")
     assert drawn.shape == (40, 50, 3)
     assert (drawn[10, 15].tolist(), drawn[30, 40].tolist()) == ([0, 255, 10], [200, 0, 0])
@@ -131,25 +129,23 @@ def test_overlay_has_the_size_of_the_image_and_its_colours_in_order(tmp_path: Pa
 
 def test_areas_in_pixels_and_mm2(tmp_path: Path) -> None:
     labels = LabelMap.of({0: "background", 1: "head", 2: "eye"})
-    head, eye = sizes("a", CLASSES, labels, (0.5, 0.2))
-    assert (head.class_name, head.n_px, head.area_mm2) == ("head", 2, pytest.approx(0.2))
-    assert (eye.n_px, eye.area_mm2) == (2, pytest.approx(0.2))
-    assert all(math.isnan(area.area_mm2) for area in sizes("b", CLASSES, labels))
+    assert size_rows("a", CLASSES, labels, (0.5, 0.2)) == [("a", "head", "2", "0.2", ""), ("a", "eye", "2", "0.2", "")]
+    assert size_rows("a", CLASSES[None], labels, (2.0, 0.5, 0.2))[0] == ("a", "head", "2", "", "0.4")
+    assert size_rows("b", CLASSES, labels) == [("b", "head", "2", "", ""), ("b", "eye", "2", "", "")]
 
 
 def test_area_table_keeps_the_cases_that_were_skipped(tmp_path: Path) -> None:
     labels = LabelMap.of({0: "background", 1: "head"})
     path = tmp_path / "sizes.csv"
     for found in (
-        [*sizes("a", CLASSES == 1, labels, (0.1, 0.3)), *sizes("b", CLASSES == 1, labels)],
-        sizes("b", CLASSES > 0, labels, (1.0, 1.0)),
+        {"a": size_rows("a", CLASSES == 1, labels, (0.1, 0.3)), "b": size_rows("b", CLASSES == 1, labels)},
+        {"b": size_rows("b", CLASSES > 0, labels, (1.0, 1.0))},
     ):
         table = Table(tmp_path, path.name, SIZE_HEADER)
-        table.add(rows_of(found))
+        table.add(found)
         table.write()
-    a, b = read_sizes(path)
-    assert (a.case, a.n_px, a.area_mm2) == ("a", 2, 2 * (0.1 * 0.3))
-    assert (b.case, b.n_px, b.area_mm2) == ("b", 4, 4.0)
+    rows = read_rows(path, SIZE_HEADER)
+    assert rows == {"a": [("a", "head", "2", repr(2 * (0.1 * 0.3)), "")], "b": [("b", "head", "4", "4.0", "")]}
     (tmp_path / "sizes.csv").write_text("something else\n")
     with pytest.raises(SegkitError, match="first line is not  case,class"):
-        read_sizes(path)
+        read_rows(path, SIZE_HEADER)

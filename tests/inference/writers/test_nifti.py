@@ -17,7 +17,8 @@ from segkit.data.labels import LabelMap
 from segkit.inference.batch import SIZES, OutputOptions, predict_jobs
 from segkit.inference.inputs import of_files
 from segkit.inference.predictor import Prediction, Predictor, as_case
-from segkit.inference.writers.masks import read_sizes
+from segkit.inference.writers.masks import SIZE_HEADER
+from segkit.inference.writers.tables import read_rows
 from segkit.system.hardware import Hardware
 
 TILTED = np.eye(4)
@@ -59,7 +60,8 @@ def test_a_mask_lies_where_its_image_lies(axes: str, dims: int, trained: Path, t
     assert (int(mask.header["qform_code"]), mask.header.get_xyzt_units()[0]) == (1, image.header.get_xyzt_units()[0])
     assert mask.get_data_dtype() == np.uint8
     voxel = abs(np.linalg.det(affine[:3, :3]))
-    sizes = {size.class_name: size for size in read_sizes(tmp_path / "out" / SIZES)}
-    for value, name in ((1, "bright"), (2, "brighter")):
-        assert sizes[name].n_px == (grades == value).sum()
-        assert sizes[name].volume_mm3 == pytest.approx((grades == value).sum() * voxel, rel=1e-4)
+    (rows,) = read_rows(tmp_path / "out" / SIZES, SIZE_HEADER).values()
+    for value, name, (_, class_name, n_px, _, volume_mm3) in zip((1, 2), ("bright", "brighter"), rows, strict=True):
+        assert class_name == name
+        assert int(n_px) == (grades == value).sum()
+        assert float(volume_mm3) == pytest.approx((grades == value).sum() * voxel, rel=1e-4)

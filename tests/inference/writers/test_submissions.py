@@ -15,9 +15,9 @@ from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
 from segkit.data.slices import Volume
+from segkit.inference.batch import open_writers
 from segkit.inference.inputs import Job
 from segkit.inference.writers.base import Target
-from segkit.inference.writers.formats import open_writers
 from segkit.system.errors import SegkitError
 
 NERVE = LabelMap.of({0: "background", 255: "nerve"})

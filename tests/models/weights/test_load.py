@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate, max_pool2d
 from segkit.config.schema import Weights
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.unet import UNet
-from segkit.models.weights.load import PLAIN, identify, load_into, obtain, options_of, translate
-from segkit.models.weights.unets import SCHEMAS
+from segkit.models.weights.load import PLAIN, SCHEMAS, identify, load_into, obtain, options_of, translate
 from segkit.system.errors import SegkitError
 from segkit.system.files import sha256_of
 

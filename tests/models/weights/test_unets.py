@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segkit.models.unet import UNet
-from segkit.models.weights.unets import LEVELS, SCHEMAS, Schema
+from segkit.models.weights.load import LEVELS, SCHEMAS, Schema
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -1,0 +1,14 @@
+from .base import IgnoreGuard as IgnoreGuard
+from .base import WeightedLoss as WeightedLoss
+from .base import check_shares as check_shares
+from .base import prepare as prepare
+from .distance import BoundaryLoss as BoundaryLoss
+from .distance import HausdorffLoss as HausdorffLoss
+from .overlap import DiceLoss as DiceLoss
+from .overlap import JaccardLoss as JaccardLoss
+from .overlap import MCCLoss as MCCLoss
+from .overlap import TverskyLoss as TverskyLoss
+from .pixelwise import CrossEntropyLoss as CrossEntropyLoss
+from .pixelwise import FocalLoss as FocalLoss
+from .pixelwise import LovaszLoss as LovaszLoss
+from .pixelwise import MSELoss as MSELoss
