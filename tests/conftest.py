@@ -20,12 +20,12 @@ SMALL = (
     "data.batch_size=4",
     "preprocess.size=[48,64]",
     "model.widths=[8,16]",
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
     "trainer.compile=false",
     "trainer.accelerator=cpu",
     "name=small",
 )
-"""A U-Net of two levels on sixteen phantoms: about two seconds of training."""
+"""A U-Net of two levels on sixteen phantoms: about a second of training."""
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 

@@ -15,8 +15,6 @@ from segkit.models.unet import UNet
 from segkit.training.optim import freeze, matching, parameter_groups
 from tests.conftest import SMALL, Cli
 
-DEEPER = (*SMALL, "trainer.max_epochs=2")
-
 
 def network_of(run: Path, file: str = "last.ckpt") -> dict[str, torch.Tensor]:
     content = checkpoint.read(run / "checkpoints" / file)
@@ -25,7 +23,7 @@ def network_of(run: Path, file: str = "last.ckpt") -> dict[str, torch.Tensor]:
 
 
 def test_frozen_parts_keep_every_value_and_statistic_while_the_rest_learns(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("train", *DEEPER, f"init_from={trained}", "freeze=[encoder.*]", "run=frozen")
+    done = segkit_in("train", *SMALL, f"init_from={trained}", "freeze=[encoder.*]", "run=frozen")
     assert done.returncode == 0, done.stdout + done.stderr
     before, after = network_of(trained, "best.ckpt"), network_of(tmp_path / "outputs/small/frozen")
     for key, value in before.items():
@@ -35,7 +33,7 @@ def test_frozen_parts_keep_every_value_and_statistic_while_the_rest_learns(train
 def test_a_part_with_a_rate_of_its_own_moves_less(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     moved = {}
     for run, keys in {"plain": (), "slow": ("lr_scales={encoder.*: 0.001}",)}.items():
-        done = segkit_in("train", *DEEPER, f"init_from={trained}", f"run={run}", *keys)
+        done = segkit_in("train", *SMALL, f"init_from={trained}", f"run={run}", *keys)
         assert done.returncode == 0, done.stdout + done.stderr
         before, after = network_of(trained, "best.ckpt"), network_of(tmp_path / "outputs/small" / run)
         key = "encoder.0.convs.0.conv.weight"
@@ -44,7 +42,7 @@ def test_a_part_with_a_rate_of_its_own_moves_less(trained: Path, segkit_in: Cli,
 
 
 def test_a_resumed_fine_tuning_keeps_what_was_frozen(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("train", *DEEPER, f"init_from={trained}", "freeze=[encoder]", "run=r", "trainer.max_minutes=0.0001")
+    done = segkit_in("train", *SMALL, f"init_from={trained}", "freeze=[encoder]", "run=r", "trainer.max_minutes=0.0001")
     assert done.returncode == 0, done.stdout + done.stderr
     after = network_of(tmp_path / "outputs/small/r")
     assert torch.equal(
@@ -53,11 +51,11 @@ def test_a_resumed_fine_tuning_keeps_what_was_frozen(trained: Path, segkit_in: C
 
 
 def test_the_head_is_newly_initialized_for_other_classes_and_kept_for_the_same(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("train", *DEEPER, f"init_from={trained}", "run=same", "debug=fast")
+    done = segkit_in("train", *SMALL, f"init_from={trained}", "run=same", "debug=fast")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "newly initialized" not in done.stdout
     other = ("data=folder", f"data.root={phantom_folder(segkit_in, tmp_path)}", "data.labels={0: background, 255: other}")
-    done = segkit_in("train", *DEEPER, *other, f"init_from={trained}", "run=other", "debug=fast")
+    done = segkit_in("train", *SMALL, *other, f"init_from={trained}", "run=other", "debug=fast")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "newly initialized: head.conv.weight, head.conv.bias" in done.stdout
 
@@ -107,7 +105,7 @@ def test_an_inadmissible_size_is_refused_before_training(segkit_in: Cli, tmp_pat
     assert not (tmp_path / "outputs/small/x").exists()
 
 
-@pytest.mark.parametrize("target", ["overlap_tile", "center_crop", "resize"])
+@pytest.mark.parametrize("target", ["overlap_tile", *(pytest.param(name, marks=pytest.mark.slow) for name in ("center_crop", "resize"))])
 def test_unpadded_networks_train_and_predict_with_every_target(target: str, segkit_in: Cli, tmp_path: Path) -> None:
     size = "preprocess.size=[60,60]"
     keys = ("model=unet_valid", f"model.target={target}", "model.widths=[4,8,16]", "model.norm=batch", size, f"run={target}")

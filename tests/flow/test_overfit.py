@@ -30,7 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mdu_like": ("model=mdu_like",),
     "volume": ("model=unet_3d", *VOLUMES),
 }
-FAST = ("classic", "smp", "volume")
+FAST = ("classic",)
 
 
 @cache
@@ -70,7 +70,7 @@ def dice(model: Any, image: Tensor, mask: Tensor) -> float:
 
 
 @pytest.mark.parametrize("family", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES])
-def test_four_images_are_learned_by_heart(family: str) -> None:
+def test_four_images_are_memorized(family: str) -> None:
     cfg = config(FAMILIES[family])
     data = prepared(FAMILIES[family] if family == "volume" else ())
     torch.set_num_threads(2)

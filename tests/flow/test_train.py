@@ -31,7 +31,7 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
     assert files >= wanted | {"metrics.csv", "cases.csv", "curves.png", "samples.png", "summary.json"}
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert json.loads((trained / "status.json").read_text())["state"] == "finished"
-    assert len(scores(trained / "metrics.csv")) == 3
+    assert len(scores(trained / "metrics.csv")) == 2
     assert set(yaml.safe_load((trained / "overrides.yaml").read_text())) == {*SMALL, "run=first"}
     provenance = json.loads((trained / "provenance.json").read_text())
     assert provenance["data"]["is_phantom"]

@@ -21,7 +21,7 @@ import yaml
 from segkit.cli import tune_verdicts
 from segkit.cli.tune import Tuning, next_words, read
 from segkit.training.run_folder import RunFolder
-from tests.conftest import SMALL, Cli, run_segkit
+from tests.conftest import SMALL, run_segkit
 from tests.runner import as_new_process, call_main
 
 TINY = (*(word for word in SMALL if "max_epochs" not in word), "data.phantom_n=10", "logger.tensorboard=false")
@@ -205,9 +205,9 @@ def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
         (("data=folder", "data.root=nowhere"), "nowhere"),
     ],
 )
-def test_mistakes_are_message_before_anything_starts(words: tuple[str, ...], message: str, segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("tune", *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_reported_before_anything_starts(words: tuple[str, ...], message: str, tune: Tune, tmp_path: Path) -> None:
+    code, printed = tune(*words)
+    assert code == 2, printed
+    assert message in printed
+    assert "Traceback" not in printed
     assert not list(tmp_path.rglob("*.ckpt"))
