@@ -51,8 +51,7 @@ def search(arguments: list[str]) -> int:
     """`segkit train …` with the fake training."""
     from dataclasses import replace
 
-    from segkit.cli.commands import BY_NAME
-    from segkit.cli.main import run
+    from segkit.cli.main import BY_NAME, run
 
     return run(replace(BY_NAME["train"], runs="bench_sweep:fake_training"), arguments)
 

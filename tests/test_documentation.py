@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.commands import BY_NAME
-from segkit.cli.main import as_keys
+from segkit.cli.main import BY_NAME, as_keys
 from segkit.config import compose
 from segkit.config.commands import COMMANDS
 from segkit.config.compose import spelled_out

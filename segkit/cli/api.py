@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
 from segkit.config.compose import compose
+from segkit.config.overrides import assignment
 
 if TYPE_CHECKING:
     from segkit.inference.evaluation import Result
@@ -25,9 +24,9 @@ def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
 def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
     """`segkit.evaluate("outputs/x/checkpoints/best.ckpt", "subset=test")`
 
-    With `ckpt=None` what the overrides name is judged: members, a sweep's folds, or masks.
+    With `ckpt=None` what the overrides name is evaluated: members, a sweep's folds, or masks.
     """
-    given = [_given("ckpt", ckpt)] if ckpt is not None else []
+    given = [assignment("ckpt", ckpt)] if ckpt is not None else []
     cfg = compose("evaluate", [*given, *overrides], config_dirs)
     from segkit.cli.evaluate import evaluate as run
 
@@ -40,13 +39,8 @@ def predict(ckpt: str | Path | None, input: str | Path | None, output: str | Pat
     With `ckpt=None` the overrides name members or a sweep's folds, with `input=None` a data set: `"data.root=FOLDER"`.
     """
     named = {"ckpt": ckpt, "input": input, "output": output}
-    given = [_given(key, value) for key, value in named.items() if value is not None]
+    given = [assignment(key, value) for key, value in named.items() if value is not None]
     cfg = compose("predict", [*given, *overrides])
     from segkit.cli.predict import predict as run
 
     return run(cfg)  # type: ignore[arg-type]
-
-
-def _given(key: str, value: str | Path) -> str:
-    """Quoted, so that no character of a path has a meaning in Hydra's grammar."""
-    return f"{key}={QuotedString(str(value), Quote.single).with_quotes()}"

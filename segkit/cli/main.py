@@ -1,4 +1,8 @@
-"""The command line: `segkit COMMAND …`. Nothing heavy is imported before a command needs it."""
+"""The command line: `segkit COMMAND …`. Nothing heavy is imported before a command needs it.
+
+help.yaml lists the commands, and explains how to add one. Every command is typed by the same rule, `segkit NAME group=choice key=value`;
+bare words are the value of the key that `positional` names: with `positional: runs`, `segkit compare A B` is `segkit compare runs=[A,B]`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,49 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from segkit.cli.commands import BY_NAME, COMMANDS, FLAGS, Command, usage
+import yaml
+
+import segkit
+from segkit.system.errors import ProblemsFound, SegkitError, nearest
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
 ORIGINAL_ARGV = tuple(sys.argv) or ("segkit",)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Attributes:
+        name: As typed; also the name of its YAML in conf, and of its model in `config.commands`.
+        help: One line for `segkit --help`.
+        runs: `module:function`, called with the checked config (without `has_config` with the words typed), imported only then.
+        examples: Lines for `segkit NAME --help`.
+        about: Further text for `segkit NAME --help`, between the first line and the keys.
+        positional: The key that bare words are the value of: one word as text, several as a list. Empty: the command takes none.
+        has_config: False: takes words and no keys, works without Hydra.
+    """
+
+    name: str
+    help: str
+    runs: str
+    examples: Sequence[str] = ()
+    about: str = ""
+    positional: str = ""
+    has_config: bool = True
+
+
+HELP = yaml.safe_load(Path(__file__).with_name("help.yaml").read_text(encoding="utf-8"))
+BY_NAME = {name: Command(name, **keys) for name, keys in HELP["commands"].items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     first, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if first in ("-h", "--help", "help"):
-        print(usage())
+        print(HELP["usage"].format(commands="\n".join(f"  {command.name:<11} {command.help}" for command in BY_NAME.values())))
         return 0
     if first == "--version":
-        import segkit
-
         print(f"segkit {segkit.__version__}")
         return 0
     if first in ("-sc", "--shell-completion"):
         return complete(rest)
     if first not in BY_NAME:
-        from segkit.system.errors import nearest
-
         hint = nearest(first, BY_NAME, "segkit ") or f"available: {', '.join(BY_NAME)}"
         print(f"segkit: no such command {first}; {hint}", file=sys.stderr)
         return 2
-    command = BY_NAME[first]
-    return run(command, rest)
+    return run(BY_NAME[first], rest)
 
 
 class Stopped(KeyboardInterrupt):
@@ -66,15 +96,15 @@ class Plain:
 
     def __call__(self) -> int:
         """Run the command; the exit code."""
-        if self.command.about and {*self.argv} & {"-h", "--help"}:
+        if {*self.argv} & {"-h", "--help"}:
             print(self.title, "", "Examples", *(f"  {line}" for line in self.command.examples), sep="\n")
             return 0
-        return int(load(self.command)(self.argv) or 0)
+        return int(resolve_name(self.command.runs)(self.argv) or 0)
 
     @property
     def title(self) -> str:
-        lines = [f"segkit {self.command.name}: {self.command.help}"]
-        return "\n".join([*lines, *(["", self.command.about] if self.command.about else [])])
+        about = f"\n\n{self.command.about}" if self.command.about else ""
+        return f"segkit {self.command.name}: {self.command.help}{about}"
 
     def explained(self, error: Exception) -> Exception:
         """`error`, or a better description of it."""
@@ -99,7 +129,6 @@ class Plain:
         """Print what went wrong; the exit code."""
         from hydra.errors import HydraException
 
-        from segkit.system.errors import SegkitError
         from segkit.training.run_folder import Interrupted, Pruned
 
         if isinstance(error, Interrupted):
@@ -170,14 +199,8 @@ class Application(Plain):
         return bool(self.args.config_path or self.args.config_name or self.args.experimental_rerun)
 
     def start_hydra(self) -> None:
-        import hydra
-
-        from segkit.config import compose
-
-        compose.use_folders(self.folders)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it hands exceptions on instead of printing its own version of them
-        with arguments([f"segkit {self.command.name}", *self.argv]):
-            hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=self.command.name)(self.job)()
+        start_hydra(self.command.name, [f"segkit {self.command.name}", *self.argv], self.job, self.folders)
 
     def job(self, cfg: DictConfig) -> None:
         """Errors end here: Hydra would print them in its own way, and in a multirun only the first of them."""
@@ -186,35 +209,32 @@ class Application(Plain):
         from segkit.training import trial
 
         node = HydraConfig.get()
-        overrides = list(node.overrides.task)
         if self.is_multirun:
-            print(f"job {node.job.num}: {' '.join(overrides)}", flush=True)
+            print(f"job {node.job.num}: {' '.join(node.overrides.task)}", flush=True)
         try:
-            self.codes.append(self.work(cfg, overrides, Path(node.runtime.output_dir) if self.is_multirun else None))
+            self.codes.append(self.work(cfg, node))
         except Exception as error:
             self.codes.append(self.report(error))
             if self.is_multirun and self.codes[-1] and trial.current():
                 raise  # the sweep keeps account of its trials
 
-    def work(self, cfg: DictConfig, overrides: list[str], run_dir: Path | None) -> int:
-        from hydra.core.hydra_config import HydraConfig
-
+    def work(self, cfg: DictConfig, node: HydraConf) -> int:
+        """Check the config of a job and run the command with it; the exit code."""
         from segkit.config import compose
-        from segkit.system.errors import ProblemsFound
 
         try:
-            config = compose.to_model(self.command.name, cfg, HydraConfig.get().runtime.choices)
+            config = compose.to_model(self.command.name, cfg, node.runtime.choices)
         except ProblemsFound as error:
             raise (error if self.is_multirun else self.explained(error)) from None
-        more = {"overrides": overrides, "run_dir": run_dir} if self.command.name == "train" else {}
+        run_dir = Path(node.runtime.output_dir) if self.is_multirun else None
+        more = {"overrides": list(node.overrides.task), "run_dir": run_dir} if self.command.name == "train" else {}
         with arguments([ORIGINAL_ARGV[0], self.command.name, *self.argv]):
-            result = load(self.command)(config, **more)
+            result = resolve_name(self.command.runs)(config, **more)
         return result if isinstance(result, int) else 0
 
     def explained(self, error: Exception) -> Exception:
         """Everything that is wrong with the command line, where a check finds it; Hydra stops at the first mistake."""
         from segkit.config import compose
-        from segkit.system.errors import SegkitError
 
         if not self.has_own_config:
             try:
@@ -232,25 +252,19 @@ class Application(Plain):
             print("\nGroups, group=choice (in brackets what is used now)")
         for group, (chosen, options) in groups.items():
             print(f"  {group:<12}", *(f"[{option}]" if option == chosen else option for option in options))
-        print(f"\nKeys, key=value: segkit {name} --cfg job   prints them all; {compose.CONF} explains each\n\nFlags\n{FLAGS}")
+        print(f"\nKeys, key=value: segkit {name} --cfg job   prints them all; {compose.CONF} explains each\n\nFlags\n{HELP['flags']}")
         print("\nExamples", *self.command.examples, sep="\n  ")
         return 0
 
 
 def run(command: Command, argv: Sequence[str]) -> int:
     """The exit code of a command, whatever it raises."""
-    from segkit.system.errors import SegkitError
-
     application = (Application if command.has_config else Plain)(command, argv)
     try:
         try:
             return application()
-        except SegkitError:
-            raise
-        except Exception as error:  # such as Hydra's, about a config that does not compose
-            return application.report(application.explained(error))
-    except SegkitError as error:
-        return application.report(error)
+        except Exception as error:  # also Hydra's own, about a config that does not compose
+            return application.report(error if isinstance(error, SegkitError) else application.explained(error))
     except Stopped:
         return 130
     except KeyboardInterrupt:
@@ -279,6 +293,17 @@ def arguments(argv: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
+def start_hydra(name: str, argv: list[str], job: Callable[[DictConfig], None], folders: Sequence[str] = ()) -> None:
+    """Have Hydra run `job` with the config of a command, for the command line `argv`."""
+    import hydra
+
+    from segkit.config import compose
+
+    compose.use_folders(folders)
+    with arguments(argv):
+        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=name)(job)()
+
+
 def complete(argv: Sequence[str]) -> int:
     """Shell completion: command names by ourselves, then groups, keys and choices by Hydra's plugin for the shell."""
     line = os.environ.get("COMP_LINE", "")
@@ -291,19 +316,6 @@ def complete(argv: Sequence[str]) -> int:
         if typing not in BY_NAME or not BY_NAME[typing].has_config:
             return 0
         os.environ["COMP_LINE"] = f"{program} {line.split(typing, 1)[1].lstrip()}"
-    command = BY_NAME.get(typing, COMMANDS[0])
-    with arguments([program or "segkit", "--shell-completion", *argv]):
-        import hydra
-
-        from segkit.config import compose
-
-        compose.use_folders()
-        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=command.name)(lambda cfg: None)()
+    command = BY_NAME.get(typing, BY_NAME["train"])
+    start_hydra(command.name, [program or "segkit", "--shell-completion", *argv], lambda cfg: None)
     return 0
-
-
-def load(command: Command) -> Callable[..., Any]:
-    """The function that runs a command, imported now."""
-    module, _, function = command.runs.partition(":")
-    loaded: Callable[..., Any] = getattr(import_module(module), function)
-    return loaded

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.commands import BY_NAME
+from segkit.cli.main import BY_NAME
 from segkit.cli.sweep import print_table
 from segkit.cli.tune_verdicts import Stage, judge, label, problem
 from segkit.config import compose

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.commands import BY_NAME
+from segkit.cli.main import BY_NAME
 
 
 def segkit(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
