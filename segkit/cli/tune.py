@@ -12,14 +12,14 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.main import BY_NAME
+from segkit.cli.main import BY_NAME, Application
 from segkit.cli.sweep import print_table
-from segkit.cli.tune_verdicts import Stage, judge, label, problem
+from segkit.cli.tune_verdicts import Stage, evaluate, label, problem
 from segkit.config import compose
 from segkit.config.compose import is_swept
 from segkit.config.overrides import key_of
@@ -50,65 +50,69 @@ WHOLE = ("experiment", "name", "data", "output_dir")
 """The same in all stages."""
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
+@dataclass
+class Tuning:
+    """A command line, and what has come of it."""
 
+    names: Sequence[str] = STAGES  # of the stages to run
+    overrides: list[str] = field(default_factory=list)  # for all stages
+    of_stage: dict[str, list[str]] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)  # the best values so far, key -> text; at first those that are typed
+    config_dirs: Sequence[str] = ()
+    stages: list[Stage] = field(default_factory=list)  # those that have been run
 
-@dataclass(frozen=True)
-class Request:
-    """The command line: overrides for all stages, for single ones, and the values to begin with."""
+    def compose(self, words: Sequence[str]) -> Train:
+        config = compose.compose("train", words, self.config_dirs)
+        assert isinstance(config, Train)
+        return config
 
-    stages: tuple[str, ...]
-    overrides: tuple[str, ...]
-    of_stage: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    start: Mapping[str, str] = field(default_factory=dict)
-    config_dirs: tuple[str, ...] = ()
+    @property
+    def chosen_words(self) -> list[str]:
+        return [f"{key}={value}" for key, value in self.chosen.items()]
 
-    def words(self, stage: str, chosen: Mapping[str, str]) -> list[str]:
+    def words(self, stage: str) -> list[str]:
         """The overrides of a stage's sweep; without anything to vary the seed is swept over its one value."""
-        handed = [] if stage == "sanity" else [f"{key}={value}" for key, value in chosen.items()]  # sanity learns nothing
+        handed = [] if stage == "sanity" else self.chosen_words  # sanity learns nothing
         words = compose.sweep_words("train", [*self.overrides, *handed, f"stage={stage}"], self.of_stage.get(stage, ()), self.config_dirs)
-        keys = {*HANDED_ON, *chosen} if stage != "sanity" else set()
+        keys = {*HANDED_ON, *self.chosen} if stage != "sanity" else set()
         words = [f"{key_of(w)}=choice({w.partition('=')[2]})" if key_of(w) in keys and not is_swept(w) else w for w in words]
         if not any(map(is_swept, words)):
-            config: Any = compose.compose("train", words, self.config_dirs)
-            words = [*(word for word in words if key_of(word) != "seed"), f"seed=choice({config.seed})"]
+            words = [*(word for word in words if key_of(word) != "seed"), f"seed=choice({self.compose(words).seed})"]
         return words
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 0; 1 where a stage has no trial that worked; 2 for mistakes of input; 130 when interrupted."""
-    request = read(argv)
-    check(request)
+    tuning = read(argv)
+    check(tuning)
     try:
-        return tune(request)
+        return tune(tuning)
     except KeyboardInterrupt:
         print(f"segkit tune: stopped; resume with   {shlex.join(['segkit', 'tune', *argv])}", file=sys.stderr)
         return 130
 
 
-def read(argv: Sequence[str]) -> Request:
+def read(argv: Sequence[str]) -> Tuning:
     """Sort the words of the command line. Raises `SegkitError`."""
-    from segkit.cli.main import Application
-
     application = Application(BY_NAME["train"], argv)
     if application.is_multirun:
         raise SegkitError("leave out -m: the stages sweep by themselves;   set what one of them tries:  lr.optimizer.lr=0.1,0.01")
-    stages: tuple[str, ...] = STAGES
-    overrides: list[str] = []
-    of_stage: dict[str, tuple[str, ...]] = {}
-    start: dict[str, str] = {}
+    tuning = Tuning(config_dirs=application.folders)
     for word in application.args.overrides:
         key, _, value = word.partition("=")
         if key == "stages":
-            stages = chosen_stages(value)
+            tuning.names = chosen_stages(value)
         elif match := PREFIX.match(word):
             sign, stage, rest = match.groups()
-            of_stage[stage] = (*of_stage.get(stage, ()), sign + rest)
+            tuning.of_stage.setdefault(stage, []).append(sign + rest)
         elif key in HANDED_ON:
-            start[key] = value
+            tuning.chosen[key] = value
         else:
-            overrides.append(word)
-    return Request(stages, tuple(overrides), of_stage, start, tuple(application.folders))
+            tuning.overrides.append(word)
+    return tuning
 
 
 def chosen_stages(text: str) -> tuple[str, ...]:
@@ -116,33 +120,32 @@ def chosen_stages(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
     unknown = [name for name in names if name not in STAGES]
     if unknown or not names:
-        hint = nearest(unknown[0], STAGES) if unknown else ""
-        what = f"there is no stage {unknown[0]}; {hint}".rstrip("; ") if unknown else "names no stage"
+        what = f"there is no stage {unknown[0]}; {nearest(unknown[0], STAGES)}".rstrip("; ") if unknown else "names no stage"
         raise SegkitError(f"stages={text}: {what};   choose from  stages=[{','.join(STAGES)}]")
     return tuple(stage for stage in STAGES if stage in names)
 
 
-def check(request: Request) -> None:
+def check(tuning: Tuning) -> None:
     """Raise `ProblemsFound` with everything that is wrong with any stage."""
-    common = [*request.overrides, *(f"{key}={value}" for key, value in request.start.items())]
-    problems = misplaced(request, common)
-    for stage in () if problems else request.stages:
-        own = request.of_stage.get(stage, ())
-        rest = [text for text in common if key_of(text) not in {key_of(word) for word in own}]
+    common = [*tuning.overrides, *tuning.chosen_words]
+    problems = misplaced(tuning, common)
+    for stage in () if problems else tuning.names:
+        own = tuning.of_stage.get(stage, ())
+        rest = [text for text in common if key_of(text) not in map(key_of, own)]
         try:
-            compose.check("train", [*rest, f"stage={stage}", *own], request.config_dirs, multirun=True)
+            compose.check("train", [*rest, f"stage={stage}", *own], tuning.config_dirs, multirun=True)
         except ProblemsFound as found:
             problems += found.problems
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), "tuning starts")
 
 
-def misplaced(request: Request, common: Sequence[str]) -> list[Problem]:
+def misplaced(tuning: Tuning, common: Sequence[str]) -> list[Problem]:
     """Keys that segkit tune sets, lists of values for all stages, and keys of a stage that hold for all or that is not run."""
-    words = [*request.overrides, *(word for of_stage in request.of_stage.values() for word in of_stage)]
+    words = [*tuning.overrides, *(word for of_stage in tuning.of_stage.values() for word in of_stage)]
     problems = [Problem(key, "is set by segkit tune", RESERVED[key]) for word in words if (key := key_of(word)) in RESERVED]
-    for stage, of_stage in request.of_stage.items():
-        if stage not in request.stages:
+    for stage, of_stage in tuning.of_stage.items():
+        if stage not in tuning.names:
             problems.append(Problem(f"{stage}.{key_of(of_stage[0])}", f"stage {stage} is not run", f"add it to  stages=[…,{stage}]"))
         wrong = [key for word in of_stage if (key := key_of(word)) in WHOLE]
         problems += [Problem(f"{stage}.{key}", "is the same in all stages", f"write  {key}=VALUE") for key in wrong]
@@ -155,50 +158,42 @@ def misplaced(request: Request, common: Sequence[str]) -> list[Problem]:
 # --- the stages -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Tuning:
-    """The stages that have been run, and the best values so far: key -> text."""
-
-    request: Request
-    home: Path
-    chosen: dict[str, str]
-    stages: list[Stage] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return self.home / "tuning"
-
-
-def tune(request: Request) -> int:
+def tune(tuning: Tuning) -> int:
     """Run all stages; exit code 1 where one of them has no trial that worked."""
     if job_name():
         raise SegkitError("start segkit tune once: it starts the processes of each training itself (trainer.devices)")
-    config: Any = compose.compose("train", list(request.overrides), request.config_dirs)
-    tuning = Tuning(request, Path(config.output_dir, str(config.name)), dict(request.start))
+    config = tuning.compose(tuning.overrides)
+    home = Path(config.output_dir, str(config.name))
     try:
-        for name in request.stages:
-            if run_stage(tuning, name) == 2:
+        for name in tuning.names:
+            if run_stage(tuning, home, name) == 2:
                 return 2
             if not any(trial.columns for trial in tuning.stages[0].sweep.trials):
                 break  # what fails before the first epoch would fail in all stages
     finally:
         if tuning.stages:
-            report(tuning)
-    print_next(tuning)
+            report(tuning, home)
+    if final := next((stage.best for stage in tuning.stages if stage.name == "final"), None):
+        console.print(f"next     segkit evaluate ckpt={final.path}", markup=False)
+    elif tuning.chosen:
+        console.print(f"next     segkit train {shlex.join(next_words(tuning))}", markup=False)
     return int(any(stage.best is None for stage in tuning.stages))
 
 
-def run_stage(tuning: Tuning, name: str) -> int:
+def next_words(tuning: Tuning) -> list[str]:
+    """The overrides of a training with what was found."""
+    return [*tuning.overrides, "stage=final", *tuning.chosen_words]
+
+
+def run_stage(tuning: Tuning, home: Path, name: str) -> int:
     """Run the sweep of a stage, or what is left of it, and hand its best values on. Exit code 2 for mistakes of input."""
-    from segkit.cli.main import Application
     from segkit.training.sweeps.results import read_sweep
 
-    words = tuning.request.words(name, tuning.chosen)
-    config = compose.compose("train", [word for word in words if not is_swept(word)], tuning.request.config_dirs)
-    assert isinstance(config, Train)
-    folder = tuning.home / "sweeps" / sweep_name(name, words, config)
+    words = tuning.words(name)
+    config = tuning.compose([word for word in words if not is_swept(word)])
+    folder = home / "sweeps" / sweep_name(name, words, config)
     console.print(f"\n[bold]{name}[/bold]")
-    folders = [word for path in tuning.request.config_dirs for word in ("--config-dir", path)]
+    folders = [word for path in tuning.config_dirs for word in ("--config-dir", path)]
     application = Application(BY_NAME["train"], ["-m", *folders, *words, f"sweep.name={folder.name}"])
     is_stopped = False
     try:
@@ -212,9 +207,9 @@ def run_stage(tuning: Tuning, name: str) -> int:
     tuning.stages.append(stage)
     if is_stopped:
         raise KeyboardInterrupt
-    judge(stage)
-    write_json(tuning)
-    console.print(f"\n{name}: {'WARNING: ' * stage.is_warning}{stage.verdict}", markup=False)
+    stage.verdict, stage.is_warning = evaluate(stage)
+    write_json(tuning, home / "tuning")
+    console.print(f"\n{name}: {stage.line}", markup=False)
     if name in SWEEPS and stage.best:
         tuning.chosen |= stage.best.keys
     return 0
@@ -229,25 +224,25 @@ def sweep_name(stage: str, words: Sequence[str], config: Train) -> str:
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
-def report(tuning: Tuning) -> None:
+def report(tuning: Tuning, home: Path) -> None:
     """Write tuning.json and tuning.png, and print all trials and verdicts."""
     from segkit.training.plots import Curve, StagePanel, trial_curves
     from segkit.training.sweeps.tables import Table
 
-    write_json(tuning)
-    picture = tuning.folder / "tuning.png"
+    folder = home / "tuning"
+    write_json(tuning, folder)
     panels = []
     for stage in tuning.stages:
-        remarks = {trial.number: " (failed)" if problem(trial) else "" for trial in stage.sweep.trials}
-        curves = [Curve(label(stage, t) + remarks[t.number], t.columns, t is stage.best) for t in stage.sweep.trials]
+        labels = [label(stage, trial) + " (failed)" * bool(problem(trial)) for trial in stage.sweep.trials]
+        curves = [Curve(text, trial.columns, trial is stage.best) for text, trial in zip(labels, stage.sweep.trials, strict=True)]
         panels.append(StagePanel(stage.name, curves))
-    trial_curves(panels, picture, f"{tuning.home.name}: tuning")
+    trial_curves(panels, folder / "tuning.png", f"{home.name}: tuning")
     numbers = ["epochs", "train loss", "val loss", "val dice", "time"]
     rows = [row(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials]
     print_table(Table(["stage", "trial", *numbers, ""], numbers, rows))
     for stage in tuning.stages:
-        console.print(f"{stage.name:<8} {'WARNING: ' * stage.is_warning}{stage.verdict}", markup=False)
-    console.print(f"figure   {picture}\nnumbers  {tuning.folder / 'tuning.json'}", markup=False)
+        console.print(f"{stage.name:<8} {stage.line}", markup=False)
+    console.print(f"figure   {folder / 'tuning.png'}\nnumbers  {folder / 'tuning.json'}", markup=False)
 
 
 def row(stage: Stage, trial: Trial) -> list[str]:
@@ -263,18 +258,18 @@ def row(stage: Stage, trial: Trial) -> list[str]:
     return [stage.name, label(stage, trial), str(trial.epochs), *texts, duration(trial.seconds), remark]
 
 
-def write_json(tuning: Tuning) -> None:
+def write_json(tuning: Tuning, folder: Path) -> None:
     content = {
         "chosen": tuning.chosen,
         "verdicts": {stage.name: {"text": stage.verdict, "warning": stage.is_warning} for stage in tuning.stages if stage.verdict},
         "trials": [as_dict(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials],
     }
-    tuning.folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(tuning.folder / "tuning.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "tuning.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def as_dict(stage: Stage, trial: Trial) -> dict[str, Any]:
-    fixed, tried = [word for word in stage.words if not is_swept(word)], [f"{key}={text}" for key, text in trial.keys.items()]
+    tried = [f"{key}={text}" for key, text in trial.keys.items()]
     return {
         "stage": stage.name,
         "tried": tried,
@@ -284,18 +279,5 @@ def as_dict(stage: Stage, trial: Trial) -> dict[str, Any]:
         "state": "failed" if problem(trial) else read_json(trial.path / "status.json").get("state"),
         "problem": problem(trial),
         "folder": str(trial.path),
-        "overrides": [*fixed, *tried],
+        "overrides": [*(word for word in stage.words if not is_swept(word)), *tried],
     }
-
-
-def print_next(tuning: Tuning) -> None:
-    """The command to type with what was found."""
-    final = next((stage.best for stage in tuning.stages if stage.name == "final"), None)
-    if final:
-        console.print(f"next     segkit evaluate ckpt={final.path}", markup=False)
-    elif tuning.chosen:
-        console.print(f"next     segkit train {shlex.join(next_words(tuning))}", markup=False)
-
-
-def next_words(tuning: Tuning) -> list[str]:
-    return [*tuning.request.overrides, "stage=final", *(f"{key}={value}" for key, value in tuning.chosen.items())]

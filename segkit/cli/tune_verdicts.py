@@ -1,4 +1,4 @@
-"""What a stage of `segkit tune` has shown: is the network sane, does it overfit two images, which values are best?"""
+"""Verdicts on the stages of `segkit tune`: is the network sane, does it overfit two images, which values are best?"""
 
 from __future__ import annotations
 
@@ -28,16 +28,7 @@ DIVERGED = "diverged: the loss is no longer a number"
 
 @dataclass
 class Stage:
-    """A stage that has been run.
-
-    Args:
-        name: Of the stage.
-        words: The overrides of its sweep.
-        config: What its trials share.
-        sweep: As it stands.
-        verdict: What it has shown; empty while it is running.
-        is_warning: Whether something seems wrong.
-    """
+    """A stage that has been run, with the overrides of its sweep and the config that its trials share."""
 
     name: str
     words: list[str]
@@ -51,6 +42,10 @@ class Stage:
         """By the best value of the monitored metric: the validation loss, unless the user says otherwise."""
         return next((trial for trial in self.sweep.ranked if not problem(trial)), None)
 
+    @property
+    def line(self) -> str:
+        return f"{'WARNING: ' * self.is_warning}{self.verdict}"
+
 
 def problem(trial: Trial) -> str:
     """Why a trial failed; empty for one that has finished or was interrupted."""
@@ -61,13 +56,11 @@ def problem(trial: Trial) -> str:
     return "" if trial.reason == "interrupted" else trial.reason
 
 
-def judge(stage: Stage) -> None:
-    """Fill in the verdict of a stage."""
+def evaluate(stage: Stage) -> tuple[str, bool]:
+    """The verdict on a stage, and whether something seems wrong."""
     if stage.best is None:
-        reasons = [problem(trial) for trial in stage.sweep.trials]
-        stage.verdict, stage.is_warning = f"no trial worked: {reasons[0] if reasons else 'none was run'}", True
-    else:
-        stage.verdict, stage.is_warning = {"sanity": sanity, "overfit": overfit}.get(stage.name, found)(stage, stage.best)
+        return f"no trial worked: {next(map(problem, stage.sweep.trials), 'none was run')}", True
+    return {"sanity": sanity, "overfit": overfit}.get(stage.name, best_values)(stage, stage.best)
 
 
 def sanity(stage: Stage, best: Trial) -> tuple[str, bool]:
@@ -121,7 +114,7 @@ def dice_of_the_first_batch(cfg: Train, path: Path) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def found(stage: Stage, best: Trial) -> tuple[str, bool]:
+def best_values(stage: Stage, best: Trial) -> tuple[str, bool]:
     """The best trial, and whether one of its values lies at the end of those tried."""
     ((metric, _),) = stage.sweep.objectives.items()
     score, trials = f"val {metric} {best.values[0]:.4g}", stage.sweep.trials

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from segkit.cli import tune_verdicts
-from segkit.cli.tune import Tuning, next_words, read
+from segkit.cli.tune import next_words, read
 from segkit.training.run_folder import RunFolder
 from tests.conftest import SMALL, run_segkit
 from tests.runner import as_new_process, call_main
@@ -148,12 +148,12 @@ def test_real_stages_leave_a_network(tmp_path: Path) -> None:
 
 
 def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
-    request = read(["experiment=gi_tract_sgd", "optimizer.lr=0.02", "stages=[final,sanity,lr]", "lr.seed=7"])
-    assert request.stages == ("sanity", "lr", "final")
-    assert request.words("sanity", request.start) == ["experiment=gi_tract_sgd", "stage=sanity", "seed=choice(0)"]
-    assert request.words("lr", request.start) == ["experiment=gi_tract_sgd", "optimizer.lr=0.006,0.02,0.06,0.2", "stage=lr", "seed=7"]
-    assert request.words("final", {"optimizer.lr": "0.06"}) == ["experiment=gi_tract_sgd", "optimizer.lr=choice(0.06)", "stage=final"]
-    tuning = Tuning(request, Path("outputs"), {"optimizer.lr": "0.06"})
+    tuning = read(["experiment=gi_tract_sgd", "optimizer.lr=0.02", "stages=[final,sanity,lr]", "lr.seed=7"])
+    assert tuning.names == ("sanity", "lr", "final")
+    assert tuning.words("sanity") == ["experiment=gi_tract_sgd", "stage=sanity", "seed=choice(0)"]
+    assert tuning.words("lr") == ["experiment=gi_tract_sgd", "optimizer.lr=0.006,0.02,0.06,0.2", "stage=lr", "seed=7"]
+    tuning.chosen["optimizer.lr"] = "0.06"
+    assert tuning.words("final") == ["experiment=gi_tract_sgd", "optimizer.lr=choice(0.06)", "stage=final"]
     assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
 
 
