@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ print(json.dumps(facts))
 """
 LIGHTNING = "import json, lightning; print(json.dumps(lightning.__version__))"
 IMAGES = "import json, cv2, albumentations; print(json.dumps(f'{cv2.__version__}, albumentations {albumentations.__version__}'))"
+OTHER_FOLDER = "choose another  output_dir=FOLDER"
 
 
 @dataclass(frozen=True)
@@ -63,27 +64,18 @@ def main(argv: Sequence[str] = ()) -> int:
     table = Table(title="segkit doctor", title_justify="left", show_lines=False)
     for heading in ("", "check", "found", "remedy"):
         table.add_column(heading, overflow="fold")
-    colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+    colors = {"ok": "green", "warning": "yellow", "failed": "bold red"}
     for finding in findings:
-        table.add_row(f"[{colours[finding.state]}]{finding.state}", finding.check, finding.found, finding.remedy)
+        table.add_row(f"[{colors[finding.state]}]{finding.state}", finding.check, finding.found, finding.remedy)
     Console(highlight=False).print(table)
     return int(any(finding.state == "failed" for finding in findings))
 
 
 def examine(output_dir: Path) -> list[Finding]:
-    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
-        lambda: [python()],
-        pins,
-        torch_and_machine,
-        lightning,
-        images,
-        lambda: [compiler()],
-        lambda: [memory()],
-        shared_memory,
-        lambda: [disk(output_dir), writable(output_dir)],
-    )
-    with ThreadPoolExecutor(len(checks)) as pool:
-        return [finding for found in pool.map(lambda check: check(), checks) for finding in found]
+    """All checks, the slow ones beside each other."""
+    with ThreadPoolExecutor() as pool:
+        slow = [pool.submit(check) for check in (torch_and_machine, lightning, images)]
+        return [python(), *pins(), *(finding for check in slow for finding in check.result()), *machine(output_dir)]
 
 
 def python() -> Finding:
@@ -100,7 +92,7 @@ def pins() -> Iterable[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return [Finding("segkit", "runs from its source tree", "warning", "install it:  pip install -e .")]
     wanted = {r.name: r for r in requirements if r.name in PINNED and r.marker is None}
-    return [Finding("segkit", segkit.__version__), *(pin(requirement) for requirement in wanted.values())]
+    return [Finding("segkit", segkit.__version__), *map(pin, wanted.values())]
 
 
 def pin(requirement: Requirement) -> Finding:
@@ -115,15 +107,15 @@ def pin(requirement: Requirement) -> Finding:
 
 
 def probe(code: str) -> tuple[Any, str]:
-    """What `code`, run by itself, prints as JSON; or None and its last words."""
+    """What `code`, run by itself, prints as JSON; or None and the last line of its error."""
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return None, f"no answer within {SECONDS} s"
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1]), ""
-    words = done.stderr.strip().splitlines()
-    return None, words[-1] if words else f"died with code {done.returncode}"
+    lines = done.stderr.strip().splitlines()
+    return None, lines[-1] if lines else f"died with code {done.returncode}"
 
 
 def torch_and_machine() -> list[Finding]:
@@ -131,27 +123,25 @@ def torch_and_machine() -> list[Finding]:
     if facts is None:
         cores = Finding("processor", f"{psutil.cpu_count()} cores, features unknown", "warning", "fix torch first")
         return [Finding("torch + torchvision", error, "failed", REINSTALL), cores]
-    pair = Finding("torch + torchvision", f"{facts['torch']} + {facts['torchvision']}")
-    return [pair, processor(facts["cores"], facts["features"]), gpu(facts["gpus"], facts["cuda"])]
-
-
-def processor(cores: int, features: Sequence[str]) -> Finding:
-    fast = [name for name in FAST if name in features]
+    fast = [name for name in FAST if name in facts["features"]]
     bf16 = "bf16 in hardware" if {"avx512_bf16", "amx_bf16"} & set(fast) else "float32 (no bf16 in hardware)"
-    return Finding("processor", f"{cores} usable cores; {' '.join(fast) or platform.machine()}; {bf16}")
+    return [
+        Finding("torch + torchvision", f"{facts['torch']} + {facts['torchvision']}"),
+        Finding("processor", f"{facts['cores']} usable cores; {' '.join(fast) or platform.machine()}; {bf16}"),
+        gpu(facts["gpus"], facts["cuda"]),
+    ]
 
 
 def gpu(names: Sequence[str], cuda: str | None) -> Finding:
     if names:
         return Finding("GPU", "; ".join(names))
-    driver = Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
-    if driver and cuda:
+    if not (Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")):
+        return Finding("GPU", "none, training runs on the processor")
+    if cuda:
         fix = "update the driver (nvidia-smi shows it), or install the torch build for its CUDA version"
         return Finding("GPU", f"there is one, but its driver does not fit torch's CUDA {cuda}", "warning", fix)
-    if driver:
-        fix = "install a torch build with CUDA (the default of pip)"
-        return Finding("GPU", "there is one, but this torch is built without CUDA", "warning", fix)
-    return Finding("GPU", "none, training runs on the processor")
+    fix = "install a torch build with CUDA (the default of pip)"
+    return Finding("GPU", "there is one, but this torch is built without CUDA", "warning", fix)
 
 
 def lightning() -> list[Finding]:
@@ -162,43 +152,29 @@ def lightning() -> list[Finding]:
 
 def images() -> list[Finding]:
     version, error = probe(IMAGES)
-    if version:
-        return [Finding("import cv2", version)]
     fix = "only opencv-python-headless may be installed:  pip uninstall opencv-python;  then reinstall the headless one"
-    return [Finding("import cv2", error, "failed", fix)]
+    return [Finding("import cv2", version) if version else Finding("import cv2", error, "failed", fix)]
 
 
-def compiler() -> Finding:
-    found = next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
-    if found:
-        return Finding("C++ compiler", found)
-    fix = "apt install g++ (or your system's compiler package); until then  trainer.compile=false"
-    return Finding("C++ compiler", "none: torch.compile cannot work on the processor", "warning", fix)
+def machine(output_dir: Path) -> Iterator[Finding]:
+    if compiler := next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None):
+        yield Finding("C++ compiler", compiler)
+    else:
+        fix = "apt install g++ (or your system's compiler package); until then  trainer.compile=false"
+        yield Finding("C++ compiler", "none: torch.compile cannot work on the processor", "warning", fix)
+    yield space("memory", psutil.virtual_memory().available, 2e9, "smaller data.batch_size, data.cache_gb=0")
+    if Path("/dev/shm").is_dir():  # loader workers hand images over through it; containers often have only 64 MB
+        yield space("/dev/shm", psutil.disk_usage("/dev/shm").free, 1e9, "docker run --shm-size=8g, or data.num_workers=0")
+    yield space(f"disk at {output_dir}", psutil.disk_usage(str(existing(output_dir))).free, 2e9, f"make room, or {OTHER_FOLDER}")
+    yield writable(output_dir)
 
 
-def memory() -> Finding:
-    free = psutil.virtual_memory().available
-    fix = "smaller data.batch_size, data.cache_gb=0"
-    return Finding("memory", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 2e9 else ()))
-
-
-def shared_memory() -> list[Finding]:
-    """Loader workers hand images over through it; containers often have only 64 MB."""
-    if not Path("/dev/shm").is_dir():
-        return []
-    free = psutil.disk_usage("/dev/shm").free
-    fix = "docker run --shm-size=8g, or data.num_workers=0"
-    return [Finding("/dev/shm", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 1e9 else ()))]
+def space(check: str, free: float, needed: float, fix: str) -> Finding:
+    return Finding(check, f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < needed else ()))
 
 
 def existing(folder: Path) -> Path:
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-
-
-def disk(output_dir: Path) -> Finding:
-    free = psutil.disk_usage(str(existing(output_dir))).free
-    fix = "make room, or choose another  output_dir=FOLDER"
-    return Finding(f"disk at {output_dir}", f"{free / 1e9:.1f} GB free", *(("warning", fix) if free < 2e9 else ()))
 
 
 def writable(output_dir: Path) -> Finding:
@@ -206,6 +182,5 @@ def writable(output_dir: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing(output_dir)) as file:
             file.write(b"segkit")
     except OSError as error:
-        fix = "choose another  output_dir=FOLDER"
-        return Finding(f"writing to {output_dir}", error.strerror or str(error), "failed", fix)
+        return Finding(f"writing to {output_dir}", error.strerror or str(error), "failed", OTHER_FOLDER)
     return Finding(f"writing to {output_dir}", "works")
