@@ -5,7 +5,7 @@
     python scripts/results.py fetal_head --dry                # its commands alone
 
 FOLDER holds hc18, chest_xray, em_membrane, gi_tract and hippocampus, each in its original layout, of any size. What is finished
-is not trained again, an interrupted run goes on. Numbers are read from the case tables: the mean over the validation cases of
+is not trained again, an interrupted run is resumed. Numbers are read from the case tables: the mean over the validation cases of
 all folds, with the 95 % bootstrap interval over groups. Minutes are the training's: epochs times their median duration, validation
 included, summed over folds. Rows whose outputs are not there stay as README has them.
 """
@@ -19,151 +19,57 @@ import shlex
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = "outputs/results"
 README = REPOSITORY / "README.md"
 HEAD = ("| preset | data | n | Dice | task metric | training | published |", "|---|---|---|---|---|---|---|")
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
-PELVIS = ("preprocess.size=[300,300]", "sampling.patch=[176,176]", "sampling.patches_per_image=2", "inference.window=[176,176]")
-PELVIS_PHANTOM = ("data=pelvis", f"output={OUT}/pelvis_phantom", "n=60", "seed=0")
-PELVIS = (f"data.root={OUT}/pelvis_phantom", *PELVIS, "optimizer.lr=1e-3", "trainer.check_val_every_n_epoch=4")
-OTHERS = ["airways", "cardiomediastinum", "central_venous_line", "consolidation", "endotracheal_tube", "ground_glass_opacities", "tubings"]
-LUNGS = ", ".join(["left_lung: left_lung", "right_lung: right_lung", *(f"{name}: background" for name in OTHERS)])
 
 
 @dataclass(frozen=True)
 class Result:
+    """A row of the table; results.yaml explains the keys."""
+
     name: str
-    """Folder below outputs/results."""
-    preset: str
-    on: str
+    cases: str
+    preset: str = ""
     data: str = ""
-    """Folder below SEGKIT_DATA; '' needs none."""
-    keys: tuple[str, ...] = ()
+    keys: Sequence[str] = ()
     folds: int = 0
-    """0: one hold-out."""
     metric: str = ""
-    """The task's own statistic beside Dice."""
     published: str = ""
     note: str = ""
-    """Why the number is what it is, where a reader would take it for a fault."""
-    members: tuple[str, ...] = ()
-    """Of a combination: the results that it joins, nothing being trained."""
+    members: Sequence[str] = ()
     benchmark: str = ""
-    """Folder below SEGKIT_DATA of the external set."""
-    phantom: tuple[str, ...] = ()
-    """Of `segkit phantom`, where that is the data."""
+    benchmark_labels: Mapping[str, str] = field(default_factory=dict)
+    phantom: Sequence[str] = ()
 
     def runs(self) -> list[str]:
         return [f"fold{i}" for i in range(self.folds)] or ["seed0"]
 
     def commands(self, root: str) -> list[list[str]]:
+        experiment = f"experiment={self.preset or self.name}"
         where = [f"data.root={root}/{self.data}"] if self.data else []
         if self.members:
             keys = [f"members.{letter}.ckpt={OUT}/{member}/seed0" for letter, member in zip("abcdef", self.members, strict=False)]
-            return [["evaluate", f"experiment={self.preset}", *keys, f"output={OUT}/{self.name}/seed0"]]
+            return [["evaluate", experiment, *keys, f"output={OUT}/{self.name}/seed0"]]
         if self.benchmark:
-            where += [f"benchmark.root={root}/{self.benchmark}", f"benchmark.labels={{{LUNGS}}}"]
+            labels = ", ".join(f"{theirs}: {ours}" for theirs, ours in self.benchmark_labels.items())
+            where += [f"benchmark.root={root}/{self.benchmark}", f"benchmark.labels={{{labels}}}"]
         folds = [["split=kfold", f"split.n_folds={self.folds}", f"split.fold={i}"] for i in range(self.folds)] or [[]]
-        common = ["train", f"experiment={self.preset}", *where, *self.keys, f"output_dir={OUT}", f"name={self.name}", "resume=auto"]
+        common = ["train", experiment, *where, *self.keys, f"output_dir={OUT}", f"name={self.name}", "resume=auto"]
         written = [["phantom", *self.phantom]] if self.phantom else []
         return [*written, *([*common, *fold, f"run={run}"] for fold, run in zip(folds, self.runs(), strict=True))]
 
 
-RESULTS = (
-    Result("fetal_head", "fetal_head", "HC18, 123 of 999 images", "hc18", metric="hc_mae_mm", published="0.9775, 1.90 mm (a)"),
-    Result(
-        "fetal_head_as_coded",
-        "fetal_head_as_coded",
-        "HC18, 122 of 999 images",
-        "hc18",
-        ("data.exclude=[392_HC]", "trainer.max_epochs=8"),
-        published="0.9168 (c)",
-    ),
-    Result(
-        "chest_organs",
-        "chest_organs",
-        "JSRT, 40 of 247 images",
-        "chest_xray",
-        ("data.source.annotations=labelme",),
-        folds=4,
-        benchmark="chest_xray/benchmark",
-    ),
-    Result(
-        "em_membrane",
-        "em_membrane",
-        "ISBI 2012, 30 slices",
-        "em_membrane",
-        folds=5,
-        metric="adapted_rand_error",
-        note="5 epochs, as its demo (e)",
-    ),
-    Result(
-        "em_membrane_fast",
-        "em_membrane_fast",
-        "ISBI 2012, 30 slices",
-        "em_membrane",
-        ("trainer.max_epochs=30", "trainer.check_val_every_n_epoch=5"),
-        folds=5,
-        metric="adapted_rand_error",
-    ),
-    Result(
-        "hippocampus",
-        "gi_tract_3d",
-        "hippocampus, 40 of 260 volumes",
-        "hippocampus",
-        (
-            "data=decathlon",
-            "data.labels={0: background, 1: anterior, 2: posterior}",
-            "split=holdout",
-            "split.val_fraction=0.25",
-            "model.widths=[16,32,64,128]",
-            "sampling.patch=[32,48,32]",
-            "sampling.patches_per_image=2",
-            "trainer.max_epochs=100",
-            "trainer.check_val_every_n_epoch=5",
-        ),
-    ),
-    Result(
-        "gi_tract_25d",
-        "gi_tract_25d",
-        "UW-Madison, 36 single slices",
-        "gi_tract",
-        ("data.batch_size=8", "trainer.max_epochs=40"),
-        published="0.862 score (b)",
-        note="too few to train its random encoder (d)",
-    ),
-    Result(
-        "pelvis_134",
-        "pelvis_134",
-        "phantom, 60 images",
-        phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=12"),
-        published="0.9522",
-    ),
-    Result(
-        "pelvis_256",
-        "pelvis_256",
-        "phantom, 60 images",
-        phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=12"),
-        published="0.7454",
-    ),
-    Result(
-        "pelvis_combination", "pelvis_combination", "phantom, 60 images", published="0.8488, expected", members=("pelvis_134", "pelvis_256")
-    ),
-    Result(
-        "pelvis_joint",
-        "pelvis_joint",
-        "phantom, 60 images",
-        phantom=PELVIS_PHANTOM,
-        keys=(*PELVIS, "trainer.max_epochs=24"),
-        published="0.82",
-    ),
-)
+ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+RESULTS = [Result(name, **keys) for name, keys in ROWS.items()]
 
 
 def main() -> int:
@@ -209,7 +115,7 @@ def rows_of(result: Result) -> list[str]:
     keys = "".join(f" `{key}`" for key in result.keys if key.startswith(("trainer.max_epochs", "model.")))
     took = f"{minutes:.0f} min" if minutes else ""
     lines = table_lines(
-        table, f"`{result.name}`{keys}", f"{result.on}, {how}{result.note and f'; {result.note}'}", result.metric, took, result.published
+        table, f"`{result.name}`{keys}", f"{result.cases}, {how}{result.note and f'; {result.note}'}", result.metric, took, result.published
     )
     if result.benchmark:
         lines.append(benchmark_line(folders, f"`{result.name}`"))

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any, Never
+from typing import Any
 
 from segkit.cli.checkpoints import ELSEWHERE, load_predictor
 from segkit.config.aliases import renamed
@@ -102,7 +101,7 @@ def predict_parallel(cfg: Predict, part: Shard | None) -> BatchResult:
 
 
 def result(shard: Shard, process: subprocess.Popen[bytes], folder: Path) -> BatchResult:
-    """What the process of a shard has left: what it did, or the message of its error."""
+    """The outcome of a shard, from the file of its process. SegkitError with the message of its error, or where it has left none."""
     report = folder / str(shard.number)
     if not report.exists():
         lost = f"the process of part {shard} ended with exit code {process.returncode}"
@@ -120,13 +119,19 @@ def running(cfg: Predict, shards: Sequence[Shard], folder: Path) -> Iterator[lis
     threads = max(1, usable_cores() // n) if cfg.hardware.threads == "auto" else cfg.hardware.threads
     single = cfg.model_copy(update={"hardware": cfg.hardware.model_copy(update={"threads": threads, "devices": 1})})
     processes: list[subprocess.Popen[bytes]] = []
-    with handled(signal.SIGTERM, interrupt):  # as Ctrl-C
+    with handled(signal.SIGTERM, signal.default_int_handler):  # as Ctrl-C
         try:
             for i, shard in enumerate(shards):
                 processes.append(start(i, pickle.dumps((single, shard, (i, n, gpus), folder / str(shard.number), os.getpid()))))
             yield processes
         finally:
-            stop(processes)
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                try:
+                    process.wait(PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def start(i: int, work: bytes) -> subprocess.Popen[bytes]:
@@ -148,7 +153,7 @@ def start(i: int, work: bytes) -> subprocess.Popen[bytes]:
 
 def run_shard() -> None:
     """In the process of a shard: leaves its result, or the message of its error, as a file."""
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cfg, shard, share, report, parent = pickle.load(sys.stdin.buffer)
     die_with(parent)
     take_share(*share)
@@ -172,16 +177,6 @@ def gpus_of(hardware: PredictHardware) -> list[str]:
     return gpus
 
 
-def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
 @contextmanager
 def handled(number: signal.Signals, handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
     """Handle a signal inside the block; only the main thread can."""
@@ -193,10 +188,6 @@ def handled(number: signal.Signals, handler: Callable[[int, Any], Any] | signal.
         yield
     finally:
         signal.signal(number, before)
-
-
-def interrupt(number: int, frame: FrameType | Any) -> Never:
-    raise KeyboardInterrupt
 
 
 # --- the output folder ------------------------------------------------------------------------------------------------
