@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-_SOURCES = (
-    *("brats.BraTS", "coco.Coco", "csv.Csv", "decathlon.Decathlon", "dicom.Dicom", "folder.Folder", "hc18.HC18", "isbi_em.IsbiEm"),
-    *("labelme.LabelMe", "lgg.LGG", "nerve.Nerve", "nnunet.NnUNet", "pelvis.Pelvis", "pengwin.Pengwin", "phantom.Phantom"),
-    "uw_madison.UWMadison",
-)
+_MOVED = {
+    "data.sources": (
+        "brats.BraTS coco.Coco csv.Csv decathlon.Decathlon dicom.Dicom folder.Folder hc18.HC18 isbi_em.IsbiEm labelme.LabelMe lgg.LGG "
+        "nerve.Nerve nnunet.NnUNet pelvis.Pelvis pengwin.Pengwin phantom.Phantom uw_madison.UWMadison"
+    ),
+    "inference": "postprocess.FillHoles postprocess.FitEllipse postprocess.LargestComponents postprocess.MinimumSize postprocess.Smooth",
+    "metrics": (
+        "confusion.Confusion ellipse.HeadCircumference objects.ObjectScores overlap.Overlap rand.CellScores surface.Surface "
+        "uw_madison.UWMadison volume_error.VolumeError volumes.VolumeDice"
+    ),
+    "models": "multitask.MultiTaskUNet unet.UNet",
+}
+"""Package -> what is named without its module now."""
 ALIASES: dict[str, str] = {
-    "segkit.inference.postprocess.FillHoles": "segkit.inference.FillHoles",
-    "segkit.inference.postprocess.FitEllipse": "segkit.inference.FitEllipse",
-    "segkit.inference.postprocess.LargestComponents": "segkit.inference.LargestComponents",
-    "segkit.inference.postprocess.MinimumSize": "segkit.inference.MinimumSize",
-    "segkit.inference.postprocess.Smooth": "segkit.inference.Smooth",
     "segkit.losses.boundary.boundary_loss": "segkit.losses.BoundaryLoss",
     "segkit.losses.boundary.hausdorff_loss": "segkit.losses.HausdorffLoss",
     "segkit.losses.cross_entropy.cross_entropy_loss": "segkit.losses.CrossEntropyLoss",
@@ -24,19 +27,8 @@ ALIASES: dict[str, str] = {
     "segkit.losses.region.mcc_loss": "segkit.losses.MCCLoss",
     "segkit.losses.region.tversky_loss": "segkit.losses.TverskyLoss",
     "segkit.metrics.centreline.Centreline": "segkit.metrics.Centerline",
-    "segkit.metrics.confusion.Confusion": "segkit.metrics.Confusion",
-    "segkit.metrics.ellipse.HeadCircumference": "segkit.metrics.HeadCircumference",
-    "segkit.metrics.objects.ObjectScores": "segkit.metrics.ObjectScores",
-    "segkit.metrics.overlap.Overlap": "segkit.metrics.Overlap",
-    "segkit.metrics.rand.CellScores": "segkit.metrics.CellScores",
-    "segkit.metrics.surface.Surface": "segkit.metrics.Surface",
-    "segkit.metrics.uw_madison.UWMadison": "segkit.metrics.UWMadison",
-    "segkit.metrics.volume_error.VolumeError": "segkit.metrics.VolumeError",
-    "segkit.metrics.volumes.VolumeDice": "segkit.metrics.VolumeDice",
-    "segkit.models.multitask.MultiTaskUNet": "segkit.models.MultiTaskUNet",
     "segkit.models.smp.smp_network": "segkit.models.SMP",
-    "segkit.models.unet.UNet": "segkit.models.UNet",
-    **{f"segkit.data.sources.{name}": f"segkit.data.sources.{name.partition('.')[2]}" for name in _SOURCES},
+    **{f"segkit.{where}.{old}": f"segkit.{where}.{old.partition('.')[2]}" for where, names in _MOVED.items() for old in names.split()},
 }
 """Old name -> present public name."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, create_model
 
-from segkit.config.schema import Data, Inference, Metric, PartName, Positive, Split, Strict, Train
+from segkit.config.schema import Accelerator, Data, Hash, Inference, Metric, PartName, Positive, Precision, Seed, Split, Strict, Train
 
 
 def optional(model: type[Strict]) -> type[Strict]:
@@ -27,8 +27,8 @@ else:
 class Hardware(Strict):
     """Where a checkpoint runs; None keeps what the training used."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    precision: Literal["auto", "32", "bf16", "16"] | None
+    accelerator: Accelerator
+    precision: Precision | None
     threads: Literal["auto"] | Positive
 
 
@@ -36,15 +36,20 @@ class PredictHardware(Hardware):
     devices: Positive = 1
 
 
-class Calibrate(Strict):
-    """`segkit calibrate`"""
+class Trained(Strict):
+    """The keys of every command that starts from trainings: a sweep, and the data."""
 
-    ckpt: str | None
     sweep: str | None
     where: dict[str, Any] | None
     partial: bool
     allow_targets: list[str]
     data: DataOverride
+
+
+class Calibrate(Trained):
+    """`segkit calibrate`"""
+
+    ckpt: str | None
     hardware: Hardware
 
 
@@ -55,18 +60,13 @@ class Member(Strict):
     labels: Annotated[list[str], Field(min_length=1)] | None = None
 
 
-class FromCheckpoints(Strict):
-    """The keys that say which checkpoints a command starts from, and on which data."""
+class FromCheckpoints(Trained):
+    """The keys of a command that takes one checkpoint or several, and settings of inference."""
 
     ckpt: str | Annotated[list[str], Field(min_length=1)] | None
-    sweep: str | None
-    where: dict[str, Any] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
-    partial: bool
     inference: InferenceOverride
-    allow_targets: list[str]
-    data: DataOverride
 
 
 class Evaluate(FromCheckpoints):
@@ -97,35 +97,44 @@ class Import(Train):
     """`segkit import`: the training config that the imported network's checkpoint is to carry, and where the network is."""
 
     weights: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None
+    sha256: Hash | None
     schema_: Annotated[str, Field(alias="schema")]
     key: str | None
     reference: str | None
 
 
-class Audit(Strict):
+class OfData(Strict):
+    """The keys of every command that takes a data set alone."""
+
+    seed: Seed
+    allow_targets: list[str]
+    data: Data
+
+
+class Phantom(OfData):
+    """`segkit phantom`"""
+
+    output: str
+    n: Positive
+
+
+class Audit(OfData):
     """`segkit audit`"""
 
     output: str | None
     part: PartName | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    allow_targets: list[str]
-    data: Data
     split: Split
 
 
-class Plan(Strict):
+class Plan(OfData):
     """`segkit plan`"""
 
     name: str | None
     choice: str | None
     output: str
     overwrite: bool
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    accelerator: Accelerator
     memory_gb: Annotated[float, Field(gt=0)] | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    allow_targets: list[str]
-    data: Data
     split: Split
 
 
@@ -178,16 +187,6 @@ class SweepResults(Strict):
     output_dir: str
     storage: str | None
     all: bool
-
-
-class Phantom(Strict):
-    """`segkit phantom`"""
-
-    output: str
-    n: Positive
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    allow_targets: list[str]
-    data: Data
 
 
 COMMANDS: dict[str, type[Strict]] = {

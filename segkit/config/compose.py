@@ -32,7 +32,7 @@ from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
 from segkit.config.schema import Split, Train
-from segkit.config.validate import BEFORE, checked
+from segkit.config.validate import before, checked
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -81,21 +81,24 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
         if multirun:
             problems += unsteady(command, overrides, loader)
             every = [*listed(command, overrides, loader), *overrides]
-            jobs = possible(one_at_a_time(every, loader), conditions(command, overrides, loader))
+            when = of_sweeper(command, overrides, loader, "when")
+            jobs = possible(one_at_a_time(every, loader), {key: str(text).replace(" ", "") for key, text in when.items()})
         else:
             check_single(command, overrides)
         for job in jobs:
             try:
                 _compose(command, job, loader)
             except ProblemsFound as found:
-                problems += told_of_intervals(found.problems, every)
+                problems += about_intervals(found.problems, every)
     if problems:
-        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
+        raise ProblemsFound(dict.fromkeys(problems), before(command))
 
 
 def check_single(command: str, overrides: Sequence[str]) -> None:
     """Raise `ProblemsFound` where the overrides only make sense in a multirun."""
-    raise_errors(needs_multirun(overrides), BEFORE[command])
+    given = [text for text in overrides if key_of(text) in ("hparams_search", "hydra/sweeper") and not text.endswith(("=null", "=basic"))]
+    problems = [Problem(key_of(text), "is a search of many trainings", f"write  segkit train -m {text} …") for text in given]
+    raise_errors(problems, before(command))
 
 
 def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[str]:
@@ -131,12 +134,8 @@ def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tu
     with _hydra(config_dirs) as loader:
         chosen = hydra_overrides.choices(hydra_overrides.compose(command, []))
         ours = [group for group in reversed(chosen) if not group.startswith("hydra/")]
-        return {group: (chosen[group] or "", _offered(command, group, loader)) for group in ours}
-
-
-def _offered(command: str, group: str, loader: ConfigLoader) -> list[str]:
-    names = hydra_overrides.options(group, loader)
-    return names if group != GROUP else [name for name in names if fits(command, name, loader)]
+        offered = {group: [name for name in options(group, loader) if group != GROUP or fits(command, name, loader)] for group in ours}
+        return {group: (chosen[group] or "", names) for group, names in offered.items()}
 
 
 @contextmanager
@@ -158,10 +157,10 @@ def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
 
 def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseModel:
     if stranger := misplaced(command, overrides, loader):
-        raise ProblemsFound([stranger], BEFORE[command])
+        raise ProblemsFound([stranger], before(command))
     cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
     if cfg is None:
-        raise ProblemsFound(problems, BEFORE[command])
+        raise ProblemsFound(problems, before(command))
     return to_model(command, cfg, hydra_overrides.choices(cfg), problems)
 
 
@@ -189,12 +188,18 @@ def _value(node: Any, key: Any, path: messages.Path, problems: list[Problem]) ->
 def listed(command: str, overrides: Sequence[str], loader: ConfigLoader, typed: Sequence[str] | None = None) -> list[str]:
     """The sweeps that `hydra.sweeper.params` adds; a key that the user types (None: any of `overrides`) is left to the user."""
     keys = {key_of(text) for text in (overrides if typed is None else typed)}
+    params = of_sweeper(command, overrides, loader, "params")
+    return [as_typed(key, values) for key, values in params.items() if key not in keys]
+
+
+def of_sweeper(command: str, overrides: Sequence[str], loader: ConfigLoader, key: str) -> dict[str, Any]:
+    """The mapping `hydra.sweeper.KEY` under the overrides that are not swept."""
     try:
         fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
-        params = OmegaConf.select(hydra_overrides.compose(command, fixed), "hydra.sweeper.params") or {}
-        return [as_typed(str(key), values) for key, values in params.items() if key not in keys]
+        found = OmegaConf.select(hydra_overrides.compose(command, fixed), f"hydra.sweeper.{key}") or {}
+        return {str(name): value for name, value in found.items()}
     except REFUSALS:
-        return []  # what is wrong is told when the jobs are tried
+        return {}  # what is wrong is reported when the jobs are tried
 
 
 def unsteady(command: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Problem]:
@@ -220,12 +225,7 @@ def one_at_a_time(overrides: Sequence[str], loader: ConfigLoader) -> Iterator[li
         yield from ([*first[:i], value, *first[i + 1 :]] for value in values[1:])
 
 
-def needs_multirun(overrides: Sequence[str]) -> list[Problem]:
-    given = [text for text in overrides if key_of(text) in ("hparams_search", "hydra/sweeper") and not text.endswith(("=null", "=basic"))]
-    return [Problem(key_of(text), "is a search of many trainings", f"write  segkit train -m {text} …") for text in given]
-
-
-def told_of_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> list[Problem]:
+def about_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> list[Problem]:
     """An interval is of floats, unless it is written otherwise; its two ends are one mistake."""
     typed = {key: value for key, _, value in (text.partition("=") for text in overrides) if "interval(" in value}
     return [
@@ -234,15 +234,6 @@ def told_of_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> 
         else problem
         for problem in problems
     ]
-
-
-def conditions(command: str, overrides: Sequence[str], loader: ConfigLoader) -> dict[str, str]:
-    fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
-    try:
-        when = OmegaConf.select(hydra_overrides.compose(command, fixed), "hydra.sweeper.when") or {}
-        return {str(key): str(text).replace(" ", "") for key, text in when.items()}
-    except REFUSALS:
-        return {}  # what is wrong is told when the jobs are tried
 
 
 def possible(jobs: Iterable[list[str]], when: When) -> Iterator[list[str]]:
@@ -291,28 +282,30 @@ def spelled_out(argv: Sequence[str], overrides: Sequence[str], config_dirs: Sequ
 
 
 def numbers(text: str, split: Split) -> list[int]:
-    """Of the folds that are asked for. Raises `ProblemsFound` where the split has none."""
+    """The folds that are asked for. Raises `ProblemsFound` where the split has none."""
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    asked = sorted({int(word) for word in words if word.isdecimal()})
     if split.kind == "leave_one_out":
         what = "of split=leave_one_out are as many as the data have groups, which is not known yet"
-        raise ProblemsFound([Problem(KEY, what, f"write  segkit train -m … '{FOLD}=range(0,N)'  with N groups (see segkit audit)")])
-    if split.kind != "kfold":
-        raise ProblemsFound([Problem(KEY, f"needs a split into folds, and split is {split.kind}", "add  split=kfold")])
-    if text == "all":
+        fix = f"write  segkit train -m … '{FOLD}=range(0,N)'  with N groups (see segkit audit)"
+    elif split.kind != "kfold":
+        what, fix = f"needs a split into folds, and split is {split.kind}", "add  split=kfold"
+    elif text == "all":
         return list(range(split.n_folds))
-    words = [word.strip() for word in text.strip("[]").split(",")]
-    asked = [int(word) for word in words if word.isdecimal()]
-    if len(asked) < len(words) or not text.startswith("["):
-        raise ProblemsFound([Problem(KEY, f"needs all, or a list of folds, got {text!r}", f"write  {KEY}=all  or  {KEY}=[0,2]")])
-    if len(set(asked)) < 2:
-        raise ProblemsFound([Problem(KEY, "needs several folds", f"write  {FOLD}={asked[0]}  for one")])
-    if beyond := [fold for fold in asked if fold >= split.n_folds]:
-        what = f"has no fold {beyond[0]}: there are {split.n_folds}, counted from 0"
-        raise ProblemsFound([Problem(KEY, what, f"{KEY}=all  or another  split.n_folds")])
-    return sorted(set(asked))
+    elif not all(map(str.isdecimal, words)) or not text.startswith("["):
+        what, fix = f"needs all, or a list of folds, got {text!r}", f"write  {KEY}=all  or  {KEY}=[0,2]"
+    elif len(asked) < 2:
+        what, fix = "needs several folds", f"write  {FOLD}={asked[0]}  for one"
+    elif asked[-1] >= split.n_folds:
+        beyond = next(fold for fold in asked if fold >= split.n_folds)
+        what, fix = f"has no fold {beyond}: there are {split.n_folds}, counted from 0", f"{KEY}=all  or another  split.n_folds"
+    else:
+        return asked
+    raise ProblemsFound([Problem(KEY, what, fix)])
 
 
 def is_swept(text: str) -> bool:
-    """What cannot be read is told with everything else that is wrong."""
+    """What cannot be read is reported with everything else that is wrong."""
     try:
         return OverridesParser.create().parse_override(text).is_sweep_override()
     except HydraException:

@@ -45,9 +45,13 @@ def _is_a_part(part: str) -> str:
 
 
 PartName = Annotated[str, AfterValidator(_is_a_part)]
-"""Of a list that several jobs share; auto: as SLURM or torchrun number their jobs."""
+"""A share of a list that several jobs work on; auto: as SLURM or torchrun number their jobs."""
 FolderName = Annotated[str, AfterValidator(_stays_below)]
 Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Hash = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Precision = Literal["auto", "32", "bf16", "16"]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -150,12 +154,12 @@ class Benchmark(Strict):
 
 
 class Trainer(Strict):
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
     devices: Literal["auto"] | Positive = 1
     num_nodes: Literal["auto"] | Positive = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     sync_batchnorm: Literal["auto"] | bool = "auto"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Precision = "auto"
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
     deterministic: bool = True
@@ -211,17 +215,17 @@ class Inference(Strict):
 
 
 class Weights(Strict):
-    """Of a network that another program trained."""
+    """Weights of a network that another program trained."""
 
     path: str | None = None
     url: str | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    sha256: Hash | None = None
     schema_: Annotated[str, Field(alias="schema")] = "auto"
     key: str | None = None
 
 
 class Sweep(Strict):
-    """Of a search: its folder's name, and whether its first failure ends it."""
+    """A search: its folder's name, and whether its first failure ends it."""
 
     name: Annotated[str, AfterValidator(_is_a_word)] | None = None
     fail_fast: bool = False
@@ -232,7 +236,7 @@ class Train(Strict):
 
     name: FolderName | None = None
     run: FolderName | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     output_dir: str = "outputs"
     resume: str | None = None
     init_from: str | None = None

@@ -16,37 +16,25 @@ from segkit.config.commands import COMMANDS
 from segkit.config.targets import Keys, check_call, check_name, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 
-BEFORE = {
-    "train": "training starts",
-    "evaluate": "evaluation starts",
-    "predict": "prediction starts",
-    "import": "anything is imported",
-    "calibrate": "calibration starts",
-    "audit": "the audit starts",
-    "plan": "anything is planned",
-    "phantom": "the phantom is written",
-    "cache": "the cache is looked at",
-    "share": "anything is written",
-    "compare": "runs are compared",
-    "models": "networks are counted",
-    "tensorboard": "TensorBoard starts",
-    "sweep": "sweeps are read",
+STARTS = {"train": "training", "evaluate": "evaluation", "predict": "prediction", "calibrate": "calibration"}
+Names = tuple[str, ...]
+CALLS: dict[Keys, tuple[Names, Names]] = {
+    ("model",): (("in_channels", "out_channels"), ("dims",)),
+    ("data", "source"): (("root",), ()),
+    ("optimizer",): (("params",), ()),
+    ("loss", "parts", "*"): ((), ("mode", "classes")),
 }
-# What segkit passes when it builds the target at a path, beside the keywords of the config.
-SUPPLIED = {
-    ("model",): ("in_channels", "out_channels"),
-    ("data", "source"): ("root",),
-    ("optimizer",): ("params",),
-}
-OFFERED = {("model",): ("dims",), ("loss", "parts", "*"): ("mode", "classes")}
-"""What it passes besides, to those that take it."""
-
-
+"""Path of a target -> what segkit passes when it builds it, beside the keywords of the config, and what besides to those that take it."""
 AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
     ("preprocess", "size"): ([256, 256], None),
     ("sampling", "patch"): (None, [32, 96, 96]),
 }
 """What `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
+
+
+def before(command: str) -> str:
+    """The end of the headline over the problems of a config."""
+    return f"{STARTS.get(command, f'segkit {command}')} starts"
 
 
 def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
@@ -97,8 +85,8 @@ def checked(command: str, container: dict[str, Any], known: Sequence[Problem]) -
     unread = {problem.where for problem in known}
     problems = [*known, *(problem for problem in problems if problem.where not in unread)]
     if problems or model is None:
-        raise ProblemsFound(dict.fromkeys(problems), BEFORE[command])
-    raise_errors((problem for path, node in nodes for problem in _check_call(path, node, extras)), BEFORE[command])
+        raise ProblemsFound(dict.fromkeys(problems), before(command))
+    raise_errors((problem for path, node in nodes for problem in _check_call(path, node, extras)), before(command))
     return model
 
 
@@ -135,32 +123,22 @@ def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
 
 def _targets(container: Mapping[str, Any]) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
     """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
-    found = [(path, dict(node)) for path, node in target_nodes(container)]
-    problems: list[Problem] = []
-    for i, (path, node) in enumerate(found):
-        if path == ("model",):
-            node, problems = without_weights(node)
-            found[i] = path, node
-    return found, problems
+    model, problems = without_weights(container.get("model"))
+    return [(path, dict(node)) for path, node in target_nodes({**container, "model": model})], problems
 
 
 def _check_call(path: Keys, node: Mapping[str, Any], allow: Sequence[str]) -> list[Problem]:
-    supplied, offered = (next((names for p, names in table.items() if _matches(path, p)), ()) for table in (SUPPLIED, OFFERED))
-    return check_call(node, ".".join(path), allow, supplied, offered)
+    place = (*path[:2], "*") if path[:2] == ("loss", "parts") and len(path) == 3 else path
+    return check_call(node, ".".join(path), allow, *CALLS.get(place, ((), ())))
 
 
-def without_weights(node: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def without_weights(node: Any) -> tuple[Any, list[Problem]]:
     """A model's node as its class wants it; what is wrong with its `weights`, which segkit loads itself."""
-    given = node.get("weights")
+    if not isinstance(node, dict) or node.get("weights") is None:
+        return node, []
+    given = node["weights"]
     rest = {key: value for key, value in node.items() if key != "weights"}
-    if given is None:
-        return rest, []
-    wanted = Problem("model.weights", "needs a path or a url, one of them", "write  'model.weights={path: FILE}'")
     if not isinstance(given, dict) or (given.get("path") is None) == (given.get("url") is None):
-        return rest, [wanted]
+        return rest, [Problem("model.weights", "needs a path or a url, one of them", "write  'model.weights={path: FILE}'")]
     _, problems = messages.fit(schema.Weights, given)
     return rest, [replace(problem, where=f"model.weights.{problem.where}") for problem in problems]
-
-
-def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return len(path) == len(pattern) and all(p in ("*", step) for step, p in zip(path, pattern, strict=True))
