@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any, cast, get_args
@@ -36,10 +36,6 @@ class Row:
     flop: float | None = None
     remark: str = ""
     """Weights on offer, or why the network cannot be built."""
-
-    def cells(self) -> tuple[str, str, str, str]:
-        parameters = "-" if self.parameters is None else f"{self.parameters / 1e6:.2f} M"
-        return self.name, parameters, f"{self.flop / 1e9:.2f}" if self.flop else "-", self.remark
 
 
 def command(cfg: Models) -> int:
@@ -90,20 +86,19 @@ def matches(name: str, pattern: str) -> bool:
 
 def architecture_row(arch: Architecture, cfg: Models) -> Row:
     encoder = TRANSFORMER if arch == "DPT" else "resnet34"
-    row = count(arch, partial(SMP, cfg.channels, 1, arch, encoder), cfg)
-    return replace(row, remark=row.remark or f"with {encoder}")
+    return count(arch, partial(SMP, cfg.channels, 1, arch, encoder), cfg, f"with {encoder}")
 
 
 def encoder_row(name: str, cfg: Models) -> Row:
     build = partial(SMP, cfg.channels, 1, cast("Architecture", cfg.arch), name)
-    row = count(name, build, cfg, device="cpu" if name.startswith("mit_") else "meta")  # which look at values while being built
-    return replace(row, remark=row.remark or ", ".join(weights_on_offer(name)) or "no weights")
+    device = "cpu" if name.startswith("mit_") else "meta"  # which look at values while being built
+    return count(name, build, cfg, ", ".join(weights_on_offer(name)) or "no weights", device=device)
 
 
 def preset(name: str, cfg: Models) -> Row:
-    dims = 3 if name.endswith("_3d") else 2
-    row = count(name, partial(built, name, cfg.channels, dims), cfg, VOLUME if dims == 3 else None)
-    return replace(row, remark=row.remark or ("volumes, " + " x ".join(map(str, VOLUME)) if dims == 3 else ""))
+    if name.endswith("_3d"):
+        return count(name, partial(built, name, cfg.channels, 3), cfg, "volumes, " + " x ".join(map(str, VOLUME)), VOLUME)
+    return count(name, partial(built, name, cfg.channels, 2), cfg)
 
 
 def built(preset: str, channels: int, dims: int) -> nn.Module:
@@ -116,8 +111,10 @@ def built(preset: str, channels: int, dims: int) -> nn.Module:
     return instantiate(node, allow=config.allow_targets, **known)  # type: ignore[no-any-return]
 
 
-def count(name: str, build: Callable[[], nn.Module], cfg: Models, size: tuple[int, ...] | None = None, device: str = "meta") -> Row:
-    """Parameters and operations; on the meta device without memory."""
+def count(
+    name: str, build: Callable[[], nn.Module], cfg: Models, remark: str = "", size: tuple[int, ...] = (), device: str = "meta"
+) -> Row:
+    """Parameters and operations; on the meta device without memory. `size`: that of the command, unless given."""
     size = size or (cfg.size, cfg.size)
     try:
         with torch.device(device):
@@ -126,7 +123,7 @@ def count(name: str, build: Callable[[], nn.Module], cfg: Models, size: tuple[in
         return Row(name, remark=short(str(error)))
     model = SegmentationModel(network, Normalizer("unit", dims=len(size)), "binary")
     flop = flop_per_image(model, cfg.channels, size)
-    return Row(name, sum(p.numel() for p in network.parameters()), flop, "" if flop else "cannot take this size")
+    return Row(name, sum(p.numel() for p in network.parameters()), flop, remark if flop else "cannot take this size")
 
 
 def short(error: str) -> str:
@@ -142,5 +139,6 @@ def show(title: str, rows: Iterable[Row], cfg: Models) -> None:
     table.add_column("GFLOP", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for row in sorted(rows, key=lambda row: (not row.flop, row.flop or 0.0, row.name)):
-        table.add_row(*row.cells())
+        parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
+        table.add_row(row.name, parameters, f"{row.flop / 1e9:.2f}" if row.flop else "-", row.remark)
     console.print(table, markup=False, soft_wrap=False)

@@ -1,4 +1,4 @@
-"""What a user types behind a command: sorted into what Hydra can apply and problems told in plain words.
+"""What a user types behind a command, sorted into what Hydra can apply and problems in plain words.
 
 Hydra stops at the first mistake and speaks of its own machinery. So it is asked first, and only when it refuses, each
 override is looked at by itself.
@@ -36,7 +36,7 @@ LAUNCHERS = {
 }
 """Hydra's own, each a package."""
 GROUP = "experiment"
-TRAINING, JUDGING = ("train", "import"), ("evaluate", "predict")
+TRAINING, EVALUATING = ("train", "import"), ("evaluate", "predict")
 """Presets, in conf/experiment: what a training is, and which checkpoints are evaluated together. Each command takes its own kind."""
 SMALL = 1e-4
 """What is tried around 0, times the factors."""
@@ -128,24 +128,20 @@ def _check_groups(
         elif group not in groups and not override.is_add():
             problems.append(Problem(group, f"segkit {command} has no group {group}"))
         elif value is None:
-            problems.append(Problem(group, "null is no choice", f"write  ~{group}  to leave it out"))
+            problems.append(Problem(group, "null is not a valid option", f"write  ~{group}  to leave it out"))
         else:
-            wrong = [str(name) for name in (value if isinstance(value, list) else [value]) if not _exists(name, known)]
-            problems += [_no_choice(group, name, known) for name in wrong]
+            wrong = [str(name) for name in (value if isinstance(value, list) else [value]) if str(name) not in known]
+            problems += [_invalid_option(group, name, known) for name in wrong]
             good += [] if wrong else [override]
     return good, problems
 
 
-def _exists(name: object, known: Sequence[str]) -> bool:
-    return str(name) in known
-
-
-def _no_choice(group: str, name: str, known: Sequence[str]) -> Problem:
+def _invalid_option(group: str, name: str, known: Sequence[str]) -> Problem:
     if group == "hydra/launcher" and name in LAUNCHERS:
         return Problem(group, f"{name} needs the package {LAUNCHERS[name]}", "pip install 'segkit[sweep]'")
     hint = nearest(name, known)
-    what = f"has no choice {name}" + (f"; {hint}" if hint else "")
-    return Problem(group, what, f"choose from  {', '.join(known)}")
+    what = f"{name} is not a valid option" + (f"; {hint}" if hint else "")
+    return Problem(group, what, f"available: {', '.join(known)}")
 
 
 def _check_keys(
@@ -239,7 +235,7 @@ def _apply_each(command: str, parsed: Sequence[Override], base: DictConfig) -> t
 def _explain(refusal: Exception, where: str) -> Problem:
     if isinstance(refusal, MissingConfigException) and refusal.missing_cfg_file and refusal.options:
         group, _, name = refusal.missing_cfg_file.rpartition("/")
-        return _no_choice(group, name, [option for option in refusal.options if not option.startswith("_")])
+        return _invalid_option(group, name, [option for option in refusal.options if not option.startswith("_")])
     if isinstance(refusal, MarkedYAMLError) and refusal.problem_mark:
         mark = refusal.problem_mark
         return Problem(str(mark.name).strip(), f"line {mark.line + 1} is no YAML: {refusal.problem}")
@@ -254,7 +250,7 @@ def misplaced(command: str, overrides: Sequence[str], loader: ConfigLoader) -> P
     name = next((name for name in given if not fits(command, name, loader)), None)
     if name is None:
         return None
-    if command in JUDGING:
+    if command in EVALUATING:
         return Problem(GROUP, f"{name} is a preset of training", "leave it out: ckpt=RUN carries it already")
     members = [f"members.{member}.ckpt=RUN" for member in content(name, loader).get("members") or {}]
     return Problem(GROUP, f"{name} trains nothing", " ".join([f"segkit evaluate {GROUP}={name}", *members]))
@@ -262,7 +258,7 @@ def misplaced(command: str, overrides: Sequence[str], loader: ConfigLoader) -> P
 
 def fits(command: str, name: str, loader: ConfigLoader) -> bool:
     """Unless it sets what this command does not know and one of the other kind does."""
-    others = TRAINING if command in JUDGING else JUDGING if command in TRAINING else ()
+    others = TRAINING if command in EVALUATING else EVALUATING if command in TRAINING else ()
     theirs = {key for other in others for key in COMMANDS[other].model_fields}
     return not sections(content(name, loader)) & (theirs - set(COMMANDS[command].model_fields))
 

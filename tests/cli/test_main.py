@@ -59,7 +59,7 @@ def test_mistakes_end_in_one_plain_message_without_torch(tmp_path: Path) -> None
 def test_a_typo_in_a_sweep_is_found_before_the_first_job(tmp_path: Path) -> None:
     done = segkit("train", "-m", "model=unet,unett", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 2
-    assert "has no choice unett; did you mean unet?" in done.stderr
+    assert "unett is not a valid option; did you mean unet?" in done.stderr
     assert "job 0" not in done.stdout
     assert not list(tmp_path.iterdir())
 

@@ -46,7 +46,7 @@ def test_all_mistakes_are_told_together() -> None:
     assert found == {
         "a b": "has no value;   write  a b=VALUE",
         "modle": "no such key; did you mean model?",
-        "split": "has no choice kfolds; did you mean kfold?;   choose from  auto, file, given, holdout, kfold, leave_one_out",
+        "split": "kfolds is not a valid option; did you mean kfold?;   available: auto, file, given, holdout, kfold, leave_one_out",
         "optimizer.lrr": "no such key; did you mean optimizer.lr?",
         "trainer.precision": "must be one of auto, 32, bf16, 16; got 'fp8'",
         "seed": "needs a whole number, got 'x'",
@@ -181,7 +181,7 @@ def test_own_configs_are_found_and_own_code_is_imported_only_where_it_is_allowed
 
 def test_mistakes_inside_own_configs_are_told(user: Path) -> None:
     assert "did you mean trainer.max_epochs?" in complaints("train", "experiment=typo")["trainer.max_epoch"]
-    assert "has no choice nowhere" in complaints("train", "experiment=lost")["data"]
+    assert "nowhere is not a valid option" in complaints("train", "experiment=lost")["data"]
     ((where, what),) = complaints("train", "experiment=torn").items()
     assert where.endswith("torn.yaml")
     assert "is no YAML" in what
@@ -189,7 +189,7 @@ def test_mistakes_inside_own_configs_are_told(user: Path) -> None:
 
 def test_config_dirs_are_an_argument(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    assert "has no choice mine" in complaints("train", "data=mine")["data"]
+    assert "mine is not a valid option" in complaints("train", "data=mine")["data"]
     assert "data.source" in complaints("train", "data=mine", dirs=(user / "conf",))
     assert "is no folder" in complaints("train", dirs=(user / "nowhere",))["--config-dir"]
 

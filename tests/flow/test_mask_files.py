@@ -176,7 +176,7 @@ def test_a_volume_on_another_grid_is_refused(here: Path) -> None:
         (("masks=masks", "ckpt=x", *BOXES), "and ckpt exclude each other;   leave one out: ckpt or masks"),
         (("masks=nowhere", *BOXES), "masks=nowhere is not a folder"),
         (("masks=masks", *BOXES, "subset=test"), "of another data set all cases are evaluated"),
-        (("masks=masks", "data=foldr", "data.root=set"), "has no choice foldr; did you mean folder?"),
+        (("masks=masks", "data=foldr", "data.root=set"), "foldr is not a valid option; did you mean folder?"),
     ],
 )
 def test_what_does_not_go_together(keys: tuple[str, ...], told: str, boxes: Path) -> None:
