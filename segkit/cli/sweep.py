@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from segkit.config.commands import SweepResults
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.progress import console
-
-if TYPE_CHECKING:
-    from segkit.config.commands import SweepResults
-    from segkit.training.sweeps.results import Sweep
-    from segkit.training.sweeps.tables import Table
+from segkit.training.sweeps.names import all_sweeps, find_sweep
+from segkit.training.sweeps.plots import FEWEST, draw_sweep, importances, n_top
+from segkit.training.sweeps.results import Sweep, read_sweep
+from segkit.training.sweeps.tables import Table, means_table, trials_table
 
 MAX_ROWS, MAX_FAILURES, MAX_WIDTH = 30, 10, 2000
 STYLES = {"pruned": "dim", "waiting": "dim", "failed": "red", "running": "green", "interrupted": "yellow"}
@@ -31,17 +30,13 @@ def command(cfg: SweepResults) -> None:
         return
     if words[0] != "show":
         hint = nearest(words[0], ["show"], "segkit sweep ") or f"segkit sweep show {words[0]}"
-        raise SegkitError(f"there is no segkit sweep {words[0]};   {hint}")
+        raise SegkitError(f"segkit sweep {words[0]} is not a valid command;   {hint}")
     if len(words) != 2:
         raise SegkitError(f"show takes the name of one sweep, and got {len(words) - 1};   segkit sweep  lists them")
     show(words[1], output_dir, cfg.storage, cfg.all)
 
 
 def overview(output_dir: Path) -> None:
-    """One line a sweep."""
-    from segkit.training.sweeps.names import all_sweeps
-    from segkit.training.sweeps.tables import Table
-
     folders = all_sweeps(output_dir)
     if not folders:
         console.print(f"no sweep in {output_dir};   segkit train -m optimizer.lr=1e-3,1e-4  makes one", markup=False)
@@ -51,8 +46,6 @@ def overview(output_dir: Path) -> None:
 
 
 def _overview_row(folder: Path) -> list[str]:
-    from segkit.training.sweeps.results import read_sweep
-
     try:
         sweep = read_sweep(folder)
     except SegkitError as error:
@@ -65,11 +58,6 @@ def _overview_row(folder: Path) -> list[str]:
 
 def show(name: str, output_dir: Path, storage: str | None = None, is_whole: bool = False) -> None:
     """Tables, importance and failures of one sweep."""
-    from segkit.training.sweeps.names import find_sweep
-    from segkit.training.sweeps.plots import draw_sweep, importances
-    from segkit.training.sweeps.results import read_sweep
-    from segkit.training.sweeps.tables import means_table, trials_table
-
     sweep = read_sweep(find_sweep(name, output_dir), storage)
     console.print(f"sweep      {sweep.folder}\ntrials     {sweep.counts}", markup=False)
     if not sweep.trials:
@@ -98,8 +86,6 @@ def print_table(table: Table, limit: int | None = None, styles: Sequence[str] = 
 
 
 def importance_lines(sweep: Sweep, shares: Mapping[str, Mapping[str, float]]) -> list[str]:
-    from segkit.training.sweeps.plots import FEWEST, n_top
-
     n = len(sweep.of("finished"))
     if not shares:
         few = n < FEWEST and len(sweep.keys) > 1

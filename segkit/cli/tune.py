@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segkit.cli.main import BY_NAME, Application
 from segkit.cli.sweep import print_table
@@ -28,10 +28,10 @@ from segkit.system.environment import job_name
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.system.files import read_json, write_text_atomic
 from segkit.system.progress import console
+from segkit.training.plots import Curve, StagePanel, duration, trial_curves
 from segkit.training.run_folder import config_hash
-
-if TYPE_CHECKING:
-    from segkit.training.sweeps.results import Trial
+from segkit.training.sweeps.results import Trial, read_sweep
+from segkit.training.sweeps.tables import Table
 
 STAGES = ("sanity", "overfit", "lr", "lr_wd", "final")
 SWEEPS = ("lr", "lr_wd")
@@ -187,8 +187,6 @@ def next_words(tuning: Tuning) -> list[str]:
 
 def run_stage(tuning: Tuning, home: Path, name: str) -> int:
     """Run the sweep of a stage, or what is left of it, and hand its best values on. Exit code 2 for mistakes of input."""
-    from segkit.training.sweeps.results import read_sweep
-
     words = tuning.words(name)
     config = tuning.compose([word for word in words if not is_swept(word)])
     folder = home / "sweeps" / sweep_name(name, words, config)
@@ -226,9 +224,6 @@ def sweep_name(stage: str, words: Sequence[str], config: Train) -> str:
 
 def report(tuning: Tuning, home: Path) -> None:
     """Write tuning.json and tuning.png, and print all trials and verdicts."""
-    from segkit.training.plots import Curve, StagePanel, trial_curves
-    from segkit.training.sweeps.tables import Table
-
     folder = home / "tuning"
     write_json(tuning, folder)
     panels = []
@@ -247,8 +242,6 @@ def report(tuning: Tuning, home: Path) -> None:
 
 def row(stage: Stage, trial: Trial) -> list[str]:
     """Epochs, last training loss, best validation loss and Dice, time, and a remark."""
-    from segkit.training.plots import duration
-
     losses = trial.columns.get("train/loss", [math.nan])
     numbers = [losses[-1], trial.best("loss", "min"), trial.best("dice", "max")]
     texts = [f"{value:.4f}" if math.isfinite(value) else "-" for value in numbers]

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segkit.config.schema import Train
 from segkit.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from segkit.training.sweeps.results import Sweep, Trial
+from segkit.training.sweeps.results import Sweep, Trial
 
 TOLERANCE = 0.2
 """Relative deviation of an untrained network's cross-entropy from that of a guess."""
