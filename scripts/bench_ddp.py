@@ -1,8 +1,8 @@
-"""What two processes on a processor (DDP over gloo, a thread each) do in the time of one process with two threads.
+"""Speed of two processes on a processor (DDP over gloo, a thread each) against one process with two threads.
 
     python scripts/bench_ddp.py [--pairs 3] [--images 128] [--epochs 4]
 
-The same steps on the phantom: a batch of 8, or 4 in each of two processes. Pairs in turn, so that both see the same machine; told are
+The same steps on the phantom: a batch of 8, or 4 in each of two processes. Pairs in turn, so that both see the same machine; reported are
 images a second in the epochs between the first and the last (no start-up, no validation), as medians, and the ratio by pair.
 """
 

@@ -113,7 +113,7 @@ def kill(process: subprocess.Popen[bytes], parent: bool) -> bool:
 
 
 def study_states(cwd: Path) -> dict[str, int]:
-    """Of the attempts that count."""
+    """Number of the attempts that count, by state."""
     import optuna
 
     from segkit.training.sweeps.storage import open_storage

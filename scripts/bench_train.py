@@ -126,7 +126,7 @@ def gflops_of_bf16_product(folder: Path, steps: int, network: str) -> list[float
 
 
 def gflop_of_a_batch(folder: Path, steps: int, network: str) -> list[float]:
-    """Of the forward pass, and twice that for the backward."""
+    """Operations of the forward pass, and twice that for the backward."""
     from segkit.models.probe import flop_per_image
     from segkit.system.hardware import Hardware
     from segkit.training import train as run

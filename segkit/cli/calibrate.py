@@ -51,7 +51,7 @@ ALPHA = 0.05
 MIN_GAIN = 1e-4
 """A smaller gain is not worth a step."""
 MAX_PIXELS = 400_000_000
-"""Of probabilities in memory, float16."""
+"""The most probabilities that are kept in memory, as float16."""
 
 
 @dataclass(frozen=True)

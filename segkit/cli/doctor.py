@@ -107,7 +107,7 @@ def pin(requirement: Requirement) -> Finding:
 
 
 def probe(code: str) -> tuple[Any, str]:
-    """What `code`, run by itself, prints as JSON; or None and the last line of its error."""
+    """Run `code` by itself: what it prints as JSON, or None and the last line of its error."""
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:

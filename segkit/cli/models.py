@@ -127,7 +127,7 @@ def count(
 
 
 def short(error: str) -> str:
-    """What follows the last colon of the first line: the library's own words."""
+    """The text after the last colon of the first line: the library's own words."""
     return first_line(error, "cannot be built").rpartition(": ")[2]
 
 

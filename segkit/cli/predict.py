@@ -224,7 +224,7 @@ def write_marker(cfg: Predict, ours: Mapping[str, Any]) -> None:
 
 
 def settings_of(cfg: Predict, predictor: Predictor) -> dict[str, Any]:
-    """What besides the weights decides about masks, as JSON gives it back."""
+    """Settings that decide about masks beside the weights, as JSON gives them back."""
     members = predictor.predictors if isinstance(predictor, JointPredictor) else [predictor]
     used = [member.config.inference.model_dump(mode="json") for member in members]
     for section in used:

@@ -15,7 +15,7 @@ from segkit.training.sweeps.names import all_sweeps
 
 EVENTS = "events.out.tfevents.*"
 OLD_FOLDER = "tensorboard"
-"""Of a run's events, until 0.1."""
+"""Folder of a run's events, until 0.1."""
 
 
 def command(cfg: Tensorboard) -> None:

@@ -54,7 +54,7 @@ class Calibrate(Trained):
 
 
 class Member(Strict):
-    """Of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
+    """A member of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
 
     ckpt: str
     labels: Annotated[list[str], Field(min_length=1)] | None = None

@@ -110,14 +110,7 @@ def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (
 
 
 def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None], known: Sequence[Problem] = ()) -> BaseModel:
-    """The composed config as a checked model.
-
-    Args:
-        command: Its name.
-        cfg: As Hydra composed it.
-        choices: The option taken of each group; they name the experiment.
-        known: Problems found before, with which it is refused in any case.
-    """
+    """Check a composed config. `choices` of groups name the experiment; `known` problems refuse the config in any case."""
     problems = list(known)
     container = _plain(cfg, (), problems)
     if command == "train" and container.get("name") is None:
@@ -305,7 +298,7 @@ def numbers(text: str, split: Split) -> list[int]:
 
 
 def is_swept(text: str) -> bool:
-    """What cannot be read is reported with everything else that is wrong."""
+    """False for what cannot be read, which is reported with everything else that is wrong."""
     try:
         return OverridesParser.create().parse_override(text).is_sweep_override()
     except HydraException:

@@ -39,7 +39,7 @@ GROUP = "experiment"
 TRAINING, EVALUATING = ("train", "import"), ("evaluate", "predict")
 """Presets, in conf/experiment: what a training is, and which checkpoints are evaluated together. Each command takes its own kind."""
 SMALL = 1e-4
-"""What is tried around 0, times the factors."""
+"""Tried around 0, times the factors."""
 
 
 def around(value: float, *factors: float) -> str:
@@ -257,20 +257,20 @@ def misplaced(command: str, overrides: Sequence[str], loader: ConfigLoader) -> P
 
 
 def fits(command: str, name: str, loader: ConfigLoader) -> bool:
-    """Unless it sets what this command does not know and one of the other kind does."""
+    """Whether a command takes a preset: it does not where that sets what only commands of the other kind know."""
     others = TRAINING if command in EVALUATING else EVALUATING if command in TRAINING else ()
     theirs = {key for other in others for key in COMMANDS[other].model_fields}
     return not sections(content(name, loader)) & (theirs - set(COMMANDS[command].model_fields))
 
 
 def sections(preset: dict[str, Any]) -> set[str]:
-    """Those that a preset sets, itself or by choosing an option of their group."""
+    """Sections that a preset sets, itself or by choosing an option of their group."""
     chosen = [str(key) for entry in preset.get("defaults") or [] if isinstance(entry, dict) for key in entry]
     return {*preset, *(key.removeprefix("override ").lstrip("/") for key in chosen)}
 
 
 def content(name: str, loader: ConfigLoader) -> dict[str, Any]:
-    """As the file has it; empty where there is none, or none that can be read: that is told elsewhere."""
+    """The file's content; empty where there is none, or none that can be read: that is reported elsewhere."""
     path = f"{GROUP}/{name}"
     try:
         found = next((source for source in loader.get_sources() if source.is_config(path)), None)
@@ -297,7 +297,7 @@ def alternatives(text: str, loader: ConfigLoader) -> list[str]:
 
 
 def swept(override: Override, loader: ConfigLoader, transform: Callable[[Any], Any]) -> Iterator[Any]:
-    """Its values. `experiment=glob(pelvis_*)` means the presets that can be trained."""
+    """The values of a swept override. `experiment=glob(pelvis_*)` means the presets that can be trained."""
     values = override.sweep_iterator(transform)
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP and override.key_or_group == GROUP:
         return (value for value in values if fits("train", str(value), loader))

@@ -1,4 +1,4 @@
-"""What a config may say. Every command validates against one of these before anything heavy is imported.
+"""The schema of configs. Every command validates against one of these before anything heavy is imported.
 
 The models are strict and frozen, and refuse unknown keys; `validate.py` turns their errors into one list. A node with a
 `_target_` stays a plain dict: its keywords are checked against the signature of what it names (`targets.py`).

@@ -2,7 +2,7 @@
 
 Configs come from strangers, and so do checkpoints, whose metadata rebuild networks through `instantiate`. So a name must lie
 in an allowed package, and what it names must be a class or function defined in one: no way around through an imported `os`.
-Of other people's packages only classes: among their functions are some that download or import what they are told.
+From other people's packages only classes: some of their functions download or import whatever they are given.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def target_nodes(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[st
 
 
 def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = ()) -> list[Problem]:
-    """What is wrong with a node before anything is imported: its target is not allowed, or Hydra's further keys stand beside it."""
+    """Find what is wrong with a node before anything is imported: a target that is not allowed, or Hydra's further keys beside it."""
     target, hidden = str(node["_target_"]), [key for key in node if str(key).startswith("_") and key != "_target_"]
     problems = [Problem(f"{where}.{key}", "is not supported beside _target_: write plain keywords") for key in hidden]
     if not is_allowed(target, allow):
@@ -100,7 +100,7 @@ def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = ()) -
 def check_call(
     node: Mapping[str, Any], where: str, allow: Sequence[str] = (), supplied: Collection[str] = (), offered: Collection[str] = ()
 ) -> list[Problem]:
-    """What is wrong with the keywords of a node, by the signature of its target, which is imported for that.
+    """Find what is wrong with the keywords of a node, by the signature of its target, which is imported for that.
 
     Args:
         node: The keywords beside `_target_`.
@@ -193,7 +193,7 @@ def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
 
 
 def _way_in(target: str, allow: Sequence[str] = ()) -> str:
-    """What to type: a name in the allowed part of a package, or permission for the user's own package."""
+    """The line to type: a name in the allowed part of a package, or permission for the user's own package."""
     package = target.split(".")[0]
     inside = [prefix for prefix in ALLOWED if prefix.startswith(f"{package}.")]
     if inside:

@@ -29,7 +29,7 @@ AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
     ("preprocess", "size"): ([256, 256], None),
     ("sampling", "patch"): (None, [32, 96, 96]),
 }
-"""What `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
+"""The values that `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
 
 
 def before(command: str) -> str:
@@ -117,8 +117,8 @@ def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:
 
 def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
     """Once for each key and value: `split.seed` is `seed` by interpolation, and the user can fix only one of them."""
-    told = {(p.where.rpartition(".")[2], p.what): p for p in reversed(problems)}
-    return [p for p in problems if told[p.where.rpartition(".")[2], p.what] is p]
+    last = {(p.where.rpartition(".")[2], p.what): p for p in reversed(problems)}
+    return [p for p in problems if last[p.where.rpartition(".")[2], p.what] is p]
 
 
 def _targets(container: Mapping[str, Any]) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
