@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
-from segkit.config import commands, compose, schema
+from segkit.config import commands, compose
 from segkit.data.audit.audit import AuditResult, inspect
 from segkit.data.planning import Choice, Fingerprint, Machine, fingerprint, needs_slices, plan, times
 from segkit.data.sources import source_name
@@ -24,7 +24,6 @@ SECTIONS = ("data", "split", "preprocess", "sampling", "augment", "model", "trai
 
 def preset(name: str, cfg: commands.Plan, seen: Fingerprint, machine: Machine, choices: Sequence[Choice]) -> str:
     """The YAML: what it was made from on top, a reason beside every key."""
-    choice = cfg.choice or source_name(cfg.data.source)
     volumes = seen.dims == 3
     head = [
         "# @package _global_",
@@ -33,13 +32,12 @@ def preset(name: str, cfg: commands.Plan, seen: Fingerprint, machine: Machine, c
         f"# Classes by share of all pixels: {', '.join(f'{k} {v:.2%}' for k, v in seen.pixel_share.items())}.",
         f"#   segkit train experiment={name}",
         "defaults:",
-        f"  - override /data: {choice}",
+        f"  - override /data: {_choice(cfg)}",
         "  - override /model: unet_light" if machine.device == "cpu" else "  - override /model: unet",
         f"  - override /augment: {'light' if volumes else 'medical'}",
         f"name: {name}",
     ]
-    given = [Choice(f"data.{key}", value, "") for key, value in _given(cfg.data, choice).items()]
-    given += [Choice(f"split.{key}", value, "") for key, value in _typed_split(cfg).items()]
+    given = [Choice(key, value, "") for key, value in _typed(cfg).items()]
     decided = {c.key for c in choices}
     lines: list[str] = []
     section = ""
@@ -61,21 +59,19 @@ def _line(rest: str, one: Choice) -> list[str]:
     return [*lines, f"{text:<44} # {one.why}" if one.why else text]
 
 
-def _typed_split(cfg: commands.Plan) -> dict[str, Any]:
-    """The keys of the split that were set."""
-    plain = compose.compose("train", [f"seed={cfg.seed}"]).model_dump(mode="json")["split"]
-    return {key: value for key, value in cfg.split.model_dump(mode="json").items() if value != plain[key]}
+def _choice(cfg: commands.Plan) -> str:
+    return cfg.choice or source_name(cfg.data.source)
 
 
-def _given(data: schema.Data, choice: str) -> dict[str, Any]:
-    """The keys of the data that differ from the data set's own YAML."""
-    plain = compose.compose("train", [f"data={choice}"]).model_dump(mode="json")["data"]
-    typed = data.model_dump(mode="json")
-    changed = {key: value for key, value in typed.items() if value != plain[key] and key != "source"}
-    source = {key: value for key, value in typed["source"].items() if plain["source"].get(key) != value}
-    if changed.get("root"):
-        changed["root"] = str(Path(changed["root"]).expanduser().absolute())
-    return {**({"source": source} if source else {}), **changed}
+def _typed(cfg: commands.Plan) -> dict[str, Any]:
+    """The keys of data and split that differ from the data set's own YAML."""
+    plain = compose.compose("train", [f"data={_choice(cfg)}", f"seed={cfg.seed}"]).model_dump(mode="json")
+    typed = cfg.model_dump(mode="json", include={"data", "split"})
+    source, own_source = typed["data"]["source"], plain["data"]["source"]
+    typed["data"]["source"] = {key: value for key, value in source.items() if own_source.get(key) != value} or own_source
+    if root := typed["data"]["root"]:
+        typed["data"]["root"] = str(Path(root).expanduser().absolute())
+    return {f"{top}.{key}": value for top in typed for key, value in typed[top].items() if value != plain[top][key]}
 
 
 def command(cfg: commands.Plan) -> int:
@@ -104,7 +100,7 @@ def _fingerprint(cfg: commands.Plan) -> tuple[commands.Plan, AuditResult, Finger
     why = needs_slices(seen)
     if not why:
         return cfg, result, seen
-    if "dims" in _given(cfg.data, cfg.choice or source_name(cfg.data.source)):
+    if "data.dims" in _typed(cfg):
         console.print(f"volumes stay volumes, because data.dims=3 is set, although there are {why}", markup=False)
         return cfg, result, seen
     console.print(f"volumes are processed slice by slice: {why}", markup=False)

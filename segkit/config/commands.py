@@ -189,19 +189,6 @@ class SweepResults(Strict):
     all: bool
 
 
-COMMANDS: dict[str, type[Strict]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "calibrate": Calibrate,
-    "import": Import,
-    "audit": Audit,
-    "plan": Plan,
-    "phantom": Phantom,
-    "cache": Cache,
-    "share": Share,
-    "compare": Compare,
-    "models": Models,
-    "tensorboard": Tensorboard,
-    "sweep": SweepResults,
-}
+_NAMED = (Train, Evaluate, Predict, Calibrate, Import, Audit, Plan, Phantom, Cache, Share, Compare, Models, Tensorboard)
+COMMANDS: dict[str, type[Strict]] = {**{model.__name__.lower(): model for model in _NAMED}, "sweep": SweepResults}
+"""Name of a command -> the model of its keys."""

@@ -29,7 +29,7 @@ AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
     ("preprocess", "size"): ([256, 256], None),
     ("sampling", "patch"): (None, [32, 96, 96]),
 }
-"""The values that `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
+"""Values that `auto` stands for where the network sees images, and where it sees volumes: these keep their size, and come in patches."""
 
 
 def before(command: str) -> str:
