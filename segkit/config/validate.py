@@ -134,10 +134,12 @@ def _check_call(path: Keys, node: Mapping[str, Any], allow: Sequence[str]) -> li
 
 def without_weights(node: Any) -> tuple[Any, list[Problem]]:
     """A model's node as its class wants it; what is wrong with its `weights`, which segkit loads itself."""
-    if not isinstance(node, dict) or node.get("weights") is None:
+    if not isinstance(node, dict):
         return node, []
-    given = node["weights"]
+    given = node.get("weights")
     rest = {key: value for key, value in node.items() if key != "weights"}
+    if given is None:
+        return rest, []
     if not isinstance(given, dict) or (given.get("path") is None) == (given.get("url") is None):
         return rest, [Problem("model.weights", "needs a path or a url, one of them", "write  'model.weights={path: FILE}'")]
     _, problems = messages.fit(schema.Weights, given)
