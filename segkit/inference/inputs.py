@@ -13,7 +13,6 @@ import numpy as np
 from segkit.data.case import Case, Pixels
 from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.images import ImageFile
-from segkit.data.io.tiff import TiffPage
 from segkit.data.io.volumes import VolumeFile, is_volume_file
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
 from segkit.data.sources.base import image_files
@@ -107,7 +106,7 @@ def like_of(case: Case) -> Path | None:
     """The volume file whose format a mask takes; None: an image, also of one page of a stack."""
     first = case.image.paths[0]
     image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
-    return first if is_volume_file(first) and not isinstance(image, TiffPage) else None
+    return first if is_volume_file(first) and getattr(image, "page", None) is None else None
 
 
 def is_file(case: Case) -> bool:

@@ -11,8 +11,7 @@ import tifffile
 import segkit
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
-from segkit.data.io.tiff import TiffPage
-from segkit.data.io.volumes import PlaneFile, VolumeFile
+from segkit.data.io.volumes import VolumeFile
 from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
 from segkit.inference.batch import SIZES, BatchResult, OutputOptions, predict_jobs
@@ -68,12 +67,12 @@ def test_slices_of_a_volume_file_become_one_mask_and_slices_with_files_of_their_
 def test_a_page_of_a_stack_becomes_a_picture_and_a_file_of_one_slice_its_like(tmp_path: Path) -> None:
     pages = tmp_path / "stack.tif"
     tifffile.imwrite(pages, np.zeros((3, 8, 9), np.uint8), photometric="minisblack")
-    seen = [TiffPage(pages, z) for z in range(3)]
+    seen = [ImageFile(pages, page=z) for z in range(3)]
     alone = [Case(f"p{z}", seen[z], volume="stack", position=z, whole=Volume(tuple(seen))) for z in range(3)]
     between = Case("n", Channels((seen[0], seen[1], seen[2])), volume="stack", position=1, whole=Volume(tuple(seen)))
     assert [job.files(tmp_path)[0].name for job in of_cases([*alone, between])] == ["n.png", "p0.png", "p1.png", "p2.png"]
     plane = tmp_path / "plane.nii.gz"
-    assert of_cases([Case("a", PlaneFile(plane))])[0].like == plane
+    assert of_cases([Case("a", ImageFile(plane))])[0].like == plane
 
 
 def test_an_input_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Rules that all readers share: file suffixes, `ReadError`, size limits, whole numbers in masks, JSON."""
+"""Rules that all readers share: file suffixes, `ReadError`, size limits, whole numbers in masks, JSON, tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,8 @@ def as_read_error(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be opened ({error.strerror})"
     text = first_line(error)
     if "MAX_IMAGE_PIXELS" in text or isinstance(error, Image.DecompressionBombError):
         return "far too large: a decompression bomb?"
@@ -88,13 +92,8 @@ def _reason(error: Exception) -> str:
 
 def read_start(path: Path, length: int = -1) -> bytes:
     """Return the first `length` bytes of a file, or all. Raises `ReadError`, also where there are none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(length)
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-    except OSError as error:
-        raise ReadError(path, f"cannot be opened ({error.strerror or error})") from error
+    with as_read_error(path), path.open("rb") as file:
+        data = file.read(length)
     if not data:
         raise ReadError(path, "zero bytes")
     return data
@@ -136,11 +135,10 @@ def whole_numbers(path: Path, mask: Array) -> Array:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises `ReadError`."""
+    data = read_start(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
         return json.loads(text)
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
     except UnicodeDecodeError:
         raise ReadError(path, "is not JSON: it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -148,5 +146,42 @@ def read_json(path: Path) -> Any:
             raise ReadError(path, "is empty") from None
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         raise ReadError(path, f"is {'truncated' if cut else 'not JSON'} ({error.msg}, line {error.lineno})") from None
-    except (OSError, RecursionError) as error:
+    except RecursionError as error:
         raise ReadError(path, f"cannot be read ({error})") from error
+
+
+def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a table as spreadsheets write it: commas, semicolons or tabs; UTF-8, UTF-16 or Latin-1.
+
+    Returns:
+        The names of its columns in lower case, and the rows that are not empty: the number of the line, and cells by column.
+
+    Raises:
+        ReadError: the file is missing or no table, or a column that is `needed` is missing.
+    """
+    with as_read_error(path):
+        data = path.read_bytes()
+    lines = io.StringIO(_decoded(path, data), newline="")
+    reader = csv.reader(lines, delimiter=max(",;\t", key=lines.readline().count))
+    lines.seek(0)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise ReadError(path, f"is not a table of comma-separated values ({error})") from error
+    if missing := [name for name in needed if name not in header]:
+        found = f"its columns are {', '.join(header)}" if any(header) else "the table is empty"
+        raise ReadError(path, f"has no column {' and no column '.join(missing)}; {found}")
+    blank = [""] * len(header)
+    return header, [(line, dict(zip(header, [*cells, *blank], strict=False))) for line, cells in rows if any(cells)]
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data:
+        raise ReadError(path, "is not a table of comma-separated values (it is no text)")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

@@ -89,12 +89,8 @@ class Grid:
     def normal(self) -> Array:
         return np.cross(self.along_row, self.along_column)
 
-    def is_parallel_to(self, other: Grid) -> bool:
-        return float(abs(np.dot(self.normal, other.normal))) > 0.9999
-
     def has_directions_of(self, other: Grid) -> bool:
-        own, others = self.along_row + self.along_column, other.along_row + other.along_column
-        return bool(np.allclose(own, others, atol=0.01))
+        return np.allclose(self.along_row + self.along_column, other.along_row + other.along_column, atol=0.01)
 
     def pixels_of(self, points: Array) -> Array:
         """Convert patient coordinates (N, 3) to (N, 2) x, y in pixels; whole numbers are centers of pixels."""
@@ -261,15 +257,11 @@ class SegPlane(File):
             raise ReadError(self.path, "truncated (it has fewer frames than its header says)") from None
         mask = np.asarray(np.isin(frames, self.values).any(axis=0), np.uint8)
         if self.affine:
-            mask = _resampled(mask, self.affine, self.shape)
+            nearest, matrix = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, np.asarray(self.affine).reshape(2, 3)
+            mask = np.asarray(cv2.warpAffine(mask, matrix, self.shape[::-1], flags=nearest), np.uint8)
         if mask.shape != self.shape:
             raise ReadError(self.path, f"its frames are {mask.shape[0]} x {mask.shape[1]}, the image {self.shape[0]} x {self.shape[1]}")
         return mask
-
-
-def _resampled(mask: Array, affine: tuple[float, ...], shape: tuple[int, int]) -> Array:
-    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(mask, np.asarray(affine).reshape(2, 3), shape[::-1], flags=nearest), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -299,17 +291,14 @@ def contours_of(path: Path, structure_set: Dataset) -> Iterator[tuple[int, Datas
     """Yield the ROI number, item and points (N, 3) of every contour, in the order of the file."""
     for roi in structure_set.get("ROIContourSequence") or []:
         for item in roi.get("ContourSequence") or []:
-            numbers = _numbers(item)
+            raw = item.get_item("ContourData")
+            values = raw.value if raw is not None and raw.value else ()
+            if isinstance(values, bytes):  # parsed at once: pydicom would make an object of every number
+                values = values.decode("ascii").rstrip("\0 ").split("\\")
+            numbers = np.array(values, float)
             if len(numbers) % 3:
                 raise ReadError(path, f"damaged (a contour of {len(numbers)} numbers, not a multiple of three)")
             yield int(roi.ReferencedROINumber), item, numbers.reshape(-1, 3)
-
-
-def _numbers(contour: Dataset) -> Array:
-    """Parse ContourData from its text at once: pydicom would make an object of every number."""
-    raw = contour.get_item("ContourData")
-    value = raw.value if raw is not None and raw.value else ()
-    return np.array(value.decode("ascii").rstrip("\0 ").split("\\") if isinstance(value, bytes) else value, float)
 
 
 def fill_even_odd(polygons: Sequence[Array], shape: tuple[int, int]) -> Array:

@@ -191,17 +191,16 @@ def segmentation(path: Path) -> Annotation:
 def _frame_pieces(dataset: Dataset, frame: int, names: dict[int, str]) -> Iterator[Piece]:
     sources = [image for item in groups(dataset, frame, "DerivationImageSequence") for image in item.get("SourceImageSequence") or []]
     grid = Grid.of(dataset, frame)
-    named = tuple(source for image in sources for source in _source(image))
+    named = _sources(sources)
     own = [int(item.ReferencedSegmentNumber) for item in groups(dataset, frame, "SegmentIdentificationSequence")]
     is_label_map = dataset.get("SegmentationType") == "LABELMAP"
     for number in names if is_label_map else own:
         yield Piece(names[number], frame, named, grid.origin if grid else None, grid, number if is_label_map else 1)
 
 
-def _source(image: Dataset) -> Iterator[Source]:
-    frames = image.get("ReferencedFrameNumber")
-    for frame in [0] if frames is None else np.atleast_1d(frames).tolist():
-        yield str(image.ReferencedSOPInstanceUID), int(frame)
+def _sources(images: Sequence[Dataset]) -> tuple[Source, ...]:
+    frames = [np.atleast_1d(image.get("ReferencedFrameNumber") or 0).tolist() for image in images]
+    return tuple((str(image.ReferencedSOPInstanceUID), int(frame)) for image, own in zip(images, frames, strict=True) for frame in own)
 
 
 def structure_set(path: Path) -> Annotation:
@@ -214,7 +213,7 @@ def structure_set(path: Path) -> Annotation:
         studies = [study for frame in frames for study in frame.get("RTReferencedStudySequence") or []]
         series = {str(item.SeriesInstanceUID) for study in studies for item in study.get("RTReferencedSeriesSequence") or []}
         pieces = tuple(
-            Piece(names[roi], i, _contour_sources(item), tuple(points[0].tolist()))
+            Piece(names[roi], i, _sources(item.get("ContourImageSequence") or []), tuple(points[0].tolist()))
             for i, (roi, item, points) in enumerate(contours_of(path, dataset))
             if item.get("ContourGeometricType") in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR") and len(points) >= 3
         )
@@ -223,7 +222,3 @@ def structure_set(path: Path) -> Annotation:
     frame_of_reference = str(next((frame.get("FrameOfReferenceUID") or "" for frame in frames), ""))
     left_out = tuple(name for name in dict.fromkeys(names.values()) if name not in drawn)
     return Annotation(path, True, frozenset(series), frame_of_reference, planes, pieces, left_out)
-
-
-def _contour_sources(item: Dataset) -> tuple[Source, ...]:
-    return tuple(source for image in item.get("ContourImageSequence") or [] for source in _source(image))

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import ChunkStream
 
-from segkit.data.io.base import Array, File, ReadError, as_image, as_read_error, read_start, refuse_bomb, whole_numbers
-from segkit.data.io.tiff import SIGNATURES, decode, page_size, refuse_several_pages
-from segkit.data.io.volumes import PlaneFile, PlaneMask, header
+from segkit.data.io.base import Array, ReadError, as_image, as_read_error, read_start, refuse_bomb, whole_numbers
+from segkit.data.io.tiff import SIGNATURES, decode, read_page
+from segkit.data.io.volumes import OrientedFile, VolumeFile, VolumeMask, header
 
 KINDS = "PNG, JPG, TIFF, BMP, GIF, NIfTI, NRRD, MHA, MHD, NPY, NPZ"
 _NIFTI_HEADER_LENGTHS = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
@@ -45,23 +46,32 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
-class ImageFile(File):
+class ImageFile(OrientedFile):
     """The `Pixels` of an image file: (H, W, C) uint8, uint16 or float32, see `read_image`."""
 
+    page: int | None = None
+
     def read(self) -> Array:
-        return read_image(self.path)
+        return read_image(self.path, self.orient, self.page)
 
 
 @dataclass(frozen=True)
-class MaskFile(File):
+class MaskFile(OrientedFile):
     """The `Pixels` of a mask file: (H, W) integers or (H, W, 3) colors, see `read_mask`."""
 
+    page: int | None = None
+
     def read(self) -> Array:
-        return read_mask(self.path)
+        return read_mask(self.path, self.orient, self.page)
 
 
-def read_image(path: Path) -> Array:
+def read_image(path: Path, orient: str | None = "LPS", page: int | None = None) -> Array:
     """Read an image file of any supported format.
+
+    Args:
+        path: the file; its first bytes decide on the format.
+        orient: axes that the single slice in a volume format is turned to; None leaves them as they are stored.
+        page: the page of a TIFF that has several, from 0; None expects one page.
 
     Returns:
         (H, W, C) uint8, uint16 or float32: one channel for gray, RGB order for color, alpha dropped, palettes resolved.
@@ -69,11 +79,11 @@ def read_image(path: Path) -> Array:
     Raises:
         ReadError: the file is missing, damaged, truncated, no image, or too large.
     """
-    return as_image(path, _decode(path, indices=False))
+    return as_image(path, _decode(path, orient, page, indices=False))
 
 
-def read_mask(path: Path) -> Array:
-    """Read a mask file of any supported format.
+def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None) -> Array:
+    """Read a mask file of any supported format, see `read_image`.
 
     Returns:
         (H, W) integers: the stored values, the index where the file has a palette. True colors stay (H, W, 3).
@@ -81,7 +91,9 @@ def read_mask(path: Path) -> Array:
     Raises:
         ReadError: also where the file holds fractions, or neither one channel nor three.
     """
-    mask = _decode(path, indices=True)
+    mask = _decode(path, orient, page, indices=True)
+    if page is not None and mask.ndim != 2:
+        raise ReadError(path, f"page {page} has {mask.shape[2]} channels; a mask has one")
     if mask.ndim == 3 and all(np.array_equal(mask[..., 0], mask[..., c]) for c in range(1, mask.shape[2])):
         mask = mask[..., 0]
     if mask.ndim == 3 and mask.shape[2] != 3:
@@ -89,22 +101,28 @@ def read_mask(path: Path) -> Array:
     return np.ascontiguousarray(whole_numbers(path, mask))
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the header alone. Raises `ReadError`."""
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return (H, W, C) from the header alone. Raises `ReadError`."""
     head = read_start(path, 64)
     kind = _format_of(path, head)
     if kind == "png":
-        return _png_header(path, head)[:2]
+        rows, columns, color = _png_header(path, head)
+        return rows, columns, 1 if color in _PNG_GRAY else 3
     if kind == "volume":
-        return header(path).shape[1:]
+        volume = header(path)
+        return (*volume.shape[1:], volume.channels)
     with as_read_error(path):
         if kind == "tiff":
-            return page_size(path)
+            with tifffile.TiffFile(path) as tiff:
+                page = tiff.pages.first
+                return page.imagelength, page.imagewidth, page.samplesperpixel
         with Image.open(path) as image:
-            return image.height, image.width
+            return image.height, image.width, 3 if image.mode == "P" else len({*image.getbands()} - {"A"})
 
 
-def _decode(path: Path, indices: bool) -> Array:
+def _decode(path: Path, orient: str | None, page: int | None, indices: bool) -> Array:
+    if page is not None:
+        return read_page(path, page, indices)
     data = read_start(path)
     with as_read_error(path):
         match _format_of(path, data):
@@ -113,10 +131,12 @@ def _decode(path: Path, indices: bool) -> Array:
             case "jpeg":
                 return _decode_jpeg(path, data)
             case "tiff":
-                refuse_several_pages(path, data)
-                return decode(path, io.BytesIO(data), 0, indices)
+                return decode(path, io.BytesIO(data), None, indices)
             case "volume":
-                return (PlaneMask(path) if indices else PlaneFile(path)).read()
+                volume = (VolumeMask if indices else VolumeFile)(path, orient).read()
+                if len(volume) != 1:
+                    raise ReadError(path, f"is a volume of {len(volume)} slices, expected one image")
+                return np.asarray(volume[0])
             case kind:
                 return _decode_pillow(path, data, indices, is_gif=kind == "gif")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,8 @@ Point = tuple[float, float]
 BACKGROUND, IGNORE = "_background_", "__ignore__"
 """Labels with a meaning of their own: background, and pixels to ignore."""
 IGNORE_VALUE = 255
+SLIGHT = 2.0
+"""Pixels by which an annotator's hand may slip over the edge of an image."""
 STROKE, DOT = 10, 5
 """Width of a line and radius of a point, in pixels."""
 PROMPTS = "points"
@@ -64,14 +66,18 @@ class Shape:
         xs, ys = zip(*(self.points[:1] if self.kind == "circle" else self.points), strict=True)
         return min(xs) - radius, min(ys) - radius, max(xs) + radius, max(ys) + radius
 
-    def is_outside(self, rows: int, columns: int) -> bool:
-        """Whether no part of it lies on the image."""
-        left, top, right, bottom = self.box
-        return right < 0 or bottom < 0 or left > columns or top > rows
+    def slip(self, rows: int, columns: int) -> float:
+        """Return the largest distance of its points from the image, in pixels; 0 where all lie on it.
 
-    def beyond(self, rows: int, columns: int) -> float:
-        """Largest distance of its points from the image, in pixels; 0 where all lie on it."""
-        return max(0.0, *(max(-x, -y, x - columns, y - rows) for x, y in self.points))
+        Raises `ShapeError` where no part of it lies on the image, or a point is farther away than `SLIGHT`.
+        """
+        beyond = max((max(0.0, -x, -y, x - columns, y - rows) for x, y in self.points), default=0.0)
+        left, top, right, bottom = self.box if beyond else (0.0, 0.0, 0.0, 0.0)
+        if right < 0 or bottom < 0 or left > columns or top > rows:
+            raise ShapeError(f"lies outside the image of {rows} x {columns}")
+        if beyond > SLIGHT:
+            raise ShapeError(f"reaches {beyond:.1f} pixels beyond the image of {rows} x {columns}")
+        return beyond
 
 
 def shapes_of(document: Any) -> tuple[dict[int, Shape], list[str]]:
@@ -96,7 +102,14 @@ def parse(raw: Any) -> Shape:
         raise ShapeError("has no label")
     if not isinstance(kind, str) or kind not in _COUNTS:
         raise ShapeError(f"shape_type {kind!r} is unknown; {nearest(str(kind), _COUNTS) or 'known are ' + ', '.join(_COUNTS)}")
-    points = _points(raw.get("points"))
+    try:
+        array = np.asarray(raw.get("points"), float)
+        array = array.reshape(-1, 2) if array.size == 0 else array
+    except (TypeError, ValueError, OverflowError):
+        array = np.full((1, 1), np.nan)
+    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
+        raise ShapeError("its points are not a list of [x, y]")
+    points = tuple((float(x), float(y)) for x, y in array)
     least, most = _COUNTS[kind]
     if not least <= len(points) <= most:
         wanted = f"{least}" if least == most else f"{least} or more"
@@ -105,17 +118,7 @@ def parse(raw: Any) -> Shape:
     return Shape(label, kind, points, "" if group is None else str(group), _stencil(raw, points) if kind == "mask" else b"")
 
 
-def _points(raw: Any) -> tuple[Point, ...]:
-    try:
-        array = np.asarray(raw, float).reshape(-1, 2) if raw == [] else np.asarray(raw, float)
-    except (TypeError, ValueError, OverflowError):
-        array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise ShapeError("its points are not a list of [x, y]")
-    return tuple((float(x), float(y)) for x, y in array)
-
-
-def _stencil(raw: dict[str, Any], points: Sequence[Point]) -> bytes:
+def _stencil(raw: dict[str, Any], points: tuple[Point, ...]) -> bytes:
     """Decode the PNG of a mask. Between corners of whole numbers it must fill the box, both ends included."""
     try:
         data = decode_base64(raw.get("mask"))
@@ -172,32 +175,18 @@ def _paint(canvas: Image.Image, shape: Shape, value: int) -> None:
 
 @dataclass(frozen=True)
 class Shapes(File):
-    """All shapes of one label in a LabelMe file, joined: (rows, columns) of 0 and 1, uint8."""
+    """The shapes of a LabelMe file that have these labels, in the order of the file: (rows, columns) of their values, uint8."""
 
-    label: str
+    values: tuple[tuple[str, int], ...]
+    """Pairs of label and value."""
     rows: int
     columns: int
 
     def read(self) -> Array:
-        own = ((shape, 1) for shape in _shapes_in(self.path) if shape.label == self.label)
-        return _drawn(self.path, own, self.rows, self.columns)
-
-
-@dataclass(frozen=True)
-class ShapeMap(File):
-    """The shapes of a LabelMe file as one class a pixel, in the order of the file: (rows, columns) uint8.
-
-    Label number i of `labels` has the value i + 1; `IGNORE` has 255.
-    """
-
-    labels: tuple[str, ...]
-    rows: int
-    columns: int
-
-    def read(self) -> Array:
-        values = {label: value for value, label in enumerate(self.labels, 1)} | {IGNORE: IGNORE_VALUE}
-        valued = ((shape, values[shape.label]) for shape in _shapes_in(self.path) if shape.label in values)
-        return _drawn(self.path, valued, self.rows, self.columns)
+        values = dict(self.values)
+        with as_read_error(self.path):
+            shapes = _shapes_at(self.path, self.path.stat().st_mtime_ns)
+            return draw(((shape, values[shape.label]) for shape in shapes if shape.label in values), self.rows, self.columns)
 
 
 @dataclass(frozen=True)
@@ -233,21 +222,9 @@ def embedded_size(path: Path, document: Any) -> tuple[int, int]:
             raise ReadError(path, "imageData holds no image") from None
 
 
-def _drawn(path: Path, shapes: Iterable[tuple[Shape, int]], rows: int, columns: int) -> Array:
-    with as_read_error(path):
-        return draw(shapes, rows, columns)
-
-
-def _shapes_in(path: Path) -> tuple[Shape, ...]:
-    """Cached: each plane of a case asks for the same file."""
-    try:
-        return _shapes_at(path, path.stat().st_mtime_ns)
-    except FileNotFoundError:
-        raise ReadError(path, "is missing") from None
-
-
 @lru_cache(maxsize=64)
 def _shapes_at(path: Path, mtime_ns: int) -> tuple[Shape, ...]:
+    """Cached: each plane of a case asks for the same file."""
     shapes, faults = shapes_of(labelme_document(path))
     if faults:
         raise ReadError(path, faults[0])

@@ -7,9 +7,8 @@ square, the wrong order scatters structures into many components, which `order_b
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,27 +123,6 @@ def order_by_components(codes: Iterable[tuple[str, int, int]]) -> Order | None:
                 counts[order] += cv2.connectedComponents(decode(code, rows, columns, order))[0] - 1
     fewest = min(ORDERS, key=lambda order: counts[order])
     return fewest if max(counts.values()) >= CLEARLY * max(counts[fewest], 1) else None
-
-
-def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines of a CSV with their numbers: the cells of `columns`, stripped. Commas, semicolons or tabs.
-
-    Raises `ReadError`.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            header = [name.strip().lower() for name in next(reader, [])]
-            if missing := [name for name in columns if name not in header]:
-                found = f"its columns are {', '.join(header)}" if any(header) else "the table is empty"
-                raise ReadError(path, f"has no column {' and no column '.join(missing)}; {found}")
-            places = [header.index(name) for name in columns]
-            for cells in filter(any, reader):
-                yield reader.line_num, [cells[i].strip() if i < len(cells) else "" for i in places]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(path, f"is not a table of comma-separated values ({error})") from error
 
 
 def _shortened(code: str) -> str:

@@ -1,10 +1,9 @@
-"""TIFF: one page of a file that may have several, as an image or as a mask."""
+"""TIFF: one page of a file that may have several."""
 
 from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,33 +11,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from segkit.data.io.base import Array, File, ReadError, as_image, as_read_error, refuse_bomb, whole_numbers
+from segkit.data.io.base import Array, ReadError, as_read_error, refuse_bomb
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ALPHA = (1, 2)
-
-
-@dataclass(frozen=True)
-class TiffPage(File):
-    """The image (H, W, C) on page `page` (from 0) of a TIFF."""
-
-    page: int
-
-    def read(self) -> Array:
-        return as_image(self.path, read_page(self.path, self.page, indices=False))
-
-
-@dataclass(frozen=True)
-class TiffPageMask(File):
-    """The mask (H, W) on page `page` (from 0) of a TIFF."""
-
-    page: int
-
-    def read(self) -> Array:
-        mask = read_page(self.path, self.page, indices=True)
-        if mask.ndim != 2:
-            raise ReadError(self.path, f"page {self.page} has {mask.shape[2]} channels; a mask has one")
-        return np.ascontiguousarray(whole_numbers(self.path, mask))
 
 
 def tiff_pages(path: Path) -> int:
@@ -62,35 +38,23 @@ def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
     return count
 
 
-def page_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) of the first page, from its header."""
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        return page.imagelength, page.imagewidth
-
-
-def refuse_several_pages(path: Path, data: bytes) -> None:
-    """Raise `ReadError` for a file of several pages: which of them would be the image?"""
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        pages = count_pages(path, tiff)
-    if pages > 1:
-        fix = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
-        raise ReadError(path, f"holds {pages} pages, expected one: {fix}")
-
-
 def read_page(path: Path, page: int, indices: bool) -> Array:
     """Read page `page` (from 0) as `decode` returns it. Raises `ReadError`."""
     with as_read_error(path), path.open("rb") as file:
         return decode(path, file, page, indices)
 
 
-def decode(path: Path, file: IO[bytes], number: int, indices: bool) -> Array:
-    """Decode page `number` (from 0) to (H, W) or (H, W, C), also from a planar file.
+def decode(path: Path, file: IO[bytes], number: int | None, indices: bool) -> Array:
+    """Decode page `number` (from 0), or the only one, to (H, W) or (H, W, C), also from a planar file.
 
     White-is-zero images are inverted to what a viewer shows; masks (`indices`) are not.
     """
     with tifffile.TiffFile(file) as tiff:
         pages = count_pages(path, tiff)
+        if number is None and pages > 1:
+            fix = "save each as a file of its own, or let data=folder or data=csv read them as the slices of a volume"
+            raise ReadError(path, f"holds {pages} pages, expected one: {fix}")
+        number = number or 0
         if not 0 <= number < pages:
             raise ReadError(path, f"has {pages} pages, not a page {number} (they count from 0)")
         page: Any = tiff.pages[number]
@@ -125,5 +89,5 @@ def _inks_as_rgb(file: IO[bytes], number: int) -> Array:
 def _colors(indices: Array, colormap: Array) -> Array:
     """A TIFF palette has 16 bits a color."""
     table = (colormap.T >> 8).astype(np.uint8)
-    gray = bool((table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all())
-    return table[indices][..., 0] if gray else table[indices]
+    is_gray = (table == table[:, :1]).all()
+    return table[indices][..., 0] if is_gray else table[indices]

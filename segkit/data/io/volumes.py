@@ -47,8 +47,8 @@ class Header:
 
 
 @dataclass(frozen=True)
-class _Oriented(File):
-    """Base of the pixels in a volume format. `orient`: axis codes such as LPS, or None for the axes as stored."""
+class OrientedFile(File):
+    """Base of the `Pixels` of a file whose axes may be turned. `orient`: axis codes such as LPS, or None for the axes as stored."""
 
     orient: str | None = "LPS"
 
@@ -65,7 +65,7 @@ class _Oriented(File):
 
 
 @dataclass(frozen=True)
-class VolumeFile(_Oriented):
+class VolumeFile(OrientedFile):
     """The `Volumetric` pixels (D, H, W, C) of a volume file.
 
     Args:
@@ -96,7 +96,7 @@ class VolumeFile(_Oriented):
 
 
 @dataclass(frozen=True)
-class VolumeMask(_Oriented):
+class VolumeMask(OrientedFile):
     """The mask (D, H, W) of a volume file: whole numbers, whatever type they are stored as."""
 
     @property
@@ -110,27 +110,6 @@ class VolumeMask(_Oriented):
         return np.ascontiguousarray(whole_numbers(self.path, voxels[..., 0]))
 
 
-@dataclass(frozen=True)
-class PlaneFile(_Oriented):
-    """The 2-D pixels (H, W, C) of a volume format that holds a single slice."""
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Rows, columns."""
-        return header(self.path, self.orient).spacing_mm[1:]
-
-    def read(self) -> Array:
-        return _only_slice(self.path, VolumeFile(self.path, self.orient).read())
-
-
-@dataclass(frozen=True)
-class PlaneMask(_Oriented):
-    """The mask (H, W) in a volume format that holds a single slice."""
-
-    def read(self) -> Array:
-        return _only_slice(self.path, VolumeMask(self.path, self.orient).read())
-
-
 def header(path: Path, orient: str | None = "LPS") -> Header:
     """Return shape, spacing and place of a volume, from its header alone. Raises `ReadError`."""
     stored = open_stored(path)
@@ -139,12 +118,12 @@ def header(path: Path, orient: str | None = "LPS") -> Header:
 
 def _header(stored: Stored, transform: Array) -> Header:
     columns, rows, slices = (stored.size[int(axis)] for axis in np.argsort(transform[:, 0]))
-    if stored.affine is None:
-        return Header((slices, rows, columns), (), stored.channels, "", _tuples(LPS_TO_RAS))
-    affine = stored.affine @ _nib.inv_ornt_aff(transform, stored.size)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    code = "".join(_nib.aff2axcodes(affine))
-    return Header((slices, rows, columns), tuple(float(mm) for mm in spacing[::-1]), stored.channels, code, _tuples(affine))
+    affine, spacing, code = LPS_TO_RAS, np.empty(0), ""
+    if stored.affine is not None:
+        affine = stored.affine @ _nib.inv_ornt_aff(transform, stored.size)
+        spacing, code = np.linalg.norm(affine[:3, :3], axis=0), "".join(_nib.aff2axcodes(affine))
+    matrix = tuple(map(tuple, affine.tolist()))
+    return Header((slices, rows, columns), tuple(spacing[::-1].tolist()), stored.channels, code, matrix)
 
 
 def same_grid(a: Header, b: Header) -> str:
@@ -207,8 +186,8 @@ def is_volume_file(path: Path) -> bool:
 
 def _transform(stored: Stored, orient: str | None) -> Array:
     """How to reorient the stored axes (x, y, z): for each the new axis and 1 or -1, as nibabel writes it."""
-    if orient is not None:
-        _check(orient)
+    if orient is not None and (len(orient) != 3 or not all(sum(letter in axis for letter in orient) == 1 for axis in _AXES)):
+        raise SegkitError(f"orientation {orient!r}: expected one letter of L R, one of A P, one of I S, e.g. LPS;   or null")
     if orient is None or stored.affine is None:
         return np.array([[0, 1], [1, 1], [2, 1]], float)
     flat = [axis for axis in (2, 1, 0) if stored.size[axis] == 1]
@@ -217,33 +196,16 @@ def _transform(stored: Stored, orient: str | None) -> Array:
     return np.asarray(_nib.ornt_transform(_nib.io_orientation(stored.affine), wanted), float)
 
 
-def _check(orient: str) -> None:
-    if len(orient) != 3 or not all(sum(letter in axis for letter in orient) == 1 for axis in _AXES):
-        raise SegkitError(f"orientation {orient!r}: expected one letter of L R, one of A P, one of I S, e.g. LPS;   or null")
-
-
 def _reoriented(path: Path, orient: str | None) -> Array:
     """Read (D, H, W, C) in the file's own numbers."""
     stored = open_stored(path)
     return np.asarray(_nib.apply_orientation(stored.voxels(), _transform(stored, orient))).transpose(2, 1, 0, 3)
 
 
-def _only_slice(path: Path, volume: Array) -> Array:
-    if len(volume) != 1:
-        raise ReadError(path, f"is a volume of {len(volume)} slices, expected one image")
-    one: Array = volume[0]
-    return one
-
-
 def _smallest(mask: Array) -> Array:
-    most, least = (int(mask.max()), int(mask.min())) if mask.size else (0, 0)
-    if least < 0:
-        return mask.astype(np.int16 if least >= -(2**15) and most < 2**15 else np.int32)
-    return mask.astype(np.uint8 if most < 2**8 else np.uint16 if most < 2**16 else np.int32)
-
-
-def _tuples(affine: Array) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(number) for number in row) for row in affine)
+    least, most = mask.min(initial=0), mask.max(initial=0)
+    kinds = [kind for kind in (np.uint8, np.uint16, np.int16) if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max]
+    return mask.astype(kinds[0] if kinds else np.int32)
 
 
 def _times(numbers: tuple[float, ...]) -> str:

@@ -19,17 +19,13 @@ from typing import Any, Literal
 from segkit.data.case import Case, Pixels, relative
 from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
 from segkit.data.io.images import ImageFile, MaskFile
-from segkit.data.io.volumes import PlaneFile, PlaneMask, VolumeFile, VolumeMask, header, is_volume_file, same_grid
+from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid
 from segkit.data.slices import Channels
-from segkit.system.errors import Problem, SegkitError, Severity
+from segkit.system.errors import Problem, SegkitError, Severity, nearest
 from segkit.system.files import natural
 
-SLIGHT = 2.0
-"""Pixels by which an annotator's hand may slip over the edge of an image."""
 SUFFIXES = IMAGE_SUFFIXES | VOLUME_SUFFIXES
 Labels = Mapping[int | str, str]
-Name = Callable[[str], str]
-"""File name by key."""
 
 
 class Source(ABC):
@@ -91,6 +87,17 @@ class Source(ABC):
         fix = f"data.root={self.root / inner[0].relative_to(self.root).parts[0]}" if inner else f"data.root = the folder that holds {holds}"
         self.report(str(where or self.root), what, fix)
 
+    def check_choice(self, key: str, value: Any, choices: Iterable[Any], severity: Severity = "error") -> None:
+        """Report a value of the key `data.source.<key>` that is not one of `choices`."""
+        known = list(map(str, choices := list(choices)))
+        if value not in choices:
+            what = f"{value!r} is not a valid option; available: {', '.join(known) or 'none'}"
+            self.report(f"data.source.{key}", what, nearest(str(value), known), severity)
+
+    def reporting(self, fix: str = "") -> Reporting:
+        """Report a `ReadError` of the block, which ends there, with its own fix, or else this one, or else that of `unreadable`."""
+        return Reporting(self, fix)
+
     def shown(self, path: Path) -> str:
         """A path below root as messages name it."""
         shown = relative(path, self.root)
@@ -98,20 +105,17 @@ class Source(ABC):
 
     # files
 
-    def pairs(self, images: Keyed, masks: Keyed, mask_name: Name, image_name: Name) -> Iterator[tuple[str, Path, Path]]:
+    def pairs(self, images: Keyed, masks: Keyed) -> Iterator[tuple[str, Path, Path]]:
         """Yield key, image and mask; report what is ambiguous or alone, with the name that the missing partner would have."""
         self.report_ambiguous(images, masks)
         for key, image in images.one.items():
             if key in masks.one:
                 yield key, image, masks.one[key]
             elif key not in masks:
-                self.report(image, f"has no mask {mask_name(key)}", "add the mask, or move the image away")
-        for key in (key for key in masks.one if key not in images):
-            self.report(masks.one[key], f"has no image {image_name(key)}", "add the image, or move the mask away")
-
-    def name_in(self, folder: Path, ending: str) -> Name:
-        """How messages name the file of a key in `folder`."""
-        return lambda key: f"{self.shown(folder / key)}{ending}"
+                self.report(image, f"has no mask {self.shown(masks.folder / key)}{masks.ending}", "add the mask, or move the image away")
+        for key, mask in masks.one.items():
+            if key not in images:
+                self.report(mask, f"has no image {self.shown(images.folder / key)}{images.ending}", "add the image, or move the mask away")
 
     def report_ambiguous(self, images: Keyed, masks: Keyed) -> None:
         """Report keys that several files have."""
@@ -121,12 +125,15 @@ class Source(ABC):
                 self.report(paths[0], f"ambiguous: {names} could be the {kind} of {key}", "keep one of them")
 
     def read_pair(self, images: Path | Sequence[Path], masks: Mapping[str, Path], orient: str | None) -> Pair | None:
-        """An image, or several as channels, and its masks (see `pair`); None, and reported, where they do not fit."""
-        try:
-            return pair_channels([images] if isinstance(images, Path) else images, masks, orient)
-        except ReadError as error:
-            self.problems.append(unreadable(error, self.shown(error.path)))
-            return None
+        """An image, or several as channels on one grid, and its masks (see `pair`); None, and reported, where they do not fit."""
+        first, *others = [images] if isinstance(images, Path) else images
+        with self.reporting():
+            found = pair(first, masks, orient)
+            for other in others:
+                pair(first, {"": other}, orient)
+            parts = [found.image, *(pair(other, {}, orient).image for other in others)]
+            return replace(found, image=Channels(tuple(parts))) if others else found
+        return None
 
     def file_named(self, where: str, name: Any, folder: Path) -> Path | None:
         """The file that an annotation names relative to `folder`; None, and reported, where it is missing or outside root."""
@@ -140,7 +147,8 @@ class Source(ABC):
                     self.report(where, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
                     return None
                 if path.is_file():
-                    return path
+                    short = Path(os.path.normpath(path))  # without `..`, if that is the same file: behind a link it need not be
+                    return short if short.is_file() and short.samefile(path) else path
         except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
             self.report(where, f"names {name[:80]!r}, which cannot be opened ({error})", "fix the name")
             return None
@@ -150,18 +158,6 @@ class Source(ABC):
     def is_below(self, path: Path) -> bool:
         """Whether a path lies below root, also where links lead."""
         return path.resolve().is_relative_to(self.root.resolve())
-
-    def read_card(self, path: Path) -> dict[str, Any] | None:
-        """A JSON file of keys and values; None, and reported, where it is not one."""
-        try:
-            card = read_json(path)
-        except ReadError as error:
-            self.report(path, error.reason, "fix it; a superfluous comma is the usual reason")
-            return None
-        if isinstance(card, dict):
-            return card
-        self.report(path, f"holds a {type(card).__name__}, not keys and values", "copy it again from the data set")
-        return None
 
     # what is known of a case
 
@@ -182,18 +178,39 @@ class Source(ABC):
             self.warn("size", where, what, "make sure that it is the image which was annotated")
 
 
+@dataclass(frozen=True)
+class Reporting:
+    """See `Source.reporting`; a class, as type checkers take a generator for one that lets every error through."""
+
+    source: Source
+    fix: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> bool:
+        if isinstance(error, ReadError):
+            problem = unreadable(error, self.source.shown(error.path))
+            fix = problem.fix if isinstance(error, Unusable) else self.fix or problem.fix
+            self.source.problems.append(replace(problem, fix=fix))
+        return isinstance(error, ReadError)
+
+
 # files
 
 
-def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield image and volume files under `folder`, recursively, in natural order; hidden ones and those under `below` are left out."""
+def all_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield the files under `folder`, recursively, in natural order; hidden ones and those under `below` are left out."""
     skipped = {path.absolute() for path in below}
     for current, folders, files in os.walk(folder):
         here = Path(current)
         folders[:] = [f for f in sorted(folders, key=natural) if not f.startswith(".") and (here / f).absolute() not in skipped]
-        for name in sorted(files, key=natural):
-            if not name.startswith(".") and suffix_of(name).lower() in SUFFIXES:
-                yield here / name
+        yield from (here / name for name in sorted(files, key=natural) if not name.startswith("."))
+
+
+def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield the image and volume files among `all_files`."""
+    return (path for path in all_files(folder, below) if suffix_of(path.name).lower() in SUFFIXES)
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
@@ -210,24 +227,23 @@ def key_of(path: Path, folder: Path, suffix: str = "") -> str:
 
 @dataclass(frozen=True)
 class Keyed:
-    """Files by key, and the keys that several files have."""
+    """Files by key, the keys that several files have, and where a missing one is expected: `folder`, key and `ending`."""
 
     one: Mapping[str, Path]
     several: Mapping[str, tuple[Path, ...]]
+    folder: Path
+    ending: str
 
     @classmethod
-    def of(cls, files: Iterable[Path], folder: Path, suffix: str = "") -> Keyed:
-        """Files by their path below `folder`, see `key_of`."""
-        return cls.by(files, lambda path: key_of(path, folder, suffix))
-
-    @classmethod
-    def by(cls, files: Iterable[Path], key: Callable[[Path], str]) -> Keyed:
-        """Files by a key of their own."""
+    def of(
+        cls, files: Iterable[Path], folder: Path, suffix: str = "", ending: str = ".*", key: Callable[[Path], str] | None = None
+    ) -> Keyed:
+        """Files by `key`, or else by their path below `folder` without `suffix`, see `key_of`."""
         by_key: dict[str, list[Path]] = {}
         for path in files:
-            by_key.setdefault(key(path), []).append(path)
+            by_key.setdefault(key(path) if key else key_of(path, folder, suffix), []).append(path)
         several = {key: tuple(paths) for key, paths in by_key.items() if len(paths) > 1}
-        return cls({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, several)
+        return cls({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, several, folder, f"{suffix}{ending}")
 
     def __contains__(self, key: str) -> bool:
         return key in self.one or key in self.several
@@ -235,12 +251,6 @@ class Keyed:
     @property
     def keys(self) -> list[str]:
         return sorted({*self.one, *self.several}, key=natural)
-
-
-def tidy(path: Path) -> Path:
-    """A path without `..`, if that is the same file: behind a symbolic link it need not be."""
-    short = Path(os.path.normpath(path))
-    return short if short.is_file() and short.samefile(path) else path
 
 
 def _places(name: str, folder: Path) -> Iterator[Path]:
@@ -267,8 +277,20 @@ class Pair:
     dims: Literal[2, 3] = 2
 
 
-class OtherGrid(ReadError):
-    """A mask that does not lie where its image lies."""
+class Unusable(ReadError):
+    """A file or folder of a data set that cannot be used as it is, and how to fix that."""
+
+    def __init__(self, path: Path | str, reason: str, fix: str) -> None:
+        super().__init__(path, reason)
+        self.fix = fix
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a JSON file of keys and values. Raises `ReadError`."""
+    card = read_json(path)
+    if not isinstance(card, dict):
+        raise Unusable(path, f"holds a {type(card).__name__}, not keys and values", "copy it again from the data set")
+    return card
 
 
 def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
@@ -280,7 +302,7 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
         orient: axes that volumes are turned to, such as LPS. None trusts the arrays alone, whatever the affines say.
 
     Raises:
-        ReadError: a header cannot be read, or (`OtherGrid`) a mask does not lie on the grid of its image.
+        ReadError: a header cannot be read, or a mask does not lie on the grid of its image.
     """
     headers = {path: header(path, orient) for path in (image, *masks.values()) if is_volume_file(path)}
     grid = headers.get(image)
@@ -289,38 +311,26 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
         one = headers.get(mask)
         if one is not None and grid is not None:
             other = same_grid(one, grid if orient else replace(grid, orientation=""))
-            if other:
-                raise OtherGrid(mask, other)
         elif volumetric or (one is not None and one.shape[0] > 1):
-            raise OtherGrid(mask, f"is {'one image' if volumetric else 'a volume'}, its image {image.name} is not")
+            other = f"is {'one image' if volumetric else 'a volume'}, its image {image.name} is not"
+        else:
+            other = ""
+        if "affine" in other or "spacing" in other:
+            fix = "save the mask with its image's affine; if only the affines are wrong, data.source.orient=null trusts the arrays"
+            raise Unusable(mask, other, fix)
+        if other:
+            raise Unusable(mask, other, "replace it by the mask of this image, or move both away")
     if volumetric:
         assert grid is not None
         volumes = {name: VolumeMask(mask, orient) for name, mask in masks.items()}
         return Pair(VolumeFile(image, orient), volumes, grid.spacing_mm, 3)
-    planes = {name: PlaneMask(mask, orient) if mask in headers else MaskFile(mask) for name, mask in masks.items()}
-    if grid is None:
-        return Pair(ImageFile(image), planes)
-    return Pair(PlaneFile(image, orient), planes, grid.spacing_mm[1:])
-
-
-def pair_channels(images: Sequence[Path], masks: Mapping[str, Path], orient: str | None) -> Pair:
-    """Pair several images, which are channels on one grid, with masks; see `pair`. Raises `ReadError`."""
-    first = pair(images[0], masks, orient)
-    parts = [first.image]
-    for other in images[1:]:
-        pair(images[0], {"": other}, orient)
-        parts.append(pair(other, {}, orient).image)
-    return replace(first, image=Channels(tuple(parts))) if len(parts) > 1 else first
+    planes = {name: MaskFile(mask, orient) for name, mask in masks.items()}
+    return Pair(ImageFile(image, orient), planes, grid.spacing_mm[1:] if grid else ())
 
 
 def unreadable(error: ReadError, where: str) -> Problem:
     """The problem of a pair that cannot be read."""
-    if isinstance(error, OtherGrid) and ("affine" in error.reason or "spacing" in error.reason):
-        fix = "save the mask with its image's affine; if only the affines are wrong, data.source.orient=null trusts the arrays"
-    elif isinstance(error, OtherGrid):
-        fix = "replace it by the mask of this image, or move both away"
-    else:
-        fix = "replace the file, or move it and its partner away"
+    fix = error.fix if isinstance(error, Unusable) else "replace the file, or move it and its partner away"
     return Problem(where, error.reason, fix)
 
 

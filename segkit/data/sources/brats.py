@@ -12,7 +12,6 @@ from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region, shape_of, slice_of
 from segkit.data.sources.base import Source, files_in
-from segkit.system.errors import nearest
 from segkit.system.files import natural
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -56,12 +55,14 @@ class BraTS(Source):
         self.modalities, self.regions, self.slices, self.orient = tuple(modalities), regions, slices, orient
 
     def cases(self) -> Iterator[Case]:
-        if not self._keys_are_right():
+        self._check_keys()
+        if self.problems:
             return
         folders = self._folders()
         if not folders:
-            fix = "data.root = the folder that holds them, in any subfolders"
-            self.report(str(self.root), "no folders BraTS20_Training_NNN in it", fix)
+            self.report(
+                str(self.root), "no folders BraTS20_Training_NNN in it", "data.root = the folder that holds them, in any subfolders"
+            )
         seen: dict[str, Path] = {}
         for folder in folders:
             if folder.name in seen:
@@ -78,18 +79,15 @@ class BraTS(Source):
                 path = root / "MICCAI_BraTS2020_TrainingData" / name / f"{name}_{modality}.nii.gz"
                 write_nifti(path, voxels, tomography.BRAIN_MM)
 
-    def _keys_are_right(self) -> bool:
-        before = len(self.problems)
-        for modality in (m for m in self.modalities if m not in MODALITIES):
-            fix = nearest(modality, MODALITIES) or f"choose among {', '.join(MODALITIES)}"
-            self.report("data.source.modalities", f"there is no modality {modality!r}", fix)
+    def _check_keys(self) -> None:
+        for modality in self.modalities:
+            self.check_choice("modalities", modality, MODALITIES)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             what = "names one twice" if self.modalities else "is empty"
             self.report("data.source.modalities", what, f"data.source.modalities=[{','.join(MODALITIES)}]")
         if self.slices is not None and (len(self.slices) != 3 or min(self.slices) < 0 or self.slices[2] < 1 or not range(*self.slices)):
             what = f"{list(self.slices)} is not a [start, stop, step] that holds a slice"
             self.report("data.source.slices", what, "data.source.slices=[50,105,10]")
-        return len(self.problems) == before
 
     def _folders(self) -> list[Path]:
         found = []

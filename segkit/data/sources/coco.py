@@ -12,21 +12,17 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.base import Array, File, ReadError, as_read_error, read_json
-from segkit.data.io.images import ImageFile, image_size
-from segkit.data.io.polygons import Shape
+from segkit.data.io.base import Array, File, as_read_error, read_json
+from segkit.data.io.images import ImageFile, image_shape
+from segkit.data.io.polygons import Shape, ShapeError
 from segkit.data.phantoms import chest
 from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.slices import Blank
-from segkit.data.sources.base import SLIGHT, Source, tidy
-from segkit.system.errors import Severity, nearest
+from segkit.data.sources.base import Source, Unusable
+from segkit.system.errors import Severity
 
 Code = dict[str, Any]
 """An RLE of pycocotools: size [rows, columns], counts in bytes."""
-
-
-class SegmentationError(ValueError):
-    """A segmentation that cannot be, and why."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +84,13 @@ class Coco(Source):
         self.categories = tuple(categories) if categories is not None else None
 
     def cases(self) -> Iterator[Case]:
-        table = self._read()
-        if table is None:
-            return
-        names = self._categories(table["categories"])
-        listed = self._images(table["images"])
-        self._add_annotations(table["annotations"], listed, names)
-        classes = self._classes(names, listed)
-        for image in listed.values():
-            if image is not None:
-                yield self._case(image, classes, self.group_of(image.name))
+        with self.reporting("export it again"):
+            table = self._read()
+            names = self._categories(table["categories"])
+            listed = self._images(table["images"])
+            self._add_annotations(table["annotations"], listed, names)
+            classes = self._classes(names, listed)
+            yield from (self._case(image, classes, self.group_of(image.name)) for image in listed.values() if image is not None)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """In turn an image has plain codes, polygons, packed codes."""
@@ -115,22 +108,17 @@ class Coco(Source):
 
     # the table
 
-    def _read(self) -> dict[str, list[Any]] | None:
-        try:
-            table = read_json(self.table)
-        except ReadError as error:
-            fix = "export it again"
-            if error.reason == "is missing":
-                there = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.json")) if self.root.is_dir() else []
-                fix = f"data.source.annotations={there[0]}" if there else "data.root = the folder that holds it"
-            self.report(self.table, error.reason, fix)
-            return None
+    def _read(self) -> dict[str, list[Any]]:
+        if not self.table.is_file():
+            there = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.json"))
+            fix = f"data.source.annotations={there[0]}" if there else "data.root = the folder that holds it"
+            raise Unusable(self.table, "is missing", fix)
+        table = read_json(self.table)
         content: dict[str, Any] = table if isinstance(table, dict) else {}
         lacking = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
         if lacking:
             what = f"is not a table of COCO instances: it has no list of {', '.join(lacking)}"
-            self.report(self.table, what, "export it as COCO instances")
-            return None
+            raise Unusable(self.table, what, "export it as COCO instances")
         return content
 
     def _categories(self, entries: Sequence[Any]) -> dict[Any, str]:
@@ -144,9 +132,8 @@ class Coco(Source):
                 self._report(f"category {id_}", f"is there twice: {names[id_]} and {name}", "keep one of them")
             else:
                 names[id_] = name
-        for name in (name for name in self.categories or () if name not in names.values()):
-            fix = nearest(name, names.values()) or f"there are: {', '.join(names.values())}"
-            self.report("data.source.categories", f"{name!r} is not a category", fix)
+        for name in self.categories or ():
+            self.check_choice("categories", name, names.values())
         return names
 
     def _images(self, entries: Sequence[Any]) -> dict[Any, Listed | None]:
@@ -167,18 +154,16 @@ class Coco(Source):
         path = self.file_named(f"{self.shown(self.table)} {where}", entry.get("file_name"), self.images)
         if path is None:
             return None
-        path = tidy(path)
         other = files.setdefault(path.resolve(), where)
         if other != where:
             self._report(where, f"names {entry['file_name']}, as {other} does", "remove one of them")
             return None
-        try:
-            size = image_size(path)
-        except ReadError as error:
-            self.report(path, error.reason, "replace the file, or remove its entry")
-            return None
-        self.check_size(f"{self.shown(self.table)} {where}", (entry.get("height"), entry.get("width")), size, path.name)
-        return Listed(path, _id(path, self.images), *size, {})
+        with self.reporting("replace the file, or remove its entry"):
+            rows, columns, _ = image_shape(path)
+            self.check_size(f"{self.shown(self.table)} {where}", (entry.get("height"), entry.get("width")), (rows, columns), path.name)
+            inside = path.relative_to(self.images) if path.is_relative_to(self.images) else Path(path.name)
+            return Listed(path, inside.with_suffix("").as_posix(), rows, columns, {})
+        return None
 
     def _add_annotations(self, entries: Sequence[Any], listed: Mapping[Any, Listed | None], names: Mapping[Any, str]) -> None:
         seen: set[Any] = set()
@@ -193,7 +178,7 @@ class Coco(Source):
             self._add(f"annotation {id_}", entry, listed, names)
 
     def _add(self, where: str, entry: Mapping[str, Any], listed: Mapping[Any, Listed | None], names: Mapping[Any, str]) -> None:
-        image_id, category_id = (_hashable(entry.get(key)) for key in ("image_id", "category_id"))
+        image_id, category_id = (id_ if isinstance(id_, int | str) else str(id_) for id_ in map(entry.get, ("image_id", "category_id")))
         if image_id not in listed:
             self._report(where, f"image_id {image_id!r} is that of no image", "add the image, or remove the annotation")
         if category_id not in names:
@@ -203,13 +188,17 @@ class Coco(Source):
             return
         try:
             image.codes.setdefault(name, []).append(self._code(where, entry.get("segmentation"), image))
-        except SegmentationError as error:
+        except ShapeError as error:
             self._report(where, f"({name} of {image.path.name}) {error}", "fix or remove it")
 
     def _code(self, where: str, segmentation: Any, image: Listed) -> Code:
         if isinstance(segmentation, dict):
             return rle(segmentation, image.rows, image.columns)
-        beyond = _check_polygons(segmentation, image.rows, image.columns)
+        if not isinstance(segmentation, list):
+            raise ShapeError("has no segmentation")
+        if not segmentation:
+            raise ShapeError("its segmentation is empty: a box has no outline")
+        beyond = max(_slip(polygon, image.rows, image.columns) for polygon in segmentation)
         if beyond > 0:
             what = f"reaches {beyond:.1f} pixels beyond {image.path.name} of {image.rows} x {image.columns}: it is clipped"
             self.warn("beyond", f"{self.shown(self.table)} {where}", what)
@@ -248,18 +237,18 @@ class Coco(Source):
 
 
 def rle(segmentation: Mapping[str, Any], rows: int, columns: int) -> Code:
-    """A run-length code, packed or plain, as pycocotools has it. Raises `SegmentationError`.
+    """A run-length code, packed or plain, as pycocotools has it. Raises `ShapeError`.
 
     The C code of pycocotools trusts what it is given, so runs are counted here first.
     """
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [rows, columns]:
-        raise SegmentationError(f"its run-length code is for size {size}, the image is [{rows}, {columns}]")
+        raise ShapeError(f"its run-length code is for size {size}, the image is [{rows}, {columns}]")
     runs = unpack(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise SegmentationError("its run-length code holds something else than lengths of runs")
+        raise ShapeError("its run-length code holds something else than lengths of runs")
     if sum(runs) != rows * columns:
-        raise SegmentationError(f"its run-length code has {sum(runs)} pixels, the image {rows} x {columns} = {rows * columns}")
+        raise ShapeError(f"its run-length code has {sum(runs)} pixels, the image {rows} x {columns} = {rows * columns}")
     code: Code = coco_mask.frPyObjects({"size": size, "counts": runs}, rows, columns)
     return code
 
@@ -272,7 +261,7 @@ def unpack(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - ord("0")
         if not 0 <= bits < 64:
-            raise SegmentationError(f"its run-length code holds {character!r}")
+            raise ShapeError(f"its run-length code holds {character!r}")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -281,44 +270,24 @@ def unpack(text: str) -> list[int]:
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     if shift:
-        raise SegmentationError("its run-length code is truncated")
+        raise ShapeError("its run-length code is truncated")
     return runs
 
 
-def _check_polygons(segmentation: Any, rows: int, columns: int) -> float:
-    """How many pixels they slip over the edge. Raises `SegmentationError`."""
-    if not isinstance(segmentation, list):
-        raise SegmentationError("has no segmentation")
-    if not segmentation:
-        raise SegmentationError("its segmentation is empty: a box has no outline")
-    shapes = [_polygon(numbers) for numbers in segmentation]
-    beyond = max(shape.beyond(rows, columns) for shape in shapes)
-    if any(shape.is_outside(rows, columns) for shape in shapes):
-        raise SegmentationError(f"a polygon lies outside the image of {rows} x {columns}")
-    if beyond > SLIGHT:
-        raise SegmentationError(f"a polygon reaches {beyond:.1f} pixels beyond the image of {rows} x {columns}")
-    return beyond
-
-
-def _polygon(numbers: Any) -> Shape:
+def _slip(numbers: Any, rows: int, columns: int) -> float:
+    """How many pixels a polygon slips over the edge. Raises `ShapeError`."""
     try:
         points = np.asarray(numbers, float)
     except (TypeError, ValueError, OverflowError):
         points = np.empty((0, 0))
     if points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all():
-        raise SegmentationError("a polygon is not a list of numbers x, y, x, y, …")
+        raise ShapeError("a polygon is not a list of numbers x, y, x, y, …")
     if len(points) < 6:
-        raise SegmentationError(f"a polygon of {len(points) // 2} points; 3 or more are wanted")
-    return Shape("", "polygon", tuple((float(x), float(y)) for x, y in points.reshape(-1, 2)))
-
-
-def _id(path: Path, folder: Path) -> str:
-    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-    return inside.with_suffix("").as_posix()
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, int | str) else str(value)
+        raise ShapeError(f"a polygon of {len(points) // 2} points; 3 or more are expected")
+    try:
+        return Shape("", "polygon", tuple((x, y) for x, y in points.reshape(-1, 2).tolist())).slip(rows, columns)
+    except ShapeError as error:
+        raise ShapeError(f"a polygon {error}") from None
 
 
 def _segmentation(bone: chest.Outline, rows: int, columns: int, form: int) -> Any:

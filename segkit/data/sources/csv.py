@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from segkit.data.case import Case, Pixels
-from segkit.data.io.base import ReadError, stem
+from segkit.data.case import Case
+from segkit.data.io.base import ReadError, read_table, stem
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_bytes, write_png
-from segkit.data.sources.base import Pair, Source, pair, unreadable
+from segkit.data.sources.base import Source, pair, unreadable
 from segkit.system.errors import nearest
 
 _MASK_WORDS = ("label", "labels", "target", "annotation", "seg", "segmentation", "gt", "truth")
@@ -78,19 +77,15 @@ class Csv(Source):
             fix = f"data.source.table={there[0]}" if there else "data.root = the folder that holds the table"
             self.report(str(self.table), f"is missing; {found}", fix)
             return [], []
-        lines = _text(self.table.read_bytes()).splitlines()
-        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
-        header = [name.strip().lower() for name in next(reader, [])]
-        rows = []
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
-        return header, rows
+        with self.reporting("save it as comma-separated values (CSV)"):
+            columns, rows = read_table(self.table)
+            if not columns:
+                self.report(self._line(1), "the table is empty", "its first line names the columns, e.g.  image,mask,group")
+            return columns, rows
+        return [], []
 
     def _columns_are_right(self, columns: list[str]) -> bool:
         if not columns:
-            if self.table.is_file():
-                self.report(self._line(1), "the table is empty", "its first line names the columns, e.g.  image,mask,group")
             return False
         masks = [name for name in columns if name == "mask" or name.startswith("mask_")]
         if "image" not in columns:
@@ -115,11 +110,16 @@ class Csv(Source):
             return None
         image = self.file_named(where, row["image"], self.root)
         masks = {name: self.file_named(where, row[name], self.root) for name in columns if name.startswith("mask") and row.get(name)}
-        split, spacing = self._split(where, row.get("split", "")), self._spacing(where, row.get("spacing", ""))
+        split, spacing = _SPLITS.get(row.get("split", "").lower()), self._spacing(where, row.get("spacing", ""))
+        if split is None:
+            self.report(where, f"split {row['split']!r} is not a valid option", "use train, val or test")
         if image is None or None in masks.values() or split is None or spacing is None:
             return None
-        files = self._pair(where, image, {name: path for name, path in masks.items() if path is not None})
-        if files is None:
+        try:
+            files = pair(image, {name: path for name, path in masks.items() if path is not None}, self.orient)
+        except ReadError as error:
+            problem = unreadable(error, where)
+            self.problems.append(replace(problem, what=f"{error.path.name}: {problem.what}"))
             return None
         if len(spacing) == 3 and files.dims == 2:
             what = f"spacing {row['spacing']!r} has three numbers, {row['image']} is one image"
@@ -129,26 +129,13 @@ class Csv(Source):
         return Case(
             id=row.get("id") or name.with_name(stem(name)).as_posix(),
             image=files.image,
-            mask=_mask(files),
+            mask=files.masks.get("mask") or {name.removeprefix("mask_"): mask for name, mask in files.masks.items()} or None,
             group=row.get("group", ""),
             split=split,
             spacing_mm=spacing or files.spacing_mm,
             facts={"fold": fold} if fold else {},
             dims=files.dims,
         )
-
-    def _pair(self, where: str, image: Path, masks: dict[str, Path]) -> Pair | None:
-        try:
-            return pair(image, masks, self.orient)
-        except ReadError as error:
-            problem = unreadable(error, where)
-            self.problems.append(replace(problem, what=f"{error.path.name}: {problem.what}"))
-            return None
-
-    def _split(self, where: str, text: str) -> str | None:
-        if text.lower() not in _SPLITS:
-            self.report(where, f"split {text!r} is unknown", "use train, val or test")
-        return _SPLITS.get(text.lower())
 
     def _spacing(self, where: str, text: str) -> tuple[float, ...] | None:
         """One number stands for rows and columns."""
@@ -165,23 +152,3 @@ class Csv(Source):
             self.report(where, f"spacing {text!r} is not a pixel size in mm", fix)
             return None
         return numbers * 2 if len(numbers) == 1 else numbers
-
-
-def _mask(files: Pair) -> Pixels | dict[str, Pixels] | None:
-    if "mask" in files.masks:
-        return files.masks["mask"]
-    return {name.removeprefix("mask_"): mask for name, mask in files.masks.items()} or None
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
-
-
-def _text(data: bytes) -> str:
-    """UTF-8 with or without byte-order mark, UTF-16 as spreadsheets write it, else Latin-1."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

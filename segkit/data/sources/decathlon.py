@@ -14,7 +14,7 @@ from segkit.data.io.base import stem
 from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
-from segkit.data.sources.base import Keyed, Labels, Source, image_files
+from segkit.data.sources.base import Keyed, Labels, Source, Unusable, image_files, read_card
 
 IMAGES, LABELS, CARD = "imagesTr", "labelsTr", "dataset.json"
 MODALITY = "t1ce"
@@ -45,13 +45,12 @@ class Decathlon(Source):
         if not (self.root / IMAGES).is_dir():
             self.report_root(f"has no folder {IMAGES}", IMAGES, f"{IMAGES}/ and {LABELS}/")
             return
-        card = self._card()
-        if card is None:
-            return
-        self.default_labels = self._labels(card)
-        modalities = len(card.get("modality") or ())
-        for image, label in self._listed(card["training"]) if card.get("training") else self._by_name():
-            yield from self._case(image, label, modalities)
+        with self.reporting("fix it; a superfluous comma is the usual reason"):
+            card = self._card()
+            self.default_labels = self._labels(card)
+            modalities = len(card.get("modality") or ())
+            for image, label in self._listed(card["training"]) if card.get("training") else self._by_name():
+                yield from self._case(image, label, modalities)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         training = []
@@ -72,21 +71,17 @@ class Decathlon(Source):
 
     # dataset.json
 
-    def _card(self) -> dict[str, Any] | None:
-        """Empty where there is none; None, and reported, where it cannot be used."""
+    def _card(self) -> dict[str, Any]:
+        """Read dataset.json; empty where there is none. Raises `ReadError` where it cannot be used."""
         path = self.root / CARD
-        card = self.read_card(path) if path.is_file() else {}
-        if card is None:
-            return None
+        card = read_card(path) if path.is_file() else {}
         kinds: dict[str, tuple[type, ...]] = {"labels": (dict, list), "modality": (dict, list), "training": (list,)}
         for key, allowed in kinds.items():
             if card.get(key) is not None and not isinstance(card[key], allowed):
                 what = f"{key!r} is not a {allowed[0].__name__}"
-                self.report(path, what, "fix it, or move the file away: files are then paired by name")
-                return None
+                raise Unusable(path, what, "fix it, or move the file away: files are then paired by name")
         if "channel_names" in card:
-            self.report(path, "has 'channel_names': this is a data set of nnU-Net", "data=nnunet")
-            return None
+            raise Unusable(path, "has 'channel_names': this is a data set of nnU-Net", "data=nnunet")
         return card
 
     def _labels(self, card: dict[str, Any]) -> Labels | None:
@@ -124,8 +119,7 @@ class Decathlon(Source):
         images, labels = (Keyed.of(image_files(self.root / name), self.root / name) for name in (IMAGES, LABELS))
         if not images.keys:
             self.report(self.root / IMAGES, "holds no images", "put the volumes there")
-        for _, image, label in self.pairs(images, labels, self.name_in(self.root / LABELS, ".*"), self.name_in(self.root / IMAGES, ".*")):
-            yield image, label
+        return ((image, label) for _, image, label in self.pairs(images, labels))
 
     def _case(self, image: Path, label: Path, modalities: int) -> Iterator[Case]:
         files = self.read_pair(image, {"": label}, self.orient)

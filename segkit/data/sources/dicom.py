@@ -10,10 +10,10 @@ a series on which nothing is drawn has empty masks; a series that nothing refers
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,7 @@ from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import dicom as phantom
-from segkit.data.sources.base import Source
-from segkit.system.errors import nearest
+from segkit.data.sources.base import Source, Unusable, all_files
 from segkit.system.files import natural
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
@@ -39,6 +38,7 @@ TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "ImagerPixelSpacing", "SequenceOfUltrasoundRegions"),
 )
 THREADS = 8
+COPY = "copy it again, or move it away"
 
 
 class Dicom(Source):
@@ -58,7 +58,11 @@ class Dicom(Source):
         images, annotations = self._scanned()
         every = self._series(images)
         drawn = self._belonging(every, annotations)
-        chosen = [series for series in self._chosen(every, drawn) if self._is_consistent(series)]
+        chosen: list[Series] = []
+        for series in self._chosen(every, drawn):
+            with self.reporting():
+                self._check_stack(series)
+                chosen.append(series)
         self._check_segments(drawn)
         self._report_gaps(chosen, drawn)
         names = _names(every)
@@ -75,7 +79,7 @@ class Dicom(Source):
         if not self.root.is_dir():
             self.report(str(self.root), "no such folder", "name the folder as data.root=...")
             return [], []
-        files = [path for path in _files(self.root) if dicom.claims_to_be_dicom(path)]
+        files = [path for path in all_files(self.root) if dicom.claims_to_be_dicom(path)]
         with ThreadPoolExecutor(THREADS) as pool:
             headers = [(path, header) for path, header in zip(files, pool.map(self._header, files), strict=True) if header is not None]
         images, annotations, left_out = [], [], Counter[str]()
@@ -98,25 +102,20 @@ class Dicom(Source):
         return images, annotations
 
     def _header(self, path: Path) -> Dataset | None:
-        try:
+        with self.reporting(COPY) if path.name != "DICOMDIR" else suppress(ReadError):
             header = dicom.header(path, TAGS)
             has_frames = "NumberOfFrames" in header and header.SOPClassUID not in SEGMENTATIONS
             return dicom.header(path) if has_frames else header
-        except ReadError as error:
-            if path.name != "DICOMDIR":
-                self._report_damaged(error)
-            return None
+        return None
 
     def _annotation(self, path: Path, kind: str) -> list[Annotation]:
-        try:
+        with self.reporting(COPY):
             annotation = structure_set(path) if kind == STRUCTURE_SET else segmentation(path)
-        except ReadError as error:
-            self._report_damaged(error)
-            return []
-        if annotation.left_out:
-            what = f"structures without closed contours are left out: {', '.join(annotation.left_out)}"
-            self.report(path, what, severity="note")
-        return [annotation]
+            if annotation.left_out:
+                what = f"structures without closed contours are left out: {', '.join(annotation.left_out)}"
+                self.report(path, what, severity="note")
+            return [annotation]
+        return []
 
     # what belongs together
 
@@ -131,13 +130,10 @@ class Dicom(Source):
                 self.report(path, what, "move one of them away", "warning")
                 continue
             seen[uid] = path
-            try:
+            with self.reporting(COPY):
                 frames = images_of(path, header)
-            except ReadError as error:
-                self._report_damaged(error)
-                continue
-            key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
-            grouped[key].append((header, frames))
+                key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
+                grouped[key].append((header, frames))
         every = [Series(members[0][0], [image for _, frames in members for image in frames]) for members in grouped.values()]
         if any(not series.patient for series in every):
             what = "images without PatientID: each study counts as a patient, which may put one on both sides of a split"
@@ -187,30 +183,23 @@ class Dicom(Source):
         self.report(folder, what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
         return []
 
-    def _is_consistent(self, series: Series) -> bool:
-        """Whether the slices of a stack have one size and direction, one at a place; reports what is wrong."""
+    def _check_stack(self, series: Series) -> None:
+        """Raise `Unusable` where the slices of a stack differ in size or direction, or several lie at one place."""
         if not series.is_stack:
-            return True
+            return
         first = series.images[0]
         if odd := [image for image in series.images if image.shape != first.shape]:
             sizes = [" x ".join(map(str, image.shape)) for image in (odd[0], first)]
             what = f"slices of one series differ in size: this one is {sizes[0]}, {first.path.name} is {sizes[1]}"
-            self.report(odd[0].path, what, "move what does not belong away")
-            return False
+            raise Unusable(odd[0].path, what, "move what does not belong away")
         if not series.has_geometry:
-            return True
+            return
         if odd := [image for image in series.images if not (first.grid and image.grid and first.grid.has_directions_of(image.grid))]:
             what = f"slices of one series differ in direction: this one is rotated against {first.path.name}"
-            self.report(odd[0].path, what, "move what does not belong away")
-            return False
+            raise Unusable(odd[0].path, what, "move what does not belong away")
         if twice := int((series.gaps < 0.01).sum()):
             what = f"{twice} slices of its series lie where another one lies: several phases, echoes or directions in one series?"
-            self.report(first.path, what, "keep one of them in the folder")
-            return False
-        self._check_gaps(series)
-        return True
-
-    def _check_gaps(self, series: Series) -> None:
+            raise Unusable(first.path, what, "keep one of them in the folder")
         off = np.abs(series.gaps - series.slice_mm)
         if off.size and off.max() > UNEVEN * series.slice_mm:
             i = int(off.argmax())
@@ -223,9 +212,7 @@ class Dicom(Source):
     def _check_segments(self, drawn: dict[Series, list[Annotation]]) -> None:
         found = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
         for wanted in self.segments or []:
-            if plane_name(wanted, 0) not in found:
-                fix = nearest(plane_name(wanted, 0), found) or "data.source.segments=null for all of them"
-                self.report("data.source.segments", f"{wanted!r} is not a structure; available: {', '.join(found) or 'none'}", fix)
+            self.check_choice("segments", plane_name(wanted, 0), found)
 
     def _kept(self, annotation: Annotation) -> list[str]:
         wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
@@ -279,18 +266,9 @@ class Dicom(Source):
             self.report(annotation.path, what, "copy the whole series", "warning")
         return placed
 
-    def _report_damaged(self, error: ReadError) -> None:
-        self.report(error.path, error.reason, "copy it again, or move it away")
-
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         """Write one folder a patient, with CT slices and a DICOM-SEG of liver and kidney."""
         phantom.write_dicom(root, n, seed)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for current, folders, files in os.walk(root):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
-        yield from (Path(current, name) for name in sorted(files, key=natural) if not name.startswith("."))
 
 
 def _names(every: list[Series]) -> dict[Series, str]:
@@ -328,7 +306,7 @@ def _misplaced(series: Series, annotation: Annotation, placed: dict[tuple[str, i
         for piece in pieces:
             if (off := series.off(piece, i)) > 0.5 * (series.slice_mm or 1.0) + 0.01:
                 return f"frame or contour {piece.index + 1} names {image.path.name} as its image, but lies {off:.1f} mm off it"
-            if piece.grid and image.grid and not piece.grid.is_parallel_to(image.grid):
+            if piece.grid and image.grid and abs(np.dot(piece.grid.normal, image.grid.normal)) <= 0.9999:
                 return "is sliced in another direction than its images"
     return ""
 

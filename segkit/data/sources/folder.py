@@ -63,8 +63,7 @@ class Folder(Source):
         elif not self._pairs_at_all(images, masks):
             return
         else:
-            mask_end, image_end = f"{self.mask_suffix}.*", f"{self.image_suffix}.*"
-            found = list(self.pairs(images, masks, self.name_in(self.masks, mask_end), self.name_in(self.images, image_end)))
+            found = list(self.pairs(images, masks))
         for key, image, mask in found:
             files = self.read_pair(image, {"": mask} if mask else {}, self.orient)
             if files:
@@ -93,7 +92,7 @@ class Folder(Source):
 
     def _masks(self) -> Keyed:
         if self.masks is None:
-            return Keyed({}, {})
+            return Keyed.of((), self.images)
         below = [self.images] if self.masks != self.images else []
         files = [path for path in image_files(self.masks, below) if stem(path).endswith(self.mask_suffix)]
         if not files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.data.case import Case
-from segkit.data.io.base import Array, File, ReadError
+from segkit.data.io.base import Array, File, ReadError, read_table
 from segkit.data.io.images import ImageFile, read_mask
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_png
@@ -46,7 +45,8 @@ class FilledOutline(File):
         if area < 5:
             raise ReadError(self.path, "holds no outline")
         filled = _inside(drawn)
-        if _touches_border(drawn) or filled.sum() < LEAST_FILL * area:
+        border = np.concatenate([drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]])
+        if border.any() or filled.sum() < LEAST_FILL * area:
             filled = _inside_ellipse(drawn)
         if filled.sum() < LEAST_FILL * area:
             raise ReadError(self.path, "holds no outline of a head: its inside is hardly larger than the line itself")
@@ -78,14 +78,10 @@ def _inside(drawn: Array) -> Array:
 
 
 def _inside_ellipse(drawn: Array) -> Array:
-    """Direct least squares (Fitzgibbon et al., 1999), which always yields an ellipse."""
+    """The ellipse by direct least squares (Fitzgibbon et al., 1999), which always finds one, filled."""
     rows, columns = np.nonzero(drawn)
     ellipse = cv2.fitEllipseDirect(np.stack([columns, rows], axis=1).astype(np.float32))
     return cv2.ellipse(np.zeros_like(drawn), ellipse, 1, cv2.FILLED)
-
-
-def _touches_border(drawn: Array) -> bool:
-    return bool(drawn[0].any() or drawn[-1].any() or drawn[:, 0].any() or drawn[:, -1].any())
 
 
 class HC18(Source):
@@ -117,9 +113,9 @@ class HC18(Source):
             return
         table = self._table(folder)
         files = list(image_files(folder))
-        images = Keyed.of((path for path in files if not path.stem.endswith(SUFFIX)), folder)
-        outlines = Keyed.of((path for path in files if path.stem.endswith(SUFFIX)), folder, SUFFIX)
-        for key, image, outline in self.pairs(images, outlines, lambda key: f"{key}{SUFFIX}.png", lambda key: f"{key}.png"):
+        images = Keyed.of((path for path in files if not path.stem.endswith(SUFFIX)), folder, ending=".png")
+        outlines = Keyed.of((path for path in files if path.stem.endswith(SUFFIX)), folder, SUFFIX, ".png")
+        for key, image, outline in self.pairs(images, outlines):
             yield self._case(key, image, outline, table)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
@@ -150,13 +146,14 @@ class HC18(Source):
         if not found:
             self.report(folder.parent, f"{TABLE} is missing: no pixel size, so nothing is measured in mm", "put it there", "warning")
             return {}
-        with found[0].open(newline="", encoding="utf-8-sig") as file:  # copies differ in the blanks of 'pixel size(mm)'
-            rows = [{re.sub(r"\s+", "", name).lower(): value for name, value in row.items() if name} for row in csv.DictReader(file)]
+        fix = "its header is  filename,pixel size(mm),head circumference (mm)"
         try:
-            if not rows:
-                raise ValueError("no rows")
-            return {row["filename"].strip(): (float(row["pixelsize(mm)"]), float(row["headcircumference(mm)"])) for row in rows}
-        except (KeyError, ValueError, AttributeError) as error:
-            fix = "its header is  filename,pixel size(mm),head circumference (mm)"
+            with self.reporting(fix):
+                _, lines = read_table(found[0])  # copies differ in the blanks of 'pixel size(mm)'
+                rows = [{name.replace(" ", ""): cell for name, cell in row.items()} for _, row in lines]
+                if not rows:
+                    raise ValueError("no rows")
+                return {row["filename"]: (float(row["pixelsize(mm)"]), float(row["headcircumference(mm)"])) for row in rows}
+        except (KeyError, ValueError) as error:
             self.report(found[0], f"cannot be understood ({type(error).__name__}: {error})", fix)
-            return {}
+        return {}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.base import IMAGE_SUFFIXES, ReadError
+from segkit.data.io.base import IMAGE_SUFFIXES
 from segkit.data.io.images import ImageFile, MaskFile
-from segkit.data.io.tiff import TiffPage, TiffPageMask, tiff_pages
+from segkit.data.io.tiff import tiff_pages
 from segkit.data.phantoms import microscopy
 from segkit.data.phantoms.base import write_png
-from segkit.data.sources.base import Keyed, Labels, Source, files_in
+from segkit.data.sources.base import Keyed, Labels, Source, Unusable, files_in
 
 VOLUME = "train"
 SPACING_MM = (50e-6, 4e-6, 4e-6)
@@ -56,13 +56,17 @@ class IsbiEm(Source):
         self.foreground, self.blocks = foreground, blocks
 
     def cases(self) -> Iterator[Case]:
-        if not self._keys_are_right():
+        self.check_choice("foreground", self.foreground, LABELS)
+        if self.blocks < 1:
+            self.report("data.source.blocks", f"is {self.blocks}; a group has one slice or more", "data.source.blocks=5")
+        if self.problems:
             return
-        slices = self._slices()
-        first = min(slices, default=0)
-        for position, (name, image, mask) in sorted(slices.items()):
-            group = f"block_{(position - first) // self.blocks}"
-            yield Case(name, image, mask, group, spacing_mm=SPACING_MM, volume=VOLUME, position=position)
+        with self.reporting("get the file again"):
+            slices = self._slices()
+            first = min(slices, default=0)
+            for position, (name, image, mask) in sorted(slices.items()):
+                group = f"block_{(position - first) // self.blocks}"
+                yield Case(name, image, mask, group, spacing_mm=SPACING_MM, volume=VOLUME, position=position)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         step = max(1, -(-PHANTOM_DEPTH // n))
@@ -70,56 +74,36 @@ class IsbiEm(Source):
             write_png(root / "train" / "image" / f"{i * step}.png", drawn.image)
             write_png(root / "train" / "label" / f"{i * step}.png", np.where(drawn.membrane, 0, 255).astype(np.uint8))
 
-    def _keys_are_right(self) -> bool:
-        before = len(self.problems)
-        if self.foreground not in LABELS:
-            fix = " or ".join(f"data.source.foreground={name}" for name in LABELS)
-            self.report("data.source.foreground", f"there is no {self.foreground!r} in these images", fix)
-        if self.blocks < 1:
-            self.report("data.source.blocks", f"is {self.blocks}; a group has one slice or more", "data.source.blocks=5")
-        return len(self.problems) == before
-
     def _slices(self) -> Slices:
         """The slices of the first layout that is found, near the root first."""
-        for place in self._places():
-            stacks = [_stack(place, name) for name in STACKS]
+        folders = sorted(path for path in self.root.glob("[!.]*") if path.is_dir())
+        for place in (self.root / "train", self.root, *(folder / "train" for folder in folders), *folders):
+            stacks = [next((path for path in files_in(place, ".tif", ".tiff") if path.stem == name), None) for name in STACKS]
             if any(stacks):
                 return self._pages(place, *stacks)
             for images, labels in FOLDERS:
                 if (place / images).is_dir():
                     return self._paired(place / images, place / labels)
         fix = "data.root = the folder that holds train-volume.tif and train-labels.tif, or train/image and train/label"
-        self.report(str(self.root), "holds no slices in any known layout", fix)
-        return {}
-
-    def _places(self) -> Iterable[Path]:
-        folders = sorted(path for path in self.root.glob("[!.]*") if path.is_dir()) if self.root.is_dir() else []
-        return [self.root / "train", self.root, *(folder / "train" for folder in folders), *folders]
+        raise Unusable(self.root, "holds no slices in any known layout", fix)
 
     def _pages(self, place: Path, images: Path | None, labels: Path | None) -> Slices:
         if images is None or labels is None:
             there, missing = (images, STACKS[1]) if images else (labels, STACKS[0])
-            assert there is not None
-            self.report(there, f"has no {missing}.tif beside it", f"put it into {place}")
-            return {}
-        try:
-            n, m = tiff_pages(images), tiff_pages(labels)
-        except ReadError as error:
-            self.report(error.path, error.reason, "get the file again")
-            return {}
+            raise Unusable(there or place, f"has no {missing}.tif beside it", f"put it into {place}")
+        n, m = tiff_pages(images), tiff_pages(labels)
         if n != m:
-            self.report(labels, f"has {m} pages, {images.name} has {n}", "get both files of one release")
-            return {}
-        return {page: (f"{images.stem}_{page:02d}", TiffPage(images, page), TiffPageMask(labels, page)) for page in range(n)}
+            raise Unusable(labels, f"has {m} pages, {images.name} has {n}", "get both files of one release")
+        return {i: (f"{images.stem}_{i:02d}", ImageFile(images, page=i), MaskFile(labels, page=i)) for i in range(n)}
 
     def _paired(self, images: Path, labels: Path) -> Slices:
         if not labels.is_dir():
-            self.report(images, f"has no folder {labels.name} beside it", f"put the masks into {labels}")
-            return {}
-        numbered, masks = (Keyed.by(self._numbered(folder), _number) for folder in (images, labels))
-        mask_name, image_name = (lambda n, folder=folder: f"of number {n} in {self.shown(folder)}" for folder in (labels, images))
-        pairs = self.pairs(numbered, masks, mask_name, image_name)
-        return {int(n): (image.stem, ImageFile(image), MaskFile(mask)) for n, image, mask in pairs}
+            raise Unusable(images, f"has no folder {labels.name} beside it", f"put the masks into {labels}")
+        numbered, masks = (
+            Keyed.of(self._numbered(folder), folder, key=lambda path: str(int(_NUMBER.findall(path.stem)[0])))
+            for folder in (images, labels)
+        )
+        return {int(n): (image.stem, ImageFile(image), MaskFile(mask)) for n, image, mask in self.pairs(numbered, masks)}
 
     def _numbered(self, folder: Path) -> Iterator[Path]:
         for path in files_in(folder, *IMAGE_SUFFIXES):
@@ -127,12 +111,3 @@ class IsbiEm(Source):
                 yield path
             else:
                 self.report(path, "has no number in its name, so nothing says which slice it is", "rename it, or move it away")
-
-
-def _number(path: Path) -> str:
-    return str(int(_NUMBER.findall(path.stem)[0]))
-
-
-def _stack(place: Path, name: str) -> Path | None:
-    found = [path for path in (place / f"{name}.tif", place / f"{name}.tiff") if path.is_file()]
-    return found[0] if found else None

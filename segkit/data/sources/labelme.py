@@ -14,13 +14,12 @@ from PIL import Image
 from segkit.data.case import Case, Pixels
 from segkit.data.io import polygons
 from segkit.data.io.base import ReadError
-from segkit.data.io.images import ImageFile, image_size
-from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeMap, Shapes
+from segkit.data.io.images import ImageFile, image_shape
+from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeError, Shapes
 from segkit.data.phantoms import chest
 from segkit.data.phantoms.base import png_bytes, write_bytes, write_png
 from segkit.data.slices import Blank
-from segkit.data.sources.base import SLIGHT, Source, tidy
-from segkit.system.errors import nearest
+from segkit.data.sources.base import Source, all_files
 from segkit.system.files import natural
 
 _UPRIGHT, _ORIENTATION = 1, 0x0112
@@ -112,9 +111,9 @@ class LabelMe(Source):
         benchmark = self.root / self.benchmark if self.benchmark is not None else None
         sets = [(self.annotations, "", self.annotations)] + ([(benchmark, "test", self.root)] if benchmark is not None else [])
         for place, split, base in sets:
-            paths = _json_files(place)
-            if not split and benchmark is not None:
-                paths = [path for path in paths if not path.is_relative_to(benchmark)]
+            below = [benchmark] if benchmark is not None and not split else []
+            found = (path for path in all_files(place, below) if path.suffix == ".json")
+            paths = sorted(found, key=lambda path: natural(path.relative_to(place).as_posix()))
             if not paths:
                 key = "data.source.benchmark" if split else "data.source.annotations"
                 self.report(str(place), "holds no LabelMe files (*.json)", f"{key}=FOLDER  or  data.root=FOLDER")
@@ -124,21 +123,18 @@ class LabelMe(Source):
     def _annotated(self, path: Path, id_: str, split: str) -> Iterator[Annotated]:
         """Yield the file; nothing, and reported, where it is not sound."""
         where = self.shown(path)
-        try:
+        with self.reporting("replace the file, or move it away"):
             if not self.is_below(path):
                 raise ReadError(path, f"leads out of data.root to {path.resolve()}")
             document = polygons.labelme_document(path)
             image, named, size = self._image(where, path, document)
-        except ReadError as error:
-            self.report(error.path, error.reason, "replace the file, or move it away")
-            return
-        shapes, faults = polygons.shapes_of(document)
-        faults += self._places(where, shapes, size) if size else []
-        for fault in faults:
-            self.report(where, fault, "fix it in LabelMe, or move the file away")
-        if image is not None and size is not None and not faults:
-            self.check_size(where, (document.get("imageHeight"), document.get("imageWidth")), size, "its image")
-            yield Annotated(id_, split, path, image, named, size, self._drawn(where, shapes.values()))
+            shapes, faults = polygons.shapes_of(document)
+            faults += self._places(where, shapes, size) if size else []
+            for fault in faults:
+                self.report(where, fault, "fix it in LabelMe, or move the file away")
+            if image is not None and size is not None and not faults:
+                self.check_size(where, (document.get("imageHeight"), document.get("imageWidth")), size, "its image")
+                yield Annotated(id_, split, path, image, named, size, self._drawn(where, shapes.values()))
 
     def _image(self, where: str, path: Path, document: Mapping[str, Any]) -> tuple[Pixels | None, Path, tuple[int, int] | None]:
         """The image, where imagePath leads, and rows and columns; None, and reported, where the image is missing."""
@@ -149,11 +145,10 @@ class LabelMe(Source):
         image = self.file_named(where, name, path.parent)
         if image is None:
             return None, path, None
-        image = tidy(image)
         if _is_turned(image):
             what = "its EXIF says that it is shown turned, as LabelMe does; here pixels are read as they are stored"
             self.report(image, what, "save it upright (exiftran -a, or an image editor), and look at its shapes again")
-        return ImageFile(image), image.resolve(), image_size(image)
+        return ImageFile(image), image.resolve(), image_shape(image)[:2]
 
     # what is in them
 
@@ -161,16 +156,13 @@ class LabelMe(Source):
         """Faults of shapes that lie off the image; a slight slip is clipped, with a warning."""
         faults = []
         for number, shape in shapes.items():
-            beyond = shape.beyond(*size) if shape.points else 0.0
-            if beyond == 0:
-                continue
-            name, image = f"shape {number} ({shape.label}): a {shape.kind} that", f"the image of {size[0]} x {size[1]}"
-            if shape.is_outside(*size):
-                faults.append(f"{name} lies outside {image}")
-            elif beyond > SLIGHT:
-                faults.append(f"{name} reaches {beyond:.1f} pixels beyond {image}")
-            else:
-                self.warn("beyond", where, f"{name} reaches {beyond:.1f} pixels beyond {image}: it is clipped")
+            name = f"shape {number} ({shape.label}): a {shape.kind} that"
+            try:
+                if beyond := shape.slip(*size):
+                    what = f"{name} reaches {beyond:.1f} pixels beyond the image of {size[0]} x {size[1]}: it is clipped"
+                    self.warn("beyond", where, what)
+            except ShapeError as error:
+                faults.append(f"{name} {error}")
         return faults
 
     def _drawn(self, where: str, shapes: Collection[Shape]) -> tuple[Shape, ...]:
@@ -197,9 +189,8 @@ class LabelMe(Source):
         labels = list(dict.fromkeys(shape.label for one in listed for shape in one.shapes))
         if listed and not labels:
             self.report(self.annotations, "no file holds a shape that is used", "draw some, or fix data.source.leave_out")
-        for label in (label for label in self.leave_out if label not in self._seen):
-            fix = nearest(label, self._seen) or "remove it"
-            self.report("data.source.leave_out", f"{label!r} is not a label of these files", fix, "warning")
+        for label in self.leave_out:
+            self.check_choice("leave_out", label, sorted(self._seen), "warning")
         if self.paint_order is not None:
             lost = [label for label in labels if label not in (*self.paint_order, polygons.IGNORE)]
             if lost:
@@ -210,16 +201,11 @@ class LabelMe(Source):
     def _mask(self, one: Annotated, labels: Sequence[str]) -> Pixels | dict[str, Pixels] | None:
         """A file without shapes is an image without structures: its one plane is empty."""
         if self.paint_order is not None:
-            return ShapeMap(one.path, self.paint_order, *one.size)
+            values = {label: value for value, label in enumerate(self.paint_order, 1)} | {polygons.IGNORE: polygons.IGNORE_VALUE}
+            return Shapes(one.path, tuple(values.items()), *one.size)
         own = dict.fromkeys(shape.label for shape in one.shapes)
-        planes: dict[str, Pixels] = {label: Shapes(one.path, label, *one.size) for label in own}
+        planes: dict[str, Pixels] = {label: Shapes(one.path, ((label, 1),), *one.size) for label in own}
         return planes or {label: Blank(one.image) for label in labels[:1]}
-
-
-def _json_files(folder: Path) -> list[Path]:
-    """Hidden files and folders are left out."""
-    paths = (path for path in folder.rglob("*.json") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(paths, key=lambda path: natural(path.relative_to(folder).as_posix()))
 
 
 def _is_turned(path: Path) -> bool:

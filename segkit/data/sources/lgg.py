@@ -156,14 +156,15 @@ class LGG(Source):
             self.report(path, f"is not called {folder.name}_<n>.tif or _<n>_mask.tif", "rename it, or move it away")
             del names[path]
         named = {path: name for path, name in names.items() if name is not None}
-        images, masks = (
-            Keyed.by((path for path, name in named.items() if bool(name["mask"]) == is_mask), lambda path: str(int(named[path]["n"])))
-            for is_mask in (False, True)
-        )
-        mask_name, image_name = (lambda n, end=end: f"{folder.name}_{n}{end}.tif" for end in ("_mask", ""))
+
+        def key(path: Path) -> str:
+            return f"{folder.name}_{int(named[path]['n'])}"
+
+        images = Keyed.of((path for path, name in named.items() if not name["mask"]), folder, ending=".tif", key=key)
+        masks = Keyed.of((path for path, name in named.items() if name["mask"]), folder, ending="_mask.tif", key=key)
         return [
-            Case(image.stem, ImageFile(image), MaskFile(mask), named[image]["patient"], volume=folder.name, position=int(n))
-            for n, image, mask in self.pairs(images, masks, mask_name, image_name)
+            Case(image.stem, ImageFile(image), MaskFile(mask), named[image]["patient"], volume=folder.name, position=int(named[image]["n"]))
+            for _, image, mask in self.pairs(images, masks)
         ]
 
     def _without_ends(self, folder: Path, cases: list[Case]) -> list[Case]:

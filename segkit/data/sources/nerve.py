@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from segkit.data.case import Case, Pixels
 from segkit.data.io import rle
-from segkit.data.io.base import ReadError
-from segkit.data.io.images import ImageFile, MaskFile, image_size
+from segkit.data.io.base import read_table
+from segkit.data.io.images import ImageFile, MaskFile, image_shape
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_tiff
 from segkit.data.sources.base import Keyed, Source, files_in
@@ -44,13 +45,11 @@ class Nerve(Source):
     def cases(self) -> Iterator[Case]:
         folder = self.root / FOLDER if (self.root / FOLDER).is_dir() else self.root
         files = self._files(folder)
-        images = Keyed.of((path for path in files if not path.stem.endswith(SUFFIX)), folder)
-        masks = Keyed.of((path for path in files if path.stem.endswith(SUFFIX)), folder, SUFFIX)
+        images = Keyed.of((path for path in files if not path.stem.endswith(SUFFIX)), folder, ending=".tif")
+        masks = Keyed.of((path for path in files if path.stem.endswith(SUFFIX)), folder, SUFFIX, f".tif, and no line in {TABLE}")
         codes = self._codes(folder) if any(key not in masks for key in images.one) else {}
-        masks = Keyed({**masks.one, **{key: images.one[key] for key in codes if key in images.one and key not in masks}}, masks.several)
-        for key, image, mask in self.pairs(
-            images, masks, lambda key: f"{key}{SUFFIX}.tif, and no line in {TABLE}", lambda key: f"{key}.tif"
-        ):
+        coded = {key: images.one[key] for key in codes if key in images.one and key not in masks}
+        for key, image, mask in self.pairs(images, replace(masks, one={**masks.one, **coded})):
             pixels = self._coded(image, codes[key]) if mask == image else MaskFile(mask)
             if pixels is not None:
                 yield Case(key, ImageFile(image), pixels, group=key.partition("_")[0])
@@ -78,26 +77,22 @@ class Nerve(Source):
         """Empty where there is no table."""
         found = [place / TABLE for place in (folder, folder.parent) if (place / TABLE).is_file()]
         codes: Codes = {}
-        try:
-            for line, (subject, image, code) in rle.table(found[0], COLUMNS) if found else ():
-                key = f"{subject}_{image}"
+        with self.reporting(f"its first line is  {','.join(COLUMNS)}"):
+            for line, row in read_table(found[0], COLUMNS)[1] if found else ():
+                key = f"{row['subject']}_{row['img']}"
                 if key in codes:
                     self.report(found[0], f"line {line}: {key} stands in line {codes[key][1]} already", "keep one of them")
-                codes.setdefault(key, (found[0], line, code))
-        except ReadError as error:
-            self.report(error.path, error.reason, f"its first line is  {','.join(COLUMNS)}")
+                codes.setdefault(key, (found[0], line, row["pixels"]))
         return codes
 
     def _coded(self, image: Path, coded: tuple[Path, int, str]) -> Pixels | None:
         """The mask of an image that has no file of its own; None, and reported, where its code does not fit."""
         table, line, code = coded
         try:
-            rows, columns = image_size(image)
-            rle.runs(code, rows, columns)
-        except ReadError as error:
-            self.report(image, error.reason, "replace the file, or move it away")
+            with self.reporting("replace the file, or move it away"):
+                rows, columns, _ = image_shape(image)
+                rle.runs(code, rows, columns)
+                return rle.RunLength(code, rows, columns, "columns", table, INSIDE)
         except rle.RunLengthError as error:
             self.report(table, f"line {line}: {image.stem}: {error}", f"fix the line, or add {image.stem}{SUFFIX}.tif")
-        else:
-            return rle.RunLength(code, rows, columns, "columns", table, INSIDE)
         return None

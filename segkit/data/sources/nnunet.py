@@ -8,16 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tifffile
-from PIL import Image
-
-from segkit.data.case import Case, Pixels
-from segkit.data.io.base import ReadError, as_read_error
+from segkit.data.case import Case
+from segkit.data.io.images import image_shape
 from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region
-from segkit.data.sources.base import Source, unreadable
+from segkit.data.sources.base import Keyed, Source, Unusable, read_card
 from segkit.data.sources.decathlon import CARD, IMAGES, LABELS, consecutive
 from segkit.system.files import natural
 
@@ -54,18 +51,20 @@ class NnUNet(Source):
         self._channels, self._ending = 0, ""
 
     def cases(self) -> Iterator[Case]:
-        if not self._read_labels():
+        if not (self.root / CARD).is_file():
+            self.report_root(f"has no {CARD}", CARD, f"{CARD}, named DatasetNNN_NAME")
             return
-        images, labels = self._images(), self._files(LABELS)
-        for name in sorted(images, key=natural):
-            files = [images[name][i] for i in sorted(images[name])]
-            if name not in labels:
-                self.report(files[0], f"has no mask {LABELS}/{name}{self._ending}", "add the mask, or move the image away")
-            elif self._is_complete(name, images[name]):
-                yield from self._case(name, files, labels[name])
-        for name in (name for name in labels if name not in images):
-            what = f"has no image {IMAGES}/{name}_0000{self._ending}"
-            self.report(labels[name], what, "add the image, or move the mask away")
+        with self.reporting("fix it; a superfluous comma is the usual reason"):
+            self._read_card(self.root / CARD)
+            yield from self._complete()
+
+    def _complete(self) -> Iterator[Case]:
+        images = self._images()
+        first = {name: images[name][min(images[name])] for name in sorted(images, key=natural)}
+        keyed = Keyed(first, {}, self.root / IMAGES, f"_0000{self._ending}")
+        for name, _, label in self.pairs(keyed, Keyed(self._files(LABELS), {}, self.root / LABELS, self._ending)):
+            if self._is_complete(name, images[name]):
+                yield from self._case(name, [images[name][i] for i in sorted(images[name])], label)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         for patient, drawn in tomography.brains(n, seed):
@@ -83,51 +82,40 @@ class NnUNet(Source):
 
     # dataset.json
 
-    def _read_labels(self) -> bool:
-        path = self.root / CARD
-        if not path.is_file():
-            self.report_root(f"has no {CARD}", CARD, f"{CARD}, named DatasetNNN_NAME")
-            return False
-        card = self.read_card(path)
-        if card is None:
-            return False
+    def _read_card(self, path: Path) -> None:
+        """Take the labels, the number of channels and the file ending from dataset.json. Raises `ReadError`."""
+        card = read_card(path)
         missing = [key for key in KEYS if key not in card]
         if "modality" in card and "channel_names" not in card:
             what = "has 'modality', not 'channel_names': the format of the Decathlon, or of nnU-Net 1"
-            self.report(path, what, "data=decathlon, or write it as nnU-Net 2 wants it")
-        elif missing:
-            self.report(path, f"lacks {', '.join(map(repr, missing))}", f"nnU-Net wants {', '.join(KEYS)} in it")
-        elif "dataset" in card:
-            self.report(path, "lists its files under 'dataset', which is not read here", f"copy them to {IMAGES}/ and {LABELS}/")
-        else:
-            return self._understand(path, card)
-        return False
-
-    def _understand(self, path: Path, card: Mapping[str, Any]) -> bool:
+            raise Unusable(path, what, "data=decathlon, or write it as nnU-Net 2 wants it")
+        if missing:
+            raise Unusable(path, f"lacks {', '.join(map(repr, missing))}", f"nnU-Net wants {', '.join(KEYS)} in it")
+        if "dataset" in card:
+            raise Unusable(path, "lists its files under 'dataset', which is not read here", f"copy them to {IMAGES}/ and {LABELS}/")
         channels, ending = card["channel_names"], card["file_ending"]
         if not isinstance(channels, dict) or not channels or not isinstance(ending, str) or not ending.startswith("."):
             what = "'channel_names' is not a table of names, or 'file_ending' not an ending"
-            self.report(path, what, 'write them as  "channel_names": {"0": "T2"}, "file_ending": ".nii.gz"')
-            return False
+            raise Unusable(path, what, 'write them as  "channel_names": {"0": "T2"}, "file_ending": ".nii.gz"')
+        self._channels, self._ending = len(channels), ending
+        self._take_labels(path, card)
+
+    def _take_labels(self, path: Path, card: Mapping[str, Any]) -> None:
         labels = _labels(card["labels"])
         if labels is None or labels.get(BACKGROUND) != (0,):
             what = "'labels' does not map names to numbers, with background 0"
-            self.report(path, what, 'write it as  "labels": {"background": 0, "NAME": 1}, a list of numbers for a region')
-            return False
-        self._channels, self._ending = len(channels), ending
+            raise Unusable(path, what, 'write it as  "labels": {"background": 0, "NAME": 1}, a list of numbers for a region')
         foreground = {name: values for name, values in labels.items() if name != BACKGROUND}
         if any(isinstance(value, list) for value in card["labels"].values()):
             self._regions = foreground
             self.default_labels = {name: name for name in foreground}
-            return True
+            return
         named: dict[int | str, str] = {0: BACKGROUND}
         for name, (value,) in foreground.items():
             if value in named:
-                self.report(path, f"'labels' gives {name} the number {value} of {named[value]}", "give each its own")
-                return False
+                raise Unusable(path, f"'labels' gives {name} the number {value} of {named[value]}", "give each its own")
             named[value] = name
         self.default_labels = named
-        return True
 
     # files
 
@@ -157,50 +145,33 @@ class NnUNet(Source):
 
     def _is_complete(self, name: str, files: Mapping[int, Path]) -> bool:
         """Whether all channels are there: a file each, or all of them in the first."""
-        try:
-            there = sum(map(channels_of, files.values()))
-        except ReadError as error:
-            self.problems.append(unreadable(error, self.shown(error.path)))
-            return False
-        if there == self._channels and sorted(files) == list(range(len(files))):
-            return True
-        missing = [i for i in range(self._channels) if i not in files]
-        for i in missing:
-            path = self.root / IMAGES / f"{name}_{i:04d}{self._ending}"
-            self.report(path, "is missing", f"add it, or fix 'channel_names' of {CARD}")
-        if not missing:
-            self.report(files[0], f"{name} has {there} channels, but {CARD} names {self._channels}", "fix 'channel_names'")
+        with self.reporting():
+            there = sum(header(path).channels if is_volume_file(path) else image_shape(path)[2] for path in files.values())
+            if there == self._channels and sorted(files) == list(range(len(files))):
+                return True
+            missing = [self.root / IMAGES / f"{name}_{i:04d}{self._ending}" for i in range(self._channels) if i not in files]
+            for path in missing:
+                self.report(path, "is missing", f"add it, or fix 'channel_names' of {CARD}")
+            if not missing:
+                raise Unusable(files[0], f"{name} has {there} channels, but {CARD} names {self._channels}", "fix 'channel_names'")
         return False
 
     def _case(self, name: str, images: list[Path], label: Path) -> Iterator[Case]:
         files = self.read_pair(images, {"": label}, self.orient)
-        if files is None:
-            return
-        mask: Pixels | dict[str, Pixels] = files.masks[""]
-        if self._regions:
-            mask = {region: Region(files.masks[""], values) for region, values in self._regions.items()}
-        spacing = files.spacing_mm or self._spacing_beside(images[0])
-        yield Case(name, files.image, mask, group=name, spacing_mm=spacing, dims=files.dims)
-
-    def _spacing_beside(self, image: Path) -> tuple[float, ...]:
-        """nnU-Net keeps the spacing of TIFF volumes in CASE.json: {"spacing": [slices, rows, columns]}."""
-        match = _CHANNEL.fullmatch(image.stem)
-        path = image.with_name(f"{match['case']}.json") if match else image
-        card = self.read_card(path) if match and path.is_file() else None
-        spacing = card.get("spacing") if card else None
-        return tuple(map(float, spacing)) if isinstance(spacing, list) and all(isinstance(mm, int | float) for mm in spacing) else ()
+        with self.reporting("fix it; a superfluous comma is the usual reason"):
+            if files:
+                mask = files.masks[""]
+                regions = {region: Region(mask, values) for region, values in self._regions.items()}
+                spacing = files.spacing_mm or _spacing_beside(images[0])
+                yield Case(name, files.image, regions or mask, group=name, spacing_mm=spacing, dims=files.dims)
 
 
-def channels_of(image: Path) -> int:
-    """From the header: of a volume, or of a gray (1) or color (3) image."""
-    if is_volume_file(image):
-        return header(image).channels
-    with as_read_error(image):
-        if image.suffix.lower() in (".tif", ".tiff"):
-            with tifffile.TiffFile(image) as tiff:
-                return int(tiff.pages.first.samplesperpixel)
-        with Image.open(image) as opened:
-            return 3 if opened.mode == "P" else len([band for band in opened.getbands() if band != "A"])
+def _spacing_beside(image: Path) -> tuple[float, ...]:
+    """nnU-Net keeps the spacing of TIFF volumes in CASE.json: {"spacing": [slices, rows, columns]}."""
+    match = _CHANNEL.fullmatch(image.stem)
+    path = image.with_name(f"{match['case']}.json") if match else image
+    spacing = read_card(path).get("spacing") if match and path.is_file() else None
+    return tuple(map(float, spacing)) if isinstance(spacing, list) and all(isinstance(mm, int | float) for mm in spacing) else ()
 
 
 def _labels(labels: Any) -> Values | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from segkit.data.case import Case, Pixels
+from segkit.data.case import Case
 from segkit.data.io.base import Array
 from segkit.data.phantoms import xray
 from segkit.data.phantoms.base import write_nifti
+from segkit.data.slices import Region
 from segkit.data.sources.base import Keyed, Source, files_in, key_of
-from segkit.system.errors import nearest
 
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 """Subset by folder."""
@@ -21,16 +20,8 @@ IMAGES, TARGETS = "imgs", "targets"
 CLASSES = {1: "femur", 2: "ilium", 3: "obturator_foramen", 4: "pubis", 5: "acetabular_roof", 6: "teardrop"}
 
 
-@dataclass(frozen=True)
-class KeptLabels:
+class KeptLabels(Region):
     """A label map (H, W) uint8 in which values other than `values` are 0."""
-
-    mask: Pixels
-    values: tuple[int, ...]
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return self.mask.paths
 
     def read(self) -> Array:
         mask = self.mask.read()
@@ -69,7 +60,13 @@ class Pelvis(Source):
         self.orient, self.exclude = orient, dict(exclude or {})
 
     def cases(self) -> Iterator[Case]:
-        if not self._keys_are_right():
+        if not self.labels:
+            self.report("data.source.labels", "is empty", f"choose among {', '.join(map(str, CLASSES))}")
+        for value in self.labels:
+            self.check_choice("labels", value, CLASSES)
+        for folder in self.exclude:
+            self.check_choice("exclude", folder, SPLITS)
+        if self.problems:
             return
         folders = [folder for folder in SPLITS if (self.root / folder / IMAGES).is_dir()]
         if not folders:
@@ -93,17 +90,6 @@ class Pelvis(Source):
             for name, pixels in ((IMAGES, drawn.image), (TARGETS, labels)):
                 write_nifti(root / folders[i] / name / f"pelvis_{i:03d}.nii.gz", pixels, (1.0, 1.0))
 
-    def _keys_are_right(self) -> bool:
-        before = len(self.problems)
-        unknown = [value for value in self.labels if value not in CLASSES]
-        if unknown or not self.labels:
-            what = f"there is no label {unknown[0]}" if unknown else "is empty"
-            self.report("data.source.labels", what, f"choose among {', '.join(map(str, CLASSES))}")
-        for folder in (folder for folder in self.exclude if folder not in SPLITS):
-            fix = nearest(folder, SPLITS) or f"choose among {', '.join(SPLITS)}"
-            self.report("data.source.exclude", f"there is no folder {folder!r}", fix)
-        return len(self.problems) == before
-
     def _folder(self, folder: str) -> Iterator[Case]:
         places = [self.root / folder / name for name in (IMAGES, TARGETS)]
         images, targets = (sorted(files_in(place, ".nii", ".nii.gz")) for place in places)  # as text, as indices count: 10 before 2
@@ -113,11 +99,16 @@ class Pelvis(Source):
             what = f"{len(left_out)} of {len(images)} images are left out, as data.source.exclude says"
             self.report(f"{folder}/{IMAGES}", what, severity="note")
         kept, masks = (
-            Keyed.of((path for path in paths if key_of(path, place) not in left_out), place)
+            Keyed.of((path for path in paths if key_of(path, place) not in left_out), place, ending=".nii.gz")
             for paths, place in zip((images, targets), places, strict=True)
         )
-        for key, image, mask in self.pairs(kept, masks, self.name_in(places[1], ".nii.gz"), self.name_in(places[0], ".nii.gz")):
-            yield from self._case(folder, key, image, mask, image in excluded)
+        for key, image, mask in self.pairs(kept, masks):
+            files = self.read_pair(image, {"": mask}, self.orient)
+            if files and files.dims == 3:
+                self.report(image, "is a volume; one image is expected", "save its slices as files, or use  data=nnunet")
+            elif files:
+                kept_mask, facts = KeptLabels(files.masks[""], self.labels), {"excluded": "yes"} if image in excluded else {}
+                yield Case(f"{folder}/{key}", files.image, kept_mask, "", SPLITS[folder], files.spacing_mm, facts)
 
     def _excluded(self, folder: str, images: list[Path]) -> set[Path]:
         listed = set(self.exclude.get(folder, ()))
@@ -128,19 +119,3 @@ class Pelvis(Source):
             fix = f"indices count from 0 to {len(images) - 1}" if images else f"take {folder} out of it"
             self.report(f"data.source.exclude.{folder}", what, fix)
         return {images[i] for i in listed if 0 <= i < len(images)}
-
-    def _case(self, folder: str, key: str, image: Path, mask: Path, excluded: bool) -> Iterator[Case]:
-        files = self.read_pair(image, {"": mask}, self.orient)
-        if files is None:
-            return
-        if files.dims == 3:
-            self.report(image, "is a volume; one image is wanted", "save its slices as files, or use  data=nnunet")
-            return
-        yield Case(
-            id=f"{folder}/{key}",
-            image=files.image,
-            mask=KeptLabels(files.masks[""], self.labels),
-            split=SPLITS[folder],
-            spacing_mm=files.spacing_mm,
-            facts={"excluded": "yes"} if excluded else {},
-        )

@@ -34,13 +34,6 @@ def bit(category: int, fragment: int) -> int:
     return FRAGMENTS * (category - 1) + fragment
 
 
-def decode_bits(mask: Array) -> dict[tuple[int, int], Array]:
-    """(category, fragment) -> (H, W) bool, of the fragments that the mask (H, W) shows."""
-    places = [(category, fragment) for category in CATEGORIES.values() for fragment in range(1, FRAGMENTS + 1)]
-    planes = {place: (mask.astype(np.uint32) >> np.uint32(bit(*place)) & np.uint32(1)).astype(bool) for place in places}
-    return {place: plane for place, plane in planes.items() if plane.any()}
-
-
 def encode_bits(planes: Mapping[tuple[int, int], Array]) -> Array:
     """The mask (H, W) uint32 of planes by (category, fragment), which may overlap."""
     if not planes:
@@ -123,8 +116,8 @@ class Pengwin(Source):
         if place is None:
             self.report(str(self.root), f"has no folder train/{INPUT}", "data.root = the folder that holds train/")
             return
-        images, masks = (Keyed.of(files_in(place / folder, ".tif", ".tiff"), place / folder) for folder in (INPUT, OUTPUT))
-        for key, image, mask in self.pairs(images, masks, self.name_in(place / OUTPUT, ".tif"), self.name_in(place / INPUT, ".tif")):
+        images, masks = (Keyed.of(files_in(place / folder, ".tif", ".tiff"), place / folder, "", ".tif") for folder in (INPUT, OUTPUT))
+        for key, image, mask in self.pairs(images, masks):
             name, stored = NAME.fullmatch(key), ImageFile(image)
             if name is None:
                 self.report(image, "is not called CASE_VIEW.tif, such as 001_0000.tif", "rename it and its mask, or move both away")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from segkit.data.case import Case, Pixels
 from segkit.data.io import rle
-from segkit.data.io.base import ReadError
+from segkit.data.io.base import ReadError, read_table
 from segkit.data.io.images import ImageFile
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_png
@@ -28,7 +28,7 @@ CHECKED = 20
 
 
 class SliceFile(NamedTuple):
-    """A slice as its file name tells; `mm` is slices, rows, columns."""
+    """A slice as its file name describes it; `mm` is slices, rows, columns."""
 
     path: Path
     volume: str
@@ -167,14 +167,13 @@ class UWMadison(Source):
         table: dict[str, dict[str, Coded]] = {}
         excluded = tuple(f"{day}_" for day in self.exclude_days)
         try:
-            for line, (id_, name, code) in rle.table(path, COLUMNS):
-                if not id_.startswith(excluded):
-                    self._add_line(table, found.get(id_), id_, name, Coded(line, code))
-        except FileNotFoundError:
-            self.report(self.table_name, "is missing", "put it there, or  data.source.table=null  for images without masks")
-            return None
+            for line, row in read_table(path, COLUMNS)[1]:
+                if not (id_ := row["id"]).startswith(excluded):
+                    self._add_line(table, found.get(id_), id_, row["class"], Coded(line, row["segmentation"]))
         except ReadError as error:
-            self.report(self.table_name, error.reason, f"its first line is  {','.join(COLUMNS)}")
+            missing = "put it there, or  data.source.table=null  for images without masks"
+            fix = missing if error.reason == "is missing" else f"its first line is  {','.join(COLUMNS)}"
+            self.report(self.table_name, error.reason, fix)
             return None
         if not table:
             self.report(self.table_name, "holds no slices", "add a line for each slice and class")
@@ -187,16 +186,13 @@ class UWMadison(Source):
         elif name in of_slice:
             self.report(where, f"{name} of {id_} stands in line {of_slice[name].line} already", "keep one of them")
         else:
-            sound = image is None or self._is_sound(where, image, id_, name, coded.code)
-            of_slice[name] = coded if sound else Coded(coded.line, "")  # reported once is enough
-
-    def _is_sound(self, where: str, image: SliceFile, id_: str, name: str, code: str) -> bool:
-        try:
-            rle.runs(code, image.rows, image.columns)
-        except rle.RunLengthError as error:
-            self.report(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
-            return False
-        return True
+            of_slice[name] = coded
+            try:
+                if image is not None:
+                    rle.runs(coded.code, image.rows, image.columns)
+            except rle.RunLengthError as error:
+                self.report(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
+                of_slice[name] = Coded(coded.line, "")  # reported once is enough
 
     def _check_ids(self, found: Mapping[str, SliceFile], table: Table) -> None:
         if not found.keys() & table.keys():

@@ -13,7 +13,7 @@ import pytest
 
 from segkit.data.io import polygons
 from segkit.data.io.base import ReadError
-from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeError, ShapeMap, Shapes
+from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeError, Shapes
 
 ROWS, COLUMNS = 40, 60
 YS, XS = np.mgrid[:ROWS, :COLUMNS]
@@ -127,21 +127,22 @@ def test_shapes_of_one_label_are_joined_and_others_do_not_cut_them(file: Path) -
     write(
         file, entry("rectangle", [[0, 0], [9, 9]]), entry("rectangle", [[5, 5], [14, 14]], "other"), entry("rectangle", [[8, 8], [12, 12]])
     )
-    ribs = Shapes(file, "rib", ROWS, COLUMNS).read()
+    ribs = Shapes(file, (("rib", 1),), ROWS, COLUMNS).read()
     assert ribs.dtype == np.uint8
     assert set(np.unique(ribs)) == {0, 1}
     assert ribs.sum() == 100 + 25 - 4
-    assert Shapes(file, "other", ROWS, COLUMNS).read().sum() == 100
+    assert Shapes(file, (("other", 1),), ROWS, COLUMNS).read().sum() == 100
 
 
 def test_in_a_class_map_later_shapes_cover_earlier_ones(file: Path) -> None:
     first, second = entry("rectangle", [[0, 0], [9, 9]], "b"), entry("rectangle", [[5, 5], [14, 14]], "a")
     ignored, ground = entry("point", [[40, 20]], polygons.IGNORE), entry("point", [[30, 20]], polygons.BACKGROUND)
     write(file, first, second, ignored, ground)
-    found = ShapeMap(file, ("a", "b"), ROWS, COLUMNS).read()
+    pixels = Shapes(file, (("a", 1), ("b", 2), (polygons.IGNORE, 255)), ROWS, COLUMNS)
+    found = pixels.read()
     assert (found[0, 0], found[7, 7], found[20, 40], found[20, 30]) == (2, 1, 255, 0)
     write(file, second, first)
-    assert ShapeMap(file, ("a", "b"), ROWS, COLUMNS).read()[7, 7] == 2  # the file has changed, so it is read again
+    assert pixels.read()[7, 7] == 2  # the file has changed, so it is read again
 
 
 @pytest.mark.parametrize("pixels", [np.arange(12, dtype=np.uint8).reshape(3, 4), np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000])
@@ -167,8 +168,11 @@ def test_an_image_inside_the_file_that_is_cut_off_is_no_half_image(file: Path) -
 
 def test_how_far_a_shape_lies_off_the_image() -> None:
     inside = Shape("rib", "polygon", ((0, 0), (COLUMNS, 0), (COLUMNS, ROWS)))
-    assert (inside.beyond(ROWS, COLUMNS), inside.is_outside(ROWS, COLUMNS)) == (0, False)
+    assert inside.slip(ROWS, COLUMNS) == 0
     slipped = Shape("rib", "line", ((-1.5, 3), (10, 3)))
-    assert (slipped.beyond(ROWS, COLUMNS), slipped.is_outside(ROWS, COLUMNS)) == (1.5, False)
+    assert slipped.slip(ROWS, COLUMNS) == 1.5
+    with pytest.raises(ShapeError, match=r"reaches 9\.0 pixels beyond the image of"):
+        Shape("rib", "line", ((-9, 3), (10, 3))).slip(ROWS, COLUMNS)
     away = Shape("rib", "circle", ((COLUMNS + 20, 5), (COLUMNS + 10, 5)))
-    assert away.is_outside(ROWS, COLUMNS)
+    with pytest.raises(ShapeError, match="lies outside the image of"):
+        away.slip(ROWS, COLUMNS)

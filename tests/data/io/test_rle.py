@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segkit.data.io import rle
-from segkit.data.io.base import ReadError
+from segkit.data.io.base import ReadError, read_table
 
 ROWS, COLUMNS = 31, 36
 
@@ -101,7 +101,7 @@ def test_square_images_do_not_tell_the_order() -> None:
 )
 def test_tables_of_any_spreadsheet_are_read(text: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(text.encode())
-    assert list(rle.table(tmp_path / "t.csv", ("id", "code"))) == [(2, ["a", "1 2"])]
+    assert read_table(tmp_path / "t.csv", ("id", "code"))[1] == [(2, {"id": "a", "code": "1 2"})]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_tables_of_any_spreadsheet_are_read(text: str, tmp_path: Path) -> None:
 def test_tables_that_are_none_are_told(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ReadError, match=said):
-        list(rle.table(tmp_path / "t.csv", ("id", "code")))
+        read_table(tmp_path / "t.csv", ("id", "code"))

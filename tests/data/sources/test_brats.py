@@ -190,7 +190,10 @@ def test_a_damaged_file_is_told_and_the_others_stay(root: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"modalities": ["t1c"]}, "data.source.modalities: there is no modality 't1c'; did you mean t1ce?"),
+        (
+            {"modalities": ["t1c"]},
+            "data.source.modalities: 't1c' is not a valid option; available: flair, t1, t1ce, t2; did you mean t1ce?",
+        ),
         ({"modalities": []}, "data.source.modalities: is empty; data.source.modalities=[flair,t1,t1ce,t2]"),
         ({"modalities": ["t2", "t2"]}, "data.source.modalities: names one twice; data.source.modalities=[flair,t1,t1ce,t2]"),
         (

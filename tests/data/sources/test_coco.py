@@ -14,8 +14,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from segkit.data.case import Case
+from segkit.data.io.polygons import ShapeError
 from segkit.data.phantoms import chest
-from segkit.data.sources.coco import Coco, SegmentationError, unpack
+from segkit.data.sources.coco import Coco, unpack
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
 
@@ -104,9 +105,8 @@ def test_categories_are_the_classes(root: Path) -> None:
     source = Coco(root, categories=["clavicle", "anterior"])
     assert {plane for case in source.cases() for plane in case.masks} == {"clavicle", "anterior"}
     assert source.default_labels == {"clavicle": "clavicle", "anterior": "anterior"}
-    assert (
-        listed(root, categories=["clavicel"])[1][0] == "error: data.source.categories: 'clavicel' is not a category; did you mean clavicle?"
-    )
+    what = f"'clavicel' is not a valid option; available: {', '.join(chest.LABELS)}"
+    assert listed(root, categories=["clavicel"])[1][0] == f"error: data.source.categories: {what}; did you mean clavicle?"
 
 
 def test_a_category_without_annotations_is_no_class(root: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_symbolic_link_out_of_root_is_refused(root: Path, tmp_path_factory: py
     [
         ([], "its segmentation is empty: a box has no outline"),
         (None, "has no segmentation"),
-        ([[1, 1, 5, 5]], "a polygon of 2 points; 3 or more are wanted"),
+        ([[1, 1, 5, 5]], "a polygon of 2 points; 3 or more are expected"),
         ([[1, 1, 5, 5, 9, 9, 3]], "a polygon is not a list of numbers x, y, x, y, …"),
         ([[1, 1, 5, 5, 9, None]], "a polygon is not a list of numbers x, y, x, y, …"),
         ([[300, 1, 305, 5, 309, 1]], "a polygon lies outside the image of 192 x 208"),
@@ -233,5 +233,5 @@ def test_a_table_that_is_none_says_what_to_do(root: Path) -> None:
 
 def test_packed_codes_are_unpacked_as_pycocotools_packs_them() -> None:
     assert unpack("34=") == [3, 4, 13]
-    with pytest.raises(SegmentationError):
+    with pytest.raises(ShapeError):
         unpack("o")

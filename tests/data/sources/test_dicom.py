@@ -197,7 +197,7 @@ def test_segments_keeps_the_wanted_structures(one: Path) -> None:
 
 def test_an_unknown_segment_is_told_with_the_near_one(one: Path) -> None:
     _, problems = read(one, segments=["livre"])
-    assert errors(problems) == ["data.source.segments: 'livre' is not a structure; available: kidney, liver; did you mean liver?"]
+    assert errors(problems) == ["data.source.segments: 'livre' is not a valid option; available: kidney, liver; did you mean liver?"]
 
 
 def test_contours_are_filled_and_a_contour_within_another_is_a_hole(one: Path) -> None:

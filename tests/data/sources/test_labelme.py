@@ -144,7 +144,7 @@ def test_labels_that_are_left_out_have_no_plane(root: Path) -> None:
     cases, problems = listed(root, leave_out=["anterior"])
     assert (set(cases[0].masks), problems) == ({"clavicle", "posterior"}, [])
     assert listed(root, leave_out=["anteriro"])[1] == [
-        "warning: data.source.leave_out: 'anteriro' is not a label of these files; did you mean anterior?"
+        "warning: data.source.leave_out: 'anteriro' is not a valid option; available: anterior, clavicle, posterior; did you mean anterior?"
     ]
 
 
@@ -272,7 +272,7 @@ def test_faults_of_files_are_told_all_at_once(root: Path) -> None:
             f"error: person04.json: is not a LabelMe file: it has no list of shapes; {replace}",
             f"error: person05.json: imageData holds no image; {replace}",
             "error: person06.json: annotates person06.png, as person06 (copy).json does; join their shapes in one file",
-            f"error: person07.json: is empty; {replace}",
+            f"error: person07.json: zero bytes; {replace}",
         ]
     )
     assert [case.id for case in cases] == ["person06 (copy)", "person06", "person08"]

@@ -179,8 +179,8 @@ def test_a_slice_without_its_mask_is_told_and_the_other_way_round(root: Path) ->
     (folder / f"{folder.name}_5.tif").unlink()
     place = f"{FOLDER}/{folder.name}/{folder.name}"
     assert problems(root) == [
-        f"{place}_3.tif: has no mask {folder.name}_3_mask.tif; add the mask, or move the image away",
-        f"{place}_5_mask.tif: has no image {folder.name}_5.tif; add the image, or move the mask away",
+        f"{place}_3.tif: has no mask {place}_3_mask.tif; add the mask, or move the image away",
+        f"{place}_5_mask.tif: has no image {place}_5.tif; add the image, or move the mask away",
     ]
 
 
@@ -195,7 +195,7 @@ def test_two_files_of_one_number_are_told(root: Path) -> None:
     folder = folders(root)[0]
     (folder / f"{folder.name}_03.tif").write_bytes((folder / f"{folder.name}_3.tif").read_bytes())
     three = f"{folder.name}_03.tif"
-    what = f"ambiguous: {three} and {folder.name}_3.tif could be the image of 3"
+    what = f"ambiguous: {three} and {folder.name}_3.tif could be the image of {folder.name}_3"
     assert problems(root) == [f"{FOLDER}/{folder.name}/{three}: {what}; keep one of them"]
 
 

@@ -104,10 +104,10 @@ def test_every_fault_is_told_at_once(root: Path) -> None:
         "error: train/overview.tif: is not called SUBJECT_IMAGE.tif or SUBJECT_IMAGE_mask.tif; rename it, or move it away",
         f"error: train_masks.csv: line {len(lines)}: 2_1 stands in line {len(lines) - 1} already; keep one of them",
         "error: train/2_2.tif: ambiguous: 2_2.tif and 2_2.tiff could be the image of 2_2; keep one of them",
-        "error: train/1_2.tif: has no mask 1_2_mask.tif, and no line in train_masks.csv; add the mask, or move the image away",
+        "error: train/1_2.tif: has no mask train/1_2_mask.tif, and no line in train_masks.csv; add the mask, or move the image away",
         "error: train_masks.csv: line 11: 1_3: the run 15225 2 ends beyond the image of 105 rows x 145 columns = 15225 pixels; "
         "fix the line, or add 1_3_mask.tif",
-        "error: train/1_1_mask.tif: has no image 1_1.tif; add the image, or move the mask away",
+        "error: train/1_1_mask.tif: has no image train/1_1.tif; add the image, or move the mask away",
     ]
     assert [case.id for case in cases][:2] == ["2_1", "2_3"]
 
@@ -116,7 +116,7 @@ def test_a_missing_mask_without_a_table_is_told(root: Path) -> None:
     (root / "train_masks.csv").unlink()
     (root / "train" / "2_1_mask.tif").unlink()
     assert listed(root)[1] == [
-        "error: train/2_1.tif: has no mask 2_1_mask.tif, and no line in train_masks.csv; add the mask, or move the image away"
+        "error: train/2_1.tif: has no mask train/2_1_mask.tif, and no line in train_masks.csv; add the mask, or move the image away"
     ]
 
 

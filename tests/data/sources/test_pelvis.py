@@ -152,9 +152,11 @@ def test_flipped_files_are_turned_upright_unless_told_otherwise(tmp_path: Path) 
 
 
 def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None:
-    assert errors(root, labels=[1, 9]) == ["data.source.labels: there is no label 9; choose among 1, 2, 3, 4, 5, 6"]
+    assert errors(root, labels=[1, 9]) == ["data.source.labels: 9 is not a valid option; available: 1, 2, 3, 4, 5, 6; "]
     assert errors(root, labels=[]) == ["data.source.labels: is empty; choose among 1, 2, 3, 4, 5, 6"]
-    assert errors(root, exclude={"val": [1]}) == ["data.source.exclude: there is no folder 'val'; did you mean valid?"]
+    assert errors(root, exclude={"val": [1]}) == [
+        "data.source.exclude: 'val' is not a valid option; available: train, valid, test; did you mean valid?"
+    ]
     assert errors(root, exclude={"valid": [3, 4, -1]}) == [
         "data.source.exclude.valid: -1, 4 are beyond the 4 files of valid/imgs; indices count from 0 to 3"
     ]
@@ -169,7 +171,7 @@ def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None
 def test_a_volume_is_refused(root: Path) -> None:
     for name in ("imgs", "targets"):
         save(root / f"test/{name}/v.nii.gz", np.zeros((176, 160, 3), np.uint8))
-    assert errors(root) == ["test/imgs/v.nii.gz: is a volume; one image is wanted; save its slices as files, or use  data=nnunet"]
+    assert errors(root) == ["test/imgs/v.nii.gz: is a volume; one image is expected; save its slices as files, or use  data=nnunet"]
 
 
 def test_the_same_phantom_has_the_same_bytes_and_simpleitk_reads_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tifffile
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
 from segkit.data.phantoms import xray
-from segkit.data.sources.pengwin import INPUT, OUTPUT, Bits, Pengwin, bit, decode_bits, encode_bits
+from segkit.data.sources.pengwin import FRAGMENTS, INPUT, OUTPUT, Bits, Pengwin, bit, encode_bits
 
 N = 12
 
@@ -42,6 +42,13 @@ def image_of(path: Path, pixels: np.ndarray) -> Case:
         (path / folder).mkdir(parents=True)
         tifffile.imwrite(path / folder / "001_0000.tif", content)
     return read(path)[0]
+
+
+def decode_bits(mask: np.ndarray[Any, Any]) -> dict[tuple[int, int], np.ndarray[Any, Any]]:
+    """(category, fragment) -> (H, W) bool, of the fragments that the mask (H, W) shows."""
+    places = [(category, fragment) for category in (1, 2, 3) for fragment in range(1, FRAGMENTS + 1)]
+    planes = {place: (mask.astype(np.uint32) >> np.uint32(bit(*place)) & np.uint32(1)).astype(bool) for place in places}
+    return {place: plane for place, plane in planes.items() if plane.any()}
 
 
 def test_bits_follow_the_published_code() -> None:
