@@ -21,15 +21,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
+from segkit.config.schema import Preprocess
 from segkit.data.case import Case
 from segkit.data.labels import Array
 from segkit.data.transforms import geometry
 from segkit.data.transforms.intensity import Range
-from segkit.data.transforms.preprocess import Decoded, Preprocessing
+from segkit.data.transforms.preprocess import Decoded
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path, write_text_atomic
 
@@ -66,7 +67,7 @@ class ArrayCache:
 
     folder: Path
     limit_bytes: int
-    config: Preprocessing
+    config: Preprocess
     made_by: str
     written: float = math.inf
     """Bytes since the folder was last listed, which happens after a hundredth of the limit: by so much may each process exceed it."""
@@ -145,37 +146,24 @@ def _mapped(file: IO[bytes]) -> Array:
     return array
 
 
-class File(NamedTuple):
-    last_used: float
-    size: int
-    path: Path
-
-
-def files_in(folder: Path) -> list[File]:
-    """Least recently used files first."""
-    found = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # cleared by another process
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                found.append(File(status.st_mtime, status.st_size, Path(entry.path)))
-    return sorted(found)
-
-
 def keep_within(folder: Path, limit_bytes: int) -> None:
     """Remove the least recently used entries beyond the limit, and what killed writers left behind."""
-    files = files_in(folder)
-    entries = [file for file in files if not file.path.name.startswith(".")]
-    for file in files:
-        if file.path.name.startswith(".") and time.time() - file.last_used > ABANDONED_S:
-            file.path.unlink(missing_ok=True)
-    total = sum(entry.size for entry in entries)
+    entries = []
+    with suppress(FileNotFoundError), os.scandir(folder) as found:  # it may be cleared by another process
+        for file in found:
+            with suppress(FileNotFoundError):
+                status = file.stat(follow_symlinks=False)
+                if not file.name.startswith("."):
+                    entries.append((status.st_mtime, status.st_size, Path(file.path)))
+                elif time.time() - status.st_mtime > ABANDONED_S:
+                    Path(file.path).unlink(missing_ok=True)
+    total = sum(size for _, size, _ in entries)
     wanted = limit_bytes if total <= limit_bytes else (1 - FREED_SHARE) * limit_bytes
-    for entry in entries:
+    for _, size, path in sorted(entries):
         if total <= wanted:
             return
-        entry.path.unlink(missing_ok=True)
-        total -= entry.size
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 # case statistics

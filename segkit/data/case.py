@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
 from segkit.data.labels import BACKGROUND, IGNORE, IGNORE_NAME, Array, LabelMap
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Pixels(Protocol):
@@ -142,6 +145,14 @@ class Manifest:
     def labelled(self) -> Manifest:
         """The manifest of the cases that have a mask."""
         return replace(self, cases=tuple(case for case in self.cases if case.masks))
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Values by key, in the order in which they come."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def relative(path: Path, root: Path) -> str:

@@ -50,10 +50,12 @@ class SegmentationData(L.LightningDataModule):
     def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None = None) -> CaseDataset:
         """With augmentation: the training cases, in patches where `sampling.patch` is set."""
         manifest, config = self.prepared.manifest, self.config
-        cases = [manifest.by_id[i] for i in ids]
-        patches, per_case = patches_of(config) if augmentation else (None, 1)
-        top = self.intensity_max
+        cases, sampling, top = [manifest.by_id[i] for i in ids], config.sampling, self.intensity_max
         cache = array_cache(config, manifest.labels, top)
+        patches, per_case = None, 1
+        if augmentation is not None:
+            per_case = sampling.patches_per_image
+            patches = None if sampling.patch is None else Patches(sampling.patch, sampling.foreground, sampling.class_weights)
         return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, top, patches, per_case, cache)
 
     def setup(self, stage: str) -> None:
@@ -83,7 +85,8 @@ class SegmentationData(L.LightningDataModule):
         n = len(self.val)
         # As many on each process, since they synchronize in every step: some repeat one of the first cases, which then counts once.
         mine = [i % n for i in range(rank, n + -n % world, world)]
-        size = self.config.inference.batch_size if same_size(self.config) else 1
+        has_one_size = self.config.preprocess.size is not None and self.config.preprocess.pad_to is None
+        size = self.config.inference.batch_size if has_one_size else 1
         return DataLoader(self.val, batch_size=size, sampler=mine, **self._workers(self.val))
 
     def _weights(self) -> Array:
@@ -120,18 +123,6 @@ class SegmentationData(L.LightningDataModule):
 def leave_ctrl_c_to_the_main_process(worker: int) -> None:
     """A terminal sends it to all processes; the main one still needs the batch, and ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def patches_of(config: Train) -> tuple[Patches | None, int]:
-    """How patches are cut, and how many of each image in an epoch."""
-    node = config.sampling
-    patches = None if node.patch is None else Patches(node.patch, node.foreground, node.class_weights)
-    return patches, node.patches_per_image
-
-
-def same_size(config: Train) -> bool:
-    """Whether all images have one size on the network's grid."""
-    return config.preprocess.size is not None and config.preprocess.pad_to is None
 
 
 def array_cache(config: Train, labels: LabelMap, intensity_max: int) -> ArrayCache | None:

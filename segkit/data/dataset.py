@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from segkit.config.schema import Preprocess
 from segkit.data.cache import ArrayCache
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import IGNORE, Array, LabelMap
@@ -25,7 +26,7 @@ from segkit.data.transforms.augment import Augmentation
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import SIXTEEN_BIT, Intensity
 from segkit.data.transforms.patches import Patches, locations_of
-from segkit.data.transforms.preprocess import Decoded, Preprocessing
+from segkit.data.transforms.preprocess import Decoded
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import track
 
@@ -78,7 +79,7 @@ class CaseDataset(Dataset[Sample]):
         self,
         cases: Sequence[Case],
         labels: LabelMap,
-        config: Preprocessing,
+        config: Preprocess,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         intensity_max: int = SIXTEEN_BIT,

@@ -62,7 +62,7 @@ class LabelMap:
             raise SegkitError(f"data.labels = {dict(values)} names no background;   add  0: background")
         return label_map
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the foreground classes, in the order of the network's outputs."""
         names = (name for _, name in self.values if name not in (BACKGROUND, IGNORE_NAME))
@@ -97,6 +97,14 @@ class LabelMap:
         """The key of a raw value in this map: in a map of colors, gray levels are colors, too."""
         return value if value.startswith("#") or not self.uses_colors else "#" + f"{min(int(value), 255):02x}" * 3
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {raw if self.overlap else self.as_key(raw): name for raw, name in self.values}
+
+    def name_of(self, plane: str, value: str) -> str:
+        """The name of a raw value of a mask, or of the plane where classes overlap; empty where it has none."""
+        return self._names.get(plane if self.overlap else self.as_key(value), "")
+
     def encode(self, raw: Array) -> tuple[Array, tuple[str, ...]]:
         """Convert the raw values of an exclusive mask to class indices.
 
@@ -112,7 +120,7 @@ class LabelMap:
         wanted = {int(key.lstrip("#"), 16 if self.uses_colors else 10): index for key, index in keys.items()}
         classes = np.full(flat.shape, IGNORE, np.uint8)
         unknown = []
-        for value in unique_values(flat):
+        for value in counted(flat)[0].tolist():
             if value in wanted:
                 classes[flat == value] = wanted[value]
             else:
@@ -154,11 +162,13 @@ def sided(classes: Sequence[str]) -> str:
     return next((name for name in classes if _SIDE.search(name)), "")
 
 
-def unique_values(array: Array) -> list[int]:
-    """Distinct integers of an array; a histogram where that is faster than sorting."""
-    if array.dtype == np.uint8:
-        return [int(v) for v in np.flatnonzero(np.bincount(array.reshape(-1), minlength=256))]
-    return [int(v) for v in np.unique(array)]
+def counted(array: Array) -> tuple[Array, Array]:
+    """Distinct integers and how often each occurs; a histogram where that is faster than sorting."""
+    if array.size and np.can_cast(array.dtype, np.intp) and array.min() >= 0 and array.max() <= 65535:
+        histogram = np.bincount(array.reshape(-1))
+        values = np.flatnonzero(histogram)
+        return values, histogram[values]
+    return np.unique(array, return_counts=True)
 
 
 def pack_rgb(rgb: Array) -> Array:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.case import Case, Pixels, Volumetric
+from segkit.data.case import Case, Pixels, Volumetric, grouped
 from segkit.data.io.base import ReadError
 from segkit.data.labels import Array
 from segkit.system.errors import Problem
@@ -210,10 +210,7 @@ def slice_of(case: Case, z: int) -> Case:
 
 def by_volume(cases: Sequence[Case]) -> dict[str, list[Case]]:
     """The slices of each volume, in order of their positions."""
-    members: dict[str, list[Case]] = {}
-    for case in cases:
-        if case.volume:
-            members.setdefault(case.volume, []).append(case)
+    members = grouped((case.volume, case) for case in cases if case.volume)
     return {name: sorted(members[name], key=lambda case: case.position) for name in sorted(members, key=natural)}
 
 

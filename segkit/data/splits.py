@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from segkit.config import schema
-from segkit.data.case import Case, Manifest
+from segkit.data.case import Case, Manifest, grouped
+from segkit.data.io.base import ReadError, read_json
 from segkit.data.statistics import Statistics
 from segkit.system.errors import Problem, ProblemsFound, nearest
 from segkit.system.files import natural, write_text_atomic
 
 SUBSETS = ("train", "val", "test")
-_IN_WORDS = {"train": "train", "val": "validation", "test": "test"}
+IN_WORDS = {"train": "train", "val": "validation", "test": "test"}
 Groups = dict[str, list[str]]
 """Case ids by group."""
 Subsets = Mapping[str, Sequence[str]]
@@ -68,6 +70,10 @@ class Split:
         """Subset by case id."""
         return {id_: subset for subset in SUBSETS for id_ in self.ids(subset)}
 
+    def __post_init__(self) -> None:
+        for name in (*SUBSETS, "excluded"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name), key=natural)))
+
     def as_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
@@ -78,33 +84,18 @@ class Split:
     def from_json(cls, path: Path) -> Split:
         """Read a split file. Raises ProblemsFound."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ProblemsFound([Problem("split.path", f"{path} is missing", "name an existing split file")]) from None
-        except (OSError, ValueError) as error:
-            raise ProblemsFound([Problem("split.path", f"{path} cannot be read ({error})", "it must be JSON")]) from error
-        if not isinstance(data, dict):
-            raise ProblemsFound([Problem("split.path", f"{path} holds no JSON object", 'write {"train": [...], "val": [...]}')])
-        return cls.from_dict(data, str(path))
+            return cls.from_dict(read_json(path), str(path))
+        except (ReadError, OSError) as error:
+            raise ProblemsFound([Problem("split.path", str(error), "name a split file, such as split.json of a run folder")]) from None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = "split") -> Split:
+    def from_dict(cls, data: Any, where: str = "split") -> Split:
         """A split from `as_dict`, or a hand-written {"train": [ids], "val": [ids]}. Raises ProblemsFound, which names `where`."""
-        lists = {key: data.get(key, []) for key in (*SUBSETS, "excluded")}
-        wrong = [key for key, ids in lists.items() if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids)]
-        if wrong or "train" not in data or "val" not in data:
+        try:
+            return TypeAdapter(cls).validate_python(data)
+        except ValidationError:
             what = "is not a split: lists of ids (text) named train and val are needed"
-            raise ProblemsFound([Problem(where, what, 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}')])
-        given = {
-            key: kind(data[key]) for key, kind in (("kind", str), ("seed", int), ("manifest_hash", str), ("grouped", bool)) if key in data
-        }
-        return cls.of(lists, excluded=lists["excluded"], **given)
-
-    @classmethod
-    def of(cls, subsets: Subsets, excluded: Sequence[str] = (), **properties: Any) -> Split:
-        """A split with all ids in natural order."""
-        train, val, test, out = (tuple(sorted(ids, key=natural)) for ids in (*(subsets[subset] for subset in SUBSETS), excluded))
-        return cls(train, val, test, excluded=out, **properties)
+            raise ProblemsFound([Problem(where, what, 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}')]) from None
 
 
 def make_split(manifest: Manifest, config: schema.Split, statistics: Statistics | None = None) -> Split:
@@ -128,15 +119,13 @@ def make_split(manifest: Manifest, config: schema.Split, statistics: Statistics 
         return _from_file(manifest, config, excluded)
     test = [case.id for case in usable if case.split == "test"] if kind != "given" and _only_test_given(usable) else []
     rest = replace(usable, cases=tuple(case for case in usable if case.id not in set(test)))
-    groups: Groups = {}
-    for case in rest:
-        groups.setdefault(case.group_or_id if config.grouped else case.id, []).append(case.id)
+    groups = grouped((case.group_or_id if config.grouped else case.id, case.id) for case in rest)
     if test:
         config = config.model_copy(update={"test_fraction": 0.0})
     make = {"given": _given, "holdout": _holdout, "kfold": _kfold, "leave_one_out": _leave_one_out}[kind]
     subsets = make(rest, groups, config, _strata(rest, groups, statistics) if statistics and config.stratify else {})
-    properties = {"kind": kind, "seed": config.seed, "manifest_hash": manifest.hash, "grouped": config.grouped}
-    return Split.of({**subsets, "test": [*subsets["test"], *test]}, excluded, **properties)
+    train, val, test = (tuple(ids) for ids in (subsets["train"], subsets["val"], [*subsets["test"], *test]))
+    return Split(train, val, test, kind, config.seed, manifest.hash, tuple(excluded), config.grouped)
 
 
 def is_excluded(case: Case) -> bool:
@@ -196,8 +185,8 @@ def _given(manifest: Manifest, groups: Groups, config: schema.Split, strata: Str
         raise ProblemsFound([Problem("split.kind=given", what, "give every case one, or use  split=holdout")])
     subsets = {subset: [case.id for case in manifest if case.split == subset] for subset in SUBSETS}
     if not subsets["train"] or not subsets["val"]:
-        missing = _IN_WORDS["train" if not subsets["train"] else "val"]
-        counts = ", ".join(f"{len(ids)} {_IN_WORDS[subset]}" for subset, ids in subsets.items())
+        missing = IN_WORDS["train" if not subsets["train"] else "val"]
+        counts = ", ".join(f"{len(ids)} {IN_WORDS[subset]}" for subset, ids in subsets.items())
         problem = Problem("split.kind=given", f"the data set names no {missing} case ({counts})", "use  split=holdout")
         raise ProblemsFound([problem])
     return subsets
@@ -262,10 +251,7 @@ def _nearest_sum(groups: Groups, order: Sequence[str], target: int) -> list[str]
 
 def _kfold(manifest: Manifest, groups: Groups, config: schema.Split, strata: Strata) -> Subsets:
     """The folds that the data set itself names, in natural order of their names; else balanced ones."""
-    own: Groups = {}
-    for case in manifest:
-        if "fold" in case.facts:
-            own.setdefault(str(case.facts["fold"]), []).append(case.id)
+    own = grouped((str(case.facts["fold"]), case.id) for case in manifest if "fold" in case.facts)
     if len(own) > 1 and sum(map(len, own.values())) == len(manifest):
         return _fold([own[name] for name in sorted(own, key=natural)], config.fold)
     return _fold(_balanced_folds(groups, config, strata), config.fold)
@@ -306,7 +292,7 @@ def _from_file(manifest: Manifest, config: schema.Split, excluded: Sequence[str]
         raise ProblemsFound([Problem("split.path", "is not set", "split.path=FILE, such as split.json of a run folder")])
     path = Path(config.path).expanduser()
     split = Split.from_json(path)
-    split = replace(split, excluded=tuple(sorted({*split.excluded, *excluded}, key=natural)))
+    split = replace(split, excluded=tuple({*split.excluded, *excluded}))
     problems = [Problem(str(path), what, fix) for what, fix in (*_stale(manifest, split), *_wrong_ids(manifest, split))]
     if problems:
         raise ProblemsFound(problems)

@@ -11,21 +11,22 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from segkit.data.cache import add_lines, compact_lines, read_lines, stamps
+from segkit.data.cache import add_lines, compact_lines, digest, read_lines, stamps
 from segkit.data.case import Case, Pixels
 from segkit.data.io.base import ReadError
-from segkit.data.labels import Array, LabelMap, pack_rgb
+from segkit.data.labels import Array, LabelMap, counted, pack_rgb
 from segkit.data.structures import Alignment, Structure, align, structure
 from segkit.data.transforms.intensity import unit_scale
 from segkit.system.progress import track
@@ -65,13 +66,6 @@ class MaskStatistics:
     def pixels(self) -> int:
         return math.prod(self.shape)
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> MaskStatistics:
-        structures = {value: Structure(**{**s, "box": tuple(s["box"])}) for value, s in data["structures"].items()}
-        stored = data["alignment"]
-        alignment = Alignment(**{**stored, "shift": tuple(stored["shift"])}) if stored else None
-        return cls(**{**data, "shape": tuple(data["shape"]), "structures": structures, "alignment": alignment})
-
 
 @dataclass(frozen=True)
 class CaseStatistics:
@@ -102,10 +96,9 @@ class CaseStatistics:
     def class_pixels(self, labels: LabelMap) -> dict[str, int]:
         """Pixels of each class, without background and ignore; values without a name count nowhere."""
         counts = dict.fromkeys(labels.classes, 0)
-        names = {raw if labels.overlap else labels.as_key(raw): name for raw, name in labels.values}
         for plane, mask in self.masks.items():
             for value, n in mask.values.items():
-                name = names.get(plane if labels.overlap else labels.as_key(value))
+                name = labels.name_of(plane, value)
                 if name in counts and not (labels.overlap and value == "0"):
                     counts[name] += n
         return counts
@@ -121,16 +114,10 @@ class CaseStatistics:
         small = np.frombuffer(base64.b64decode(self.preview), np.uint8)
         return small.reshape(THUMBNAIL, THUMBNAIL) if small.size else None
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> CaseStatistics:
-        flat = {name: tuple(data[name]) for name in ("shape", "sum", "sum_of_squares", "minimum", "maximum")}
-        nested = {name: tuple(map(tuple, data[name])) for name in ("quantiles", "foreground_quantiles", "overlaps", "errors")}
-        masks = {plane: MaskStatistics.from_dict(mask) for plane, mask in data["masks"].items()}
-        return cls(**{**data, **flat, **nested, "masks": masks})
-
 
 Statistics = Mapping[str, CaseStatistics]
 """By case id."""
+_STORED = TypeAdapter(CaseStatistics)
 
 
 def scan(cases: Sequence[Case], cache: Path | None = None, compact: bool = True) -> dict[str, CaseStatistics]:
@@ -175,15 +162,14 @@ def _cached(cache: Path | None, wanted: Collection[str]) -> dict[str, CaseStatis
     """Cached statistics by signature; entries that cannot be parsed are ignored."""
     known: dict[str, CaseStatistics] = {}
     for signature, data in read_lines(cache, wanted) if cache else ():
-        with suppress(TypeError, KeyError, AttributeError):
-            known[signature] = CaseStatistics.from_dict(data)
+        with suppress(ValidationError):
+            known[signature] = _STORED.validate_python(data)
     return known
 
 
 def _signature(case: Case) -> str:
     """Changes when a file of the case does, or how it is read."""
-    parts = (VERSION, case.image, sorted(case.masks.items()), stamps(case.paths))
-    return hashlib.sha1(repr(parts).encode(), usedforsecurity=False).hexdigest()
+    return digest(VERSION, case.image, sorted(case.masks.items()), stamps(case.paths))
 
 
 def statistics_of(case: Case) -> CaseStatistics:
@@ -217,20 +203,19 @@ def statistics_of(case: Case) -> CaseStatistics:
 
 def data_fingerprint(statistics: Statistics) -> str:
     """sha256 over ids and pixel contents: independent of where files lie and how they are compressed."""
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for id_ in sorted(statistics):
         masks = [f"{plane}:{mask.sha1}" for plane, mask in sorted(statistics[id_].masks.items())]
-        digest.update("\t".join([id_, statistics[id_].sha1, *masks]).encode() + b"\n")
-    return digest.hexdigest()
+        content.update("\t".join([id_, statistics[id_].sha1, *masks]).encode() + b"\n")
+    return content.hexdigest()
 
 
 def values_seen(statistics: Iterable[CaseStatistics]) -> dict[str, int]:
     """Raw mask values of all cases with their pixel counts, numbers in order, then colors."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for stats in statistics:
         for mask in stats.masks.values():
-            for value, n in mask.values.items():
-                counts[value] = counts.get(value, 0) + n
+            counts.update(mask.values)
     return dict(sorted(counts.items(), key=lambda item: value_order(item[0])))
 
 
@@ -261,15 +246,6 @@ def _intensities(channel: Array) -> tuple[float, float, float, float]:
         return float(unit[0]), float(unit[-1]), float(unit @ counts), float(unit**2 @ counts)
     unit = channel.astype(np.float64)
     return float(unit.min()), float(unit.max()), float(unit.sum()), float((unit**2).sum())
-
-
-def counted(array: Array) -> tuple[Array, Array]:
-    """Distinct integers and how often each occurs; a histogram where that is faster than sorting."""
-    if array.dtype in (np.uint8, np.uint16):
-        histogram = np.bincount(array.reshape(-1))
-        values = np.flatnonzero(histogram)
-        return values, histogram[values]
-    return np.unique(array, return_counts=True)
 
 
 def quantiles(image: Array) -> tuple[tuple[float, ...], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.data.labels import IGNORE, LabelMap, sided, unique_values
+from segkit.data.labels import IGNORE, LabelMap, counted, sided
 from segkit.system.errors import SegkitError
 
 
@@ -90,8 +90,8 @@ def test_maps_that_make_no_sense_are_refused() -> None:
 
 
 def test_distinct_values() -> None:
-    assert unique_values(np.array([[3, 0], [3, 255]], np.uint8)) == [0, 3, 255]
-    assert unique_values(np.array([-5, 70000, -5])) == [-5, 70000]
+    assert [found.tolist() for found in counted(np.array([[3, 0], [3, 255]], np.uint8))] == [[0, 3, 255], [1, 2, 1]]
+    assert [found.tolist() for found in counted(np.array([-5, 70000, -5]))] == [[-5, 70000], [2, 1]]
 
 
 def test_an_all_black_mask_is_background_in_a_colour_map() -> None:

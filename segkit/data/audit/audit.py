@@ -8,8 +8,7 @@ from pathlib import Path
 
 from segkit.config import schema
 from segkit.data.audit.checks import check_files, check_split
-from segkit.data.audit.duplicates import near_duplicates
-from segkit.data.audit.warnings import find_warnings
+from segkit.data.audit.warnings import find_warnings, near_duplicates
 from segkit.data.case import Manifest, relative
 from segkit.data.manifest import find, name_labels
 from segkit.data.splits import Split, make_split

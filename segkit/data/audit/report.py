@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,25 +28,7 @@ CELL = 300
 BARS = 24
 WIDTH, HEIGHT = 260, 84
 """Size of a histogram, in pixels."""
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5d6672; --line: #d9dee4; --paper: #fff; --panel: #f5f7f9;
-  --error: #b3261e; --warning: #9a5b00; --note: #4a6380; --bar: #3f7cac; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #98a2ae; --line: #343b44; --paper: #14171b;
-  --panel: #1d2126; --error: #ff8a80; --warning: #ffc166; --note: #9fc0e4; --bar: #6aa9d8; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem; margin: 2.5rem auto;
-  padding: 0 1.25rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; } p { margin: .3rem 0 1rem; color: var(--soft); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; white-space: nowrap; } .number { text-align: right; }
-.scroll { overflow-x: auto; } td { overflow-wrap: anywhere; }
-code { font: .86em/1.45 ui-monospace, monospace; background: var(--panel); padding: .12em .4em; border-radius: .25em; }
-.error { color: var(--error); } .warning { color: var(--warning); } .note { color: var(--note); }
-.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
-.charts { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; } figure { margin: 0; } figcaption { font-size: .85rem; color: var(--soft); }
-svg rect { fill: var(--bar); } svg text { fill: var(--soft); font-size: 11px; } svg line { stroke: var(--line); }
-img { max-width: 100%; border-radius: 6px; }
-"""
+STYLE = Path(__file__).with_name("report.css").read_text()
 
 
 # numbers

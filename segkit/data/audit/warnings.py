@@ -7,74 +7,34 @@ this uses the statistics alone, and many findings of one kind are one warning.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import cv2
 import numpy as np
 
-from segkit.data.audit.checks import exclude_line
-from segkit.data.case import Case, Manifest, relative
+from segkit.data.audit.checks import INSPECT, Audited, DataWarning, exclude_line, leave_out
+from segkit.data.case import Case, Manifest, grouped
 from segkit.data.labels import Array
 from segkit.data.slices import by_volume
+from segkit.data.splits import Split
 from segkit.data.statistics import MEDIAN, NEARLY_ALL, CaseStatistics, MaskStatistics, Statistics
 from segkit.data.structures import TINY, UNCHANGED, Alignment, Structure
 from segkit.system.errors import Problem
 
 ENOUGH = 8
 """Cases, masks or volumes from which on it is clear what is usual."""
-INSPECT = "inspect them with  output=DIR"
 ON_EDGES = 1.3
 """Median alignment from which on a mask that does not follow the edges stands out."""
-
-
-@dataclass(frozen=True)
-class DataWarning:
-    """A problem, the ids of the cases that it is about, and a word that marks them on the contact sheet."""
-
-    problem: Problem
-    cases: tuple[str, ...] = ()
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The cases whose files can be read, and what the warnings need to know of them."""
-
-    manifest: Manifest
-    cases: Sequence[Case]
-    statistics: Statistics
-
-    def masks(self) -> Iterator[tuple[Case, str, MaskStatistics]]:
-        return ((case, plane, mask) for case in self.cases for plane, mask in self.statistics[case.id].masks.items())
-
-    def structures(self) -> Iterator[tuple[Case, str, Structure]]:
-        """Case, class name, structure."""
-        labels = self.manifest.labels
-        names = {raw if labels.overlap else labels.as_key(raw): name for raw, name in labels.values}
-        for case, plane, mask in self.masks():
-            for raw, structure in mask.structures.items():
-                name = names.get(plane if labels.overlap else labels.as_key(raw), "")
-                if name in labels.classes:
-                    yield case, name, structure
-
-    def masked(self) -> list[CaseStatistics]:
-        return [self.statistics[case.id] for case in self.cases if self.statistics[case.id].masks]
-
-    def about(self, cases: Sequence[Case], what: str, mark: str, fix: str = "", of_masks: bool = True) -> DataWarning:
-        """One warning about all `cases`: the file of the first, how many more, two of these, and the line that leaves them out."""
-        first = next(iter(cases[0].masks.values())) if of_masks and cases[0].masks else cases[0].image
-        others = [case.id for case in cases[1:]]
-        if others:
-            what += f" (and {len(others)} more: {', '.join(others[:2])}{', …' if len(others) > 2 else ''})"
-        leave_out = exclude_line([case.id for case in cases]) if len(cases) <= 3 else INSPECT
-        where = relative(first.paths[0], self.manifest.root) if first.paths else cases[0].id
-        return DataWarning(Problem(where, what, fix or leave_out, "warning"), tuple(case.id for case in cases), mark)
+MAX_BITS, MIN_CORRELATION = 4, 0.98
+"""Of hashes of near duplicates that differ, and between their thumbnails."""
+NEIGHBORS = 64
+"""Images in order of their hashes that each is compared with, once for each of 8 rotations of the hash."""
 
 
 def find_warnings(manifest: Manifest, statistics: Statistics) -> list[DataWarning]:
-    """All warnings about the readable cases; `duplicates.py` compares the subsets of a split."""
-    data = _Data(manifest, [case for case in manifest if not statistics[case.id].errors], statistics)
+    """All warnings about the readable cases; `near_duplicates` compares the subsets of a split."""
+    data = Audited(manifest, statistics)
     checks = (
         _misplaced, _outlines_only, _smoothed, _specks, _odd_intensities, _spacings, _imbalance, _always_together, _overlapping,
         _skipped_slices, _gaps,
@@ -85,16 +45,13 @@ def find_warnings(manifest: Manifest, statistics: Statistics) -> list[DataWarnin
 # masks
 
 
-def _misplaced(data: _Data) -> list[DataWarning]:
+def _misplaced(data: Audited) -> list[DataWarning]:
     """Masks that would follow the edges of their image if they were moved or turned over: all of a plane, or a few."""
-    by_plane: dict[str, list[tuple[Case, Alignment]]] = {}
-    for case, plane, mask in data.masks():
-        if mask.alignment is not None:
-            by_plane.setdefault(plane, []).append((case, mask.alignment))
+    by_plane = grouped((plane, (case, mask.alignment)) for case, plane, mask in data.masks() if mask.alignment is not None)
     return [found for members in by_plane.values() if len(members) >= ENOUGH for found in _misplaced_of(data, members)]
 
 
-def _misplaced_of(data: _Data, members: Sequence[tuple[Case, Alignment]]) -> list[DataWarning]:
+def _misplaced_of(data: Audited, members: Sequence[tuple[Case, Alignment]]) -> list[DataWarning]:
     best = Counter((one.best, one.shift) for _, one in members).most_common(1)[0][0]
     affected = [case for case, one in members if _same_change(best, one)]
     gain = float(np.median([one.best_score / max(one.score, 0.1) for _, one in members]))
@@ -117,32 +74,26 @@ def _same_change(best: tuple[str, tuple[int, int]], one: Alignment) -> bool:
     return all(abs(a - b) <= 4 for a, b in zip(best[1], one.shift, strict=True))
 
 
-def _outlines_only(data: _Data) -> list[DataWarning]:
+def _outlines_only(data: Audited) -> list[DataWarning]:
     """Closed thin lines around one hole each; a net of lines (vessels, membranes) has many holes a component."""
-    hollow: dict[str, dict[str, Case]] = {}
-    for case, name, s in data.structures():
-        if s.filled < 0.35 and s.rim > 0.6 and s.holes <= 1.5 * s.components and s.largest >= 10 * TINY:
-            hollow.setdefault(name, {})[case.id] = case
+    hollow = grouped(
+        (name, case)
+        for case, name, s in data.structures()
+        if s.filled < 0.35 and s.rim > 0.6 and s.holes <= 1.5 * s.components and s.largest >= 10 * TINY
+    )
     fix = "fill the outlines (cv2.findContours, then cv2.drawContours with cv2.FILLED) and save the masks again"
-    return [
-        data.about(list(found.values()), f"{name} is a thin line around an area, not the area", "outline only", fix)
-        for name, found in hollow.items()
-    ]
+    return [data.about(cases, f"{name} is a thin line around an area, not the area", "outline only", fix) for name, cases in hollow.items()]
 
 
-def _smoothed(data: _Data) -> list[DataWarning]:
+def _smoothed(data: Audited) -> list[DataWarning]:
     """Two values, far apart, and between them rare ones without a class: borders were smoothed or compressed."""
     labels = data.manifest.labels
-    found = {
-        case.id: case
-        for case, _, mask in data.masks()
-        if _rare_between_two(mask) and (labels.overlap or len(labels.classes) < mask.n_values - 2)
-    }
-    if not found:
-        return []
+    found = [
+        case for case, _, mask in data.masks() if _rare_between_two(mask) and (labels.overlap or len(labels.classes) < mask.n_values - 2)
+    ]
     what = "few pixels between two frequent values: the borders of the mask are anti-aliased, or it was saved as JPEG"
     fix = "threshold the masks and save them as PNG: cv2.imwrite(FILE, (mask > 127) * 255); resize masks with cv2.INTER_NEAREST only"
-    return [data.about(list(found.values()), what, "smoothed", fix)]
+    return [data.about(found, what, "smoothed", fix)] if found else []
 
 
 def _rare_between_two(mask: MaskStatistics) -> bool:
@@ -153,32 +104,30 @@ def _rare_between_two(mask: MaskStatistics) -> bool:
     return mask.n_values >= 5 and int(two[-1]) - int(two[0]) >= 100 and 0 < rare < 0.1 * mask.pixels
 
 
-def _specks(data: _Data) -> list[DataWarning]:
+def _specks(data: Audited) -> list[DataWarning]:
     """Components of a few pixels. In a slice of a volume that may be the tip of something larger, so these are not counted."""
-    found: dict[str, dict[str, Case]] = {}
-    n: Counter[str] = Counter()
-    for case, name, s in data.structures():
-        if s.tiny and not case.volume:
-            found.setdefault(name, {})[case.id] = case
-            n[name] += s.tiny
+    found = grouped((name, (case, s.tiny)) for case, name, s in data.structures() if s.tiny and not case.volume)
     unit = "voxels" if data.manifest.dims == 3 else "pixels"
     return [
-        data.about(list(of_class.values()), f"{n[name]} pieces of {name} have fewer than {TINY} {unit}", "specks", INSPECT)
-        for name, of_class in found.items()
+        data.about(
+            [case for case, _ in specks],
+            f"{sum(n for _, n in specks)} pieces of {name} have fewer than {TINY} {unit}",
+            "specks",
+            INSPECT,
+        )
+        for name, specks in found.items()
     ]
 
 
 # images
 
 
-def _odd_intensities(data: _Data) -> list[DataWarning]:
+def _odd_intensities(data: Audited) -> list[DataWarning]:
     """Median or 99th percentile far from those of the other images (robust z above 8); slices are compared as volumes."""
     statistics = data.statistics
-    usual = Counter((statistics[case.id].dtype, statistics[case.id].channels) for case in data.cases).most_common(1)
-    units: dict[str, list[Case]] = {}
-    for case in data.cases:
-        if (statistics[case.id].dtype, statistics[case.id].channels) == usual[0][0] and not statistics[case.id].is_blank:
-            units.setdefault(case.volume or case.id, []).append(case)
+    by_kind = grouped(((statistics[case.id].dtype, statistics[case.id].channels), case) for case in data.cases)
+    usual = max(by_kind.values(), key=len, default=[])
+    units = grouped((case.volume or case.id, case) for case in usual if not statistics[case.id].is_blank)
     if len(units) < ENOUGH:
         return []
     levels = np.array([np.median([_levels(statistics[case.id]) for case in unit], axis=0) for unit in units.values()])
@@ -205,7 +154,7 @@ def _robust_z(values: Array) -> Array:
     return np.asarray(np.abs(values - middle) / np.maximum(spread, floor))
 
 
-def _spacings(data: _Data) -> list[DataWarning]:
+def _spacings(data: Audited) -> list[DataWarning]:
     manifest = data.manifest
     known = [case for case in manifest if case.pixel_mm]
     found = []
@@ -232,47 +181,35 @@ def _note(where: str, what: str, fix: str = "") -> list[DataWarning]:
     return [DataWarning(Problem(where, what, fix, "note"))]
 
 
-def _imbalance(data: _Data) -> list[DataWarning]:
+def _imbalance(data: Audited) -> list[DataWarning]:
     """A class with fewer than 1 of 200 labelled pixels, or a twentieth of the most frequent one."""
-    masked = data.masked()
-    total = sum(next(iter(stats.masks.values())).pixels for stats in masked)
-    counts = Counter[str]()
-    for stats in masked:
-        counts.update(stats.class_pixels(data.manifest.labels))
-    present = {name: n for name, n in counts.items() if n}
-    if not present or (min(present.values()) >= total / 200 and min(present.values()) >= max(present.values()) / 20):
+    total = sum(next(iter(stats.masks.values())).pixels for stats in data.masked)
+    counts = sum(map(Counter, data.class_pixels), Counter[str]()).most_common()  # of classes that occur
+    if not counts or counts[-1][1] >= max(total / 200, counts[0][1] / 20):
         return []
-    shares = ", ".join(f"{name} {n / total:.2%}" for name, n in sorted(present.items(), key=lambda item: -item[1]))
-    rarest = min(present, key=lambda name: present[name])
-    fix = f"sampling=patches  draws patches around structures; Dice in the loss keeps {rarest} from being ignored"
+    shares = ", ".join(f"{name} {n / total:.2%}" for name, n in counts)
+    fix = f"sampling=patches  draws patches around structures; Dice in the loss keeps {counts[-1][0]} from being ignored"
     return _note("classes", f"unequal shares of the pixels: {shares}", fix)
 
 
-def _always_together(data: _Data) -> list[DataWarning]:
+def _always_together(data: Audited) -> list[DataWarning]:
     """Classes that occur in exactly the same masks, where there are masks without them."""
-    masked = [stats.class_pixels(data.manifest.labels) for stats in data.masked()]
-    together: dict[tuple[bool, ...], list[str]] = {}
-    for name in data.manifest.labels.classes:
-        together.setdefault(tuple(count[name] > 0 for count in masked), []).append(name)
+    counts = data.class_pixels
+    together = grouped((tuple(count[name] > 0 for count in counts), name) for name in data.manifest.labels.classes)
     return [
         note
         for where, names in together.items()
-        if len(names) > 1 and ENOUGH <= sum(where) < len(masked)
-        for note in _note("classes", f"{', '.join(names)} always occur together, in {sum(where)} of {len(masked)} masks")
+        if len(names) > 1 and ENOUGH <= sum(where) < len(counts)
+        for note in _note("classes", f"{', '.join(names)} always occur together, in {sum(where)} of {len(counts)} masks")
     ]
 
 
-def _overlapping(data: _Data) -> list[DataWarning]:
+def _overlapping(data: Audited) -> list[DataWarning]:
     """Which planes overlap, as a share of the smaller one."""
-    labels = data.manifest.labels
-    if not labels.overlap:
-        return []
-    names = dict(labels.values)
+    names = dict(data.manifest.labels.values)
+    alone = sum(map(Counter, data.class_pixels), Counter[str]())
     both: Counter[tuple[str, str]] = Counter()
-    alone: Counter[str] = Counter()
-    for case in data.cases:
-        stats = data.statistics[case.id]
-        alone.update(stats.class_pixels(labels))
+    for stats in data.masked if data.manifest.labels.overlap else ():
         both.update({(names[a], names[b]): n for a, b, n in stats.overlaps if a in names and b in names and names[a] != names[b]})
     pairs = [f"{a} and {b} ({n / max(1, min(alone[a], alone[b])):.1%} of the smaller)" for (a, b), n in both.most_common(6)]
     more = f" and {len(both) - 6} other pairs" if len(both) > 6 else ""
@@ -282,7 +219,7 @@ def _overlapping(data: _Data) -> list[DataWarning]:
 # slices of volumes
 
 
-def _skipped_slices(data: _Data) -> list[DataWarning]:
+def _skipped_slices(data: Audited) -> list[DataWarning]:
     """Slices without a structure that both neighbors show in the same place."""
     skipped = []
     for members in by_volume(data.cases).values():
@@ -293,11 +230,8 @@ def _skipped_slices(data: _Data) -> list[DataWarning]:
                 skipped.append(case)
     if not skipped:
         return []
-    ids = ", ".join(case.id for case in skipped[:3])
-    what = f"not labelled, though the slices before and after are: {ids}" + (f" and {len(skipped) - 3} more" if len(skipped) > 3 else "")
-    fix = exclude_line([case.id for case in skipped]) if len(skipped) <= 3 else INSPECT
-    problem = Problem(f"volume {skipped[0].volume}", what, f"label them, or  {fix}", "warning")
-    return [DataWarning(problem, tuple(case.id for case in skipped), "no mask")]
+    what = f"slice {skipped[0].id} is not labelled, though those before and after it are"
+    return [data.about(skipped, what, "no mask", f"label them, or  {leave_out(skipped)}")]
 
 
 def _shown(stats: CaseStatistics) -> dict[tuple[str, str], Structure]:
@@ -316,15 +250,62 @@ def _box_iou(a: Sequence[float], b: Sequence[float]) -> float:
     return height * width / max(areas - height * width, 1e-12)
 
 
-def _gaps(data: _Data) -> list[DataWarning]:
+def _gaps(data: Audited) -> list[DataWarning]:
     """Volumes whose slices are not numbered at equal steps."""
-    gaps = {
-        name: [b.position - a.position for a, b in pairwise(members)]
-        for name, members in by_volume([case for case in data.manifest if case.volume]).items()
-    }
+    volumes = by_volume(data.manifest.cases)
+    gaps = {name: [b.position - a.position for a, b in pairwise(members)] for name, members in volumes.items()}
     broken = [name for name, steps in gaps.items() if len(set(steps)) > 1]
     if not broken:
         return []
     what = f"slices are missing between others, at most {max(gaps[broken[0]]) - 1} in a row"
     what += f" (so in {len(broken)} of {len(gaps)} volumes)" if len(broken) > 1 else ""
     return _note(f"volume {broken[0]}", what)
+
+
+# images of different groups that look alike, in two subsets of a split
+
+
+def near_duplicates(manifest: Manifest, split: Split, statistics: Statistics) -> list[DataWarning]:
+    """One warning about all pairs; identical images are errors of `check_split`."""
+    data, subset_of = Audited(manifest, statistics), split.subset_of
+    cases = [case for case in manifest if case.id in subset_of and statistics[case.id].preview]
+    thumbnails = [small for case in cases if (small := statistics[case.id].thumbnail) is not None]
+    pairs = [
+        (a, b)
+        for a, b in ((cases[i], cases[j]) for i, j in _look_alike(thumbnails))
+        if a.group_or_id != b.group_or_id and subset_of[a.id] != subset_of[b.id] and statistics[a.id].sha1 != statistics[b.id].sha1
+    ]
+    if not pairs:
+        return []
+    a, b = pairs[0]
+    what = f"looks like {b.id}; one is in {subset_of[a.id]}, the other in {subset_of[b.id]}"
+    what += f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
+    fix = f"give both one group if they show one patient, or  {exclude_line([b.id])}"
+    ids = tuple(dict.fromkeys(case.id for pair in pairs for case in pair))
+    return [DataWarning(Problem(data.file(a, a.image), what, fix, "warning"), ids, "alike")]
+
+
+def _look_alike(thumbnails: Sequence[Array]) -> list[tuple[int, int]]:
+    """Pairs of thumbnails whose hashes differ in at most 4 bits and that correlate with at least 0.98.
+
+    Near hashes are near each other in the order of some rotation of their bits: time grows as n log n, not as n squared.
+    """
+    hashes = np.array([perceptual_hash(small) for small in thumbnails], np.uint64)
+    candidates: set[tuple[int, int]] = set()
+    for turn in range(0, 64, 8):
+        order = np.argsort(hashes << np.uint64(turn) | hashes >> np.uint64((64 - turn) % 64), kind="stable")
+        for step in range(1, min(NEIGHBORS, len(thumbnails) - 1) + 1):
+            near = np.flatnonzero(np.bitwise_count(hashes[order[:-step]] ^ hashes[order[step:]]) <= MAX_BITS)
+            candidates.update((int(min(i, j)), int(max(i, j))) for i, j in zip(order[near], order[near + step], strict=True))
+    return [(i, j) for i, j in sorted(candidates) if _correlation(thumbnails[i], thumbnails[j]) >= MIN_CORRELATION]
+
+
+def perceptual_hash(small: Array) -> int:
+    """64 bits: which of the 8 x 8 lowest cosine frequencies of a thumbnail exceed their median (pHash, Zauner 2010)."""
+    low = cv2.dct(small.astype(np.float32))[:8, :8].reshape(-1)
+    bits = low > np.median(low[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _correlation(a: Array, b: Array) -> float:
+    return float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1])

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
+SIDES = (-1, 1)
+"""Left and right in the image: the patient's right and left."""
 
-VERSION = 5
+VERSION = 6
 """Raised whenever a drawing changes: it is part of the name of cached phantoms."""
 MARK = "SYNTHETIC.txt"
 """Lies in every phantom, so that results made of it are marked wherever it has been copied to."""
@@ -57,16 +59,13 @@ def group_sizes(n: int, largest: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Blob:
-    """An ellipse with a wavy border, or an ellipsoid, largest at `z` and `height` tall; `angle` in radians from x towards y."""
+    """An ellipse; `angle` in radians from x towards y."""
 
     x: float
     y: float
     a: float
     b: float
     angle: float = 0.0
-    waves: tuple[tuple[float, float], ...] = ()
-    z: float = 0.0
-    height: float = float("inf")
 
     def axes(self, xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
         """Coordinates along the axes `a` and `b`, from the center."""
@@ -74,20 +73,10 @@ class Blob:
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return dx * cos + dy * sin, dy * cos - dx * sin
 
-    def radius(self, xs: Floats, ys: Floats, z: float = 0.0) -> Floats:
-        """Distance from the center in the slice at `z`, 1 on the border."""
+    def radius(self, xs: Floats, ys: Floats) -> Floats:
+        """Distance from the center, 1 on the border."""
         u, v = self.axes(xs, ys)
-        radius = np.hypot(u / self.a, v / self.b)
-        if self.waves:
-            turn = np.arctan2(v / self.b, u / self.a)
-            radius = radius / (1 + sum(much * np.cos(k * turn + phase + 2 * z) for k, (much, phase) in enumerate(self.waves, 2)))
-        size = np.sqrt(max(1e-4, 1 - ((z - self.z) / self.height) ** 2))
-        return np.asarray(radius / size, np.float32)
-
-
-def waves(random: Random, amount: float) -> tuple[tuple[float, float], ...]:
-    """Amplitude and phase of three waves around a `Blob`."""
-    return tuple((random.normal(0, amount / k), random.uniform(0, 2 * np.pi)) for k in range(1, 4))
+        return np.asarray(np.hypot(u / self.a, v / self.b), np.float32)
 
 
 def without_specks(labels: Array, smallest: int = 12) -> Array:
@@ -113,12 +102,6 @@ def blurred(pixels: Array, scale: float | Sequence[float]) -> Floats:
     if pixels.ndim == 2:
         return np.asarray(cv2.GaussianBlur(pixels, (0, 0), float(scale)), np.float32)  # type: ignore[arg-type]
     return np.asarray(ndimage.gaussian_filter(pixels, scale), np.float32)
-
-
-def speckle(random: Random, shape: tuple[int, ...], across: float, along: float) -> Floats:
-    """Magnitude of a complex Gaussian field: speckle of ultrasound (Burckhardt, IEEE Trans. Sonics Ultrason. 1978)."""
-    grains = [cv2.GaussianBlur(random.normal(size=shape).astype(np.float32), (0, 0), across, sigmaY=along) for _ in range(2)]
-    return np.asarray(np.hypot(*grains))
 
 
 def mr_signal(random: Random, tissue: Array, grain: float, noise: float) -> Array:

@@ -1,7 +1,7 @@
 """A synthetic chest on X-ray, with the outlines of bones that an annotator would draw.
 
-Dark lungs lie beside the bright mediastinum; clavicles, posterior and anterior ribs cross. Vessels, shoulder blades,
-vertebrae and a cable are as bright as ribs and belong to no class, so no threshold finds the bones. Not meant as anatomy.
+Dark lungs lie beside the bright mediastinum; clavicles, posterior and anterior ribs cross. Vessels, shoulder blades
+and folds of skin are as bright as ribs and belong to no class, so no threshold finds the bones. Not meant as anatomy.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from segkit.data.io import polygons
 from segkit.data.io.polygons import Shape
-from segkit.data.phantoms.base import Array, Floats, Random, field, seeded
-from segkit.data.phantoms.xray import SIDES, Points, bone, exposed, filled
+from segkit.data.phantoms.base import SIDES, Array, Floats, Random, field, seeded
+from segkit.data.phantoms.xray import Points, bone, exposed, filled
 from segkit.system.progress import track
 
 CHEST = (192, 208)
@@ -26,6 +26,13 @@ POSTERIOR, ANTERIOR = 7, 5
 """Ribs of a side."""
 _T = np.linspace(0, 1, 12)
 """Along a bone. Places: x from -1 to 1 (0 is the midline), y from 0 (top) to 1."""
+_DISTRACTORS = (
+    (8, (0.06, 0.15, 0.50, -1.3, 0.15, -0.12, 0.6), (0.15, 0.15, 0.50, 1.4, 0.42, 0.12, 1.8)),
+    (1, (0.12, 0.62, 0.12, 1.20, 0.25, 0.05, 2.0), (0.22, 0.76, 0.20, 1.75, 0.40, 0.05, 4.5)),
+    (1, (0.08, 0.20, 0.70, -0.4, 0.40, 0.10, 1.8), (0.14, 0.40, 0.85, 0.30, 0.60, 0.10, 3.2)),
+)
+"""Vessels from the hilum, the edge of the shoulder blade and a fold of skin: how many a side; least and greatest density, place,
+angle, length, bend and half width."""
 _TURN = np.linspace(0, 2 * np.pi, 60, endpoint=False)
 """Around an organ."""
 
@@ -137,19 +144,9 @@ def _organs(random: Random, patient: Patient) -> tuple[list[Outline], Floats]:
 
 
 def _distractors(random: Random, patient: Patient) -> Iterator[tuple[float, Outline]]:
-    """Bright as ribs: vessels from the hilum, edges of the shoulder blades, folds of skin, vertebrae, a cable."""
-
-    def ray(side: int, x: float, y: float, angle: float, length: float, bend: float, half: float) -> Outline:
-        down = y + length * np.sin(angle) * _T + bend * _T**2
-        return patient.ribbon("", side * (x + length * np.cos(angle) * _T), down, half)
-
-    pick = random.uniform
     for side in SIDES:
-        for _ in range(random.integers(6, 10)):
-            vessel = ray(side, 0.15, 0.50, pick(-1.3, 1.4), pick(0.15, 0.42), pick(-0.12, 0.12), pick(0.6, 1.8))
-            yield pick(0.06, 0.15), vessel
-        yield pick(0.12, 0.22), ray(side, pick(0.62, 0.76), pick(0.12, 0.20), pick(1.2, 1.75), pick(0.25, 0.4), 0.05, pick(2.0, 4.5))
-        yield pick(0.08, 0.14), ray(side, pick(0.2, 0.4), pick(0.70, 0.85), pick(-0.4, 0.3), pick(0.4, 0.6), 0.10, pick(1.8, 3.2))
-    for y in np.arange(0.08, 0.95, 0.085):
-        yield 0.10, ray(1, -0.08, y, 0.0, 0.16, 0.0, 4.0)
-    yield 0.25, ray(1, pick(-0.7, 0.0), pick(0.0, 0.3), pick(0.2, 1.2), 0.9, pick(-0.2, 0.2), 0.6)
+        for count, low, high in _DISTRACTORS:
+            for _ in range(count):
+                density, x, y, angle, length, bend, half = random.uniform(low, high)
+                down = y + length * np.sin(angle) * _T + bend * _T**2
+                yield density, patient.ribbon("", side * (x + length * np.cos(angle) * _T), down, half)

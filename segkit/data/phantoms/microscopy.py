@@ -1,8 +1,8 @@
 """Synthetic neural tissue in serial-section electron microscopy: dark membranes between pale cells.
 
 Cells are the Voronoi regions of points in space, bent by a smooth field, so that they change slowly from slice to slice.
-Membranes vary in width and in contrast, and smear where they lie oblique in the section. Mitochondria and vesicles inside
-the cells are as dark as membranes, and cytoplasm is grainy: a threshold finds dark things, not membranes.
+Membranes vary in width and in contrast, and smear where they lie oblique in the section. Mitochondria inside the cells are as
+dark as membranes, and cytoplasm is grainy: a threshold finds dark things, not membranes.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from scipy.spatial import KDTree
 
-from segkit.data.phantoms.base import Array, Floats, Random, field, seeded, without_specks
+from segkit.data.phantoms.base import Array, Floats, Random, blurred, field, seeded, without_specks
 from segkit.system.progress import track
 
-SIDE = 128
+SHAPE = (128, 128)
 STEP = 2.5
 """Distance of two slices, in pixels. True stacks have 12.5, and cells that are longer than wide."""
 STRETCH = 2.5
@@ -44,11 +43,11 @@ class Tissue:
     tones: Floats
     """Brightness of each cell."""
     bend: Floats
-    """(2, 2, H, W): displacement of rows and columns, at two heights between which it turns."""
+    """(2, H, W): displacement of rows and columns."""
     width: Floats
     """(H, W): half width of the membranes."""
     mitochondria: Floats
-    """(N, 6): centre, height, length and breadth as radii; they lie along the diagonals."""
+    """(N, 6): center and radii."""
 
 
 def sections(n: int, seed: int, step: int = 1) -> Iterator[Section]:
@@ -59,16 +58,15 @@ def sections(n: int, seed: int, step: int = 1) -> Iterator[Section]:
 
 
 def _tissue(random: Random, depth: float) -> Tissue:
-    size = np.array([depth, SIDE, SIDE]) + 2 * REACH
+    size = np.array([depth, *SHAPE]) + 2 * REACH
     sites = random.uniform(0, 1, (int(size.prod() / CELL**3), 3)) * size - REACH
     with_one = sites[random.uniform(size=len(sites)) < 0.7]
-    radii = random.uniform((6.0, 5.0, 3.0), (12.0, 9.0, 5.5), with_one.shape)
     return Tissue(
         sites=KDTree(sites),
         tones=random.normal(0.66, 0.05, len(sites)).astype(np.float32),
-        bend=np.stack([[3.0 * field(random, (SIDE, SIDE), 9) for _ in range(2)] for _ in range(2)]),
-        width=np.clip(1.45 + 0.35 * field(random, (SIDE, SIDE), 8), 1.0, 2.6),
-        mitochondria=np.concatenate([with_one, radii], axis=1).astype(np.float32),
+        bend=np.stack([3.0 * field(random, SHAPE, 9) for _ in range(2)]),
+        width=np.clip(1.45 + 0.35 * field(random, SHAPE, 8), 1.0, 2.6),
+        mitochondria=np.concatenate([with_one, random.uniform(3.0, 10.0, with_one.shape)], axis=1).astype(np.float32),
     )
 
 
@@ -76,49 +74,23 @@ def _section(random: Random, tissue: Tissue, z: float) -> Section:
     distance, cell, place = _cells(tissue, z)
     membrane = ~without_specks(~without_specks(distance < tissue.width))
     tone = tissue.tones[cell]
-    _add_mitochondria(random, tissue, place, distance, tone)
-    _add_vesicles(random, distance, tone)
-    contrast = np.clip(0.40 + 0.09 * field(random, (SIDE, SIDE), 7), 0.16, 0.55)
+    for one in tissue.mitochondria[np.abs(tissue.mitochondria[:, 0] - z) < tissue.mitochondria[:, 3]]:
+        radius = np.sqrt((((place - one[:3, None, None]) / one[3:, None, None]) ** 2).sum(axis=0))
+        inside = (radius < 1) & (distance > 1.5 * tissue.width)
+        tone[inside] = (0.40 - 0.14 * np.exp(-(((radius - 0.9) / 0.15) ** 2)))[inside]  # darker at the rim
+    contrast = np.clip(0.40 + 0.09 * field(random, SHAPE, 7), 0.16, 0.55)
     tone = tone - contrast * np.exp(-((distance / (1.1 * tissue.width)) ** 2)) * (tone / 0.66)
-    tone += 0.045 * field(random, (SIDE, SIDE), 0.9) + 0.03 * field(random, (SIDE, SIDE), 20) + random.normal(0, 0.02)
-    blurred = cv2.GaussianBlur(tone.astype(np.float32), (0, 0), 0.6)
-    noisy = blurred + random.normal(0, 0.06, tone.shape)
+    tone += 0.045 * field(random, SHAPE, 0.9) + 0.03 * field(random, SHAPE, 20) + random.normal(0, 0.02)
+    noisy = blurred(tone, 0.6) + random.normal(0, 0.06, SHAPE)
     return Section(np.asarray(np.clip(np.round(255 * noisy), 0, 255), np.uint8), membrane)
 
 
 def _cells(tissue: Tissue, z: float) -> tuple[Floats, Array, Floats]:
     """Distance of each pixel (H, W) to the nearest membrane, the number of its cell, and its place in the tissue (3, H, W)."""
-    turn = 0.04 * z
-    bend = np.cos(turn) * tissue.bend[0] + np.sin(turn) * tissue.bend[1]
-    ys, xs = np.mgrid[:SIDE, :SIDE] + bend
+    ys, xs = np.mgrid[: SHAPE[0], : SHAPE[1]] + np.cos(0.04 * z) * tissue.bend
     place = np.stack([np.full_like(ys, z), ys, xs])
     away, sites = tissue.sites.query(place.reshape(3, -1).T, k=4)
     points = tissue.sites.data[sites]
     apart = np.linalg.norm((points[:, 1:] - points[:, :1]) / (STRETCH, 1, 1), axis=-1)
     borders = (away[:, 1:] ** 2 - away[:, :1] ** 2) / (2 * apart)  # to the planes halfway between two points
-    shape = (SIDE, SIDE)
-    return borders.min(axis=1).reshape(shape).astype(np.float32), sites[:, 0].reshape(shape), place.astype(np.float32)
-
-
-def _add_mitochondria(random: Random, tissue: Tissue, place: Floats, distance: Floats, tone: Floats) -> None:
-    """Dark ellipsoids with a darker rim and pale stripes (cristae), inside cells."""
-    all_of_them = tissue.mitochondria
-    height_here = place[0, 0, 0]
-    for i in np.flatnonzero(np.abs(all_of_them[:, 0] - height_here) < all_of_them[:, 3]):
-        z, y, x, height, length, breadth = all_of_them[i]
-        dz, dy, dx = height_here - z, place[1] - y, place[2] - x
-        along, across = (dx + dy * (-1) ** i) / np.sqrt(2), (dy - dx * (-1) ** i) / np.sqrt(2)
-        radius = np.sqrt((dz / height) ** 2 + (along / length) ** 2 + (across / breadth) ** 2)
-        inside = (radius < 1) & (distance > 1.5 * tissue.width)
-        stripes = 0.40 + 0.07 * np.sin(2.2 * along) - 0.14 * np.exp(-(((radius - 0.9) / 0.15) ** 2))
-        tone[inside] = stripes[inside]
-
-
-def _add_vesicles(random: Random, distance: Floats, tone: Floats) -> None:
-    """Small dark rings and dots, away from membranes."""
-    ys, xs = np.mgrid[:SIDE, :SIDE]
-    rows, columns = np.nonzero(distance > 4)
-    for at in random.integers(0, max(1, len(rows)), 45 if len(rows) else 0):
-        size = random.uniform(0.6, 2.0)
-        radius = np.hypot(ys - rows[at], xs - columns[at])
-        tone -= random.uniform(0.15, 0.4) * np.exp(-(((radius - size) / 0.8) ** 2)).astype(np.float32)
+    return borders.min(axis=1).reshape(SHAPE).astype(np.float32), sites[:, 0].reshape(SHAPE), place.astype(np.float32)

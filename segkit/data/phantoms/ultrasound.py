@@ -17,7 +17,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from segkit.data.phantoms.base import Array, Blob, Floats, Random, group_sizes, seeded, speckle, waves
+from segkit.data.phantoms.base import Array, Blob, Floats, Random, field, group_sizes, seeded
 from segkit.system.progress import track
 
 ROWS, COLUMNS = 192, 288
@@ -149,8 +149,8 @@ def _sector(random: Random, xs: Floats, ys: Floats) -> Floats:
 
 
 def _scanned(random: Random, echo: Floats, sector: Floats) -> Array:
-    """Speckle, log compression and gain, to uint8."""
-    grains = speckle(random, echo.shape, 1.1, 0.7)
+    """Speckle (magnitude of a complex Gaussian field, Burckhardt 1978), log compression and gain, to uint8."""
+    grains = np.hypot(*(cv2.GaussianBlur(random.normal(size=echo.shape).astype(np.float32), (0, 0), 1.1, sigmaY=0.7) for _ in range(2)))
     amplitude = echo * sector * grains / grains.mean()
     gain, spread = random.uniform(70, 105), random.uniform(26, 36)
     gray = (gain + spread * np.log(np.maximum(amplitude, 1e-4))) * (sector > 0)
@@ -179,28 +179,28 @@ def frames(n: int, seed: int) -> Iterator[Frame]:
 
 
 def draw_nerve(seed: int, subject: int, number: int) -> Frame:
-    """Frame `number` of a subject of the series `seed`, both from 0. Every third has no nerve."""
+    """Frame `number` of a subject of the series `seed`, both from 0. Every third has no nerve.
+
+    Dark vessels and lobules as bright as the nerve lie around it; its fascicles form a honeycomb.
+    """
     person, random = seeded(seed, subject), seeded(seed, subject, number)
     ys, xs = np.mgrid[: NECK[0], : NECK[1]].astype(np.float32)
-    home = person.uniform((0.32, 0.42), (0.68, 0.62)) * NECK[::-1] + random.normal(0, 7, 2)
-    nerve = _oval(random, home, random.uniform(15, 22), random.uniform(9, 13), 0.10)
     echo = _layers(person, random, xs, ys)
-    present = number % 3 != 1
-    for kind in ("vessel", "vessel", "lobule", "lobule", "lobule"):
+    attenuation = np.exp(-random.uniform(0.1, 0.7) * ys / NECK[0])
+    xs, ys = (places + 0.8 * field(random, NECK, 6) for places in (xs, ys))  # no border is an exact ellipse
+    home = person.uniform((0.32, 0.42), (0.68, 0.62)) * NECK[::-1] + random.normal(0, 7, 2)
+    nerve = Blob(*home, *random.uniform((15, 9), (22, 13)), random.uniform(-0.5, 0.5))
+    for content in (0.10, 0.10, *random.uniform(0.7, 1.6, 3)):
         turn = random.uniform(0, 2 * np.pi)
         place = home + np.array([np.cos(turn), np.sin(turn)]) * (nerve.a + 18) * random.uniform(1.0, 1.5)
-        _add_distractor(random, echo, xs, ys, _oval(random, place, random.uniform(8, 17), random.uniform(6, 11), 0.06), kind)
-    if present:
-        _add_nerve(random, echo, xs, ys, nerve)
-    grains = speckle(random, NECK, 0.9, 0.6)
-    amplitude = cv2.GaussianBlur(echo, (0, 0), 0.6) * np.exp(-random.uniform(0.1, 0.7) * ys / NECK[0]) * (grains / grains.mean()) ** 0.8
-    gray = random.uniform(85, 110) + random.uniform(30, 40) * np.log(np.maximum(amplitude, 1e-4))
-    mask = np.uint8(255) * ((nerve.radius(xs, ys) < 1) & present)
-    return Frame(subject + 1, number + 1, np.asarray(np.clip(np.round(gray), 0, 255), np.uint8), mask)
-
-
-def _oval(random: Random, place: Array, a: float, b: float, wave: float) -> Blob:
-    return Blob(place[0], place[1], a, b, random.uniform(-0.5, 0.5), waves(random, wave))
+        _add_oval(echo, Blob(*place, *random.uniform((8, 6), (17, 11)), random.uniform(-0.5, 0.5)), xs, ys, content)
+    mask = np.zeros(NECK, np.uint8)
+    if number % 3 != 1:
+        pitch = 4 * np.pi / (np.sqrt(3) * random.uniform(5.5, 7.0))
+        honeycomb = sum(np.cos(pitch * (xs * np.cos(turn) + ys * np.sin(turn))) for turn in np.arange(3) * np.pi / 3)
+        _add_oval(echo, nerve, xs, ys, np.where(honeycomb > 0.1, 0.22, 2.4))
+        mask[nerve.radius(xs, ys) < 1] = 255
+    return Frame(subject + 1, number + 1, _scanned(random, echo, attenuation), mask)
 
 
 def _layers(person: Random, random: Random, xs: Floats, ys: Floats) -> Floats:
@@ -216,25 +216,7 @@ def _layers(person: Random, random: Random, xs: Floats, ys: Floats) -> Floats:
     return np.asarray(echo + 2.5 * np.exp(-(((depth - 0.04) * 25) ** 2)), np.float32)
 
 
-def _add_distractor(random: Random, echo: Floats, xs: Floats, ys: Floats, oval: Blob, kind: str) -> None:
-    """A vessel, dark and smooth with brighter tissue behind it, or a lobule as bright as the nerve, without its honeycomb."""
+def _add_oval(echo: Floats, oval: Blob, xs: Floats, ys: Floats, content: Array | float) -> None:
+    """Replace the tissue inside, and add a bright border."""
     radius = oval.radius(xs, ys)
-    if kind == "vessel":
-        behind = (np.abs(xs - oval.x) < 0.7 * oval.a) & (ys > oval.y)
-        echo *= 1 + 0.7 * behind * np.exp(-(ys - oval.y) / 25)
-    echo[radius < 1] = 0.10 if kind == "vessel" else random.uniform(0.7, 1.6)
-    echo += (3.0 if kind == "vessel" else 1.5) * _ridge(radius, 1.2, oval.b)
-
-
-def _add_nerve(random: Random, echo: Floats, xs: Floats, ys: Floats, nerve: Blob) -> None:
-    """Fascicles lie as in a honeycomb, jittered."""
-    step = random.uniform(5.5, 7.0)
-    inside = np.full_like(echo, 2.4)
-    for row in range(-6, 7):
-        for column in range(-6, 7):
-            x, y = step * (column + 0.5 * (row % 2)) + random.normal(0, 0.5), 0.87 * step * row + random.normal(0, 0.5)
-            off = np.hypot(xs - nerve.x - x, ys - nerve.y - y)
-            inside[off < 0.36 * step * random.uniform(0.8, 1.15)] = 0.22
-    radius = nerve.radius(xs, ys)
-    echo[radius < 1] = inside[radius < 1]
-    echo += 1.5 * _ridge(radius, 1.0, nerve.b)
+    echo[:] = np.where(radius < 1, content, echo) + 1.5 * _ridge(radius, 1.2, oval.b)

@@ -2,19 +2,19 @@
 
 Attenuations add up along the beam (Lambert and Beer), so every bone stands among others of the same brightness, under bowel
 gas and folds of soft tissue: a threshold finds bone, not which bone. `radiographs` labels six structures that exclude each
-other; `projections` breaks sacrum and hip bones into fragments that overlap, and shows them from several directions.
+other; `projections` breaks sacrum and hip bones, which overlap, into fragments, and shows them from several directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.phantoms.base import Array, Floats, Random, field, group_sizes, seeded, without_specks
+from segkit.data.phantoms.base import SIDES, Array, Floats, Random, field, group_sizes, seeded, without_specks
 from segkit.system.progress import track
 
 Points = npt.NDArray[np.float64]
@@ -22,8 +22,6 @@ Planes = dict[tuple[int, int], Array]
 
 PELVIS = (160, 176)
 """Rows and columns."""
-SIDES = (-1, 1)
-"""Left and right in the image: the patient's right and left."""
 
 
 # attenuation
@@ -75,6 +73,7 @@ _SACRUM = _points("-34 -46  0 -54  34 -46  30 -24  15 -2  5 14  -5 14  -15 -2  -
 _VERTEBRA = _points("-21 -14  21 -14  21 13  -21 13")
 _PROCESSES = _points("-36 -3  36 -3  36 4  -36 4")
 _COCCYX = _points("-4 14  4 14  2 24  -2 24")
+_HALF_PLANE = _points("-200 0  200 0  200 400  -200 400")
 _HEAD, _HEAD_RADIUS, _ROOF_RADIUS = np.array((0.60, 0.16)), 0.135, 0.175
 
 
@@ -171,10 +170,9 @@ def projection(seed: int, case: int, view: int) -> Projection:
     left, right = ([_smooth(part) * (side, 1) for part in (_WING, _RING, _FORAMEN)] for side in (1, -1))
     fragments: Planes = {}
     for category, (solids, holes) in enumerate((([_smooth(_SACRUM)], []), (left[:2], left[2:]), (right[:2], right[2:])), 1):
-        for fragment, (pieces, move) in enumerate(_fractured(anatomy, np.concatenate(solids)), 1):
-            part = np.max([pose.area(move(outline)) for outline in solids], axis=0)
-            part = part * np.prod([1 - pose.area(move(hole)) for hole in holes], axis=0)
-            part = np.asarray(part * np.prod([pose.area(move(piece)) for piece in pieces], axis=0), np.float32)
+        whole = np.max([pose.area(outline) for outline in solids], axis=0) * np.prod([1 - pose.area(hole) for hole in holes], axis=0)
+        for fragment, where in enumerate(_fragments(anatomy, pose, np.concatenate(solids).mean(axis=0)), 1):
+            part = np.asarray(whole * where, np.float32)
             plane = without_specks(part > 0.5)
             if plane.any():
                 fragments[category, fragment] = plane
@@ -206,20 +204,14 @@ def _head(side: int) -> Points:
     return _arc(_HEAD_RADIUS, 0, 360, side)
 
 
-def _fractured(random: Random, outline: Points) -> Iterator[tuple[list[Points], Callable[[Points], Points]]]:
-    """One to three fragments: the half planes in which each lies, and how it has turned and moved."""
-    center = outline.mean(axis=0)
-    lines = [(center + random.normal(0, 0.06, 2), random.uniform(0, 2 * np.pi)) for _ in range(random.integers(0, 3))]
-    for fragment in range(len(lines) + 1):
-        pieces = [_half_plane(*line, -1) for line in lines[:fragment]] + [_half_plane(*line, 1) for line in lines[fragment : fragment + 1]]
-        turn, shift = _rotation(random.normal(0, 0.05) * len(lines)), random.normal(0, 0.025, 2) * len(lines)
-        yield pieces, lambda points, turn=turn, shift=shift: (points - center) @ turn.T + center + shift  # type: ignore[misc]
-
-
-def _half_plane(point: Points, angle: float, ahead: int) -> Points:
-    """A square of four half images beside a line, which its first edge lies on."""
-    along, across = _rotation(angle).T
-    return np.array([point - 2 * along, point + 2 * along, point + 2 * along + 4 * ahead * across, point - 2 * along + 4 * ahead * across])
+def _fragments(random: Random, pose: Pose, center: Points) -> Iterator[Floats]:
+    """The share of each pixel in each of one to three fragments, which lie on the two sides of lines near the center."""
+    rest = np.ones(PELVIS, np.float32)
+    for _ in range(random.integers(0, 3)):
+        ahead = pose.area(_HALF_PLANE @ _rotation(random.uniform(0, 2 * np.pi)).T + center + random.normal(0, 0.06, 2))
+        yield rest * ahead
+        rest = rest * (1 - ahead)
+    yield rest
 
 
 def _axial_bones(random: Random, pose: Pose, sacrum: bool = True) -> Floats:

@@ -7,67 +7,54 @@ alike on images (rows, columns) and volumes (slices, rows, columns).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from segkit.config.schema import Preprocess
 from segkit.data.labels import IGNORE, Array
 from segkit.system.errors import SegkitError
 
 Shape = tuple[int, ...]
 """Rows and columns; of a volume slices, rows and columns."""
-PadMode = Literal["constant", "reflect", "symmetric", "edge"]
 Interpolation = Literal["area", "linear", "cubic"]
+Box = tuple[tuple[int, int], ...]
+"""First and one past the last index, by axis."""
 
-_CV2 = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
-
-
-class Grid(Protocol):
-    """The keys of `preprocess` that say where the network sees an image."""
-
-    @property
-    def crop_foreground(self) -> float | None: ...
-    @property
-    def spacing_mm(self) -> tuple[float, ...] | None: ...
-    @property
-    def size(self) -> Shape | None: ...
-    @property
-    def fit(self) -> Literal["stretch", "pad", "crop", "keep"]: ...
-    @property
-    def pad_to(self) -> Literal["square"] | int | None: ...
-    @property
-    def pad_mode(self) -> PadMode: ...
-    @property
-    def interpolation(self) -> Interpolation: ...
-    @property
-    def mask_interpolation(self) -> Literal["nearest", "soft"]: ...
+_CV2 = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST_EXACT}
 
 
-class Step(Protocol):
+@dataclass(frozen=True)
+class Step(ABC):
     """One spatial step, made for one image shape."""
 
+    source: Shape
+    target: Shape
+
+    @abstractmethod
     def forward(self, image: Array) -> Array:
         """(*S, C) -> (*s, C), same dtype."""
 
+    @abstractmethod
     def forward_mask(self, mask: Array) -> Array:
         """(*S) class indices or (K, *S) planes, uint8; no new values but `ignore` where the image holds no data."""
 
+    @abstractmethod
     def inverse(self, probs: Array, outside: Array) -> Array:
         """(C, *s) float32 -> (C, *S); `outside` (C,) fills what the network never saw."""
 
 
 @dataclass(frozen=True)
-class Resize:
-    """From one grid to another; images as configured, probabilities linearly, masks by nearest neighbour.
+class Resize(Step):
+    """From one grid to another; images as configured, probabilities linearly, masks by nearest neighbor.
 
     `soft` masks: every class is resized as an image of its share of each pixel; then the largest share wins.
     """
 
-    source: Shape
-    target: Shape
     interpolation: Interpolation
     soft: bool = False
 
@@ -88,12 +75,10 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Pad:
+class Pad(Step):
     """Added around; an odd remainder goes to the end of each axis."""
 
-    source: Shape
-    target: Shape
-    mode: PadMode
+    mode: Literal["constant", "reflect", "symmetric", "edge"]
 
     @property
     def offset(self) -> Shape:
@@ -117,15 +102,13 @@ class Pad:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(Step):
     """A box of the image, from `start`."""
 
-    source: Shape
-    target: Shape
     start: Shape
 
     @classmethod
-    def centre(cls, source: Shape, target: Shape) -> Crop:
+    def centered(cls, source: Shape, target: Shape) -> Crop:
         return cls(source, target, tuple((s - t) // 2 for s, t in zip(source, target, strict=True)))
 
     @property
@@ -145,28 +128,24 @@ class Crop:
         return full
 
 
-Box = tuple[tuple[int, int], ...]
-"""First and one past the last index, by axis."""
-
-
-def plan(grid: Grid, shape: Shape, spacing_mm: Sequence[float] = (), box: Box | None = None) -> tuple[Step, ...]:
+def plan(config: Preprocess, shape: Shape, spacing_mm: Sequence[float] = (), box: Box | None = None) -> tuple[Step, ...]:
     """The steps for an image of `shape`. `box` is where its foreground lies, for `crop_foreground`."""
     steps: list[Step] = []
-    if box is not None and grid.crop_foreground is not None:
+    if box is not None and config.crop_foreground is not None:
         target = tuple(stop - start for start, stop in box)
         shape = _add(steps, Crop(shape, target, tuple(start for start, _ in box)))
-    if grid.spacing_mm is not None:
-        target = respaced(shape, spacing_mm, grid.spacing_mm)
-        shape = _add(steps, Resize(shape, target, grid.interpolation, grid.mask_interpolation == "soft"))
-    if grid.size is not None:
-        for step in _fit(grid, shape, grid.size):
+    if config.spacing_mm is not None:
+        target = respaced(shape, spacing_mm, config.spacing_mm)
+        shape = _add(steps, Resize(shape, target, config.interpolation, config.mask_interpolation == "soft"))
+    if config.size is not None:
+        for step in _fit(config, shape, config.size):
             shape = _add(steps, step)
-    if grid.pad_to is not None:
-        _add(steps, Pad(shape, _padded(shape, grid.pad_to), grid.pad_mode))
+    if config.pad_to is not None:
+        _add(steps, Pad(shape, _padded(shape, config.pad_to), config.pad_mode))
     return tuple(steps)
 
 
-def _add(steps: list[Step], step: Resize | Pad | Crop) -> Shape:
+def _add(steps: list[Step], step: Step) -> Shape:
     """Steps that change nothing are left out."""
     if step.target != step.source:
         steps.append(step)
@@ -183,21 +162,21 @@ def respaced(shape: Shape, spacing_mm: Sequence[float], wanted: Sequence[float])
     return tuple(max(1, round(n * have / want)) for n, have, want in zip(shape, known, wanted, strict=True))
 
 
-def _fit(grid: Grid, shape: Shape, size: Shape) -> tuple[Resize | Pad | Crop, ...]:
+def _fit(config: Preprocess, shape: Shape, size: Shape) -> tuple[Step, ...]:
     if len(size) != len(shape):
         kind = "images (rows, columns)" if len(shape) == 2 else "volumes (slices, rows, columns)"
         raise SegkitError(f"preprocess.size={list(size)} has {len(size)} numbers, but these are {kind};   add  preprocess.size=auto")
-    soft = grid.mask_interpolation == "soft"
-    if grid.fit == "stretch":
-        return (Resize(shape, size, grid.interpolation, soft),)
-    if grid.fit == "keep":
+    soft = config.mask_interpolation == "soft"
+    if config.fit == "stretch":
+        return (Resize(shape, size, config.interpolation, soft),)
+    if config.fit == "keep":
         kept = tuple(min(s, t) for s, t in zip(shape, size, strict=True))
-        return Crop.centre(shape, kept), Pad(kept, size, grid.pad_mode)
+        return Crop.centered(shape, kept), Pad(kept, size, config.pad_mode)
     ratios = [t / s for t, s in zip(size, shape, strict=True)]
-    scale = min(ratios) if grid.fit == "pad" else max(ratios)
-    scaled = _scaled(shape, scale, size, at_most=grid.fit == "pad")
-    resized = Resize(shape, scaled, grid.interpolation, soft)
-    return (resized, Pad(scaled, size, grid.pad_mode) if grid.fit == "pad" else Crop.centre(scaled, size))
+    scale = min(ratios) if config.fit == "pad" else max(ratios)
+    scaled = _scaled(shape, scale, size, at_most=config.fit == "pad")
+    resized = Resize(shape, scaled, config.interpolation, soft)
+    return (resized, Pad(scaled, size, config.pad_mode) if config.fit == "pad" else Crop.centered(scaled, size))
 
 
 def _scaled(shape: Shape, scale: float, size: Shape, at_most: bool) -> Shape:
@@ -264,8 +243,7 @@ def _resize_plane(array: Array, target: tuple[int, int], how: Interpolation | Li
     if array.dtype == np.float16:  # of very large probability maps; OpenCV does not know it
         array = array.astype(np.float32)
     grows = how == "area" and target[0] * target[1] > array.shape[0] * array.shape[1]
-    flag = cv2.INTER_NEAREST_EXACT if how == "nearest" else cv2.INTER_LINEAR if grows else _CV2[how]
-    out = cv2.resize(array, (target[1], target[0]), interpolation=flag)
+    out = cv2.resize(array, (target[1], target[0]), interpolation=_CV2["linear" if grows else how])
     return out[..., None] if array.ndim == 3 and out.ndim == 2 else out
 
 

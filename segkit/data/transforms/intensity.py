@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkit.config.schema import Preprocess
 from segkit.data.case import Case
 from segkit.data.labels import Array
 from segkit.data.slices import recent
@@ -29,25 +30,6 @@ def unit_scale(image: Array) -> Array:
     image = np.nan_to_num(image.astype(np.float32))
     low, high = float(image.min()), float(image.max())
     return image if low >= 0 and high <= 1 else (image - low) / max(high - low, 1e-12)
-
-
-class Scaling(Protocol):
-    """The keys of `preprocess` that say what becomes 0 and 1."""
-
-    @property
-    def crop_foreground(self) -> float | None: ...
-    @property
-    def scale(self) -> Literal["auto", "max", "minmax", "percentiles", "window", "none"]: ...
-    @property
-    def percentiles(self) -> tuple[float, float]: ...
-    @property
-    def window(self) -> tuple[float, float] | None: ...
-    @property
-    def scope(self) -> Literal["volume", "image"]: ...
-    @property
-    def per_channel(self) -> bool: ...
-    @property
-    def normalize(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Intensity:
         intensity_max: largest value that 16-bit images of the data set can hold.
     """
 
-    def __init__(self, scaling: Scaling, intensity_max: int = SIXTEEN_BIT) -> None:
+    def __init__(self, scaling: Preprocess, intensity_max: int = SIXTEEN_BIT) -> None:
         self.scaling, self.intensity_max = scaling, intensity_max
         self._known: dict[Any, Range] = {}
 
@@ -169,7 +151,9 @@ class IntensityStatistics:
     sd: list[float]
 
     @classmethod
-    def of(cls, scaling: Scaling, statistics: Sequence[CaseStatistics], decoded: Callable[[int], Iterable[Array]]) -> IntensityStatistics:
+    def of(
+        cls, scaling: Preprocess, statistics: Sequence[CaseStatistics], decoded: Callable[[int], Iterable[Array]]
+    ) -> IntensityStatistics:
         """Mean and SD from the audit's sums where images keep their bit depth; else, if they are needed, from decoded images.
 
         Args:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
+from segkit.config.schema import Preprocess
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.transforms import geometry
-from segkit.data.transforms.geometry import Grid, Step
-from segkit.data.transforms.intensity import Intensity, Range, Scaling
-
-
-class Preprocessing(Grid, Scaling, Protocol):
-    """The keys of `preprocess`."""
+from segkit.data.transforms.geometry import Step
+from segkit.data.transforms.intensity import Intensity, Range
 
 
 @dataclass(frozen=True)
@@ -32,14 +28,14 @@ class Decoded:
     """Where each class lies, for patches."""
 
 
-def to_grid(case: Case, image: Array, config: Preprocessing, intensity: Intensity) -> tuple[Array, tuple[Step, ...], Range]:
+def to_grid(case: Case, image: Array, config: Preprocess, intensity: Intensity) -> tuple[Array, tuple[Step, ...], Range]:
     """Image (*S, C) as read -> on the network's grid in unit scale, the steps there, and what became 0 and 1."""
     found = intensity.range_of(case, image)
     steps = geometry.plan(config, image.shape[:-1], case.spacing_mm, found.box)
     return intensity.apply(geometry.apply(steps, image), found), steps, found
 
 
-def decode(case: Case, labels: LabelMap, config: Preprocessing, intensity: Intensity) -> Decoded:
+def decode(case: Case, labels: LabelMap, config: Preprocess, intensity: Intensity) -> Decoded:
     """Image and mask of a case on the network's grid; where it has no mask, all is `ignore`."""
     raw = case.image.read()
     image, steps, found = to_grid(case, raw, config, intensity)

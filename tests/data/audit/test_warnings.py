@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from segkit.data.audit.duplicates import near_duplicates
-from segkit.data.audit.warnings import DataWarning, find_warnings
+from segkit.data.audit.checks import DataWarning
+from segkit.data.audit.warnings import find_warnings, near_duplicates
 from segkit.data.case import Case, Manifest
 from segkit.data.labels import LabelMap
 from segkit.data.sources.folder import Folder
@@ -200,8 +200,8 @@ def of(mark: str, found: list[DataWarning]) -> list[DataWarning]:
 
 def test_a_slice_that_was_forgotten_between_labelled_ones() -> None:
     problem = only(of("no mask", suspect(slices(empty=[0, 1, 5, 11]))))
-    assert (problem.where, problem.severity) == ("volume v", "warning")
-    assert "v_5" in problem.what
+    assert (problem.where, problem.severity) == ("masks/v_5", "warning")
+    assert problem.what.startswith("slice v_5 is not labelled")
     assert problem.fix == "label them, or  data.exclude='[\"v_5\"]'"
     assert of("no mask", suspect(slices(empty=[5], positions=[3, 5, 7]))) == []
 
