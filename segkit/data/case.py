@@ -20,7 +20,8 @@ V = TypeVar("V")
 class Pixels(Protocol):
     """A recipe that yields an array: a file, an outline to fill, a run-length code, a stack of neighboring slices.
 
-    Implementations are frozen dataclasses: small, comparable, and they travel to loader workers by pickle.
+    Implementations are frozen dataclasses: small, comparable, and they travel to loader workers by pickle. Those of a volume have
+    a `shape` as well (slices, rows, columns), where it is known without reading the volume whole.
     """
 
     @property
@@ -39,14 +40,6 @@ class Pixels(Protocol):
         """
 
 
-class Volumetric(Pixels, Protocol):
-    """The `Pixels` of a volume, whose shape is known without reading it whole."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Slices, rows, columns, from the header. Raises `ReadError`."""
-
-
 @dataclass(frozen=True)
 class Case:
     """One image with its mask and what is known about it.
@@ -63,7 +56,7 @@ class Case:
         facts: Reference values that a metric may use, such as the head circumference in mm.
         volume: The volume that a slice belongs to. Empty: an image by itself.
         position: Number of a slice within its volume. Numbers may be missing where slices are.
-        dims: 3: image and masks are whole volumes; the image is then `Volumetric`.
+        dims: 3: image and masks are whole volumes.
         whole: The whole volume of a slice, over which intensities are measured. `slices.py` fills it in.
     """
 

@@ -143,14 +143,16 @@ def plan(seen: Fingerprint, machine: Machine, classes: Sequence[str]) -> list[Ch
     spacing = decided.get("preprocess.spacing_mm") or seen.spacing_mm or (1.0,) * seen.dims
     pool = _pool(size, spacing, len(machine.widths) - 1)
     widths = machine.widths[: len(pool) + 1]
+    deepest = [math.ceil(n / math.prod(step[axis] for step in pool)) for axis, n in enumerate(size)]
     batch, why = _batch(size, widths, seen, machine)
-    per_image = _patches_per_image(seen, size) if patch else 1
+    per_image = min(16, max(1, round(math.prod(seen.shape) / math.prod(size)))) if patch else 1
     choices += _sampling(seen, per_image if patch else None)
-    choices.append(Choice("model.widths", list(widths), f"{len(widths)} levels: the deepest is {times(_deepest(size, pool))} pixels"))
+    choices.append(Choice("model.widths", list(widths), f"{len(widths)} levels: the deepest is {times(deepest)} pixels"))
     if any(s != 2 for step in pool for s in step):
         choices.append(Choice("model.pool", pool, "an axis is halved while it is long and not much coarser than the finest"))
     choices.append(Choice("data.batch_size", batch, why))
-    choices += _augment(classes)
+    if name := sided(classes):
+        choices.append(Choice("augment.transforms.flip", None, f"{name} has a side, which a mirrored image would get wrong"))
     steps = max(1, round(0.8 * seen.n) * per_image // batch)
     epochs = min(300, max(20, math.ceil(machine.steps / steps)))
     choices.append(Choice("trainer.max_epochs", epochs, f"about {epochs * steps} steps of {batch}"))
@@ -240,10 +242,6 @@ def _pool(size: Sequence[int], spacing: Sequence[float], most: int) -> list[list
     return pool
 
 
-def _deepest(size: Sequence[int], pool: Sequence[Sequence[int]]) -> list[int]:
-    return [math.ceil(n / math.prod(step[axis] for step in pool)) for axis, n in enumerate(size)]
-
-
 def _batch(size: Sequence[int], widths: Sequence[int], seen: Fingerprint, machine: Machine) -> tuple[int, str]:
     bytes_an_image = math.prod(size) * widths[0] * BYTES_A_PIXEL
     by_memory = int(0.5 * machine.memory_gb * 1e9 / bytes_an_image)
@@ -251,10 +249,6 @@ def _batch(size: Sequence[int], widths: Sequence[int], seen: Fingerprint, machin
     most = min(by_memory, by_work, max(2, seen.n // 5))
     batch = max(n for n in (2, 3, 4, 6, 8, 12, 16, 24, 32) if n <= max(2, most))
     return batch, f"{batch * bytes_an_image / 1e9:.1f} GB of {machine.memory_gb:.0f} GB on this {machine.device}"
-
-
-def _patches_per_image(seen: Fingerprint, patch: Sequence[int]) -> int:
-    return min(16, max(1, round(math.prod(seen.shape) / math.prod(patch))))
 
 
 def _sampling(seen: Fingerprint, per_image: int | None) -> Iterator[Choice]:
@@ -265,11 +259,6 @@ def _sampling(seen: Fingerprint, per_image: int | None) -> Iterator[Choice]:
             yield Choice("sampling.foreground", 0.67, f"less than a pixel in a thousand is {', '.join(rare)}")
     elif seen.empty > 0.5:
         yield Choice("sampling.weights", "foreground", f"{seen.empty:.0%} of the images show no structure")
-
-
-def _augment(classes: Sequence[str]) -> Iterator[Choice]:
-    if name := sided(classes):
-        yield Choice("augment.transforms.flip", None, f"{name} has a side, which a mirrored image would get wrong")
 
 
 def _shrunk(shape: Sequence[int], budget: int) -> tuple[int, ...]:

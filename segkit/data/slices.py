@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.case import Case, Pixels, Volumetric, grouped
+from segkit.data.case import Case, Pixels, grouped
 from segkit.data.io.base import ReadError
 from segkit.data.labels import Array
 from segkit.system.errors import Problem
@@ -158,10 +158,7 @@ class Blank:
 
 def shape_of(volume: Pixels) -> tuple[int, int, int]:
     """Slices, rows, columns of a volume; it is read only where it has no `shape`."""
-    if hasattr(volume, "shape"):
-        typed: Volumetric = volume  # type: ignore[assignment]
-        return typed.shape
-    slices, rows, columns, *_ = recent.read(volume).shape
+    slices, rows, columns, *_ = volume.shape if hasattr(volume, "shape") else recent.read(volume).shape
     return slices, rows, columns
 
 

@@ -124,8 +124,8 @@ def make_split(manifest: Manifest, config: schema.Split, statistics: Statistics 
         config = config.model_copy(update={"test_fraction": 0.0})
     make = {"given": _given, "holdout": _holdout, "kfold": _kfold, "leave_one_out": _leave_one_out}[kind]
     subsets = make(rest, groups, config, _strata(rest, groups, statistics) if statistics and config.stratify else {})
-    train, val, test = (tuple(ids) for ids in (subsets["train"], subsets["val"], [*subsets["test"], *test]))
-    return Split(train, val, test, kind, config.seed, manifest.hash, tuple(excluded), config.grouped)
+    train, val = tuple(subsets["train"]), tuple(subsets["val"])
+    return Split(train, val, (*subsets["test"], *test), kind, config.seed, manifest.hash, tuple(excluded), config.grouped)
 
 
 def is_excluded(case: Case) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from segkit.data.audit.audit import SEVERITIES, AuditResult
-from segkit.data.case import Case, Manifest, encoded_mask
+from segkit.data.case import Case, Manifest, encoded_mask, grouped
 from segkit.data.io.base import ReadError
 from segkit.data.labels import IGNORE, PALETTE, Array, LabelMap
 from segkit.data.overlays import Panel, class_keys, draw_grid, panel
@@ -129,13 +130,8 @@ def contact_sheet(manifest: Manifest, marks: Mapping[str, str], title: str = "")
 
 def chosen(cases: Sequence[Case], marks: Mapping[str, str], most: int = MAX_SHOWN) -> list[Case]:
     """Up to half of them marked, with each mark in turn; the rest evenly spread over the data set."""
-    turn: Counter[str] = Counter()
-    queue = []
-    for case in cases:
-        if mark := marks.get(case.id):
-            turn[mark] += 1
-            queue.append((turn[mark], case))
-    marked = [case for _, case in sorted(queue, key=lambda item: item[0])][: most // 2]
+    by_mark = grouped((marks[case.id], case) for case in cases if marks.get(case.id))
+    marked = [case for turn in zip_longest(*by_mark.values()) for case in turn if case is not None][: most // 2]
     ids = {case.id for case in marked}
     others = [case for case in cases if case.id not in ids]
     n = min(most - len(marked), len(others))

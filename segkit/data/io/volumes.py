@@ -66,7 +66,7 @@ class OrientedFile(File):
 
 @dataclass(frozen=True)
 class VolumeFile(OrientedFile):
-    """The `Volumetric` pixels (D, H, W, C) of a volume file.
+    """The pixels (D, H, W, C) of a volume file.
 
     Args:
         path: the file; its first bytes decide on the format.

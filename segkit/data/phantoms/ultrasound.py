@@ -189,11 +189,11 @@ def draw_nerve(seed: int, subject: int, number: int) -> Frame:
     attenuation = np.exp(-random.uniform(0.1, 0.7) * ys / NECK[0])
     xs, ys = (places + 0.8 * field(random, NECK, 6) for places in (xs, ys))  # no border is an exact ellipse
     home = person.uniform((0.32, 0.42), (0.68, 0.62)) * NECK[::-1] + random.normal(0, 7, 2)
-    nerve = Blob(*home, *random.uniform((15, 9), (22, 13)), random.uniform(-0.5, 0.5))
+    nerve = _oval(random, home, (15, 9), (22, 13))
     for content in (0.10, 0.10, *random.uniform(0.7, 1.6, 3)):
         turn = random.uniform(0, 2 * np.pi)
         place = home + np.array([np.cos(turn), np.sin(turn)]) * (nerve.a + 18) * random.uniform(1.0, 1.5)
-        _add_oval(echo, Blob(*place, *random.uniform((8, 6), (17, 11)), random.uniform(-0.5, 0.5)), xs, ys, content)
+        _add_oval(echo, _oval(random, place, (8, 6), (17, 11)), xs, ys, content)
     mask = np.zeros(NECK, np.uint8)
     if number % 3 != 1:
         pitch = 4 * np.pi / (np.sqrt(3) * random.uniform(5.5, 7.0))
@@ -201,6 +201,11 @@ def draw_nerve(seed: int, subject: int, number: int) -> Frame:
         _add_oval(echo, nerve, xs, ys, np.where(honeycomb > 0.1, 0.22, 2.4))
         mask[nerve.radius(xs, ys) < 1] = 255
     return Frame(subject + 1, number + 1, _scanned(random, echo, attenuation), mask)
+
+
+def _oval(random: Random, place: Array, least: tuple[float, float], most: tuple[float, float]) -> Blob:
+    a, b = random.uniform(least, most)
+    return Blob(place[0], place[1], a, b, random.uniform(-0.5, 0.5))
 
 
 def _layers(person: Random, random: Random, xs: Floats, ys: Floats) -> Floats:

@@ -67,11 +67,9 @@ class Intensity:
         if case.whole not in self._known:
             self._known[case.whole] = self._measure(recent.read(case.whole))
         found = self._known[case.whole]
-        repeats = image.shape[-1] // len(found.low)  # 2.5-D: each neighbour has the channels of the volume
-        low, high, mean, sd = (None if a is None else np.tile(a, repeats) for a in (found.low, found.high, found.mean, found.sd))
-        assert low is not None
-        assert high is not None
-        return Range(low, high, mean, sd, None if found.box is None else found.box[-(image.ndim - 1) :])
+        repeats = image.shape[-1] // len(found.low)  # 2.5-D: each neighbor has the channels of the volume
+        tiled = {name: np.tile(values, repeats) for name, values in vars(found).items() if name != "box" and values is not None}
+        return replace(found, **tiled, box=None if found.box is None else found.box[-(image.ndim - 1) :])
 
     def apply(self, image: Array, found: Range) -> Array:
         """(*S, C) raw -> unit scale."""
@@ -112,14 +110,15 @@ class Intensity:
     def _limits(self, image: Array) -> tuple[Array, Array]:
         """What becomes 0 and 1, by channel, float32."""
         how, channels = self.scaling.scale, image.shape[-1]
-        if how == "window" and self.scaling.window is not None:
-            return _constant(self.scaling.window[0], channels), _constant(self.scaling.window[1], channels)
-        if how == "auto" and image.dtype.kind == "u":
-            return _constant(0, channels), _constant(
-                self.intensity_max if image.dtype == np.uint16 else np.iinfo(image.dtype).max, channels
-            )
-        if how == "none":
-            return _constant(0, channels), _constant(1, channels)
+        fixed: tuple[float, float] | None = None
+        if how == "window":
+            fixed = self.scaling.window
+        elif how == "auto" and image.dtype.kind == "u":
+            fixed = 0, self.intensity_max if image.dtype == np.uint16 else np.iinfo(image.dtype).max
+        elif how == "none":
+            fixed = 0, 1
+        if fixed is not None:
+            return np.full(channels, fixed[0], np.float32), np.full(channels, fixed[1], np.float32)
         values = np.nan_to_num(image.astype(np.float32, copy=False)).reshape(-1, channels)
         if not self.scaling.per_channel:
             low, high = self._extremes(values.reshape(-1, 1))
@@ -136,10 +135,6 @@ class Intensity:
             return np.zeros_like(low), high
         in_unit = self.scaling.scale == "auto" and bool(low.min() >= 0 and high.max() <= 1)
         return (np.zeros_like(low), np.ones_like(high)) if in_unit else (low, high)
-
-
-def _constant(value: float, channels: int) -> Array:
-    return np.full(channels, value, np.float32)
 
 
 @dataclass(frozen=True)
