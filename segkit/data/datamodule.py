@@ -50,12 +50,9 @@ class SegmentationData(L.LightningDataModule):
     def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None = None) -> CaseDataset:
         """With augmentation: the training cases, in patches where `sampling.patch` is set."""
         manifest, config = self.prepared.manifest, self.config
-        cases, sampling, top = [manifest.by_id[i] for i in ids], config.sampling, self.intensity_max
+        cases, top = [manifest.by_id[i] for i in ids], self.intensity_max
+        patches, per_case = patches_of(config) if augmentation else (None, 1)
         cache = array_cache(config, manifest.labels, top)
-        patches, per_case = None, 1
-        if augmentation is not None:
-            per_case = sampling.patches_per_image
-            patches = None if sampling.patch is None else Patches(sampling.patch, sampling.foreground, sampling.class_weights)
         return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, top, patches, per_case, cache)
 
     def setup(self, stage: str) -> None:
@@ -123,6 +120,13 @@ class SegmentationData(L.LightningDataModule):
 def leave_ctrl_c_to_the_main_process(worker: int) -> None:
     """A terminal sends it to all processes; the main one still needs the batch, and ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def patches_of(config: Train) -> tuple[Patches | None, int]:
+    """How patches are cut, and how many of each image in an epoch."""
+    node = config.sampling
+    patches = None if node.patch is None else Patches(node.patch, node.foreground, node.class_weights)
+    return patches, node.patches_per_image
 
 
 def array_cache(config: Train, labels: LabelMap, intensity_max: int) -> ArrayCache | None:
