@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from segkit.data.case import Pixels
 from segkit.data.io import rle
-from segkit.data.io.base import Array, ReadError
+from segkit.data.io.base import Array, ReadError, read_table
 from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
 from segkit.inference.inputs import Job
 from segkit.inference.writers.base import Submission
@@ -117,7 +117,7 @@ def pixel_mm(job: Job, image: Pixels) -> tuple[float, ...]:
 def _pixel_sizes(path: Path) -> dict[str, tuple[float, float]]:
     if not path.is_file():
         return {}
-    rows = [cells for _, cells in rle.table(path, COLUMNS)]
+    rows = [[row[name] for name in COLUMNS] for _, row in read_table(path, COLUMNS)[1]]
     try:
         return {name: (float(mm), float(mm)) for name, mm in rows}
     except ValueError as error:
