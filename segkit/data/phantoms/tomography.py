@@ -243,7 +243,7 @@ def _anatomy(random: Random, place: Floats) -> tuple[Array, Array]:
 def _tumor(random: Random, place: Floats, tissue: Array) -> Array:
     """Edema of irregular border that stops at fluid; in it, off its center, the core with its rim."""
     center = np.array([random.uniform(-0.2, 0.2), random.uniform(-0.35, 0.35), random.choice(SIDES) * random.uniform(0.25, 0.36)])
-    axes = random.uniform(0.30, 0.42) * np.array([1.4, 1.0, 1.0]) * random.uniform(0.85, 1.15, 3)
+    axes = random.uniform(0.30, 0.42) * np.array([1.8, 1.0, 1.0]) * random.uniform(0.85, 1.15, 3)
     border = _radius(place, center, axes) * (1 + 0.16 * _bumps(random, place, 0.10))
     core = _radius(place, center + random.uniform(-0.2, 0.2, 3) * axes, axes * random.uniform(0.52, 0.68))
     core = core * (1 + 0.10 * _bumps(random, place, 0.08))
