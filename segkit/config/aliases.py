@@ -1,45 +1,18 @@
-"""Old dotted names of building blocks, as checkpoints and run folders written before 0.2 name them in `_target_`."""
+"""Old dotted names of building blocks (aliases.yaml), and the present names in their place."""
 
 from __future__ import annotations
 
-_MOVED = {
-    "data.sources": (
-        "brats.BraTS coco.Coco csv.Csv decathlon.Decathlon dicom.Dicom folder.Folder hc18.HC18 isbi_em.IsbiEm labelme.LabelMe lgg.LGG "
-        "nerve.Nerve nnunet.NnUNet pelvis.Pelvis pengwin.Pengwin phantom.Phantom uw_madison.UWMadison"
-    ),
-    "inference": "postprocess.FillHoles postprocess.FitEllipse postprocess.LargestComponents postprocess.MinimumSize postprocess.Smooth",
-    "metrics": (
-        "confusion.Confusion ellipse.HeadCircumference objects.ObjectScores overlap.Overlap rand.CellScores surface.Surface "
-        "uw_madison.UWMadison volume_error.VolumeError volumes.VolumeDice"
-    ),
-    "models": "multitask.MultiTaskUNet unet.UNet",
-}
-"""Package -> what is named without its module now."""
-ALIASES: dict[str, str] = {
-    "segkit.losses.boundary.boundary_loss": "segkit.losses.BoundaryLoss",
-    "segkit.losses.boundary.hausdorff_loss": "segkit.losses.HausdorffLoss",
-    "segkit.losses.cross_entropy.cross_entropy_loss": "segkit.losses.CrossEntropyLoss",
-    "segkit.losses.dice.dice_loss": "segkit.losses.DiceLoss",
-    "segkit.losses.lovasz.lovasz_loss": "segkit.losses.LovaszLoss",
-    "segkit.losses.pixelwise.focal_loss": "segkit.losses.FocalLoss",
-    "segkit.losses.pixelwise.mse_loss": "segkit.losses.MSELoss",
-    "segkit.losses.region.jaccard_loss": "segkit.losses.JaccardLoss",
-    "segkit.losses.region.mcc_loss": "segkit.losses.MCCLoss",
-    "segkit.losses.region.tversky_loss": "segkit.losses.TverskyLoss",
-    "segkit.metrics.centreline.Centreline": "segkit.metrics.Centerline",
-    "segkit.models.smp.smp_network": "segkit.models.SMP",
-    **{f"segkit.{where}.{old}": f"segkit.{where}.{old.partition('.')[2]}" for where, names in _MOVED.items() for old in names.split()},
-}
+from pathlib import Path
+
+import yaml
+
+_TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_MOVED = {f"{package}.{old}": f"{package}.{old.partition('.')[2]}" for package, names in _TABLES["moved"].items() for old in names}
+ALIASES: dict[str, str] = {**_TABLES["renamed"], **{f"segkit.{old}": f"segkit.{new}" for old, new in _MOVED.items()}}
 """Old name -> present public name."""
-
-_ABSENT = {"over": "absent_classes"}
-KEYWORDS: dict[str, dict[str, str]] = {
-    "segkit.losses.CrossEntropyLoss": {"hardest": "topk_fraction"},
-    **{f"segkit.losses.{name}": _ABSENT for name in ("DiceLoss", "JaccardLoss", "TverskyLoss", "MCCLoss")},
-}
+KEYWORDS: dict[str, dict[str, str]] = _TABLES["keywords"]
 """Present public name -> {old keyword: present keyword}."""
-
-VALUES: dict[str, dict[str, str]] = {"over": {"all": "zero", "present": "skip", "strict": "formula"}}
+VALUES: dict[str, dict[str, str]] = _TABLES["values"]
 """Old keyword -> {old value: present value}."""
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import wraps
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -79,23 +77,3 @@ def nearest(word: str, choices: Iterable[str], prefix: str = "") -> str:
 def few(names: Sequence[str], most: int = 6) -> str:
     """The first names of a list, and how many more there are; `nothing` of an empty list."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
-
-
-def plain_command(name: str, usage: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
-    """Makes the main function of a command without config: --help prints `usage`, a mistake of input is one line and exit code 2."""
-
-    def decorate(work: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-        @wraps(work)
-        def main(argv: Sequence[str] = ()) -> int:
-            if set(argv) & {"-h", "--help"}:
-                print(usage)
-                return 0
-            try:
-                return work(argv)
-            except SegkitError as error:
-                print(f"segkit {name}: {error}", file=sys.stderr)
-                return 2
-
-        return main
-
-    return decorate
