@@ -102,12 +102,7 @@ def check_call(
 ) -> list[Problem]:
     """Find what is wrong with the keywords of a node, by the signature of its target, which is imported for that.
 
-    Args:
-        node: The keywords beside `_target_`.
-        where: The node's path in the config, for the messages.
-        allow: The user's own packages that may be named.
-        supplied: Keywords that segkit passes itself.
-        offered: Keywords that segkit passes where the target takes them.
+    segkit itself passes the `supplied` keywords, and the `offered` ones to a target that takes them.
     """
     target = str(node["_target_"])
     try:
