@@ -206,7 +206,7 @@ class Application(Plain):
         """Errors end here: Hydra would print them in its own way, and in a multirun only the first of them."""
         from hydra.core.hydra_config import HydraConfig
 
-        from segkit.training import trial
+        from segkit.system.environment import TRIAL
 
         node = HydraConfig.get()
         if self.is_multirun:
@@ -215,7 +215,7 @@ class Application(Plain):
             self.codes.append(self.work(cfg, node))
         except Exception as error:
             self.codes.append(self.report(error))
-            if self.is_multirun and self.codes[-1] and trial.current():
+            if self.is_multirun and self.codes[-1] and TRIAL in os.environ:
                 raise  # the sweep keeps account of its trials
 
     def work(self, cfg: DictConfig, node: HydraConf) -> int:

@@ -14,8 +14,7 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.progress import console
 from segkit.training.sweeps.names import all_sweeps, find_sweep
 from segkit.training.sweeps.plots import FEWEST, draw_sweep, importances, n_top
-from segkit.training.sweeps.results import Sweep, read_sweep
-from segkit.training.sweeps.tables import Table, means_table, trials_table
+from segkit.training.sweeps.results import Sweep, Table, means_table, read_sweep, trials_table
 
 MAX_ROWS, MAX_FAILURES, MAX_WIDTH = 30, 10, 2000
 STYLES = {"pruned": "dim", "waiting": "dim", "failed": "red", "running": "green", "interrupted": "yellow"}

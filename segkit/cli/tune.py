@@ -28,10 +28,9 @@ from segkit.system.environment import job_name
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.system.files import read_json, write_text_atomic
 from segkit.system.progress import console
-from segkit.training.plots import Curve, StagePanel, duration, trial_curves
+from segkit.training.plots import Curve, duration, trial_curves
 from segkit.training.run_folder import config_hash
-from segkit.training.sweeps.results import Trial, read_sweep
-from segkit.training.sweeps.tables import Table
+from segkit.training.sweeps.results import Table, Trial, read_sweep
 
 STAGES = ("sanity", "overfit", "lr", "lr_wd", "final")
 SWEEPS = ("lr", "lr_wd")
@@ -226,11 +225,10 @@ def report(tuning: Tuning, home: Path) -> None:
     """Write tuning.json and tuning.png, and print all trials and verdicts."""
     folder = home / "tuning"
     write_json(tuning, folder)
-    panels = []
+    panels = {}
     for stage in tuning.stages:
         labels = [label(stage, trial) + " (failed)" * bool(problem(trial)) for trial in stage.sweep.trials]
-        curves = [Curve(text, trial.columns, trial is stage.best) for text, trial in zip(labels, stage.sweep.trials, strict=True)]
-        panels.append(StagePanel(stage.name, curves))
+        panels[stage.name] = [Curve(text, trial.columns, trial is stage.best) for text, trial in zip(labels, stage.sweep.trials, strict=True)]
     trial_curves(panels, folder / "tuning.png", f"{home.name}: tuning")
     numbers = ["epochs", "train loss", "val loss", "val dice", "time"]
     rows = [row(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials]

@@ -1,4 +1,4 @@
-"""The machine and the job around this process: ranks, shards and devices under torchrun and SLURM, versions, git, the command line."""
+"""The machine and the job around this process: ranks, shards and devices under torchrun and SLURM, versions, git, addresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -18,25 +19,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from segkit.system.addresses import without_password
 from segkit.system.errors import SegkitError
 
 T = TypeVar("T")
-NO_SHARD = "part=auto needs a SLURM array job, srun or torchrun;   name the part: part=1/4"
 PARENT = "SEGKIT_TRAINING_OF"
 """Environment variable of a process that another one has started to share its training: the id of that process."""
 TRIAL = "SEGKIT_TRIAL"
 """Environment variable of the processes of a sweep's trial (see training/trial.py)."""
-PACKAGES = (
-    "segkit",
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "albumentations",
-    "segmentation-models-pytorch",
-    "numpy",
-)
+PACKAGES = ("segkit", "torch", "torchvision", "lightning", "hydra-core", "albumentations", "segmentation-models-pytorch", "numpy")
+PASSWORD = re.compile(r"(://[^:/]*):[^@]*@(?:[^/?]*@)?")
+"""Of user:password@; one with / or @ that should have been written %2F or %40 as well."""
+PASSWORD_KEY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,10 +61,9 @@ def job() -> Job | None:
 
 def rank() -> int:
     """Rank of this process in its training, before the process group exists."""
-    started = job()
-    if started is None:
-        return int(os.environ["LOCAL_RANK"]) if PARENT in os.environ else 0
-    return started.rank
+    if started := job():
+        return started.rank
+    return int(os.environ["LOCAL_RANK"]) if PARENT in os.environ else 0
 
 
 def is_child() -> bool:
@@ -165,11 +157,11 @@ def is_whole(shards: Iterable[Shard]) -> bool:
 def from_environment(environment: Mapping[str, str]) -> Shard:
     """The shard of an array job, of the processes that torchrun or srun started, or of both. Raises `SegkitError` elsewhere."""
     array, process = of_array(environment), of_processes(environment)
-    if array is None:
-        if process is None:
-            raise SegkitError(NO_SHARD)
-        return process
-    return array if process is None else array.piece(process.number, process.of)
+    if array and process:
+        return array.piece(process.number, process.of)
+    if shard := array or process:
+        return shard
+    raise SegkitError("part=auto needs a SLURM array job, srun or torchrun;   name the part: part=1/4")
 
 
 def of_array(environment: Mapping[str, str]) -> Shard | None:
@@ -251,3 +243,20 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())} if commit.returncode == 0 else None
+
+
+def without_password(text: str) -> str:
+    """`text` with *** for the password of a database's address in it."""
+    return PASSWORD_KEY.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+
+
+def absolute(storage: str | None) -> str | None:
+    """The same journal file, or SQLite's, from any working directory; any other address as it is."""
+    if storage is None:
+        return None
+    scheme, _, file = storage.partition(":///")
+    is_sqlite = scheme.startswith("sqlite") and file and not file.startswith(("/", ":memory:", "file:"))
+    if "://" in storage and not is_sqlite:
+        return storage
+    path = Path(os.path.expanduser(file if is_sqlite else storage)).absolute()  # noqa: PTH111  Path's own stops at a ~ that is no user
+    return f"{scheme}:///{path}" if is_sqlite else str(path)

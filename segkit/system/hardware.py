@@ -19,9 +19,6 @@ from segkit.system.errors import SegkitError
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["32", "bf16", "16"]
 
-# From so much training on, the compiled network has paid back its compilation of a minute or so. On processors it never
-# does: once bf16, memory order and allocation are right, compiled and plain steps of the U-Nets take the same time to 3 %.
-COMPILE_PAYS_FLOP = {"cuda": 1e16}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h."""
 
@@ -164,8 +161,3 @@ def loader_workers(asked: str | int, device: str, cached: bool, processes: int =
 def cache_budget(asked: str | float) -> int:
     """Bytes for decoded training images."""
     return psutil.virtual_memory().available // 4 if asked == "auto" else int(float(asked) * 1e9)
-
-
-def compile_pays(device: str, flop_per_image: float, images: int) -> bool:
-    """Whether training on so many images (forward and backward: three times the forward FLOP) outlasts the compilation."""
-    return 3 * flop_per_image * images > COMPILE_PAYS_FLOP.get(device, float("inf"))

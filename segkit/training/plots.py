@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -28,14 +29,12 @@ COLORS = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE if colo
 DPI = 130
 FEW = 40
 """Up to so many epochs, each is marked with a dot."""
-LINES: dict[str, Literal["--", "-"]] = {"train/loss": "--", "val/loss": "-"}
+LINES = {"train/loss": "--", "val/loss": "-"}
 
 
 def curves(metrics_csv: Path, out: Path, monitor: str = "dice", mode: str = "max") -> None:
     """Write a PNG of losses, validation metrics and learning rate; the best epoch of `val/<monitor>` is marked."""
-    columns = read_columns(metrics_csv)
-    figure = draw_curves(columns, f"val/{monitor}", mode)
-    save(figure, out)
+    save(draw_curves(read_columns(metrics_csv), f"val/{monitor}", mode), out)
 
 
 def save(figure: Figure, out: Path) -> None:
@@ -45,21 +44,17 @@ def save(figure: Figure, out: Path) -> None:
 
 def read_columns(path: Path) -> dict[str, Array]:
     """Column -> values by epoch (float64); blanks, NaN and infinities are NaN. A repeated epoch counts once."""
-    if not path.is_file():
-        raise SegkitError(f"{path}: no metrics; has the run finished an epoch?")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["epoch"]: row for row in csv.DictReader(file, restval="") if row.get("epoch")}
+    rows = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row["epoch"]: row for row in csv.DictReader(file, restval="") if row.get("epoch")}
     if not rows:
         raise SegkitError(f"{path}: no metrics; has the run finished an epoch?")
     names = [name for name in next(iter(rows.values())) if name]
-    table = {name: np.array([as_number(row[name]) for row in rows.values()]) for name in names}
-    order = np.argsort(table["epoch"], kind="stable")
-    return {name: values[order] for name, values in table.items()}
-
-
-def as_number(text: str) -> float:
-    value = float(text) if text.strip() else np.nan
-    return value if np.isfinite(value) else np.nan
+    table = np.array([[float(row[name].strip() or "nan") for name in names] for row in rows.values()])  # (epochs, columns)
+    table[np.isinf(table)] = np.nan
+    table = table[np.argsort(table[:, names.index("epoch")], kind="stable")]
+    return dict(zip(names, table.T, strict=True))
 
 
 def draw_curves(columns: Columns, monitor: str, mode: str) -> Figure:
@@ -91,9 +86,8 @@ def stacked(size: tuple[float, float], heights: Sequence[float], text: str, shar
 
 def loss_names(columns: Columns) -> list[str]:
     """`train/loss` and `val/loss`, then what they are made of."""
-    totals = [name for name in ("train/loss", "val/loss") if name in columns]
-    parts = [n for n in columns if n.startswith(("train/", "val/loss")) and n not in totals]
-    return [*totals, *parts]
+    names = [name for name in columns if name.startswith(("train/", "val/loss"))]
+    return sorted(names, key=lambda name: name not in ("train/loss", "val/loss"))
 
 
 def metric_names(columns: Columns) -> tuple[list[str], list[str]]:
@@ -104,26 +98,21 @@ def metric_names(columns: Columns) -> tuple[list[str], list[str]]:
 
 
 def draw_panel(axis: Axes, columns: Columns, names: Sequence[str], label: str) -> None:
-    epochs = columns["epoch"]
-    colors = iter(COLORS * len(names))
+    colors = cycle(COLORS)
     for name in names:
-        known = np.isfinite(columns[name])
-        if not known.any():
-            continue
-        part = name not in ("train/loss", "val/loss", "lr") and (label == "loss" or name.count("/") > 1)
-        color = {"train/loss": TRAIN, "val/loss": VAL, "lr": GRAY}.get(name) or next(colors)
-        axis.plot(
-            epochs[known],
-            columns[name][known],
-            label=short(name, label),
-            color=color,
-            linewidth=0.8 if part else 1.7,
-            alpha=0.85,
-            marker="o" if len(epochs) <= FEW else None,
-            markersize=2 if part else 3.5,
-        )
+        if has_values(columns, name):
+            is_part = name not in ("train/loss", "val/loss", "lr") and (label == "loss" or name.count("/") > 1)
+            color = {"train/loss": TRAIN, "val/loss": VAL, "lr": GRAY}.get(name) or next(colors)
+            marker = "o" if len(columns["epoch"]) <= FEW else None
+            width, size = (0.8, 2) if is_part else (1.7, 3.5)
+            draw_line(axis, columns, name, label=short(name, label), color=color, linewidth=width, marker=marker, markersize=size)
     axis.set_ylabel(label)
     scale(axis, [columns[name] for name in names], label)
+
+
+def draw_line(axis: Axes, columns: Columns, name: str, **style: Any) -> None:
+    known = np.isfinite(columns[name])
+    axis.plot(columns["epoch"][known], columns[name][known], alpha=0.85, **style)
 
 
 def scale(axis: Axes, series: Sequence[Array], label: str) -> None:
@@ -197,51 +186,32 @@ class Curve:
     is_best: bool = False
 
 
-@dataclass(frozen=True)
-class StagePanel:
-    stage: str
-    curves: Sequence[Curve]
-
-
-def trial_curves(panels: Sequence[StagePanel], out: Path, title: str = "") -> None:
-    """Write a PNG of training (dashed) and validation loss (solid); the best of several trials is thick."""
-    heights = [max(2.0, 0.45 + 0.17 * len(panel.curves)) for panel in panels]
+def trial_curves(stages: Mapping[str, Sequence[Curve]], out: Path, title: str = "") -> None:
+    """Write a PNG of training (dashed) and validation loss (solid), a panel a stage; the best of several trials is thick."""
+    heights = [max(2.0, 0.45 + 0.17 * len(trials)) for trials in stages.values()]
     figure, axes = stacked((8.5, 0.8 + sum(heights)), heights, title)
-    for axis, panel in zip(axes, panels, strict=True):
-        draw_stage(axis, panel)
+    for axis, (stage, trials) in zip(axes, stages.items(), strict=True):
+        axis.set_title(stage, loc="left", fontsize=10)
+        draw_stage(axis, trials)
     figure.align_ylabels(axes)
     styles = [Line2D([], [], color=GRAY, linestyle=line, label=name.replace("/", " ")) for name, line in LINES.items()]
     figure.legend(handles=styles, loc="upper right", ncols=2, frameon=False, fontsize=8)
     save(figure, out)
 
 
-def draw_stage(axis: Axes, panel: StagePanel) -> None:
-    series = []
-    for curve, color in zip(panel.curves, trial_colors(len(panel.curves)), strict=True):
-        wide = 2.6 if curve.is_best and len(panel.curves) > 1 else 1.2
-        label = f"{curve.label}, best" if wide > 2 else curve.label
-        axis.plot([], [], color=color, linewidth=wide, label=label)  # in the legend also where there is no curve
+def draw_stage(axis: Axes, trials: Sequence[Curve]) -> None:
+    """Few trials have distinct colors, many a scale from dark to light."""
+    n = len(trials)
+    colors = COLORS[:n] if n <= len(COLORS) else colormaps["viridis"](np.linspace(0, 0.9, n))
+    for curve, color in zip(trials, colors, strict=True):
+        is_best = curve.is_best and n > 1
+        style = {"color": color, "linewidth": 2.6 if is_best else 1.2}
+        axis.plot([], [], label=f"{curve.label}, best" if is_best else curve.label, **style)  # in the legend also where there is no curve
         for name, line in LINES.items():
             if has_values(curve.columns, name):
-                draw_line(axis, curve.columns, name, color, line, wide)
-                series.append(curve.columns[name])
-    axis.set_title(panel.stage, loc="left", fontsize=10)
+                marker = ("o" if name == "val/loss" else "x") if np.isfinite(curve.columns[name]).sum() <= FEW else None
+                draw_line(axis, curve.columns, name, linestyle=line, marker=marker, markersize=3.5, **style)
     axis.set_ylabel("loss", fontsize=8)
-    if series:
+    if series := [curve.columns[name] for curve in trials for name in LINES if has_values(curve.columns, name)]:
         scale(axis, series, "loss")
     legend(axis)
-
-
-def draw_line(axis: Axes, columns: Columns, name: str, color: str, line: str, width: float) -> None:
-    known = np.isfinite(columns[name])
-    epochs = columns["epoch"][known]
-    marker = ("o" if name == "val/loss" else "x") if known.sum() <= FEW else None
-    axis.plot(epochs, columns[name][known], line, color=color, linewidth=width, marker=marker, markersize=3.5, alpha=0.85)
-
-
-def trial_colors(n: int) -> list[str]:
-    """Distinct colors for few trials; a scale from dark to light for many."""
-    if n <= len(COLORS):
-        return list(COLORS[:n])
-    shades = colormaps["viridis"](np.linspace(0, 0.9, n))
-    return ["#{:02x}{:02x}{:02x}".format(*(int(255 * part) for part in shade[:3])) for shade in shades]

@@ -20,10 +20,9 @@ import yaml
 
 from segkit.config import validate
 from segkit.config.schema import Train
-from segkit.system.environment import is_child, job_name, now, session
+from segkit.system.environment import TRIAL, is_child, job_name, now, session
 from segkit.system.errors import SegkitError
 from segkit.system.files import read_json, remove_leftovers, write_text_atomic
-from segkit.training import trial
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
@@ -167,8 +166,8 @@ class RunFolder:
 
     def is_unfinished(self) -> bool:
         state = self.status.get("state", "failed")  # killed before status.json was written
-        mine = trial.current() is not None  # who runs a trial holds its lock
-        return state in ("interrupted", "failed") or (state == "running" and (mine or not self.is_alive()))
+        is_mine = TRIAL in os.environ  # whoever runs a trial holds its lock
+        return state in ("interrupted", "failed") or (state == "running" and (is_mine or not self.is_alive()))
 
     def is_alive(self) -> bool:
         """Whether the recorded process still runs; one on another host does if it wrote lately."""
@@ -210,18 +209,17 @@ class RunFolder:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": psutil.Process().create_time()}
         me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
         started = self.status.get("started", now())
-        self.write_json("status.json", {"state": state, "started": started, "changed": now(), **me, **more})
+        status = {"state": state, "started": started, "changed": now(), **me, **more}
+        write_text_atomic(self.path / "status.json", json.dumps(status, indent=1))
 
     def write_failure(self, message: str) -> None:
         self.write_status("failed", traceback=message)
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        write_text_atomic(self.path / name, json.dumps(content, indent=1))
-
     def write_provenance(self, data: Mapping[str, Any]) -> None:
         """Write data, versions, command and machine to provenance.json; each resume adds a session."""
-        past = read_json(self.path / "provenance.json").get("sessions", [])
-        self.write_json("provenance.json", {"data": dict(data), "sessions": [*past, session()]})
+        path = self.path / "provenance.json"
+        sessions = [*read_json(path).get("sessions", []), session()]
+        write_text_atomic(path, json.dumps({"data": dict(data), "sessions": sessions}, indent=1))
 
 
 def reserve(parent: Path, name: str | None) -> Path:
@@ -245,6 +243,15 @@ def config_hash(cfg: Train) -> str:
 def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     kept = {key: value for key, value in node.items() if not is_below(f"{prefix}{key}", PLACE_KEYS)}
     return {key: without_places(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a config by dotted key."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def is_below(key: str, others: Sequence[str]) -> bool:

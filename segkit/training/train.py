@@ -43,8 +43,8 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import CACHE, check_writable, read_json, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.progress import console
+from segkit.training.callbacks.logging import record_hparams
 from segkit.training.distributed import end_with_parent, process_group
-from segkit.training.hparams import record_hparams
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
@@ -107,7 +107,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             fit(run, cfg, hardware, module, data)
         except Pruned:
             if cfg.logger.tensorboard:
-                record_hparams(run.path, cfg)
+                record_hparams(run, cfg)
             raise
         return finish(run, cfg, hardware, prepared, benchmark)
 
@@ -307,7 +307,7 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, b
         evaluate_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
     if cfg.logger.tensorboard:
-        record_hparams(run.path, cfg, evaluation.summary)
+        record_hparams(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)
 
 

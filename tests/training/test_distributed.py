@@ -20,7 +20,8 @@ from segkit.system import environment as env
 from segkit.system import hardware
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
-from segkit.training import distributed, trial
+from segkit.training import distributed
+from segkit.training.callbacks.pruning import RunningTrial
 from segkit.training.trainer import check_devices, leaves_some_unused, wants_sync
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "5", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}
@@ -76,7 +77,7 @@ def trial_of_a_sweep() -> str:
     import json
     from dataclasses import fields
 
-    return json.dumps({field.name: [] if field.name == "objectives" else None for field in fields(trial.RunningTrial)})
+    return json.dumps({field.name: [] if field.name == "objectives" else None for field in fields(RunningTrial)})
 
 
 def test_a_batch_script_without_srun_and_a_job_of_one_task_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,20 +39,13 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, every_minutes: float) -> None:
-        self.folder, self.monitor, self.mode = folder, f"val/{monitor}", mode
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.monitor, self.mode = f"val/{monitor}", mode
         self.every_seconds = 60 * every_minutes
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._improved = False
         self._saved_at = time.monotonic()
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.ckpt"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the score. NaN is never the best, but as long as there is no score, the first checkpoint is kept."""

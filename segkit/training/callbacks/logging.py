@@ -1,4 +1,4 @@
-"""Everything a training logs: metrics.csv and a line an epoch, validation images for TensorBoard, costs for a sweep."""
+"""Everything a training logs: metrics.csv and a line an epoch, images and hyper-parameters for TensorBoard, costs for a sweep."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ import io
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as summaries
 
+from segkit.config.schema import Train
 from segkit.data.dataset import CaseDataset
 from segkit.data.overlays import Panel, panel, sample_grid
-from segkit.system.files import write_text_atomic
+from segkit.metrics.summary import OVERALL, Summary
+from segkit.system.files import read_json, write_text_atomic
 from segkit.system.progress import console
 from segkit.training.distributed import all_gather, is_distributed
+from segkit.training.plots import best_row, read_columns
+from segkit.training.run_folder import RunFolder, flat
 
 COST_NAMES = ("parameters", "ms_per_image")
 """Objectives of a sweep that `Costs` measures."""
 COST_REPEATS = 5
+Scalar = str | int | float | bool
+COMPARED = ("model.", "optimizer.", "scheduler.", "preprocess.", "loss.", "seed", "data.batch_size")
+"""What people compare runs by: the keys of TensorBoard's HPARAMS tab."""
 
 
 class EpochTable(L.Callback):
@@ -154,3 +165,45 @@ class Costs(L.Callback):
             seconds = time.perf_counter() - start
         pl_module.train(training)
         return seconds
+
+
+# --- hyper-parameters -------------------------------------------------------------------------------------------------
+
+
+def record_hparams(run: RunFolder, cfg: Train, summary: Summary | None = None) -> None:
+    """Write the row of a run in TensorBoard's HPARAMS tab: its hyper-parameters and final metrics.
+
+    A pruned run has no summary, only its best epoch. Lightning's `log_hyperparams` would make the columns of one run those of all
+    runs; here TensorBoard collects them.
+    """
+    lines = (line for line in reversed(summary.lines) if line.class_name == OVERALL) if summary else ()
+    metrics = best_epoch(run, cfg.metric.monitor, cfg.metric.mode) | {f"final/{line.statistic}": line.mean for line in lines}
+    *_, session_start, session_end = summaries(dict(hparams(run, cfg)), metrics)  # type: ignore[no-untyped-call]
+    with SummaryWriter(run.events) as writer:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value)
+        for session in (session_start, session_end):
+            writer.file_writer.add_summary(session)
+
+
+def best_epoch(run: RunFolder, monitor: str, mode: str) -> dict[str, float]:
+    if not (run.path / "metrics.csv").exists():
+        return {}
+    columns = read_columns(run.path / "metrics.csv")
+    row = best_row(columns, f"val/{monitor}", mode)
+    return {} if row is None else {f"best/{monitor}": float(columns[f"val/{monitor}"][row])}
+
+
+def hparams(run: RunFolder, cfg: Train) -> Iterator[tuple[str, Scalar]]:
+    """The keys that runs are compared by, then all that the sweep around this run searches; of a config group its choice."""
+    config = dict(flat(cfg.model_dump(mode="json")))
+    for key, value in config.items():
+        if key.startswith(COMPARED):
+            name = value.rpartition(".")[2] if key.endswith("._target_") else value
+            yield key.removesuffix("._target_"), name if isinstance(name, Scalar) else str(name)
+    space = read_json(run.path.parent / "sweep.json").get("space", {})
+    for text in yaml.safe_load((run.path / "overrides.yaml").read_text()) if space else ():
+        key, _, typed = text.partition("=")
+        if key in space:
+            value = config.get(key.lstrip("+"))
+            yield key.lstrip("+"), value if isinstance(value, Scalar) else typed

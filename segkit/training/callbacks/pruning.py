@@ -1,13 +1,74 @@
-"""Inside a sweep: report the score of each validation, and stop a trial that the pruner gives up."""
+"""The trial of a sweep as its training sees it: it reports the score of each validation, and stops where the pruner gives it up."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import lightning as L
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
+from segkit.system.environment import TRIAL
 from segkit.system.progress import console
 from segkit.training.callbacks.checkpoints import on_any_process
 from segkit.training.run_folder import Pruned
-from segkit.training.trial import RunningTrial
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """Passed on in the environment, so that the further processes of a training on several devices know it as well.
+
+    Args:
+        storage: The address of the study's storage.
+        folder: The sweep's folder.
+        study: The name of the study.
+        id: The storage's own.
+        objectives: The names that the sweep asks for.
+        pruner: The arguments of `build_pruner`, the name first; with `none` nothing is reported.
+    """
+
+    storage: str | None
+    folder: str
+    study: str
+    id: int
+    objectives: Sequence[str]
+    pruner: Sequence[Any]
+
+    @classmethod
+    def current(cls) -> RunningTrial | None:
+        """The trial that this process belongs to; None outside of a sweep."""
+        text = os.environ.get(TRIAL)
+        return None if text is None else cls(**json.loads(text))
+
+    def announce(self) -> None:
+        os.environ[TRIAL] = json.dumps(asdict(self))
+
+    def report(self, epochs: int, score: float) -> bool:
+        """Whether the pruner gives the trial up after so many epochs. An earlier report, by a process that was killed, stands."""
+        trial = self._trial
+        if epochs not in trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            trial.report(score, epochs)
+        return trial.should_prune()
+
+    @cached_property
+    def _trial(self) -> Trial:
+        """Opened in this process: no connection survives a fork. The sampler is one that stores nothing."""
+        import optuna
+
+        from segkit.training.sweeps.samplers import build_pruner
+        from segkit.training.sweeps.storage import open_storage, quiet
+
+        quiet()
+        storage, sampler = open_storage(self.storage, Path(self.folder)), optuna.samplers.RandomSampler()
+        study = optuna.load_study(study_name=self.study, storage=storage, sampler=sampler, pruner=build_pruner(*self.pruner))
+        return optuna.Trial(study, self.id)
 
 
 class Pruning(L.Callback):

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: which networks of a sweep validated which cases, and each case judged by those that did not see it."""
+"""Folds of a cross-validation: which networks of a sweep validated which cases, and each case evaluated by those that did not see it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Values = Mapping[str, str]
 
 
 def out_of_fold(folds: Sequence[str | Path], allow: Sequence[str] = ()) -> CaseTable:
-    """The rows of several run folders or case tables. A case that two of them judge was validated twice, so they are no folds."""
+    """The rows of several run folders or case tables. Raises `SegkitError` where a case is in two of them: these are no folds."""
     tables = [read_table(place, allow) for place in folds]
     check_once([(place, {row.case for row in table.rows}) for place, table in zip(folds, tables, strict=True)])
     statistics = {statistic.name: statistic for table in tables for statistic in table.statistics}
@@ -41,8 +41,8 @@ def out_of_fold(folds: Sequence[str | Path], allow: Sequence[str] = ()) -> CaseT
 
 def check_once(validated: Sequence[tuple[str | Path, Collection[str]]]) -> None:
     """`validated`: each fold with its cases."""
-    judged = Counter(case for _, cases in validated for case in cases)
-    if twice := sorted(case for case, n in judged.items() if n > 1):
+    counts = Counter(case for _, cases in validated for case in cases)
+    if twice := sorted(case for case, n in counts.items() if n > 1):
         where = ", ".join(str(place) for place, cases in validated if twice[0] in cases)
         raise SegkitError(f"{twice[0]} and {len(twice) - 1} more cases are validated twice ({where}): these are no folds of one split")
 
@@ -67,7 +67,7 @@ class Trained:
                 return f"failed: {run.status.get('traceback', '').strip().rpartition(chr(10))[2]}"
             case "running" if run.is_alive():
                 return "is still running"
-        return "broke off"
+        return "was interrupted"
 
     @cached_property
     def ckpt(self) -> Path:
@@ -75,8 +75,11 @@ class Trained:
 
     @cached_property
     def split(self) -> Mapping[str, Any]:
-        """Its own, as its checkpoint has it."""
         return checkpoint.read_metadata(self.ckpt, checkpoint.read(self.ckpt)).split
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        return tuple(f"{key}={self.values[key]}" for key in SEEDS if key in self.values)
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,10 @@ class Folds:
 
     @property
     def home(self) -> Path:
-        """Of their tables."""
+        """The folder of their tables."""
         return self.sweep / "evaluation" / self.name
 
-    def judges(self) -> dict[str, tuple[Path, ...]]:
+    def validators(self) -> dict[str, tuple[Path, ...]]:
         """Case -> the networks that validated it, one of each seed. Cases of the same networks follow each other."""
         found: dict[str, tuple[Path, ...]] = {}
         for one in self.trained:
@@ -118,7 +121,7 @@ class OutOfFold(Predictor):
     """A cross-validation as the predictor of its own cases, one fold in memory at a time. `load` loads one network, or several as one."""
 
     def __init__(self, folds: Folds, load: Callable[[Sequence[Path]], Predictor]) -> None:
-        self.of_case, self.load = folds.judges(), load
+        self.of_case, self.load = folds.validators(), load
         first = load(folds.ckpts[:1])
         self.config, self.labels = first.config, first.labels
         self.metadata = replace(first.metadata, split={"train": [], "val": list(self.of_case), "test": []})
@@ -129,10 +132,15 @@ class OutOfFold(Predictor):
 
 
 def find_folds(sweep: str, where: Values | None = None, partial: bool = False) -> list[Folds]:
-    """What a sweep has trained; of one over more than folds those that `where` chooses.
+    """The folds that a sweep has trained, a group for each setting of its other keys.
 
-    Raises `SegkitError` where it has no folds, where they are not of one split, and, unless `partial`, where some cases are
-    validated by no finished network.
+    Args:
+        sweep: Name or folder of the sweep.
+        where: Values of other keys; only settings with these are returned.
+        partial: Whether cases that no finished network validates are allowed.
+
+    Raises:
+        SegkitError: The sweep has no folds, they are not of one split, or some are missing.
     """
     folder = find_sweep(sweep)
     space = {key.lstrip("+"): text for key, text in read_json(folder / "sweep.json")["space"].items()}
@@ -140,15 +148,16 @@ def find_folds(sweep: str, where: Values | None = None, partial: bool = False) -
         raise SegkitError(f"sweep {folder} has no folds: it varies {', '.join(space)};   segkit train -m … split=kfold folds=all")
     groups: dict[tuple[tuple[str, str], ...], list[Trained]] = {}
     for path in sorted(folder.glob("*/overrides.yaml")):
-        values = values_of(path, space)
+        typed = (text.partition("=") for text in yaml.safe_load(path.read_text()))
+        values = {key.lstrip("+"): value for key, _, value in typed if key.lstrip("+") in space}
         others = tuple((key, text) for key, text in values.items() if key not in (FOLD, *SEEDS))
         groups.setdefault(others, []).append(Trained(path.parent, values))
-    chosen = {others: trained for others, trained in groups.items() if fits(dict(others), where or {}, space)}
     if not groups:
         raise SegkitError(f"sweep {folder} has trained nothing yet")
+    chosen = {others: trained for others, trained in groups.items() if fits(dict(others), where or {}, space)}
     if not chosen:
         known = "\n".join(f"  {line_to_type(dict(others))}" for others in groups)
-        raise SegkitError(f"sweep {folder} has no training with  {line_to_type(where or {})}; there is\n{known}")
+        raise SegkitError(f"sweep {folder} has no training with  {line_to_type(where or {})}; available:\n{known}")
     found = [finished(folder, dict(others), trained, space, partial) for others, trained in chosen.items()]
     if not any(folds.trained for folds in found):
         raise SegkitError(f"sweep {folder} has no fold that was trained to its end")
@@ -156,15 +165,15 @@ def find_folds(sweep: str, where: Values | None = None, partial: bool = False) -
 
 
 def one_of(groups: Sequence[Folds]) -> Folds:
-    """The only one. Raises `SegkitError` with what to type where there are several."""
+    """The only one. Raises `SegkitError` with the keys that choose one where there are several."""
     if len(groups) == 1:
         return groups[0]
     lines = "\n".join(f"  {line_to_type(folds.values)}" for folds in groups)
-    raise SegkitError(f"sweep {groups[0].sweep} varies more than folds;   say which of these with\n{lines}")
+    raise SegkitError(f"sweep {groups[0].sweep} varies more than folds;   choose one of these with\n{lines}")
 
 
 def best_of(summaries: Mapping[str, Summary], metric: Metric) -> str:
-    """The name of the best; of several a line each, best first."""
+    """The name of the best summary. Prints several, a line each, best first."""
     names, monitor = list(summaries), metric.monitor.split("/")[0]
     statistics = {line.statistic for summary in summaries.values() for line in summary.lines}
     statistic = monitor if monitor in statistics else summaries[names[0]].lines[0].statistic
@@ -176,13 +185,8 @@ def best_of(summaries: Mapping[str, Summary], metric: Metric) -> str:
     return names[0]
 
 
-def values_of(overrides: Path, space: Mapping[str, Any]) -> dict[str, str]:
-    typed = (text.partition("=") for text in yaml.safe_load(overrides.read_text()))
-    return {key.lstrip("+"): value for key, _, value in typed if key.lstrip("+") in space}
-
-
 def fits(values: Values, where: Mapping[str, Any], space: Mapping[str, Any]) -> bool:
-    """Numbers by their value, however they were written."""
+    """Whether the values are those that `where` asks for, numbers however they were written."""
     others = [key for key in space if key not in (FOLD, *SEEDS)]
     for key in where:
         if key not in others:
@@ -203,17 +207,17 @@ def line_to_type(values: Mapping[str, Any]) -> str:
 
 
 def numbers(text: str) -> list[int]:
-    """Of folds and seeds, from `choice(0, 1, 2)` or `0 to 4 by 1` (see `sweep.space.described`)."""
+    """The folds or seeds of `choice(0, 1, 2)` or `0 to 4 by 1` (see `space.Parameter`)."""
     found = [int(number) for number in re.findall(r"\d+", text)]
     return list(range(found[0], found[1] + 1, *found[2:])) if " to " in text else found
 
 
 def finished(folder: Path, values: Values, trained: Sequence[Trained], space: Mapping[str, str], partial: bool) -> Folds:
-    """Those that have a network, after a look at what is missing. With each seed the folds must be those of one split."""
+    """The folds that have a network. With each seed they must be those of one split. Raises `SegkitError` or prints what is missing."""
     missing: list[str] = []
     ready = [one for one in trained if not one.trouble]
     for seeds in product(*([f"{key}={n}" for n in numbers(space[key])] for key in SEEDS if key in space)):
-        ours = [one for one in trained if seeds_of(one) == seeds]
+        ours = [one for one in trained if one.seeds == seeds]
         together = [one for one in ours if one in ready]
         cases, left = left_over(together)
         if left or not together:
@@ -223,14 +227,11 @@ def finished(folder: Path, values: Values, trained: Sequence[Trained], space: Ma
             missing += [f"  {len(left)} of {len(cases)} cases are validated by no network"] if together else []
     if missing and not partial:
         headline = f"sweep {' '.join([str(folder), *(f'{key}={text}' for key, text in values.items())])} lacks folds"
-        raise SegkitError("\n".join([headline, *missing, *how_to_go_on(trained, bool(ready))]))
+        fixes = [how_to_train_them(trained), "  or take those there are:  partial=true" if ready else ""]
+        raise SegkitError("\n".join([headline, *missing, *filter(None, fixes)]))
     for line in missing:
         console.print(f"note     {line}", markup=False, highlight=False)
-    return Folds(folder, values, tuple(sorted(ready, key=lambda one: (int(one.values[FOLD]), seeds_of(one)))))
-
-
-def seeds_of(one: Trained) -> tuple[str, ...]:
-    return tuple(f"{key}={one.values[key]}" for key in SEEDS if key in one.values)
+    return Folds(folder, values, tuple(sorted(ready, key=lambda one: (int(one.values[FOLD]), one.seeds))))
 
 
 def left_over(folds: Sequence[Trained]) -> tuple[set[str], set[str]]:
@@ -245,9 +246,8 @@ def left_over(folds: Sequence[Trained]) -> tuple[set[str], set[str]]:
     return cases, cases.difference(*(one.split["val"] for one in folds))
 
 
-def how_to_go_on(trained: Sequence[Trained], is_partial_possible: bool) -> list[str]:
-    """The command of the sweep, as its first training knows it."""
-    sessions = [read_json(one.path / "provenance.json").get("sessions") for one in trained]
+def how_to_train_them(trained: Sequence[Trained]) -> str:
+    """The command of the sweep, as its first training has recorded it; empty where none has."""
+    sessions = (read_json(one.path / "provenance.json").get("sessions") for one in trained)
     commands = [known[0]["command"].partition(" ")[2] for known in sessions if known]
-    lines = [f"  train what is missing with the same command:  segkit {commands[0]}"] if commands else []
-    return [*lines, "  or take what there is:  partial=true"] if is_partial_possible else lines
+    return f"  train what is missing with the same command:  segkit {commands[0]}" if commands else ""

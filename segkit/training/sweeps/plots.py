@@ -24,9 +24,8 @@ from optuna.visualization import matplotlib as optuna_plots
 
 from segkit.data.audit.report import STYLE
 from segkit.system.files import atomic_path, write_text_atomic
-from segkit.training.sweeps.results import FRONT, Sweep, Trial
+from segkit.training.sweeps.results import Sweep, Table, Trial, means_table, trials_csv, trials_table
 from segkit.training.sweeps.storage import DIRECTIONS, quiet
-from segkit.training.sweeps.tables import Table, means_table, trials_csv, trials_table
 
 FEWEST = 10
 """Finished trials below which the importance of keys is not computed: it would be chance."""
@@ -57,15 +56,16 @@ def draw_sweep(sweep: Sweep) -> list[Path]:
 
 def _plots(sweep: Sweep, shares: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, Callable[[], Axes]]]:
     """File name and plot, in the order of the page."""
-    suffix = {name: f"_{name}" if i else "" for i, name in enumerate(dict.fromkeys([*sweep.objectives, *sweep.metrics]))}
+    suffix = {name: f"_{name}" if i else "" for i, name in enumerate(sweep.objectives)}
     alone = {name: _alone(sweep, i) for i, name in enumerate(sweep.objectives)}
-    measured = [name for name, one in alone.items() if np.isfinite([one.score(trial, 0)[0] for trial in one.trials]).any()]
+    measured = [name for name, one in alone.items() if np.isfinite([one.score(trial) for trial in one.trials]).any()]
     yield from ((f"history{suffix[name]}", partial(_history, alone[name])) for name in measured)
     if sweep.ranked and 2 <= len(alone) <= 3:
-        yield "pareto", partial(_pareto, sweep)
+        names = [f"{name} ({mode})" for name, mode in sweep.objectives.items()]
+        yield "pareto", partial(optuna_plots.plot_pareto_front, _as_study(sweep), target_names=names)
     if sweep.ranked and sweep.keys:
         yield from ((f"parallel{suffix[name]}", partial(_parallel, one)) for name, one in alone.items())
-    yield from ((f"importance{suffix[name]}", partial(_importance, alone[name])) for name in shares)
+    yield from ((f"importance{suffix[name]}", partial(_importance, shares[name])) for name in shares)
     yield from ((f"curves{suffix[name]}", partial(_curves, sweep, name)) for name in sweep.metrics)
 
 
@@ -79,9 +79,9 @@ def _alone(sweep: Sweep, objective: int) -> Sweep:
 def _history(sweep: Sweep) -> Axes:
     """What each trial has reached and the best so far; the best epochs of unfinished trials; ticks at the bottom where trials failed."""
     ((name, mode),) = sweep.objectives.items()
-    axes = optuna_plots.plot_optimization_history(_as_study(sweep, []), target_name=f"{name} ({mode})")
+    axes = optuna_plots.plot_optimization_history(_as_study(sweep), target_name=f"{name} ({mode})")
     for states, marker, color in ((("pruned",), "x", "#999999"), (("running", "interrupted"), "^", "#009e73")):
-        known = [(trial.number, sweep.score(trial, 0)[0]) for trial in sweep.of(*states)]
+        known = [(trial.number, sweep.score(trial)) for trial in sweep.of(*states)]
         if np.isfinite([value for _, value in known]).any():
             axes.plot(*zip(*known, strict=True), marker, color=color, label=f"{' or '.join(states)}: best epoch")
     if failed := [trial.number for trial in sweep.of("failed")]:
@@ -93,11 +93,6 @@ def _history(sweep: Sweep) -> Axes:
     return axes
 
 
-def _pareto(sweep: Sweep) -> Axes:
-    names = [f"{name} ({mode})" for name, mode in sweep.objectives.items()]
-    return optuna_plots.plot_pareto_front(_as_study(sweep, []), target_names=names)
-
-
 def _parallel(sweep: Sweep) -> Axes:
     (name,) = sweep.objectives
     axes = optuna_plots.plot_parallel_coordinate(_as_study(sweep, list(sweep.keys)), target_name=name)
@@ -105,26 +100,28 @@ def _parallel(sweep: Sweep) -> Axes:
     return axes
 
 
-def _importance(sweep: Sweep) -> Axes:
-    ((name, _),) = sweep.objectives.items()
-    study, evaluator = _importance_study(sweep)
-    return optuna_plots.plot_param_importances(study, evaluator=evaluator, target_name=name)
+def _importance(shares: Mapping[str, float]) -> Axes:
+    """Bars, the greatest on top."""
+    _, axes = plt.subplots()
+    axes.bar_label(axes.barh(list(shares), list(shares.values())), fmt="%.2f")
+    axes.invert_yaxis()
+    axes.set_xlabel("importance")
+    return axes
 
 
 def _curves(sweep: Sweep, metric: str) -> Axes:
     """Validation curves of all trials, the best one thick, those that have not finished dotted and thin."""
-    axes = optuna_plots.plot_intermediate_values(_as_study(sweep, [], metric))
+    _, axes = plt.subplots(figsize=(9, 4.5))
+    best = sweep.ranked[0] if sweep.ranked else None
+    for trial in sweep.trials:
+        is_done = trial.state == "finished"
+        remark = " best" if trial is best else "" if is_done else f" {trial.state}"
+        width = 3.0 if trial is best else 1.5 if is_done else 1.0
+        if curve := trial.curve(metric):
+            line, label = ".-" if is_done else ".:", f"Trial{trial.number}{remark}"
+            axes.plot(list(curve), list(curve.values()), line, linewidth=width, label=label)
     axes.set(xlabel="epoch", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plt.gcf().set_size_inches(9, 4.5)
-    best = sweep.ranked[0].number if sweep.ranked and sweep.objectives else None
-    states = {f"Trial{trial.number}": trial.state for trial in sweep.trials}
-    for line in axes.lines:
-        state = states[str(line.get_label())]
-        if state != "finished":
-            line.set(linestyle=":", linewidth=1.0, label=f"{line.get_label()} {state}")
-        elif line.get_label() == f"Trial{best}":
-            line.set(linewidth=3.0, label=f"{line.get_label()} best")
     handles = sorted(axes.lines, key=lambda line: "best" not in str(line.get_label()))[:MOST_IN_LEGEND]
     more = len(axes.lines) - len(handles)
     title = f"and {more} more" if more else None
@@ -137,7 +134,7 @@ def _save(sweep: Sweep, name: str, plot: Callable[[], Axes]) -> Path:
     before = plt.get_backend()
     plt.switch_backend("agg")
     try:
-        with warnings.catch_warnings(), plt.style.context("default"), atomic_path(sweep.folder / f"{name}.png") as temporary:
+        with warnings.catch_warnings(), plt.style.context(["default", "ggplot"]), atomic_path(sweep.folder / f"{name}.png") as temporary:
             warnings.simplefilter("ignore")  # Optuna's plots are marked experimental
             axes = plot()
             axes.set_title("")
@@ -149,35 +146,29 @@ def _save(sweep: Sweep, name: str, plot: Callable[[], Axes]) -> Path:
     return sweep.folder / f"{name}.png"
 
 
-def _as_study(sweep: Sweep, keys: Sequence[str], metric: str = "") -> optuna.Study:
-    """A study in memory with the trials of the sweep under their numbers; intermediate values are the curves of `metric`."""
-    study = optuna.create_study(directions=[DIRECTIONS[mode] for mode in sweep.objectives.values()] or ["maximize"])
+def _as_study(sweep: Sweep, keys: Sequence[str] = ()) -> optuna.Study:
+    """A study in memory with the trials of the sweep under their numbers."""
+    study = optuna.create_study(directions=[DIRECTIONS[mode] for mode in sweep.objectives.values()])
     by_number = {trial.number: trial for trial in sweep.trials}
-    axes = {key: _distribution(sweep, key) for key in keys}
+    axes = {key: _distribution(sweep, key) for key in keys if any(key in trial.keys for trial in sweep.trials)}
     for number in range(max(by_number, default=-1) + 1):
         trial = by_number.get(number)
         if trial is None:  # its number is that of another attempt at a trial before it
             study.add_trial(create_trial(state=TrialState.WAITING))
             continue
+        state = TrialState.COMPLETE if trial.values else TrialState.PRUNED
         chosen = {key: axis for key, axis in axes.items() if key in trial.keys}
-        study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE if trial.values else TrialState.PRUNED,
-                params={key: _value(trial.keys[key], axis) for key, axis in chosen.items()},
-                distributions=chosen,
-                values=trial.values or None,
-                intermediate_values=trial.curve(metric),
-            )
-        )
+        params = {key: _value(trial.keys[key], axis) for key, axis in chosen.items()}
+        study.add_trial(create_trial(state=state, params=params, distributions=chosen, values=trial.values or None))
     return study
 
 
 def _distribution(sweep: Sweep, key: str) -> BaseDistribution:
     """As searched; choices, and values that no study describes, by their texts."""
-    known = {trial.distributions.get(key) for trial in sweep.trials if key in trial.keys}
-    one = known.pop() if len(known) == 1 else None
+    trials = [trial for trial in sweep.trials if key in trial.keys]
+    one = trials[0].distributions.get(key)
     if one is None or isinstance(one, CategoricalDistribution):
-        return CategoricalDistribution(sorted({trial.keys[key] for trial in sweep.trials if key in trial.keys}))
+        return CategoricalDistribution(sorted({trial.keys[key] for trial in trials}))
     return one
 
 
@@ -189,33 +180,25 @@ def _value(text: str, axis: BaseDistribution) -> str | float:
 
 
 def importances(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Objective -> key -> share of the importance, greatest first. Objectives of which it would mean nothing are left out.
-
-    PED-ANOVA: Watanabe et al., IJCAI 2023 (fANOVA would need scikit-learn).
-    """
+    """Objective -> key -> share of the importance. Objectives of which it would mean nothing are left out."""
     found = {name: importance(_alone(sweep, i)) for i, name in enumerate(sweep.objectives)}
     return {name: shares for name, shares in found.items() if shares}
 
 
 def importance(sweep: Sweep) -> dict[str, float]:
-    """Of one objective; empty where there are few trials, one key, or only equal values."""
-    finished = [trial for trial in sweep.of("finished") if trial.values]
-    varied = [key for key in sweep.keys if len({trial.keys.get(key) for trial in finished}) > 1]
-    if len(finished) < FEWEST or len(varied) < 2 or len({trial.values for trial in finished}) < 2:
+    """Key -> share for the only objective, greatest first; empty where there are few trials, one key, or only equal values.
+
+    PED-ANOVA: Watanabe et al., IJCAI 2023 (fANOVA would need scikit-learn).
+    """
+    finished = sweep.of("finished")
+    n, varied = len(finished), [key for key in sweep.keys if len({trial.keys.get(key) for trial in finished}) > 1]
+    if n < FEWEST or len(varied) < 2 or len({trial.values for trial in finished}) < 2:
         return {}
-    study, evaluator = _importance_study(sweep)
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, n_top(n) / n))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shares = get_param_importances(study, evaluator=evaluator)
+        shares = get_param_importances(_as_study(replace(sweep, trials=finished), varied), evaluator=evaluator)
     return dict(sorted(shares.items(), key=lambda item: -item[1])) if any(shares.values()) else {}
-
-
-def _importance_study(sweep: Sweep) -> tuple[optuna.Study, PedAnovaImportanceEvaluator]:
-    """Finished trials and their varied keys."""
-    finished = replace(sweep, trials=[trial for trial in sweep.of("finished") if trial.values])
-    varied = [key for key in sweep.keys if len({trial.keys.get(key) for trial in finished.trials}) > 1]
-    n = len(finished.trials)
-    return _as_study(finished, varied), PedAnovaImportanceEvaluator(target_quantile=max(0.1, n_top(n) / n))
 
 
 def n_top(n: int) -> int:
@@ -252,12 +235,11 @@ def sweep_page(sweep: Sweep, figures: Sequence[Path]) -> str:
     """HTML with the tables and the embedded figures (PNG files known by their names)."""
     title = f"Sweep {escape(sweep.name)}"
     space = "; ".join(f"{key}: {text}" for key, text in sweep.space.items())
-    trials, means = trials_table(sweep), means_table(sweep)
-    tags = [f'<tr class="{"front" * (sweep.place(trial, 0) == FRONT)}">' for trial in sweep.in_order]
+    means = means_table(sweep)
     sections = [
         f"<h1>{title}</h1><p>{escape(sweep.counts)}<br>{escape(space)}</p>",
-        f"<h2>Trials</h2>{_html(trials, tags, sweep.in_order)}",
-        f"<h2>Means</h2>{_html(means, ['<tr>'] * len(means.rows))}" if means else "",
+        f"<h2>Trials</h2>{_html(trials_table(sweep), sweep)}",
+        f"<h2>Means</h2>{_html(means)}" if means else "",
         *map(_figure, figures),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
@@ -266,32 +248,28 @@ def sweep_page(sweep: Sweep, figures: Sequence[Path]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}{style}</head>\n<body>\n{body}\n<script>{SORT}</script>\n</body></html>\n'
 
 
-def _html(table: Table, tags: Sequence[str], trials: Sequence[Trial] = ()) -> str:
-    """The table; of trials with links to their folders, and the reasons of failures."""
-    has_reasons = any(trial.reason for trial in trials)
-    headings = [*table.headings, *(["reason"] if has_reasons else [])]
-    heads = "".join(f"<th{_number(heading, table)}>{escape(heading)}</th>" for heading in headings)
-    rows = []
-    for i, (tag, row) in enumerate(zip(tags, table.rows, strict=True)):
-        cells = [f"<td{_number(h, table)}>{escape(text)}</td>" for h, text in zip(table.headings, row, strict=True)]
-        if trials:
-            trial = trials[i]
-            cells[-1] = f'<td><a href="{quote(trial.folder)}/">{escape(trial.folder)}</a></td>' if trial.folder else "<td></td>"
-            cells[table.headings.index("state")] = f'<td class="{trial.state}">{trial.state}</td>'
-            cells += [f"<td>{_reason(trial)}</td>"] if has_reasons else []
-        rows.append(f"{tag}{''.join(cells)}</tr>\n")
+def _html(table: Table, sweep: Sweep | None = None) -> str:
+    """The table; that of a sweep's trials with links to their folders, and the reasons of failures."""
+    classes = [' class="number"' if heading in table.numbers else "" for heading in table.headings]
+    heads = [f"<th{c}>{escape(heading)}</th>" for c, heading in zip(classes, table.headings, strict=True)]
+    rows = [[f"<td{c}>{escape(text)}</td>" for c, text in zip(classes, row, strict=True)] for row in table.rows]
+    tags = ["<tr>"] * len(rows)
+    if sweep:
+        heads.append("<th>reason</th>")
+        rows = [[*row[:-1], *_links(trial)] for row, trial in zip(rows, sweep.in_order, strict=True)]
+        tags = [f'<tr class="{trial.state}{" front" * (sweep.place(trial, 0) == "front")}">' for trial in sweep.in_order]
+    lines = "".join(f"{tag}{''.join(row)}</tr>\n" for tag, row in zip(tags, rows, strict=True))
     notes = "; ".join(["click a heading to sort", *table.notes])
-    table_html = f"<table><thead><tr>{heads}</tr></thead><tbody>\n{''.join(rows)}</tbody></table>"
+    table_html = f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{lines}</tbody></table>"
     return f'<p>{escape(notes)}</p><div class="scroll">{table_html}</div>'
 
 
-def _number(heading: str, table: Table) -> str:
-    return ' class="number"' if heading in table.numbers else ""
-
-
-def _reason(trial: Trial) -> str:
-    has_traceback = trial.state == "failed" and trial.folder and (trial.path / "traceback.txt").exists()
-    return escape(trial.reason) + (f' <a href="{quote(trial.folder)}/traceback.txt">traceback.txt</a>' if has_traceback else "")
+def _links(trial: Trial) -> list[str]:
+    """The cells of its folder, and of the reason why it failed."""
+    folder, link = escape(trial.folder), quote(trial.folder)
+    has_traceback = trial.state == "failed" and (trial.path / "traceback.txt").exists()
+    traceback = f' <a href="{link}/traceback.txt">traceback.txt</a>' if has_traceback else ""
+    return [f'<td><a href="{link}/">{folder}</a></td>' if folder else "<td></td>", f"<td>{escape(trial.reason)}{traceback}</td>"]
 
 
 def _figure(path: Path) -> str:

@@ -6,30 +6,12 @@ TPE: Bergstra et al., 2011. CMA-ES: Hansen and Ostermeier, 2001. ASHA: Li et al.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from optuna import pruners, samplers
 
 from segkit.system.errors import SegkitError
-from segkit.training.sweeps.space import Settings, Space, Value
-
-
-class GridSampler(samplers.BaseSampler):
-    """Proposes one given combination of the grid; Optuna's own grid sampler takes them in random order."""
-
-    def __init__(self, combination: Mapping[str, Value]) -> None:
-        self.combination = combination
-
-    def infer_relative_search_space(self, *args: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_relative(self, *args: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Value:
-        return self.combination[param_name]
+from segkit.training.sweeps.space import Settings, Space
 
 
 def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.BaseSampler:
@@ -42,7 +24,8 @@ def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.B
             return samplers.RandomSampler(seed=seed)
         case "grid":
             grid = space.combinations()
-            return GridSampler(grid[n_before % len(grid)])  # beyond the last: requeued trials, which have their values
+            # Optuna's grid sampler takes combinations in random order. Beyond the last: requeued trials, which have their values
+            return samplers.PartialFixedSampler(grid[n_before % len(grid)], samplers.RandomSampler(seed=seed))
         case "cmaes":
             return samplers.CmaEsSampler(n_startup_trials=settings.startup_trials, seed=seed, warn_independent_sampling=False)
     raise ValueError(settings.sampler)

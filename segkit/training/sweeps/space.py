@@ -19,8 +19,8 @@ from pydantic import AfterValidator, Field
 from segkit.config import messages
 from segkit.config.overrides import swept
 from segkit.config.schema import Positive, Strict
-from segkit.system.addresses import absolute
-from segkit.system.errors import Problem, ProblemsFound, nearest
+from segkit.system.environment import absolute
+from segkit.system.errors import Problem, ProblemsFound, nearest, raise_errors
 
 Value = str | int | float
 RESERVED = ("run", "resume", "name", "output_dir", "sweep.name", "sweep.fail_fast")
@@ -60,7 +60,7 @@ class Parameter:
         raise TypeError(self.distribution)
 
     def grid(self) -> Sequence[Value]:
-        """All values, smallest first. Raises `ValueError` for an interval, which has too many."""
+        """All values, smallest first; none of an interval, which has too many."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)  # type: ignore[arg-type]
@@ -68,7 +68,16 @@ class Parameter:
                 return range(low, high + 1, step)
             case FloatDistribution(low=low, high=high, step=float() as step):
                 return _steps(low, step, range(round((high - low) / step) + 1))
-        raise ValueError("an interval has no grid")
+        return ()
+
+    def __str__(self) -> str:
+        """Its values, however they were typed: `choice(a, b)` or `0 to 4 by 2` or `1e-5 to 0.1, log`."""
+        match self.distribution:
+            case CategoricalDistribution():
+                text = f"choice({', '.join(self.texts.values())})"
+            case IntDistribution(low=low, high=high, step=step, log=log) | FloatDistribution(low=low, high=high, step=step, log=log):
+                text = f"{low} to {high}" + (f" by {step}" if step else "") + (", log" if log else "")
+        return text + (f" when {'='.join(self.when)}" if self.when else "")
 
 
 def _steps(start: float, step: float, numbers: Iterable[int]) -> list[float]:
@@ -113,39 +122,24 @@ class Space:
         return n
 
     def _grid(self) -> dict[str, Sequence[Value]]:
-        problems, grid = [], {}
+        grid = {parameter.key: parameter.grid() for parameter in self.parameters}
+        problems = []
         for parameter in self.parameters:
-            try:
-                grid[parameter.key] = parameter.grid()
-            except ValueError as error:
-                problems.append(Problem(parameter.key, str(error), f"write  {parameter.key}=range(START,STOP,STEP)  or  choice(…)"))
+            if not grid[parameter.key]:
+                fix = f"write  {parameter.key}=range(START,STOP,STEP)  or  choice(…)"
+                problems.append(Problem(parameter.key, "an interval has no grid", fix))
             if parameter.when:
                 problems.append(Problem(parameter.key, "a grid has no conditions", "use  hydra.sweeper.sampler=tpe"))
-        if problems:
-            raise ProblemsFound(problems)
+        raise_errors(problems)
         return grid
 
     def is_listed(self) -> bool:
         """Whether all combinations can be listed: no interval, no condition."""
-        try:
-            return bool(self._grid())
-        except ProblemsFound:
-            return False
+        return all(parameter.grid() and not parameter.when for parameter in self.parameters)
 
     def as_dict(self) -> dict[str, str]:
         """Key -> description of its values: the identity of a space."""
-        return {p.key: described(p) for p in self.parameters}
-
-
-def described(parameter: Parameter) -> str:
-    """The values of a parameter, however they were typed: `choice(a, b)` or `0 to 4 by 2` or `1e-5 to 0.1, log`."""
-    match parameter.distribution:
-        case CategoricalDistribution():
-            text = f"choice({', '.join(parameter.texts.values())})"
-        case IntDistribution(low=low, high=high, step=step, log=log) | FloatDistribution(low=low, high=high, step=step, log=log):
-            stepped = f"{low} to {high}" + (f" by {step}" if step else "")
-            text = f"{stepped}, log" if log else stepped
-    return text + (f" when {'='.join(parameter.when)}" if parameter.when else "")
+        return {parameter.key: str(parameter) for parameter in self.parameters}
 
 
 def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: ConfigLoader) -> Space:
@@ -177,8 +171,7 @@ def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: Config
         fix = "leave it out, or add  optimizer.lr=1e-3,1e-4  or  'optimizer.lr=tag(log,interval(1e-5,1e-2))'  or  hparams_search=NAME"
         problems.append(Problem("-m", "has nothing to vary", fix))
     ordered = _conditions_first(parameters, problems)
-    if problems:
-        raise ProblemsFound(problems)
+    raise_errors(problems)
     return Space(tuple(ordered), tuple(str(override.input_line) for override in fixed))
 
 

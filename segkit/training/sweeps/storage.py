@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from segkit.config.aliases import ALIASES, KEYWORDS
-from segkit.system.addresses import absolute, without_password
+from segkit.system.environment import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import read_json, write_text_atomic
 from segkit.training.sweeps.space import Space
@@ -84,6 +84,23 @@ def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
         time.sleep(0.05)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock; assumed where this cannot be found out."""
+    try:
+        lock = try_lock(path) if path.exists() else None
+    except OSError:
+        return True
+    if lock:
+        lock.close()
+    return path.exists() and lock is None
+
+
+def journal_file(url: str | None, folder: Path) -> Path | None:
+    """The journal of a study; None where it is in a database."""
+    path = absolute(url) or str(folder / "journal.log")
+    return None if "://" in path else Path(path)
+
+
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Open the storage of a study.
 
@@ -94,22 +111,22 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     Raises:
         SegkitError: It cannot be written or reached; passwords are hidden.
     """
-    url = absolute(url)
-    if url is None or "://" not in url:
-        journal = folder / "journal.log" if url is None else Path(url)
+    journal = journal_file(url, folder)
+    if journal:
         try:
             journal.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal)))
         except OSError as error:
             raise SegkitError(f"hydra.sweeper.storage: {journal} cannot be written: {error.strerror}") from error
+    address = f"hydra.sweeper.storage={without_password(str(url))}"
     try:
-        return RDBStorage(url)
+        return RDBStorage(str(absolute(url)))
     except ImportError as error:
         name = getattr(error.__cause__, "name", None) or str(error)
-        raise SegkitError(f"hydra.sweeper.storage={without_password(url)}: the database's driver is missing: {name}") from error
+        raise SegkitError(f"{address}: the database's driver is missing: {name}") from error
     except Exception as error:  # whatever SQLAlchemy and the driver raise
         reason = without_password(first_line(error.__cause__ or error))
-        raise SegkitError(f"hydra.sweeper.storage={without_password(url)} cannot be reached: {reason}") from error
+        raise SegkitError(f"{address} cannot be reached: {reason}") from error
 
 
 # --- the folder and the study ------------------------------------------------------------------------------------------

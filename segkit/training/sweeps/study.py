@@ -1,4 +1,4 @@
-"""The study of a sweep: hands out trials, records how they ended, and requeues what was killed or failed.
+"""The study of a sweep: hands out trials, records how they ended, and requeues those that were killed or failed.
 
 A requeued trial is a new entry in the study with the parameters, reports and folder of the old one: another attempt at the same trial.
 `first` is the number of a trial's first attempt, and only its latest attempt counts.
@@ -23,26 +23,20 @@ from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import trial_name
 from segkit.training.sweeps.samplers import build_sampler
 from segkit.training.sweeps.space import Settings, Space
-from segkit.training.sweeps.storage import locked, try_lock
+from segkit.training.sweeps.storage import is_locked, locked, try_lock
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 JOB_LOCK = ".job.lock"
 """Held in a trial's folder by the job of a launcher, which may outlive the parent that holds the folder's own lock."""
 GRACE_SECONDS = 10
-"""A trial in a shared database may belong to a machine that has not yet recorded this."""
+"""After so long a trial in a shared database belongs to this machine, if no other has recorded that it is its own."""
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One attempt at a trial, to be run by this process, which holds its folder's lock together with the process forked to run it.
 
-    Args:
-        number: Of this attempt in the study.
-        first: Of the trial's first attempt; the number that people see.
-        id: Of this attempt in the storage.
-        overrides: Key -> text of the trial's values.
-        folder: Its run folder.
-        lock: The open file that holds the lock.
+    `number` and `id` are those of this attempt in study and storage, `first` is the number that people see.
     """
 
     number: int
@@ -118,15 +112,9 @@ def _values(run: Path, objectives: Mapping[str, str]) -> tuple[float, ...]:
 
 @dataclass
 class SweepStudy:
-    """The study as one process sees it.
+    """The study as one process sees it; Optuna's is shared by all processes that work on the sweep.
 
-    Args:
-        study: Optuna's, shared by all processes that work on the sweep.
-        folder: The sweep's folder.
-        folder_id: The folder's unique name (see `open_folder`): machines may share a database but not the folder.
-        space: The search space.
-        settings: With `n_trials` resolved.
-        objectives: Name -> max or min.
+    `folder_id` is the folder's unique name (see `open_folder`), as machines may share a database but not the folder.
     """
 
     study: Study
@@ -167,10 +155,10 @@ class SweepStudy:
                 return None
             return self._ask(latest(trials))
 
-    def n_running_elsewhere(self, mine: Sequence[int]) -> int:
-        """Number of trials in this folder that other processes on this machine are running."""
+    def n_running(self) -> int:
+        """Number of trials in this folder that processes on this machine are running."""
         here = (t for t in self.trials() if t.state is TrialState.RUNNING and t.user_attrs.get("host") in (None, socket.gethostname()))
-        return sum(self._is_ours(t) and t.number not in mine for t in here)
+        return sum(self._is_ours(t) for t in here)
 
     def record(self, number: int, outcome: Outcome) -> None:
         """Record how an attempt ended."""
@@ -178,14 +166,6 @@ class SweepStudy:
             storage_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
             self.study._storage.set_trial_user_attr(storage_id, "reason", outcome.reason)
         self.study.tell(number, outcome.values or None, STATES[outcome.state])
-
-    def has_job(self, name: str) -> bool:
-        """Whether the job of a launcher works in the folder, though its parent may be gone."""
-        path = self.folder / name / JOB_LOCK
-        lock = try_lock(path) if path.exists() else None
-        if lock:
-            lock.close()
-        return path.exists() and lock is None
 
     # --- inside the lock ----------------------------------------------------------------------------------------------
 
@@ -224,7 +204,7 @@ class SweepStudy:
                 continue
             name = trial.user_attrs.get("folder")
             lock = try_lock(self.folder / name / ".lock") if name else None
-            if name and (lock is None or self.has_job(name)):
+            if name and (lock is None or is_locked(self.folder / name / JOB_LOCK)):
                 continue
             outcome = self._outcome(trial)
             self.record(trial.number, outcome or Outcome("failed", reason="killed"))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -23,19 +22,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from segkit.system.errors import SegkitError
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
+    from segkit.training.callbacks.pruning import RunningTrial
     from segkit.training.sweeps.space import Settings, Space
-    from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy
-    from segkit.training.trial import RunningTrial
+    from segkit.training.sweeps.study import Attempt, Outcome
+    from segkit.training.sweeps.workers import Runner
 
 WARM = ("segkit.training.train",)
 """What trials need, imported once before the first fork. These modules must not start threads or touch a GPU when imported."""
-STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 
 class TrialsFailed(SegkitError):
-    """Trials of the sweep have failed: it has gone on to its end, or with `sweep.fail_fast=true` to the first failure."""
+    """Trials of the sweep have failed: it ran to its end, or with `sweep.fail_fast=true` to the first failure."""
 
     exit_code = 1
 
@@ -78,56 +75,32 @@ class OptunaSweeper(Sweeper):
         self.study_name = f"{self.name}/{folder.name}"
         is_known = (folder / "sweep.json").exists()
         folder_id = open_folder(folder, space, objectives, self.study_name, settings.storage)
-        pruner = build_pruner(settings.pruner, settings.startup_trials, settings.warmup_epochs, self.cfg.trainer.max_epochs)
-        study = open_study(storage, self.study_name, space, objectives, pruner, is_known)
+        self.pruner = (settings.pruner, settings.startup_trials, settings.warmup_epochs, self.cfg.trainer.max_epochs)
+        study = open_study(storage, self.study_name, space, objectives, build_pruner(*self.pruner), is_known)
         self.study = SweepStudy(study, folder, folder_id, space, settings, objectives)
-        reporter = Reporter(self.study)
-        reporter.begin(self.study.requeue_failed(), self._launcher)
+        self._announce(self.study.requeue_failed())
         try:
-            self._run(reporter)
+            self._runner().run()
         finally:
             draw(folder, settings.storage)
-        reporter.end()
+        self._summarize()
 
-    def _run(self, reporter: Reporter) -> None:
-        """In forked processes, or by the launcher that is chosen."""
-        settings, fail_fast = self.study.settings, self.cfg.sweep.fail_fast
-        if self._launcher is None:
-            self._run_forked(reporter, fail_fast)
-            return
-        from segkit.training.sweeps.workers import LauncherBatches
+    def _runner(self) -> Runner:
+        """Forked processes, or the launcher that is chosen."""
+        from segkit.training.sweeps.workers import ForkedWorkers, LauncherBatches
 
-        def job(attempt: Attempt) -> tuple[RunningTrial, list[str]]:
-            return self._trial(attempt), [*self.study.space.fixed, *attempt.values, *self._place(attempt)]
-
-        size = self.study.n_trials if settings.sampler in ("grid", "random") else settings.n_jobs
-        with read_write(self.cfg), open_dict(self.cfg):
-            self.cfg.hydra.sweep.dir = str(self.study.folder)
-        LauncherBatches(
-            study=self.study,
-            report=reporter.report,
-            fail_fast=fail_fast,
-            job=job,
-            size=size,
-            context=self.context,
-            task=self.task,
-            config=self.cfg,
-        ).run()
-
-    def _run_forked(self, reporter: Reporter, fail_fast: bool) -> None:
-        from segkit.training.sweeps.workers import ForkedWorkers
-
+        settings = self.study.settings
+        common: dict[str, Any] = {"study": self.study, "report": self._report, "fail_fast": self.cfg.sweep.fail_fast}
+        if self._launcher is not None:
+            size = self.study.n_trials if settings.sampler in ("grid", "random") else settings.n_jobs
+            with read_write(self.cfg), open_dict(self.cfg):
+                self.cfg.hydra.sweep.dir = str(self.study.folder)
+            return LauncherBatches(**common, launch=self._launch, size=size)
         if not hasattr(os, "fork"):
             raise SegkitError("a sweep forks its trials, which this system cannot;   use  hydra/launcher=joblib,  WSL, Linux or macOS")
         for module in WARM:
             importlib.import_module(module)
-
-        def job(attempt: Attempt) -> None:
-            self._trial(attempt).announce()
-            self._train(attempt)
-
-        n_jobs = self.study.settings.n_jobs
-        ForkedWorkers(study=self.study, report=reporter.report, fail_fast=fail_fast, job=job, n_jobs=n_jobs).run()
+        return ForkedWorkers(**common, job=self._train, n_jobs=settings.n_jobs)
 
     @property
     def _launcher(self) -> str | None:
@@ -159,32 +132,33 @@ class OptunaSweeper(Sweeper):
         return next(path for path in names if not (known := read_json(path / "sweep.json")) or not differences(known, wanted))
 
     def _trial(self, attempt: Attempt) -> RunningTrial:
-        from segkit.training.trial import RunningTrial
+        from segkit.training.callbacks.pruning import RunningTrial
 
-        settings = self.study.settings
-        return RunningTrial(
-            storage=settings.storage,
-            folder=str(attempt.folder.parent),
-            study=self.study_name,
-            id=attempt.id,
-            objectives=tuple(self.study.objectives),
-            pruner=settings.pruner,
-            startup_trials=settings.startup_trials,
-            warmup_epochs=settings.warmup_epochs,
-            max_epochs=self.cfg.trainer.max_epochs,
-        )
+        home, storage = str(attempt.folder.parent), self.study.settings.storage
+        return RunningTrial(storage, home, self.study_name, attempt.id, tuple(self.study.objectives), self.pruner)
 
-    def _place(self, attempt: Attempt) -> list[str]:
-        """Overrides that put a training into its trial's folder, and have it resume what is there."""
+    def _overrides(self, attempt: Attempt) -> list[str]:
+        """Those of a trial; the last ones put its training into the trial's folder, and have it resume what is there."""
         run = attempt.folder.relative_to(Path(self.cfg.output_dir, self.name))
         where = {"name": self.name, "run": run, "hydra.sweep.dir": attempt.folder.parent, "hydra.sweep.subdir": attempt.folder.name}
         quoted = {key: QuotedString(str(value), Quote.single).with_quotes() for key, value in where.items()}
-        return [*(f"{key}={value}" for key, value in quoted.items()), "resume=auto"]
+        place = [f"{key}={value}" for key, value in quoted.items()]
+        return [*self.study.space.fixed, *attempt.values, *place, "resume=auto"]
+
+    def _launch(self, attempts: Sequence[Attempt]) -> None:
+        """Run trials by the launcher until all have ended."""
+        from hydra.core.plugins import Plugins
+
+        from segkit.training.sweeps.workers import LaunchedJob
+
+        job = LaunchedJob(self.task, {str(attempt.folder): self._trial(attempt) for attempt in attempts})
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=job, config=self.cfg)
+        launcher.launch([self._overrides(attempt) for attempt in attempts], initial_job_idx=attempts[0].number)
 
     def _train(self, attempt: Attempt) -> None:
         """In the trial's process: run it as a Hydra job, raising what it raises."""
-        overrides = [*self.study.space.fixed, *attempt.values, *self._place(attempt)]
-        config = self.context.config_loader.load_sweep_config(self.cfg, overrides)
+        self._trial(attempt).announce()
+        config = self.context.config_loader.load_sweep_config(self.cfg, self._overrides(attempt))
         with read_write(config), open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(attempt.number), attempt.number
         done = run_job(
@@ -196,54 +170,41 @@ class OptunaSweeper(Sweeper):
         )
         _ = done.return_value  # raises what the job has raised
 
+    # --- what is printed ----------------------------------------------------------------------------------------------
 
-class Reporter:
-    """Prints how a sweep begins, one line a trial, and how it ends."""
+    def _announce(self, n_failed: int) -> None:
+        from segkit.training.sweeps.results import read_sweep
 
-    def __init__(self, study: SweepStudy) -> None:
-        from segkit.training.sweeps.names import short_keys
-
-        self.study = study
-        self.short = short_keys([parameter.key for parameter in study.space.parameters])
-
-    def begin(self, n_failed: int, launcher: str | None = None) -> None:
-        settings = self.study.settings
-        known = [*self._counts(), *([f"{n_failed} to run once more"] if n_failed else [])]
+        settings, folder = self.study.settings, self.study.folder
+        sweep = read_sweep(folder, settings.storage)
+        known = [*([sweep.counts] if sweep.trials else []), *([f"{n_failed} to run once more"] if n_failed else [])]
         pruning = "" if settings.pruner == "none" else f", {settings.pruner} pruning"
-        how = f"by {launcher}" if launcher else f"{settings.n_jobs} at a time"
-        say(f"sweep      {self.study.folder}")
-        say(f"trials     {self.study.n_trials}, {how}; {settings.sampler}{pruning}" + "".join(f"; {k}" for k in known))
+        how = f"by {self._launcher}" if self._launcher else f"{settings.n_jobs} at a time"
+        say(f"sweep      {folder}")
+        say("; ".join([f"trials     {self.study.n_trials}, {how}", f"{settings.sampler}{pruning}", *known]))
 
-    def report(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
-        from segkit.training.sweeps.names import clean
+    def _report(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
+        """One line a trial."""
+        from segkit.training.sweeps.names import clean, short_keys
 
         values = "  ".join(f"{name} {value:.4g}" for name, value in zip(self.study.objectives, outcome.values, strict=False))
         what = values or (f"failed: {outcome.reason}" if outcome.state == "failed" else outcome.state)
-        given = " ".join(f"{self.short[key]}={clean(text)}" for key, text in attempt.overrides.items())
+        short = short_keys([parameter.key for parameter in self.study.space.parameters])
+        given = " ".join(f"{short[key]}={clean(text)}" for key, text in attempt.overrides.items())
         say(f"trial {attempt.first:<4} {what}   {given}" + ("" if seconds is None else f"   {seconds:.0f} s"))
 
-    def end(self) -> None:
+    def _summarize(self) -> None:
         """Print the best trial. Raises `TrialsFailed` with every failure and its folder."""
-        from segkit.training.sweeps.study import first
+        from segkit.training.sweeps.results import read_sweep
 
-        say("finished   " + ", ".join(self._counts()))
-        done = [t for t in self.study.trials() if t.state.name == "COMPLETE"]
-        if done and len(self.study.objectives) == 1:
-            ((name, mode),) = self.study.objectives.items()
-            best = (max if mode == "max" else min)(done, key=lambda t: t.value or 0.0)
-            say(f"best       {name} {best.value:.4g}   {self._path(best)}")
-        failed = [t for t in self.study.trials() if t.state.name == "FAIL"]
-        if failed:
-            lines = [f"  trial {first(t)}   {t.user_attrs.get('reason', '')};   {self._path(t)}" for t in failed]
+        sweep = read_sweep(self.study.folder, self.study.settings.storage)
+        say(f"finished   {sweep.counts}")
+        if sweep.ranked and len(sweep.objectives) == 1:
+            best = sweep.ranked[0]
+            say(f"best       {next(iter(sweep.objectives))} {best.values[0]:.4g}   {best.path}")
+        if failed := sweep.of("failed"):
             headline = f"{len(failed)} of {self.study.n_trials} trials failed;   the same command runs those once more that did not end"
-            raise TrialsFailed("\n".join([headline, *lines]))
-
-    def _path(self, trial: FrozenTrial) -> Path:
-        return Path(self.study.folder, trial.user_attrs.get("folder", ""))
-
-    def _counts(self) -> list[str]:
-        counts = Counter(trial.state.name for trial in self.study.trials())
-        return [f"{counts[state]} {word}" for state, word in STATES.items() if counts[state]]
+            raise TrialsFailed("\n".join([headline, *(f"  trial {t.number}   {t.reason};   {t.path}" for t in failed)]))
 
 
 def say(text: str) -> None:
@@ -266,18 +227,10 @@ def draw(folder: Path, storage: str | None) -> None:
 
 def shared_config(config: Mapping[str, Any], space: Space) -> dict[str, str]:
     """The config of a sweep by dotted key, without keys that its trials vary, and keys that say where they run."""
-    from segkit.training.run_folder import PLACE_KEYS, is_below
+    from segkit.training.run_folder import PLACE_KEYS, flat, is_below
 
     varied = tuple(parameter.key.lstrip("+").replace("/", ".") for parameter in space.parameters)
-    found = {key: str(value) for key, value in _leaves(config) if not is_below(key, (*varied, *PLACE_KEYS, "name", "hydra"))}
+    found = {key: str(value) for key, value in flat(config) if not is_below(key, (*varied, *PLACE_KEYS, "name", "hydra"))}
     if root := config["data"].get("root"):
         found["data.root"] = str(Path(root).expanduser().absolute())
     return found
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

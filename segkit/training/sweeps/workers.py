@@ -9,46 +9,42 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from segkit.system.environment import take_share, visible_gpus
 from segkit.system.errors import first_line
 from segkit.system.processes import INTERRUPTED, last_line, leaving_traceback, redirected, run_apart, signals_held
-from segkit.training.sweeps.storage import try_lock
+from segkit.training.callbacks.pruning import RunningTrial
+from segkit.training.sweeps.storage import is_locked, try_lock
 from segkit.training.sweeps.study import JOB_LOCK, Attempt, Outcome, SweepStudy, read_outcome
-from segkit.training.trial import RunningTrial
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.5, 120.0
 LOST_SECONDS = 30.0
-"""After a launcher has lost a job: so long without a job at work, and the rest of its batch counts as lost, too."""
+"""After a launcher has lost a job: so long without a running job, and the rest of its batch counts as lost, too."""
 Report = Callable[[Attempt, Outcome, float | None], None]
 """Called in the parent with each trial that has ended, how it ended, and after how many seconds."""
 
 
 @dataclass(kw_only=True)
 class Runner:
-    """What both ways of running trials share.
-
-    Args:
-        study: Hands out the trials.
-        report: Called with each trial that has ended.
-        fail_fast: Stop at the first failure.
-    """
+    """What both ways of running trials share. `fail_fast`: stop at the first failure."""
 
     study: SweepStudy
     report: Report
     fail_fast: bool
+
+    def run(self) -> None:
+        """Run until no trial is left."""
+        raise NotImplementedError
 
     def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
         """Record how an attempt ended, and free its folder."""
@@ -80,13 +76,18 @@ class ForkedWorkers(Runner):
     def run(self) -> None:
         """Run until no trial is left. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise `KeyboardInterrupt`."""
         self.gpus = visible_gpus() if self.n_jobs > 1 else []
-        with sigterm_interrupts(), memory_shared():
-            try:
-                while self._fill() or self._wait_for_others():
-                    self._wait()
-            except KeyboardInterrupt:
-                self._stop()
-                raise
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        gc.collect()
+        gc.freeze()  # keeps imported modules in shared pages: the garbage collector of each trial would have them copied
+        try:
+            while self._fill() or self._wait_for_others():
+                self._wait()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        finally:
+            gc.unfreeze()
+            signal.signal(signal.SIGTERM, before)
 
     def _fill(self) -> bool:
         """Start trials on idle workers; return whether any worker is busy."""
@@ -120,7 +121,7 @@ class ForkedWorkers(Runner):
 
     def _wait_for_others(self) -> bool:
         """Wait for trials of orphans or of another parent: if these are killed, their trials are left to us."""
-        if self.stopping or not self.study.n_running_elsewhere([]):
+        if self.stopping or not self.study.n_running():
             return False
         time.sleep(POLL_SECONDS)
         return True
@@ -165,29 +166,6 @@ def failure(worker: Worker) -> Outcome:
     return Outcome("failed", reason=last_line(worker.attempt.folder) or f"exit code {code}, but the run has not ended")
 
 
-@contextmanager
-def memory_shared() -> Iterator[None]:
-    """Keep imported modules in shared pages: the garbage collector of each trial would have them copied."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 # --- Hydra launchers --------------------------------------------------------------------------------------------------
 
 
@@ -210,17 +188,13 @@ class LaunchedJob:
 
 @dataclass(kw_only=True)
 class LauncherBatches(Runner):
-    """Runs batches of `size` trials by a launcher, which returns when all of a batch have ended; run folders show each one's end.
+    """Runs batches of `size` trials by `launch`, which returns when all of a batch have ended; run folders show each one's end.
 
     Seconds are not reported, as a launcher has its own queue.
     """
 
-    job: Callable[[Attempt], tuple[RunningTrial, list[str]]]
-    """The trial of an attempt, and its overrides."""
+    launch: Callable[[Sequence[Attempt]], None]
     size: int
-    context: HydraContext
-    task: TaskFunction
-    config: DictConfig
     has_failed: bool = False
     waiting: dict[int, Attempt] = field(default_factory=dict)
 
@@ -231,7 +205,7 @@ class LauncherBatches(Runner):
         while not (self.has_failed and self.fail_fast):
             if self._take():
                 self._launch()
-            elif self.study.n_running_elsewhere([]):
+            elif self.study.n_running():
                 time.sleep(POLL_SECONDS)
             else:
                 break
@@ -245,13 +219,10 @@ class LauncherBatches(Runner):
         return bool(self.waiting)
 
     def _launch(self) -> None:
-        jobs = {str(attempt.folder): self.job(attempt) for attempt in self.waiting.values()}
-        task = LaunchedJob(self.task, {folder: trial for folder, (trial, _) in jobs.items()})
-        launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=task, config=self.config)
-        error = ""
+        attempts, error = list(self.waiting.values()), ""
         with self._watched():
             try:
-                launcher.launch([overrides for _, overrides in jobs.values()], initial_job_idx=next(iter(self.waiting)))
+                self.launch(attempts)
             except Exception as raised:  # launchers raise their own errors for a job that failed or was killed
                 error = first_line(raised)
         self._wait_for_jobs(LOST_SECONDS if error else 0)
@@ -263,9 +234,10 @@ class LauncherBatches(Runner):
         until = time.monotonic() + patience
         while True:
             self._settle_ended()
-            if any(self.study.has_job(attempt.folder.name) for attempt in self.waiting.values()):
+            locks = [attempt.folder / JOB_LOCK for attempt in self.waiting.values()]
+            if any(map(is_locked, locks)):
                 until = time.monotonic() + patience
-            elif time.monotonic() >= until or not any((attempt.folder / JOB_LOCK).exists() for attempt in self.waiting.values()):
+            elif time.monotonic() >= until or not any(lock.exists() for lock in locks):
                 return
             time.sleep(POLL_SECONDS)
 

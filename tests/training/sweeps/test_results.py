@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,25 +132,6 @@ def test_importance_finds_the_key_that_matters_and_is_silent_of_few() -> None:
     assert importance(sweep_of({"dice": "max"}, *trials(9))) == {}
     same = [(state, (0.5,), keys) for state, _, keys in trials(24)]
     assert importance(sweep_of({"dice": "max"}, *same)) == {}
-
-
-def test_trials_that_are_judged_by_different_metrics_have_no_ranks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    known = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps({**known, "objectives": {}}))
-    finished = [trial for trial in read_sweep(folder).trials if trial.state == "finished"]
-    for trial, monitor in zip(finished, ("dice", "iou"), strict=True):
-        (trial.path / "config.yaml").write_text(f"metric: {{monitor: {monitor}, mode: max}}\n")
-        (trial.path / "metrics.csv").write_text(f"epoch,seconds,val/{monitor}\n0,1.0,0.25\n1,1.0,0.75\n")
-    assert main(["sweep", "show", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert "dice 0.75" in out
-    assert "iou 0.75" in out
-    assert "no ranks" in out
-    (finished[1].path / "config.yaml").write_text("metric: {monitor: dice, mode: max}\n")
-    (finished[1].path / "metrics.csv").write_text("epoch,seconds,val/dice\n0,1.0,0.9\n")
-    sweep = read_sweep(folder)
-    assert sweep.objectives == {"dice": "max"}
-    assert [trial.values for trial in sweep.ranked] == [(0.9,), (0.75,)]
 
 
 def test_a_sweep_that_never_began_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

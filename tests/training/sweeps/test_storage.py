@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.system.addresses import absolute, without_password
-from segkit.system.environment import session
+from segkit.system.environment import absolute, session, without_password
 from segkit.system.errors import SegkitError
 from segkit.training.sweeps.storage import open_storage
 from tests.training.sweeps.conftest import settings
