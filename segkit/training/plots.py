@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -29,7 +29,7 @@ COLORS = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE if colo
 DPI = 130
 FEW = 40
 """Up to so many epochs, each is marked with a dot."""
-LINES = {"train/loss": "--", "val/loss": "-"}
+LINES: dict[str, Literal["--", "-"]] = {"train/loss": "--", "val/loss": "-"}
 
 
 def curves(metrics_csv: Path, out: Path, monitor: str = "dice", mode: str = "max") -> None:

@@ -217,14 +217,14 @@ def finished(folder: Path, values: Values, trained: Sequence[Trained], space: Ma
     missing: list[str] = []
     ready = [one for one in trained if not one.trouble]
     for seeds in product(*([f"{key}={n}" for n in numbers(space[key])] for key in SEEDS if key in space)):
-        ours = [one for one in trained if one.seeds == seeds]
-        together = [one for one in ours if one in ready]
-        cases, left = left_over(together)
-        if left or not together:
-            there = {int(one.values[FOLD]) for one in ours}
-            missing += [f"  {one.path.name}   {one.trouble}" for one in ours if one.trouble]
-            missing += [f"  {' '.join((f'{FOLD}={n}', *seeds))}   has not been trained" for n in numbers(space[FOLD]) if n not in there]
-            missing += [f"  {len(left)} of {len(cases)} cases are validated by no network"] if together else []
+        by_fold = {int(one.values[FOLD]): one for one in trained if one.seeds == seeds}
+        for n in numbers(space[FOLD]):
+            if n not in by_fold:
+                missing.append(f"  {' '.join((f'{FOLD}={n}', *seeds))}   has not been trained")
+            elif trouble := by_fold[n].trouble:
+                missing.append(f"  {by_fold[n].path.name}   {trouble}")
+        cases, left = left_over([one for one in ready if one.seeds == seeds])
+        missing += [f"  {len(left)} of {len(cases)} cases are validated by no network"] if left else []
     if missing and not partial:
         headline = f"sweep {' '.join([str(folder), *(f'{key}={text}' for key, text in values.items())])} lacks folds"
         fixes = [how_to_train_them(trained), "  or take those there are:  partial=true" if ready else ""]

@@ -1,7 +1,4 @@
-"""The Hydra sweeper of `segkit train -m`: Hydra hands over the overrides of a multirun, and every trial is a Hydra job.
-
-Hydra imports this module at every start (see plugin/), so heavy imports wait until there is something to search.
-"""
+"""The sweep of `segkit train -m`: Hydra hands over the overrides of a multirun (see plugin/), and every trial is a Hydra job."""
 
 from __future__ import annotations
 
@@ -14,17 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from segkit.config.overrides import as_typed
 from segkit.system.errors import SegkitError
+from segkit.system.files import read_json
+from segkit.system.progress import console
+from segkit.training.run_folder import PLACE_KEYS, flat, is_below
+from segkit.training.sweeps.names import clean, short_keys
+from segkit.training.sweeps.results import read_sweep
+from segkit.training.sweeps.samplers import build_pruner, check_sampler
+from segkit.training.sweeps.space import Settings, Space, read_settings, read_space
+from segkit.training.sweeps.storage import differences, identity, open_folder, open_storage, open_study
+from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy
 
 if TYPE_CHECKING:
     from segkit.training.callbacks.pruning import RunningTrial
-    from segkit.training.sweeps.space import Settings, Space
-    from segkit.training.sweeps.study import Attempt, Outcome
     from segkit.training.sweeps.workers import Runner
 
 WARM = ("segkit.training.train",)
@@ -37,21 +42,16 @@ class TrialsFailed(SegkitError):
     exit_code = 1
 
 
-class OptunaSweeper(Sweeper):
-    """Runs a multirun as an Optuna study. Its keys are those of conf/hydra/sweeper/optuna.yaml, read from the whole config."""
+class Multirun:
+    """Runs a multirun as an Optuna study."""
 
-    def __init__(self, **keys: Any) -> None:
-        pass
+    def __init__(self, context: HydraContext, task: TaskFunction, cfg: DictConfig) -> None:
+        self.context, self.task, self.cfg = context, task, cfg
+        launcher = cfg.hydra.runtime.choices.get("hydra/launcher")
+        self.launcher = None if launcher == "basic" else launcher
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.task, self.cfg = hydra_context, task_function, config
-
-    def sweep(self, arguments: list[str]) -> None:
+    def run(self, arguments: list[str]) -> None:
         """Run trials until none is left. Raises `TrialsFailed` where some have failed."""
-        from segkit.config.overrides import as_typed
-        from segkit.training.sweeps.samplers import check_sampler
-        from segkit.training.sweeps.space import read_settings, read_space
-
         settings = read_settings(OmegaConf.to_container(self.cfg.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
         listed = [as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
@@ -62,28 +62,23 @@ class OptunaSweeper(Sweeper):
             raise SegkitError(f"data.root={root}: no such folder")
         config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])
         space = replace(space, shared=shared_config(OmegaConf.to_container(config, resolve=True), space))  # type: ignore[arg-type]
-        self._search(settings, space, dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode}))
-
-    def _search(self, settings: Settings, space: Space, objectives: dict[str, str]) -> None:
-        from segkit.training.sweeps.samplers import build_pruner
-        from segkit.training.sweeps.storage import open_folder, open_storage, open_study
-        from segkit.training.sweeps.study import SweepStudy
-
-        self.name = self._experiment(space)
-        folder = self._folder(space, objectives)
-        storage = open_storage(settings.storage, folder)
-        self.study_name = f"{self.name}/{folder.name}"
-        is_known = (folder / "sweep.json").exists()
-        folder_id = open_folder(folder, space, objectives, self.study_name, settings.storage)
-        self.pruner = (settings.pruner, settings.startup_trials, settings.warmup_epochs, self.cfg.trainer.max_epochs)
-        study = open_study(storage, self.study_name, space, objectives, build_pruner(*self.pruner), is_known)
-        self.study = SweepStudy(study, folder, folder_id, space, settings, objectives)
+        self.study = self._study(settings, space, dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode}))
         self._announce(self.study.requeue_failed())
         try:
             self._runner().run()
         finally:
-            draw(folder, settings.storage)
+            draw(self.study.folder, settings.storage)
         self._summarize()
+
+    def _study(self, settings: Settings, space: Space, objectives: dict[str, str]) -> SweepStudy:
+        self.name = self._experiment(space)
+        folder = self._folder(space, objectives)
+        storage, name = open_storage(settings.storage, folder), f"{self.name}/{folder.name}"
+        is_known = (folder / "sweep.json").exists()
+        folder_id = open_folder(folder, space, objectives, name, settings.storage)
+        self.pruner = (settings.pruner, settings.startup_trials, settings.warmup_epochs, self.cfg.trainer.max_epochs)
+        study = open_study(storage, name, space, objectives, build_pruner(*self.pruner), is_known)
+        return SweepStudy(study, folder, folder_id, space, settings, objectives)
 
     def _runner(self) -> Runner:
         """Forked processes, or the launcher that is chosen."""
@@ -91,7 +86,7 @@ class OptunaSweeper(Sweeper):
 
         settings = self.study.settings
         common: dict[str, Any] = {"study": self.study, "report": self._report, "fail_fast": self.cfg.sweep.fail_fast}
-        if self._launcher is not None:
+        if self.launcher:
             size = self.study.n_trials if settings.sampler in ("grid", "random") else settings.n_jobs
             with read_write(self.cfg), open_dict(self.cfg):
                 self.cfg.hydra.sweep.dir = str(self.study.folder)
@@ -101,11 +96,6 @@ class OptunaSweeper(Sweeper):
         for module in WARM:
             importlib.import_module(module)
         return ForkedWorkers(**common, job=self._train, n_jobs=settings.n_jobs)
-
-    @property
-    def _launcher(self) -> str | None:
-        chosen = self.cfg.hydra.runtime.choices.get("hydra/launcher")
-        return None if chosen == "basic" else chosen
 
     def _experiment(self, space: Space) -> str:
         """The experiment folder; trials of several experiments or data sets share one."""
@@ -119,10 +109,6 @@ class OptunaSweeper(Sweeper):
         """outputs/EXPERIMENT/sweeps/NAME. Without `sweep.name`, NAME is that of the search, else the varied keys, numbered where another
         sweep has this name already.
         """
-        from segkit.system.files import read_json
-        from segkit.training.sweeps.names import short_keys
-        from segkit.training.sweeps.storage import differences, identity
-
         home = Path(self.cfg.output_dir, self.name, "sweeps")
         if name := self.cfg.sweep.name or self.cfg.hydra.runtime.choices.get("hparams_search"):
             return home / str(name)
@@ -131,11 +117,13 @@ class OptunaSweeper(Sweeper):
         names = (home / (keys if number == 1 else f"{keys}-{number}") for number in count(1))
         return next(path for path in names if not (known := read_json(path / "sweep.json")) or not differences(known, wanted))
 
+    # --- trials -------------------------------------------------------------------------------------------------------
+
     def _trial(self, attempt: Attempt) -> RunningTrial:
         from segkit.training.callbacks.pruning import RunningTrial
 
         home, storage = str(attempt.folder.parent), self.study.settings.storage
-        return RunningTrial(storage, home, self.study_name, attempt.id, tuple(self.study.objectives), self.pruner)
+        return RunningTrial(storage, home, self.study.study.study_name, attempt.id, tuple(self.study.objectives), self.pruner)
 
     def _overrides(self, attempt: Attempt) -> list[str]:
         """Those of a trial; the last ones put its training into the trial's folder, and have it resume what is there."""
@@ -147,8 +135,6 @@ class OptunaSweeper(Sweeper):
 
     def _launch(self, attempts: Sequence[Attempt]) -> None:
         """Run trials by the launcher until all have ended."""
-        from hydra.core.plugins import Plugins
-
         from segkit.training.sweeps.workers import LaunchedJob
 
         job = LaunchedJob(self.task, {str(attempt.folder): self._trial(attempt) for attempt in attempts})
@@ -173,20 +159,16 @@ class OptunaSweeper(Sweeper):
     # --- what is printed ----------------------------------------------------------------------------------------------
 
     def _announce(self, n_failed: int) -> None:
-        from segkit.training.sweeps.results import read_sweep
-
         settings, folder = self.study.settings, self.study.folder
         sweep = read_sweep(folder, settings.storage)
         known = [*([sweep.counts] if sweep.trials else []), *([f"{n_failed} to run once more"] if n_failed else [])]
         pruning = "" if settings.pruner == "none" else f", {settings.pruner} pruning"
-        how = f"by {self._launcher}" if self._launcher else f"{settings.n_jobs} at a time"
+        how = f"by {self.launcher}" if self.launcher else f"{settings.n_jobs} at a time"
         say(f"sweep      {folder}")
         say("; ".join([f"trials     {self.study.n_trials}, {how}", f"{settings.sampler}{pruning}", *known]))
 
     def _report(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
         """One line a trial."""
-        from segkit.training.sweeps.names import clean, short_keys
-
         values = "  ".join(f"{name} {value:.4g}" for name, value in zip(self.study.objectives, outcome.values, strict=False))
         what = values or (f"failed: {outcome.reason}" if outcome.state == "failed" else outcome.state)
         short = short_keys([parameter.key for parameter in self.study.space.parameters])
@@ -195,8 +177,6 @@ class OptunaSweeper(Sweeper):
 
     def _summarize(self) -> None:
         """Print the best trial. Raises `TrialsFailed` with every failure and its folder."""
-        from segkit.training.sweeps.results import read_sweep
-
         sweep = read_sweep(self.study.folder, self.study.settings.storage)
         say(f"finished   {sweep.counts}")
         if sweep.ranked and len(sweep.objectives) == 1:
@@ -208,15 +188,12 @@ class OptunaSweeper(Sweeper):
 
 
 def say(text: str) -> None:
-    from segkit.system.progress import console
-
     console.print(text, markup=False)
 
 
 def draw(folder: Path, storage: str | None) -> None:
     """Write the table and figures of `segkit sweep show`; what goes wrong here must not fail the sweep."""
     from segkit.training.sweeps.plots import draw_sweep
-    from segkit.training.sweeps.results import read_sweep
 
     try:
         draw_sweep(read_sweep(folder, storage))
@@ -227,8 +204,6 @@ def draw(folder: Path, storage: str | None) -> None:
 
 def shared_config(config: Mapping[str, Any], space: Space) -> dict[str, str]:
     """The config of a sweep by dotted key, without keys that its trials vary, and keys that say where they run."""
-    from segkit.training.run_folder import PLACE_KEYS, flat, is_below
-
     varied = tuple(parameter.key.lstrip("+").replace("/", ".") for parameter in space.parameters)
     found = {key: str(value) for key, value in flat(config) if not is_below(key, (*varied, *PLACE_KEYS, "name", "hydra"))}
     if root := config["data"].get("root"):

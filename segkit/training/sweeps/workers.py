@@ -9,6 +9,7 @@ import resource
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,21 +36,32 @@ Report = Callable[[Attempt, Outcome, float | None], None]
 
 
 @dataclass(kw_only=True)
-class Runner:
+class Runner(ABC):
     """What both ways of running trials share. `fail_fast`: stop at the first failure."""
 
     study: SweepStudy
     report: Report
     fail_fast: bool
+    stopping: bool = False
 
+    @abstractmethod
     def run(self) -> None:
         """Run until no trial is left."""
-        raise NotImplementedError
+
+    def next_attempt(self) -> Attempt | None:
+        """The next trial to train; None where none is left, or after a failure that stops the sweep."""
+        while not self.stopping and (attempt := self.study.next_attempt()):
+            outcome = read_outcome(attempt.folder, self.study.objectives)
+            if outcome is None:
+                return attempt
+            self.settle(attempt, outcome, None)  # its run had ended before its parent was killed, or another trial had the same values
+        return None
 
     def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
         """Record how an attempt ended, and free its folder."""
         self.study.record(attempt.number, outcome)
         attempt.lock.close()
+        self.stopping |= self.fail_fast and outcome.state == "failed"
         self.report(attempt, outcome, seconds)
 
 
@@ -71,7 +83,6 @@ class ForkedWorkers(Runner):
     job: Callable[[Attempt], None]
     n_jobs: int
     workers: dict[int, Worker] = field(default_factory=dict)
-    stopping: bool = False
 
     def run(self) -> None:
         """Run until no trial is left. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise `KeyboardInterrupt`."""
@@ -82,6 +93,7 @@ class ForkedWorkers(Runner):
         try:
             while self._fill() or self._wait_for_others():
                 self._wait()
+            self._stop()  # with fail_fast; else none is left
         except KeyboardInterrupt:
             self._stop()
             raise
@@ -90,17 +102,10 @@ class ForkedWorkers(Runner):
             signal.signal(signal.SIGTERM, before)
 
     def _fill(self) -> bool:
-        """Start trials on idle workers; return whether any worker is busy."""
-        while not self.stopping and len(self.workers) < self.n_jobs:
-            attempt = self.study.next_attempt()
-            if attempt is None:
-                break
-            outcome = read_outcome(attempt.folder, self.study.objectives)
-            if outcome:  # its run had ended before its parent was killed, or another trial had the same values
-                self.settle(attempt, outcome, 0.0)
-            else:
-                self._start(attempt)
-        return bool(self.workers)
+        """Start trials on idle workers; return whether any worker is to be waited for."""
+        while len(self.workers) < self.n_jobs and (attempt := self.next_attempt()):
+            self._start(attempt)
+        return bool(self.workers) and not self.stopping
 
     def _start(self, attempt: Attempt) -> None:
         number = min(set(range(self.n_jobs)) - set(self.workers))
@@ -129,8 +134,7 @@ class ForkedWorkers(Runner):
     def _wait(self) -> None:
         done = wait([worker.process.sentinel for worker in self.workers.values()]) if self.workers else []
         for worker in [w for w in self.workers.values() if w.process.sentinel in done]:
-            if self.workers.get(worker.number) is worker:  # with fail_fast the first failure has stopped and settled all others
-                self._finish(worker)
+            self._finish(worker)
 
     def _finish(self, worker: Worker) -> None:
         worker.process.join()
@@ -138,11 +142,6 @@ class ForkedWorkers(Runner):
         outcome = read_outcome(worker.attempt.folder, self.study.objectives) or failure(worker)
         worker.process.close()
         self.settle(worker.attempt, outcome, time.monotonic() - worker.since)
-
-    def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
-        super().settle(attempt, outcome, seconds)
-        if outcome.state == "failed" and self.fail_fast and not self.stopping:
-            self._stop()
 
     def _stop(self) -> None:
         """A trial writes its checkpoint after its current batch; one that hangs is killed, and resumes from an older checkpoint."""
@@ -195,28 +194,21 @@ class LauncherBatches(Runner):
 
     launch: Callable[[Sequence[Attempt]], None]
     size: int
-    has_failed: bool = False
     waiting: dict[int, Attempt] = field(default_factory=dict)
 
     def run(self) -> None:
         """Run until no trial is left, jobs of another start of this sweep included."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each attempt of a batch holds a lock
-        while not (self.has_failed and self.fail_fast):
-            if self._take():
+        while not self.stopping:
+            while len(self.waiting) < self.size and (attempt := self.next_attempt()):
+                self.waiting[attempt.number] = attempt
+            if self.waiting:
                 self._launch()
             elif self.study.n_running():
                 time.sleep(POLL_SECONDS)
             else:
                 break
-
-    def _take(self) -> bool:
-        """Fill the batch."""
-        self.waiting = {}
-        while len(self.waiting) < self.size and (attempt := self.study.next_attempt()):
-            self.waiting[attempt.number] = attempt
-            self._settle_ended()  # its run had ended before its parent was killed, or another trial had the same values
-        return bool(self.waiting)
 
     def _launch(self) -> None:
         attempts, error = list(self.waiting.values()), ""
@@ -264,6 +256,5 @@ class LauncherBatches(Runner):
                 self.settle(attempt, outcome, None)
 
     def settle(self, attempt: Attempt, outcome: Outcome, seconds: float | None) -> None:
-        del self.waiting[attempt.number]
-        self.has_failed |= outcome.state == "failed"
+        self.waiting.pop(attempt.number, None)
         super().settle(attempt, outcome, seconds)

@@ -115,7 +115,7 @@ def test_means_over_seeds_and_folds() -> None:
     trials = [("finished", (0.6,), {"lr": "1", "seed": "0"}), ("finished", (0.8,), {"lr": "1", "seed": "1"})]
     trials += [("finished", (0.9,), {"lr": "2", "seed": "0"}), ("failed", (), {"lr": "2", "seed": "1"})]
     best, other = settings(sweep_of({"dice": "max"}, *trials))
-    assert (best.keys, best.means, best.n) == ({"lr": "2"}, (0.9,), 1)
+    assert (best.keys, best.means, best.n) == ({"lr": "2"}, [0.9], 1)
     assert other.means[0] == pytest.approx(0.7)
     assert other.sds[0] == pytest.approx(0.02**0.5)
     assert not settings(sweep_of({"dice": "max"}, *trials[2:]))  # nothing is repeated
