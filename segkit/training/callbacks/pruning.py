@@ -23,23 +23,17 @@ from segkit.training.run_folder import Pruned
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Passed on in the environment, so that the further processes of a training on several devices know it as well.
-
-    Args:
-        storage: The address of the study's storage.
-        folder: The sweep's folder.
-        study: The name of the study.
-        id: The storage's own.
-        objectives: The names that the sweep asks for.
-        pruner: The arguments of `build_pruner`, the name first; with `none` nothing is reported.
-    """
+    """Passed on in the environment, so that the further processes of a training on several devices know it as well."""
 
     storage: str | None
     folder: str
+    """The sweep's."""
     study: str
     id: int
+    """The storage's own."""
     objectives: Sequence[str]
     pruner: Sequence[Any]
+    """The arguments of `build_pruner`, the name first; with `none` nothing is reported."""
 
     @classmethod
     def current(cls) -> RunningTrial | None:

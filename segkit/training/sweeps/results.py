@@ -32,26 +32,19 @@ REPEATS = ("seed", "split.fold", "split.seed")
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep.
-
-    Args:
-        number: In the order in which trials were drawn.
-        state: One of `STATES`.
-        keys: What the sweep varies: key -> text.
-        home: The sweep's folder.
-        folder: Name of the trial's own folder in it; empty before it has one.
-        values: In the order of the sweep's objectives; empty unless it has finished.
-        reason: Why it failed.
-        distributions: Key -> distribution that its value was drawn from.
-    """
+    """One trial of a sweep; numbers follow the order in which trials were drawn."""
 
     number: int
     state: str
     keys: Mapping[str, str]
     home: Path
+    """The sweep's folder."""
     folder: str = ""
+    """The trial's own folder in it; empty before it has one."""
     values: tuple[float, ...] = ()
+    """In the order of the sweep's objectives; empty unless it has finished."""
     reason: str = ""
+    """Why it failed."""
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
 
     @property
@@ -87,14 +80,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it stands.
-
-    Args:
-        folder: Of the sweep.
-        objectives: Name -> max or min.
-        space: Key -> description of its values.
-        trials: In the order in which they were drawn.
-    """
+    """A sweep as it stands: its objectives (name -> max or min), the description of each key's values, and the trials as drawn."""
 
     folder: Path
     objectives: Mapping[str, str]
@@ -160,15 +146,7 @@ class Sweep:
 
 
 def read_sweep(folder: Path, storage: str | None = None) -> Sweep:
-    """Read a sweep.
-
-    Args:
-        folder: Of the sweep.
-        storage: Address of its study, where sweep.json lacks it or its password.
-
-    Raises:
-        SegkitError: The study is missing.
-    """
+    """Read a sweep. `storage`: the address of its study, where sweep.json lacks it or its password. Raises `SegkitError` without one."""
     known = read_json(folder / "sweep.json")
     trials = [_trial(frozen, folder) for frozen in latest(_frozen(folder, known, storage))]
     return Sweep(folder, known.get("objectives", {}), known.get("space", {}), trials)

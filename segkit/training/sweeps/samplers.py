@@ -5,12 +5,9 @@ TPE: Bergstra et al., 2011. CMA-ES: Hansen and Ostermeier, 2001. ASHA: Li et al.
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 from optuna import pruners, samplers
 
-from segkit.system.errors import SegkitError
 from segkit.training.sweeps.space import Settings, Space
 
 
@@ -29,14 +26,6 @@ def build_sampler(settings: Settings, space: Space, n_before: int) -> samplers.B
         case "cmaes":
             return samplers.CmaEsSampler(n_startup_trials=settings.startup_trials, seed=seed, warn_independent_sampling=False)
     raise ValueError(settings.sampler)
-
-
-def check_sampler(settings: Settings) -> None:
-    """Raise `SegkitError` where cmaes is not installed, or asked for several objectives."""
-    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        raise SegkitError("hydra.sweeper.sampler=cmaes needs the package cmaes;   pip install 'segkit[sweep]'")
-    if settings.sampler == "cmaes" and len(settings.objectives or ()) > 1:
-        raise SegkitError("hydra.sweeper.sampler=cmaes supports one objective;   use  hydra.sweeper.sampler=tpe")
 
 
 def build_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> pruners.BasePruner:

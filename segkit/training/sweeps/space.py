@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import islice, product
 from typing import Annotated, Any, Literal
 
@@ -143,10 +144,10 @@ class Space:
 
 
 def read_space(overrides: Sequence[str], when: Mapping[str, str], loader: ConfigLoader) -> Space:
-    """Parse the overrides of a multirun.
+    """Parse the overrides of a multirun; of several for one key the last counts.
 
     Args:
-        overrides: As typed; of several for one key the last counts.
+        overrides: As typed.
         when: Key -> condition `OTHER=VALUE` under which it is searched.
         loader: Expands `glob(…)` over the choices of a config group.
 
@@ -284,7 +285,13 @@ def read_settings(node: Mapping[str, Any]) -> Settings:
     settings, problems = messages.fit(Settings, {key: value for key, value in node.items() if key != "_target_"})
     if settings is None:
         raise ProblemsFound(replace(problem, where=f"hydra.sweeper.{problem.where}") for problem in problems)
-    if settings.pruner != "none" and len(settings.objectives or ()) > 1:
+    has_several, is_cmaes = len(settings.objectives or ()) > 1, settings.sampler == "cmaes"
+    if settings.pruner != "none" and has_several:
         what = "compares trials by one objective, and there are several"
-        raise ProblemsFound([Problem("hydra.sweeper.pruner", what, "write  hydra.sweeper.pruner=none")])
+        problems.append(Problem("hydra.sweeper.pruner", what, "write  hydra.sweeper.pruner=none"))
+    if is_cmaes and has_several:
+        problems.append(Problem("hydra.sweeper.sampler=cmaes", "supports one objective", "use  hydra.sweeper.sampler=tpe"))
+    if is_cmaes and find_spec("cmaes") is None:
+        problems.append(Problem("hydra.sweeper.sampler=cmaes", "needs the package cmaes", "pip install 'segkit[sweep]'"))
+    raise_errors(problems)
     return settings

@@ -96,21 +96,13 @@ def is_locked(path: Path) -> bool:
 
 
 def journal_file(url: str | None, folder: Path) -> Path | None:
-    """The journal of a study; None where it is in a database."""
+    """The journal of a study: `url` is the path of one or, with `://`, the address of a database, which has none."""
     path = absolute(url) or str(folder / "journal.log")
     return None if "://" in path else Path(path)
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """Open the storage of a study.
-
-    Args:
-        url: Address of a database; without `://` the path of a journal file; None for journal.log in `folder`.
-        folder: The sweep's folder.
-
-    Raises:
-        SegkitError: It cannot be written or reached; passwords are hidden.
-    """
+    """Open the storage of a study. Raises `SegkitError`, without the password, where it cannot be written or reached."""
     journal = journal_file(url, folder)
     if journal:
         try:
@@ -135,8 +127,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 def open_folder(folder: Path, space: Space, objectives: Mapping[str, str], study: str | None = None, storage: str | None = None) -> str:
     """Create or reopen a sweep's folder; return its unique name. sweep.json records its identity and where its study is.
 
-    Raises:
-        SegkitError: The folder belongs to another search, or cannot be written.
+    Raises `SegkitError` where the folder belongs to another search, or cannot be written.
     """
     where = {"study": study, "storage": storage and without_password(storage)}
     try:

@@ -73,9 +73,7 @@ class Outcome:
 def read_outcome(run: Path, objectives: Mapping[str, str]) -> Outcome | None:
     """The outcome that a run folder shows; None where the run has not ended.
 
-    Args:
-        run: The run folder.
-        objectives: Name -> max or min. Names are columns of metrics.csv without `val/`, `seconds` (of training), or keys of costs.json.
+    Objectives are columns of metrics.csv without `val/`, `seconds` (of training), or keys of costs.json.
     """
     match read_json(run / "status.json").get("state"):
         case "pruned":

@@ -23,7 +23,7 @@ from segkit.system.progress import console
 from segkit.training.run_folder import PLACE_KEYS, flat, is_below
 from segkit.training.sweeps.names import clean, short_keys
 from segkit.training.sweeps.results import read_sweep
-from segkit.training.sweeps.samplers import build_pruner, check_sampler
+from segkit.training.sweeps.samplers import build_pruner
 from segkit.training.sweeps.space import Settings, Space, read_settings, read_space
 from segkit.training.sweeps.storage import differences, identity, open_folder, open_storage, open_study
 from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy
@@ -56,7 +56,6 @@ class Multirun:
         listed = [as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
         settings = settings.resolved(space)
-        check_sampler(settings)
         root = self.cfg.data.root
         if root is not None and not Path(root).expanduser().exists():  # once, not by every trial
             raise SegkitError(f"data.root={root}: no such folder")

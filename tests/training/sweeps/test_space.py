@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from segkit.config.overrides import as_typed
 from segkit.system.errors import SegkitError
-from segkit.training.sweeps.samplers import build_sampler, check_sampler
+from segkit.training.sweeps.samplers import build_sampler
 from segkit.training.sweeps.space import Space
 from tests.training.sweeps.conftest import settings
 
@@ -105,9 +105,11 @@ def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monke
     space = make_space("optimizer.lr=interval(0,1)")
     with pytest.raises(SegkitError, match=r"write  optimizer\.lr=range"):
         settings(sampler="grid").resolved(space)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SegkitError, match="supports one objective"):
+        settings(objectives={"dice": "max", "parameters": "min"}, sampler="cmaes")
+    monkeypatch.setattr("segkit.training.sweeps.space.find_spec", lambda name: None)
     with pytest.raises(SegkitError, match=r"pip install 'segkit\[sweep\]'"):
-        check_sampler(settings(sampler="cmaes"))
+        settings(sampler="cmaes")
     with pytest.raises(SegkitError, match="compares trials by one objective"):
         settings(objectives={"dice": "max", "parameters": "min"}, pruner="median")
 
