@@ -228,7 +228,9 @@ def report(tuning: Tuning, home: Path) -> None:
     panels = {}
     for stage in tuning.stages:
         labels = [label(stage, trial) + " (failed)" * bool(problem(trial)) for trial in stage.sweep.trials]
-        panels[stage.name] = [Curve(text, trial.columns, trial is stage.best) for text, trial in zip(labels, stage.sweep.trials, strict=True)]
+        panels[stage.name] = [
+            Curve(text, trial.columns, trial is stage.best) for text, trial in zip(labels, stage.sweep.trials, strict=True)
+        ]
     trial_curves(panels, folder / "tuning.png", f"{home.name}: tuning")
     numbers = ["epochs", "train loss", "val loss", "val dice", "time"]
     rows = [row(stage, trial) for stage in tuning.stages for trial in stage.sweep.trials]

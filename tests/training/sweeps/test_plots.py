@@ -112,5 +112,5 @@ def test_a_key_that_some_trials_lack_is_no_hindrance(sweep: Sweep) -> None:
 
 
 def test_starting_a_sweep_imports_no_matplotlib() -> None:
-    code = "import sys, hydra_plugins.segkit_optuna, segkit.cli.sweep; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, hydra_plugins.segkit_optuna, segkit.cli.main; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
