@@ -28,7 +28,7 @@ TRIAL = "SEGKIT_TRIAL"
 """Environment variable of the processes of a sweep's trial (see training/trial.py)."""
 PACKAGES = ("segkit", "torch", "torchvision", "lightning", "hydra-core", "albumentations", "segmentation-models-pytorch", "numpy")
 PASSWORD = re.compile(r"(://[^:/]*):[^@]*@(?:[^/?]*@)?")
-"""Of user:password@; one with / or @ that should have been written %2F or %40 as well."""
+"""The password of user:password@; also one with / or @ that should have been written %2F or %40."""
 PASSWORD_KEY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)=)[^&]*", re.IGNORECASE)
 
 

@@ -24,14 +24,14 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NEARLY_NOTHING = 64 * 1024
 
 CACHE = Path("outputs") / ".cache"
-"""What can be made again at any time: phantoms, audits, decoded images. A training keeps its own below its `output_dir`."""
+"""Phantoms, audits, decoded images: all can be made again at any time. A training keeps its own below its `output_dir`."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written to it becomes `path` when the block ends well.
 
-    The name ends in `.tmp`, so tell the writer its format. On any failure the temporary file is removed and the old one
+    The name ends in `.tmp`, so the writer must be given its format. On any failure the temporary file is removed and the old one
     stays as it was; a full disk raises `SegkitError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +88,8 @@ def write_text_if_new(path: Path, text: str) -> bool:
 
 
 def check_writable(folder: Path, fix: str) -> None:
-    """SegkitError unless files can be made in `folder`, which need not be there yet. Found by making one: modes say little, to root
-    nothing. It leaves nothing behind."""
+    """Raise SegkitError unless files can be made in `folder`, which need not exist yet. Tried with a temporary file: permission bits
+    alone do not decide it, least of all for root."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with TemporaryFile(dir=there):

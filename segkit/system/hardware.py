@@ -1,4 +1,4 @@
-"""What this machine has, and what follows: device, precision, threads, loader workers, compilation."""
+"""Choices that follow from the machine: device, precision, threads, loader workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Hardware:
     precision: Precision
     threads: int
     processes: int = 1
-    """Of one training on this machine, one a device; `threads` is for each of them."""
+    """Those of one training on this machine, one a device; `threads` is for each of them."""
     machines: int = 1
 
     @property
@@ -85,7 +85,7 @@ def choose_device(accelerator: Accelerator) -> str:
 
 
 def count_devices(device: str) -> int:
-    """Of a processor its cores: one process each is the most that makes sense."""
+    """Number of GPUs, or of cores: one process each is the most that makes sense."""
     started = job()
     if device == "cpu" and started and started.by == "srun":
         return started.per_machine  # each of which sees the cores that are its own

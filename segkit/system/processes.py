@@ -68,7 +68,7 @@ def die_with(parent: int) -> None:
 
 @contextmanager
 def redirected(path: Path) -> Iterator[None]:
-    """What this process and its children print goes to a file."""
+    """Redirect the output of this process and its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)

@@ -1,6 +1,4 @@
-"""What is trained, and how fast: frozen parts, learning rates by part, schedules by name. The optimizer itself is any class
-of torch.optim that the config names.
-"""
+"""Frozen parts, learning rates by part, schedules by name. The optimizer itself is any class of torch.optim that the config names."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ def keep_frozen(network: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
-    """What `lr_scales` does not name comes first, at the optimizer's own rate; of several patterns the last one counts."""
+    """Parameter groups by rate, that of the optimizer first; of several patterns of `lr_scales` for a parameter the last one counts."""
     if scales and not lr:
         raise SegkitError("lr_scales are shares of optimizer.lr, which is not given;   add  +optimizer.lr=RATE")
     scale_of = {name: scale for pattern, scale in scales.items() for name in matching(network, pattern, "lr_scales")}

@@ -25,7 +25,7 @@ Columns = Mapping[str, Array]
 TRAIN, VAL, GRAY = "#0072b2", "#d55e00", "#666666"
 YELLOW = (240, 228, 66)
 COLORS = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE if color != YELLOW)
-"""Those visible on white."""
+"""Colors of the palette that are visible on white."""
 DPI = 130
 FEW = 40
 """Up to so many epochs, each is marked with a dot."""

@@ -35,7 +35,7 @@ COST_NAMES = ("parameters", "ms_per_image")
 COST_REPEATS = 5
 Scalar = str | int | float | bool
 COMPARED = ("model.", "optimizer.", "scheduler.", "preprocess.", "loss.", "seed", "data.batch_size")
-"""What people compare runs by: the keys of TensorBoard's HPARAMS tab."""
+"""Keys that people compare runs by, for TensorBoard's HPARAMS tab."""
 
 
 class EpochTable(L.Callback):

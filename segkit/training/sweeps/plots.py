@@ -77,7 +77,7 @@ def _alone(sweep: Sweep, objective: int) -> Sweep:
 
 
 def _history(sweep: Sweep) -> Axes:
-    """What each trial has reached and the best so far; the best epochs of unfinished trials; ticks at the bottom where trials failed."""
+    """The score of each trial and the best so far; the best epochs of unfinished trials; ticks at the bottom where trials failed."""
     ((name, mode),) = sweep.objectives.items()
     axes = optuna_plots.plot_optimization_history(_as_study(sweep), target_name=f"{name} ({mode})")
     for states, marker, color in ((("pruned",), "x", "#999999"), (("running", "interrupted"), "^", "#009e73")):

@@ -1,4 +1,4 @@
-"""Where a sweep is kept: its folder, its study in a journal file or database, and the file locks by which processes share them."""
+"""Storage of a sweep: its folder, its study in a journal file or database, and the file locks by which processes share them."""
 
 from __future__ import annotations
 

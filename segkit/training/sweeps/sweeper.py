@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from segkit.training.sweeps.workers import Runner
 
 WARM = ("segkit.training.train",)
-"""What trials need, imported once before the first fork. These modules must not start threads or touch a GPU when imported."""
+"""Imported once before the first fork, for all trials. These modules must not start threads or touch a GPU when imported."""
 
 
 class TrialsFailed(SegkitError):
@@ -125,7 +125,7 @@ class Multirun:
         return RunningTrial(storage, home, self.study.study.study_name, attempt.id, tuple(self.study.objectives), self.pruner)
 
     def _overrides(self, attempt: Attempt) -> list[str]:
-        """Those of a trial; the last ones put its training into the trial's folder, and have it resume what is there."""
+        """The overrides of a trial; the last ones put its training into the trial's folder, and have it resume what is there."""
         run = attempt.folder.relative_to(Path(self.cfg.output_dir, self.name))
         where = {"name": self.name, "run": run, "hydra.sweep.dir": attempt.folder.parent, "hydra.sweep.subdir": attempt.folder.name}
         quoted = {key: QuotedString(str(value), Quote.single).with_quotes() for key, value in where.items()}

@@ -37,7 +37,7 @@ Report = Callable[[Attempt, Outcome, float | None], None]
 
 @dataclass(kw_only=True)
 class Runner(ABC):
-    """What both ways of running trials share. `fail_fast`: stop at the first failure."""
+    """Runs trials until none is left, or with `fail_fast` until the first failure."""
 
     study: SweepStudy
     report: Report
