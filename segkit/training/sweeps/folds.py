@@ -58,16 +58,12 @@ class Trained:
     def trouble(self) -> str:
         """Why it has no finished network; empty where it has one."""
         run = RunFolder(self.path)
-        match run.status.get("state"):
-            case "finished":
-                return ""
-            case "pruned":
-                return "was stopped by the sweep, as others did better"
-            case "failed":
-                return f"failed: {run.status.get('traceback', '').strip().rpartition(chr(10))[2]}"
-            case "running" if run.is_alive():
-                return "is still running"
-        return "was interrupted"
+        state = run.status.get("state", "")
+        if state == "failed":
+            return f"failed: {run.status.get('traceback', '').strip().rpartition(chr(10))[2]}"
+        if state == "running" and run.is_alive():
+            return "is still running"
+        return {"finished": "", "pruned": "was stopped by the sweep, as others did better"}.get(state, "was interrupted")
 
     @cached_property
     def ckpt(self) -> Path:
