@@ -21,7 +21,7 @@ from segkit.config.commands import Predict, PredictHardware
 from segkit.data.case import Case
 from segkit.data.manifest import find
 from segkit.inference import inputs
-from segkit.inference.batch import BatchResult, OutputOptions, predict_jobs
+from segkit.inference.batch import BatchResult, OutputOptions, predict_items
 from segkit.inference.ensemble import Combination, JointPredictor
 from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
@@ -65,9 +65,9 @@ def predict_shard(cfg: Predict, part: Shard | None) -> BatchResult:
         console.print("this checkpoint was trained on synthetic phantom data: its masks mean nothing on real images")
     output = Path(cfg.output)
     marker = check_output_folder(cfg, predictor, ckpts)
-    jobs = inputs.of_cases(cases_to_predict(cfg, predictor)) if cfg.input is None else inputs.of_files(cfg.input, output)
+    items = inputs.of_cases(cases_to_predict(cfg, predictor)) if cfg.input is None else inputs.of_files(cfg.input, output)
     options = OutputOptions(cfg.probabilities, cfg.overlays, cfg.overwrite, cfg.palette, tuple(cfg.formats))
-    return predict_jobs(predictor, jobs, output, options, lambda: write_marker(cfg, marker), part)
+    return predict_items(predictor, items, output, options, lambda: write_marker(cfg, marker), part)
 
 
 def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:

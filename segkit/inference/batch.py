@@ -11,7 +11,7 @@ import numpy as np
 from segkit.data.case import Case
 from segkit.data.labels import Array, LabelMap
 from segkit.data.overlays import PREDICTION, outline, panel
-from segkit.inference.inputs import Job, cases_of
+from segkit.inference.inputs import InputItem, cases_of
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers import tables
 from segkit.inference.writers.base import Target, Writer
@@ -34,7 +34,7 @@ FORMATS: Mapping[str, type[Writer]] = {
     "uw_madison": GITractCodes,
     "hc18": HC18Ellipses,
 }
-"""In which a prediction is written beside its masks: annotations, segmentation objects, submissions."""
+"""Formats in which a prediction is written beside its masks: annotations, segmentation objects, submissions."""
 
 
 @dataclass(frozen=True)
@@ -64,51 +64,53 @@ class BatchResult:
     """Whether the tables hold all parts."""
 
 
-def predict_jobs(
+def predict_items(
     predictor: Predictor,
-    jobs: Sequence[Job],
+    items: Sequence[InputItem],
     output: Path,
     options: OutputOptions,
     begin: Callable[[], object] = lambda: None,
     part: Shard | None = None,
 ) -> BatchResult:
-    """Write masks of all jobs, or of a part of them, below `output`; masks that exist are skipped. `begin` is called after all
+    """Write masks of all items, or of a part of them, below `output`; masks that exist are skipped. `begin` is called after all
     checks, before anything is written."""
     if options.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
     target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
-    everything, writers = open_writers(options.formats, jobs, target)
-    jobs = everything if part is None else part.share(everything, unit_of)
+    everything, writers = open_writers(options.formats, items, target)
+    # slices of one volume belong to one part, since each reads the whole volume
+    items = everything if part is None else part.share(everything, lambda item: (item.cases[0].volume if item.cases else "") or item.name)
     table = Table(output, SIZES, SIZE_HEADER, part)
     known = table.known  # an error now, too
     begin()
     tables.begin(output, part, options.overwrite)
-    todo = [job for job in jobs if options.overwrite or job.name not in known or not is_done(job, output, predictor.labels, writers)]
+    todo = [item for item in items if options.overwrite or item.name not in known or not is_done(item, output, predictor.labels, writers)]
     problems: list[Problem] = []
     try:
-        for job in track(todo, f"predicting part {part}" if part else "predicting"):
+        for item in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
-                table.add({job.name: predict_one(predictor, job, output, options, writers)})
+                table.add({item.name: predict_one(predictor, item, output, options, writers)})
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
                     raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
-                problems.append(Problem(str(job.source), first_line(error).removeprefix(f"{job.source} ").removeprefix(f"{job.source}: ")))
+                place = str(item.source)
+                problems.append(Problem(place, first_line(error).removeprefix(f"{place} ").removeprefix(f"{place}: ")))
     finally:  # also when interrupted: the masks that exist are skipped next time
         table.write()
         for writer in writers:
             writer.close()
     notes = tuple(problem for writer in writers for problem in writer.problems)
     merged = tables.end(output, part)
-    return BatchResult(len(todo) - len(problems), len(jobs) - len(todo), tuple(problems), notes, len(everything), merged)
+    return BatchResult(len(todo) - len(problems), len(items) - len(todo), tuple(problems), notes, len(everything), merged)
 
 
-def open_writers(names: Iterable[str], jobs: Sequence[Job], target: Target) -> tuple[list[Job], list[Writer]]:
-    """Return the jobs as these formats need them, and their writers. SegkitError where one cannot hold a job."""
+def open_writers(names: Iterable[str], items: Sequence[InputItem], target: Target) -> tuple[list[InputItem], list[Writer]]:
+    """Return the items as these formats need them, and their writers. SegkitError where one cannot hold an item."""
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in FORMATS:
             raise SegkitError(f"formats={name} is not a valid option; {nearest(name, FORMATS) or 'available: ' + ', '.join(FORMATS)}")
-    arranged = by_series(jobs) if "dicom_seg" in names else list(jobs)
+    arranged = by_series(items) if "dicom_seg" in names else list(items)
     writers = [FORMATS[name](target) for name in names]
     for name, writer in zip(names, writers, strict=True):
         if reason := _refusal(writer, arranged):
@@ -118,49 +120,44 @@ def open_writers(names: Iterable[str], jobs: Sequence[Job], target: Target) -> t
     return arranged, writers
 
 
-def _refusal(writer: Writer, jobs: Sequence[Job]) -> str:
-    return next((reason for job in jobs if (reason := writer.refuses(job))), "")
+def _refusal(writer: Writer, items: Sequence[InputItem]) -> str:
+    return next((reason for item in items if (reason := writer.refuses(item))), "")
 
 
-def unit_of(job: Job) -> str:
-    """Slices of one volume belong to one part, since each reads the whole volume."""
-    return job.cases[0].volume or job.name if job.cases else job.name
-
-
-def is_done(job: Job, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
-    return all(is_written(part, labels) for part in job.files(output)) and all(writer.is_done(job) for writer in writers)
+def is_done(item: InputItem, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
+    return all(is_written(part, labels) for part in item.files(output)) and all(writer.is_done(item) for writer in writers)
 
 
 def outline_of(predictor: Predictor) -> float:
-    """By how much the training's metric shrinks ellipses, as a submission should too."""
+    """Return by how much the training's metric shrinks ellipses, as a submission should too."""
     nodes = predictor.config.metric.cases.values()
     return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
 
 
-def predict_one(predictor: Predictor, job: Job, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Row]:
-    """Predict one job and write its files; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
+def predict_one(predictor: Predictor, item: InputItem, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Row]:
+    """Predict one item and write its files; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
-    cases = cases_of(job, predictor.metadata.dims, predictor.config.data.neighbours, orient)
-    mask, probs, image = predict_whole(predictor, cases, job.is_stack(cases), options)
+    cases = cases_of(item, predictor.metadata.dims, predictor.config.data.neighbours, orient)
+    mask, probs, image = predict_whole(predictor, cases, item.is_stack(cases), options)
     if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
-        write_probabilities(output / f"{job.name}_probabilities.npz", probs, names)
+        write_probabilities(output / f"{item.name}_probabilities.npz", probs, names)
     if image is not None:
         shown = panel(image, labels.planes(mask))
-        write_png(output / f"{job.name}_overlay.png", outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
+        write_png(output / f"{item.name}_overlay.png", outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
     for writer in writers:
-        writer.write(job, mask)
-    for part, of_part in zip(job.files(output), job.split(mask, labels.overlap), strict=True):
-        write_mask(part, of_part, labels, job.like, orient, options.palette)
+        writer.write(item, mask)
+    for part, of_part in zip(item.files(output), item.split(mask, labels.overlap), strict=True):
+        write_mask(part, of_part, labels, item.like, orient, options.palette)
     spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
-    return size_rows(job.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
+    return size_rows(item.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 
 
 def predict_whole(
     predictor: Predictor, cases: Sequence[Case], stack: bool, options: OutputOptions
 ) -> tuple[Array, Array | None, Array | None]:
-    """Return mask, probabilities and image of one job; slices are stacked to their volume. What is not written is not kept."""
+    """Return mask, probabilities and image of one item; slices are stacked to their volume. What is not written is not kept."""
     masks, probs, images = [], [], []
     for one in predictor.predict_all(cases) if stack else [predictor.predict(cases[0])]:
         masks.append(one.mask)

@@ -41,7 +41,7 @@ class Evaluation:
     summary: Summary
     panels: tuple[Panel, ...]
     collisions: Mapping[str, int] = field(default_factory=dict)
-    """Of a combination: cases in which several members claimed the same pixels -> how many pixels."""
+    """Cases in which several members of a combination claimed the same pixels, and how many pixels."""
     volumes: CaseTable = field(default_factory=lambda: CaseTable((), ()))
     """Rows of whole volumes, where `metric.volumes` asks for some; their lines stand in `summary` with the others."""
 
@@ -275,24 +275,20 @@ def find_benchmark(cfg: Train, trained: Manifest, statistics: Statistics) -> Man
         return None
     root = str(Path(cfg.benchmark.root).expanduser().absolute())
     data = cfg.data.model_copy(update={"root": root, "labels": cfg.benchmark.labels or cfg.data.labels, "exclude": []})
-    looked = inspect(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
+    audited = inspect(data, None, cfg.seed, cfg.allow_targets, Path(cfg.output_dir) / CACHE.name)
     seen = {fact.sha1: id_ for id_, fact in statistics.items() if not fact.is_blank}
-    shared = [(id_, seen[fact.sha1]) for id_, fact in looked.statistics.items() if fact.sha1 in seen]
-    problems = list(looked.problems)
+    shared = [(id_, seen[fact.sha1]) for id_, fact in audited.statistics.items() if fact.sha1 in seen]
+    problems = list(audited.problems)
     if shared:
         one, other = shared[0]
         what = f"{len(shared)} of its images are in the data of the training too, such as {one} (there {other})"
         problems.append(Problem("benchmark.root", what, "name images from elsewhere"))
     raise_errors(problems)
-    return replace(looked.labelled, labels=benchmark_labels(looked.labelled.labels, trained.labels))
-
-
-def benchmark_labels(theirs: LabelMap, trained: LabelMap) -> LabelMap:
-    """The benchmark's label map with the training's classes in their order."""
+    theirs = audited.labelled.labels
     try:
-        return match_labels(theirs, trained)
+        return replace(audited.labelled, labels=match_labels(theirs, trained.labels))
     except SegkitError:
-        what = f"has classes {', '.join(theirs.classes)}, the training {', '.join(trained.classes)}"
+        what = f"has classes {', '.join(theirs.classes)}, the training {', '.join(trained.labels.classes)}"
         fix = "name them alike, and what is not wanted background, with  benchmark.labels='{VALUE: CLASS, ...}'"
         raise ProblemsFound([Problem("benchmark.labels", what, fix)]) from None
 

@@ -1,4 +1,4 @@
-"""The inputs of a prediction: one job for each mask to write, from files or from a data set."""
+"""The inputs of a prediction: one item for each mask to write, from files or from a data set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from segkit.system.files import natural
 
 
 @dataclass(frozen=True)
-class Job:
+class InputItem:
     """One mask to write. `cases` are the image, or all slices of a volume that a 2-D network predicts one by one.
 
     `like` is the volume file whose format and grid the mask takes; None: PNG. For a volume file `cases` are empty until its
@@ -57,31 +58,31 @@ class Job:
         return [output / f"{self.name}{suffix if self.like is None else suffix_of(self.like.name)}"]
 
     def split(self, mask: Array, overlap: bool) -> list[Array]:
-        """What of its mask belongs into each of its files."""
+        """Cut a mask into the parts that belong into each of its files."""
         if not (self.slice_images or self.is_series):
             return [mask]
         return list(np.moveaxis(mask, 1, 0)) if overlap else list(mask)
 
 
-def of_files(source: str, output: Path) -> list[Job]:
-    """Jobs of a file, a folder (with its subfolders) or a glob; masks keep the relative names."""
+def of_files(source: str, output: Path) -> list[InputItem]:
+    """List the items of a file, a folder (with its subfolders) or a glob; masks keep the relative names."""
     images, root = find_images(source, output)
-    jobs = []
+    items = []
     for image, name in name_masks(images, root).items():
         is_volume = is_volume_file(image)
-        jobs.append(Job(name, image, () if is_volume else (Case(name, ImageFile(image)),), image if is_volume else None))
-    clash = [job for job in jobs if job.files(output)[0].resolve() == job.source.resolve()]
+        items.append(InputItem(name, image, () if is_volume else (Case(name, ImageFile(image)),), image if is_volume else None))
+    clash = [item for item in items if item.files(output)[0].resolve() == item.source.resolve()]
     if clash:
         raise SegkitError(f"output={output} would overwrite the input {clash[0].source};   choose another output folder")
-    return jobs
+    return items
 
 
-def cases_of(job: Job, dims: int, neighbours: Sequence[int], orient: str | None) -> tuple[Case, ...]:
-    """The network's inputs of a job; of a volume file all slices that its header declares, or the whole."""
-    if job.cases or job.like is None:
-        return job.cases
-    image = VolumeFile(job.like, orient)
-    volume = Case(job.name, image, spacing_mm=image.spacing_mm, dims=3, whole=image)
+def cases_of(item: InputItem, dims: int, neighbours: Sequence[int], orient: str | None) -> tuple[Case, ...]:
+    """The network's inputs of an item; of a volume file all slices that its header declares, or the whole."""
+    if item.cases or item.like is None:
+        return item.cases
+    image = VolumeFile(item.like, orient)
+    volume = Case(item.name, image, spacing_mm=image.spacing_mm, dims=3, whole=image)
     if dims == 3:
         return (volume,)
     problems: list[Problem] = []
@@ -91,15 +92,15 @@ def cases_of(job: Job, dims: int, neighbours: Sequence[int], orient: str | None)
     return found
 
 
-def of_cases(cases: Iterable[Case]) -> list[Job]:
-    """Jobs of a data set: slices of a volume file become one volume again; every other case has a mask of its own, named by its id."""
+def of_cases(cases: Iterable[Case]) -> list[InputItem]:
+    """List the items of a data set: slices of a volume file become one volume again; every other case has a mask named by its id."""
     cases = list(cases)
     whole_files = {case.volume for case in cases if case.whole is not None and case.dims == 2 and is_file(case)}
     stacked = by_volume([case for case in cases if case.volume in whole_files])
-    jobs = [Job(name, members[0].image.paths[0], tuple(members), members[0].image.paths[0]) for name, members in stacked.items()]
+    items = [InputItem(name, members[0].image.paths[0], tuple(members), members[0].image.paths[0]) for name, members in stacked.items()]
     for case in (case for case in cases if case.volume not in whole_files):
-        jobs.append(Job(case.id, case.image.paths[0], (case,), like_of(case)))
-    return sorted(jobs, key=lambda job: natural(job.name))
+        items.append(InputItem(case.id, case.image.paths[0], (case,), like_of(case)))
+    return sorted(items, key=lambda item: natural(item.name))
 
 
 def like_of(case: Case) -> Path | None:
@@ -124,23 +125,14 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
     else:
         matches = sorted(glob.glob(str(path), recursive=True), key=natural)  # noqa: PTH207 (an absolute pattern)
         files = [Path(match) for match in matches if Path(match).is_file()]
-        found, root = [file for file in files if not file.resolve().is_relative_to(output.resolve())], fixed_part(path)
+        found = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+        root = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts[:-1]))  # up to the first wildcard
     if not found:
         what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
         raise SegkitError(
             f"input={source}: {what};   images, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
         )
     return found, root
-
-
-def fixed_part(pattern: Path) -> Path:
-    """The folders of a glob before its first wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if any(sign in part for sign in "*?["):
-            break
-        parts.append(part)
-    return Path(*parts) if parts else Path()
 
 
 def name_masks(images: Sequence[Path], root: Path) -> Mapping[Path, str]:

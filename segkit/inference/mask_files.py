@@ -18,7 +18,7 @@ from segkit.data.io.volumes import VolumeMask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.slices import Slice, Volume
 from segkit.data.sources.base import Keyed, image_files, key_of, pair, unreadable
-from segkit.inference.inputs import Job, of_cases
+from segkit.inference.inputs import InputItem, of_cases
 from segkit.inference.predictor import Prediction
 from segkit.inference.writers.masks import mask_paths
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, few
@@ -28,7 +28,7 @@ BESIDE = ("_overlay", "_probabilities")
 """Names of what `segkit predict` writes beside a mask."""
 SHOWN = 5
 Masks = Mapping[str, Pixels]
-"""Of one case: by the name of its plane in the data, which is empty where classes exclude each other."""
+"""The masks of one case, by the name of their plane in the data, which is empty where classes exclude each other."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bo
     """The masks of each case that has some. Raises ProblemsFound where one has none (unless `partial`) or lies on another grid."""
     if not folder.is_dir():
         raise SegkitError(f"masks={folder} is not a folder")
-    jobs = of_cases(manifest)
+    items = of_cases(manifest)
     there = Keyed.of((path for path in image_files(folder) if not stem(path).endswith(BESIDE)), folder).one
-    files = {job.name: files_of_job(job, manifest.labels, there) for job in jobs}
+    files = {item.name: files_of_item(item, manifest.labels, there) for item in items}
     claims = Counter(path for paths in files.values() for path in paths)
-    complete = [job for job in jobs if files[job.name] and all(claims[path] == 1 for path in files[job.name])]
-    problems = unmatched(folder, jobs, complete, [key for key, path in there.items() if path not in claims], partial)
+    complete = [item for item in items if files[item.name] and all(claims[path] == 1 for path in files[item.name])]
+    problems = unmatched(folder, items, complete, [key for key, path in there.items() if path not in claims], partial)
     found: dict[str, Masks] = {}
-    for job in complete:
+    for item in complete:
         try:
-            found |= masks_of_job(job, files[job.name], manifest.labels, orient)
+            found |= masks_of_item(item, files[item.name], manifest.labels, orient)
         except ReadError as error:
             problems.append(unreadable(error, str(error.path)))
     if problems:
@@ -93,40 +93,42 @@ def find_masks(folder: Path, manifest: Manifest, orient: str | None, partial: bo
     return found
 
 
-def files_of_job(job: Job, labels: LabelMap, there: Mapping[str, Path]) -> list[Path]:
-    """As `segkit predict` names them, for a data set (by the case) or for a folder of images (by the image); [] if one is missing."""
-    name = unicodedata.normalize("NFC", job.name)
-    ends = [key_of(part, Path())[len(name) :] for file in job.files(Path()) for part in mask_paths(file, labels)]
-    image = unicodedata.normalize("NFC", job.source.with_name(stem(job.source)).as_posix()).split("/")
+def files_of_item(item: InputItem, labels: LabelMap, there: Mapping[str, Path]) -> list[Path]:
+    """Find masks as `segkit predict` names them, by the case of a data set or by the image of a folder; [] if one is missing."""
+    name = unicodedata.normalize("NFC", item.name)
+    ends = [key_of(part, Path())[len(name) :] for file in item.files(Path()) for part in mask_paths(file, labels)]
+    image = unicodedata.normalize("NFC", item.source.with_name(stem(item.source)).as_posix()).split("/")
     for called in (name, *("/".join(image[i:]) for i in range(1, len(image)))):
         if all(called + end in there for end in ends):
             return [there[called + end] for end in ends]
     return []
 
 
-def unmatched(folder: Path, jobs: Sequence[Job], complete: Sequence[Job], extra: Sequence[str], partial: bool) -> list[Problem]:
-    have = {job.name for job in complete}
-    missing = [job.name for job in jobs if job.name not in have]
+def unmatched(
+    folder: Path, items: Sequence[InputItem], complete: Sequence[InputItem], extra: Sequence[str], partial: bool
+) -> list[Problem]:
+    have = {item.name for item in complete}
+    missing = [item.name for item in items if item.name not in have]
     if not missing or (partial and have):
         return []
     fix = "name each mask by its case" if extra else "add them, or evaluate the others alone with  partial=true"
-    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(jobs)} cases: {few(missing, SHOWN)}", fix)]
+    problems = [Problem(str(folder), f"holds no mask of {len(missing)} of {len(items)} cases: {few(missing, SHOWN)}", fix)]
     if extra:
         problems.append(Problem(str(folder), f"holds {len(extra)} masks of no labelled case: {few(extra, SHOWN)}", "rename or remove them"))
     return problems
 
 
-def masks_of_job(job: Job, files: Sequence[Path], labels: LabelMap, orient: str | None) -> dict[str, Masks]:
+def masks_of_item(item: InputItem, files: Sequence[Path], labels: LabelMap, orient: str | None) -> dict[str, Masks]:
     """The masks of all its cases. Raises `ReadError` where a mask lies on another grid than its volume."""
     names = [next(raw for raw, name in labels.values if name == of) for of in labels.classes] if labels.overlap else [""]
     groups = [dict(zip(names, files[i : i + len(names)], strict=True)) for i in range(0, len(files), len(names))]
-    planes = [pair(job.like, group, orient).masks if job.like else {n: MaskFile(p) for n, p in group.items()} for group in groups]
-    first, stack = job.cases[0], job.is_stack(job.cases)
-    if job.slice_images:
+    planes = [pair(item.like, group, orient).masks if item.like else {n: MaskFile(p) for n, p in group.items()} for group in groups]
+    first, stack = item.cases[0], item.is_stack(item.cases)
+    if item.slice_images:
         return {first.id: {name: Volume(tuple(plane[name] for plane in planes)) for name in names}}
     if first.dims == 2 and not stack:
         return {first.id: planes[0]}
     whole = {name: VolumeMask(path, orient) for name, path in groups[0].items()}
     if not stack:
         return {first.id: whole}
-    return {case.id: {name: Slice(mask, case.position) for name, mask in whole.items()} for case in job.cases}
+    return {case.id: {name: Slice(mask, case.position) for name, mask in whole.items()} for case in item.cases}

@@ -1,4 +1,4 @@
-"""What all losses share: probabilities, one plane a class, class weights; and the weighted sum that trains a network."""
+"""Shared parts of all losses: probabilities, one plane a class, class weights; and the weighted sum that trains a network."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def prepare(mask: Tensor, mode: Mode) -> Tensor:
 
 
 def probabilities(logits: Tensor, mode: Mode) -> Tensor:  # (B, C, *S)
-    """Through logarithms, whose gradients do not vanish before those of the probabilities do."""
+    """Compute them through logarithms, whose gradients do not vanish before those of the probabilities do."""
     return (logits.log_softmax(dim=1) if mode == "multiclass" else logsigmoid(logits)).exp()
 
 

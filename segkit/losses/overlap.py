@@ -135,7 +135,7 @@ class MCCLoss(OverlapLoss):
     """
 
     def score(self, probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-        """From shares instead of counts, whose products stay small; 0 where it is 0/0."""
+        """Compute it from shares instead of counts, whose products stay small; 0 where it is 0/0."""
         n = counted.sum(self.axes).clamp_min(1)
         products = (probs * target, probs * (counted - target), (counted - probs) * target, (counted - probs) * (counted - target))
         tp, fp, fn, tn = (product.sum(self.axes) / n for product in products)

@@ -1,4 +1,4 @@
-"""What a metric is, and what the metrics share: the rule for empty masks, borders, objects and boxes of masks."""
+"""The protocols of a metric, and what all metrics share: the rule for empty masks, and objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segkit.data.labels import Array as Array
 
 NAN = float("nan")
 Slices = Array | slice
-"""What picks slices of a volume: a mask (D,), or a slice."""
+"""Picks slices of a volume: a mask (D,), or a slice."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,10 @@ class Statistic:
     rule: str = ""
     absolute: bool = False
 
-    def of(self, values: Array) -> Array:
-        return np.abs(values) if self.absolute else values
-
     def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
         """A value for each row, from its columns: their mean is the number. NaN is missing."""
-        return self.of(np.array([row.get(self.column, NAN) for row in rows], float))
+        values = np.array([row.get(self.column, NAN) for row in rows], float)
+        return np.abs(values) if self.absolute else values
 
 
 class CaseMetric(Protocol):
@@ -54,7 +52,7 @@ class CaseMetric(Protocol):
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """What the summary shows of these columns."""
+        """The numbers that the summary shows of these columns."""
 
     def __call__(self, pred: Array, target: Array, case: Case, /) -> dict[str, float]: ...
 
@@ -76,7 +74,7 @@ class VolumeMetric(Protocol):
 
 
 def rule_text(score: float | None) -> str:
-    """How a rule is worded: None = left out."""
+    """Word a rule: None = left out."""
     return "left out" if score is None else f"= {score:g}"
 
 

@@ -22,7 +22,7 @@ class Ellipse:
     angle_rad: float
 
     def shrunk(self, by: float) -> Ellipse | None:
-        """With semi-axes less `by`; None where nothing is left."""
+        """Subtract `by` from both semi-axes; None where nothing is left."""
         a, b = (axis - by for axis in self.semi_axes)
         return replace(self, semi_axes=(a, b)) if b > 0 else None
 
@@ -126,6 +126,6 @@ class HeadCircumference:
         return dict(zip(self.names, (predicted, reference, error, distance, missed), strict=True))
 
     def ellipse(self, mask: Array, spacing_mm: tuple[float, ...]) -> Ellipse | None:
-        """In mm."""
+        """Fit the ellipse of a mask, in mm."""
         fitted = fit_ellipse(mask, spacing_mm)
         return fitted.shrunk(self.outline_px * sum(spacing_mm) / 2) if fitted else None

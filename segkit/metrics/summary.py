@@ -151,7 +151,7 @@ class Summary:
         return table
 
     def shown(self) -> list[Line]:
-        """Without the overall lines where there is only one class, which would say everything twice."""
+        """Leave out the overall lines where there is only one class, which would repeat everything."""
         classes = {line.class_name for line in self.lines if line.class_name != OVERALL}
         return [line for line in self.lines if len(classes) > 1 or line.class_name != OVERALL]
 

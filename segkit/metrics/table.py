@@ -22,7 +22,7 @@ from segkit.system.files import Natural, natural, read_json, write_csv_atomic
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
 OUT_OF_FOLD = "evaluation/val"
-"""In the folder of a sweep over folds: what  segkit evaluate sweep=NAME  writes."""
+"""Written by  segkit evaluate sweep=NAME  in the folder of a sweep over folds."""
 SUBSETS = ("train", "val", "test")
 EXCLUDED = "excluded"
 """Validation cases that the data set says are not fit to learn from: reported separately, and together with the others."""
@@ -86,16 +86,16 @@ class CaseTable:
         shown = {row.class_name for row in self.rows if row.n_truth_px}
         return tuple(name for name in self.classes if name not in shown)
 
-    def subset(self, name: str) -> CaseTable:
-        return CaseTable(tuple(row for row in self.rows if row.subset == name), self.statistics)
-
     def summary(self, seed: int = 0) -> Summary:
         """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes."""
         lines = []
-        parts = {name: self.subset(name) for name in dict.fromkeys(row.subset for row in self.rows)}
-        if EXCLUDED in parts and "val" in parts:
-            parts[f"val+{EXCLUDED}"] = CaseTable((*parts["val"].rows, *parts[EXCLUDED].rows), self.statistics)
-        for name, part in parts.items():
+        subsets: dict[str, list[Row]] = {}
+        for row in self.rows:
+            subsets.setdefault(row.subset, []).append(row)
+        if EXCLUDED in subsets and "val" in subsets:
+            subsets[f"val+{EXCLUDED}"] = [*subsets["val"], *subsets[EXCLUDED]]
+        for name, rows in subsets.items():
+            part = CaseTable(tuple(rows), self.statistics)
             for class_name in (OVERALL, *part.classes):
                 for statistic in self.statistics:
                     values, groups = part.collect(statistic, class_name)

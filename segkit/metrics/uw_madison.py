@@ -82,9 +82,9 @@ def columns(rows: Sequence[Mapping[str, float]], *names: str) -> list[Array]:
 
 
 def linearized(values: Array, weights: Array) -> Array:
-    """Numbers whose plain mean is the weighted mean of `values`, and whose spread is its uncertainty (Taylor linearisation).
+    """Numbers whose plain mean is the weighted mean of `values`, and whose spread is its uncertainty (Taylor linearization).
 
-    Wolter, Introduction to Variance Estimation, 2007, chapter 6. A row of weight 0 says nothing: it gets the mean. NaN
+    Wolter, Introduction to Variance Estimation, 2007, chapter 6. A row of weight 0 counts nowhere: it gets the mean. NaN
     without any weight.
     """
     weights = np.where(np.isfinite(values), np.nan_to_num(weights), 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from segkit.config.schema import Train, Weights
 from segkit.config.targets import instantiate, keywords_of
 from segkit.data.labels import LabelMap
 from segkit.models.segmentation import Normalizer, SegmentationModel
-from segkit.models.weights import load
+from segkit.models.weights import files, load
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path
 
@@ -117,7 +116,7 @@ def build_network(node: Mapping[str, Any], allow: Sequence[str], in_channels: in
 
 
 def without_downloads(node: Any) -> Any:
-    """At any depth: a stranger's metadata must not make this machine download anything."""
+    """Remove weights to download at any depth: a stranger's metadata must not make this machine fetch anything."""
     if isinstance(node, Mapping):
         return {key: None if key in ("encoder_weights", "weights") else without_downloads(value) for key, value in node.items()}
     return [without_downloads(value) for value in node] if isinstance(node, list) else node
@@ -150,17 +149,7 @@ def read(path: Path) -> dict[str, Any]:
     """Return the checkpoint as plain data and tensors. A file with code in it is refused, never run."""
     if path.suffix == SAFETENSORS:
         return read_shared(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():  # torch names the class or function that it was asked to call
-            raise SegkitError(
-                f"{path} holds Python objects besides tensors and plain data, which could run code; it is refused.\n"
-                "  Ask its author for a plain state dict (torch.save(model.state_dict(), FILE))"
-            ) from error
-        raise SegkitError(f"{path} is damaged or no checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SegkitError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
+    content = files.load(path)
     if not isinstance(content, dict):
         raise SegkitError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
@@ -271,7 +260,7 @@ def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Ten
 
 
 def own_content(path: Path) -> dict[str, Any] | None:
-    """Of a file that segkit wrote; errors of others are left to who reads them."""
+    """Read a file that segkit wrote; None for any other, whose errors are left to who reads it."""
     if path.suffix == SAFETENSORS:
         return read(path) if path.with_name(METADATA_FILE).is_file() else None
     try:

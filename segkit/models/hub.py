@@ -38,7 +38,7 @@ def save(ckpt: str | Path, folder: str | Path) -> Path:
 
 
 def without_local(metadata: Metadata) -> dict[str, Any]:
-    """Without the paths of a machine, and the names of cases, which may be those of patients."""
+    """Remove the paths of a machine, and the names of cases, which may be those of patients."""
     plain = metadata.as_dict()
     before = plain["config"]
     names = {key: None if is_place(value) else value for key, value in before["data"]["source"].items()}
@@ -75,7 +75,7 @@ def model_card(metadata: dict[str, Any]) -> str:
 
 
 def push(folder: str | Path, repository: str, private: bool = True) -> str:
-    """Uploads a shared folder to the Hugging Face hub as OWNER/NAME; returns its address. Needs `hf auth login` once."""
+    """Upload a shared folder to the Hugging Face hub as OWNER/NAME; return its address. Needs `hf auth login` once."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 

@@ -61,7 +61,7 @@ class SegmentationModel(nn.Module):
     """The network with its normalizer: images (B, C, *S) of any size -> probabilities (B, n_outputs, *S).
 
     A network takes (B, C, *S) and returns logits (B, n_outputs, *S); in training it may return a list, fine to coarse
-    (deep supervision). It may say its `stride`, the number that every side must divide by (or one a side); 32 is taken where
+    (deep supervision). It may have a `stride`, the number that every side must divide by (or one a side); 32 is taken where
     it does not; and the `smallest` side that it takes.
 
     From a network with unpadded convolutions less comes out than went in (`shape`, a `sizes.Shape`). Its `target` says what
@@ -138,7 +138,7 @@ class SegmentationModel(nn.Module):
 
 
 def as_list(outputs: object, ndim: int) -> list[Tensor]:
-    """What a network returns, one or several logits."""
+    """Return the one or several logits of a network as a list; SegkitError where it returns something else."""
     several = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
     tensors = [out for out in several if isinstance(out, Tensor) and out.ndim == ndim]
     if len(tensors) < len(several) or not several:

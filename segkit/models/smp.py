@@ -128,7 +128,7 @@ class Recipe:
 
 
 def stride_of(network: nn.Module, arch: str) -> int:
-    """What the sides of an image must divide by: the encoder's coarsest scale, or the decoder's where that is coarser."""
+    """Return what the sides of an image must divide by: the encoder's coarsest scale, or the decoder's where that is coarser."""
     encoder: Any = network.encoder
     if arch == "PAN":
         return int(8 * encoder.output_stride)  # its feature pyramid attention halves the features three times

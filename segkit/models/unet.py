@@ -283,7 +283,7 @@ def center_crop(x: Tensor, like: Tensor) -> Tensor:
 
 
 def by_level(pool: Steps | None, n: int, dims: int) -> list[tuple[int, ...]]:
-    """Reduction by level and axis; 2 everywhere where `pool` does not say."""
+    """Reduction by level and axis; 2 everywhere without `pool`."""
     given = [2] * n if pool is None else list(pool)
     steps = [(step,) * dims if isinstance(step, int) else tuple(step) for step in given]
     if len(steps) != n or any(len(step) != dims or min(step) < 1 for step in steps):

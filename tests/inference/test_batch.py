@@ -14,8 +14,8 @@ from segkit.data.io.images import ImageFile
 from segkit.data.io.volumes import VolumeFile
 from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
-from segkit.inference.batch import SIZES, BatchResult, OutputOptions, predict_jobs
-from segkit.inference.inputs import Job, find_images, name_masks, of_cases, of_files
+from segkit.inference.batch import SIZES, BatchResult, OutputOptions, predict_items
+from segkit.inference.inputs import InputItem, find_images, name_masks, of_cases, of_files
 from segkit.inference.predictor import Predictor
 from segkit.inference.writers.masks import SIZE_HEADER
 from segkit.inference.writers.tables import read_rows
@@ -44,8 +44,8 @@ def test_two_images_of_one_stem_keep_their_suffix(tmp_path: Path) -> None:
 
 
 def test_a_mask_has_the_format_of_its_volume_and_is_a_png_otherwise(tmp_path: Path) -> None:
-    assert Job("sub/a", tmp_path / "a.jpg").files(tmp_path) == [tmp_path / "sub/a.png"]
-    assert Job("a", tmp_path / "a.nii.gz", like=tmp_path / "a.nii.gz").files(tmp_path) == [tmp_path / "a.nii.gz"]
+    assert InputItem("sub/a", tmp_path / "a.jpg").files(tmp_path) == [tmp_path / "sub/a.png"]
+    assert InputItem("a", tmp_path / "a.nii.gz", like=tmp_path / "a.nii.gz").files(tmp_path) == [tmp_path / "a.nii.gz"]
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_input_that_is_not_there_says_so(tmp_path: Path) -> None:
 
 
 def predicted(predictor: Predictor, folder: Path, *, overlays: bool = False) -> BatchResult:
-    return predict_jobs(predictor, of_files(str(folder / "scans"), folder / "masks"), folder / "masks", OutputOptions(overlays=overlays))
+    return predict_items(predictor, of_files(str(folder / "scans"), folder / "masks"), folder / "masks", OutputOptions(overlays=overlays))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from segkit.data.case import Pixels
 from segkit.data.io.base import Array
 from segkit.data.labels import LabelMap
 from segkit.data.slices import Channels
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.tables import Row, Table
 from segkit.system.environment import Shard
 from segkit.system.errors import Problem
@@ -22,7 +22,7 @@ from segkit.system.errors import Problem
 
 @dataclass(frozen=True)
 class Target:
-    """Where to write, and what the checkpoint knows of its masks."""
+    """The output folder, and the facts of the checkpoint about its masks."""
 
     output: Path
     labels: LabelMap
@@ -33,20 +33,20 @@ class Target:
     shard: Shard | None = None
     """The images that this process predicts, where several share them."""
 
-    def images(self, job: Job) -> list[Pixels]:
-        """Return the images of a job, without neighbors: one, or all slices of its volume; none of a volume file."""
-        if job.like is not None:
+    def images(self, item: InputItem) -> list[Pixels]:
+        """Return the images of an item, without neighbors: one, or all slices of its volume; none of a volume file."""
+        if item.like is not None:
             return []
-        return list(job.slice_images) or [self._own(case.image) for case in job.cases]
+        return list(item.slice_images) or [self._own(case.image) for case in item.cases]
 
     def _own(self, image: Pixels) -> Pixels:
         offsets = list(self.neighbours)
         return image.parts[offsets.index(0)] if isinstance(image, Channels) and len(offsets) > 1 and 0 in offsets else image
 
-    def slices(self, job: Job, mask: Array) -> Iterator[tuple[Pixels, Array]]:
-        """Yield each image of a job with its mask: class indices (H, W), or planes (K, H, W)."""
+    def slices(self, item: InputItem, mask: Array) -> Iterator[tuple[Pixels, Array]]:
+        """Yield each image of an item with its mask: class indices (H, W), or planes (K, H, W)."""
         is_volume = mask.ndim - self.labels.overlap == 3
-        return zip(self.images(job), np.moveaxis(mask, -3, 0) if is_volume else [mask], strict=True)
+        return zip(self.images(item), np.moveaxis(mask, -3, 0) if is_volume else [mask], strict=True)
 
     def source_names(self) -> tuple[str, ...]:
         """Return the name of each class in the training masks, so that a written file can serve as annotation again."""
@@ -65,19 +65,19 @@ class Writer(ABC):
         self.problems: list[Problem] = []
 
     @abstractmethod
-    def refuses(self, job: Job) -> str:
-        """Return why this format cannot hold a job, to follow 'as'; empty where it can. Every job is asked before prediction."""
+    def refuses(self, item: InputItem) -> str:
+        """Return why this format cannot hold an item, to follow 'as'; empty where it can. Every item is asked before prediction."""
 
     @abstractmethod
-    def is_done(self, job: Job) -> bool:
+    def is_done(self, item: InputItem) -> bool:
         """Whether an earlier prediction wrote it."""
 
     @abstractmethod
-    def write(self, job: Job, mask: Array) -> None:
-        """Write one job. `mask`: class indices (*S), or planes (K, *S) where classes overlap."""
+    def write(self, item: InputItem, mask: Array) -> None:
+        """Write one item. `mask`: class indices (*S), or planes (K, *S) where classes overlap."""
 
     def close(self) -> None:  # noqa: B027 (most formats have nothing to close)
-        """Finish after the last job, or when the prediction is interrupted."""
+        """Finish after the last item, or when the prediction is interrupted."""
 
 
 class Submission(Writer):
@@ -99,27 +99,27 @@ class Submission(Writer):
         """Return the name of an image in the table; empty where it has no valid one."""
 
     @abstractmethod
-    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+    def rows(self, item: InputItem, image: Pixels, mask: Array) -> Sequence[Row]:
         """Return the rows of one image."""
 
-    def refuses(self, job: Job) -> str:
+    def refuses(self, item: InputItem) -> str:
         """Also refuse images that would share a row."""
-        images = self.target.images(job)
+        images = self.target.images(item)
         if not images:
-            return f"{job.source} is a volume file"
+            return f"{item.source} is a volume file"
         for z, image in enumerate(images):
             key = self.key(image)
             if not key:
                 return f"{image.paths[0]} is not named as the images of that data set"
-            if self._owners.setdefault(key, (job.name, z)) != (job.name, z):
-                return f"{job.name} and {self._owners[key][0]} would share the row {key}"
+            if self._owners.setdefault(key, (item.name, z)) != (item.name, z):
+                return f"{item.name} and {self._owners[key][0]} would share the row {key}"
         return ""
 
-    def is_done(self, job: Job) -> bool:
-        return all(self.key(image) in self.table.known for image in self.target.images(job))
+    def is_done(self, item: InputItem) -> bool:
+        return all(self.key(image) in self.table.known for image in self.target.images(item))
 
-    def write(self, job: Job, mask: Array) -> None:
-        self.table.add({self.key(image): self.rows(job, image, one) for image, one in self.target.slices(job, mask)})
+    def write(self, item: InputItem, mask: Array) -> None:
+        self.table.add({self.key(image): self.rows(item, image, one) for image, one in self.target.slices(item, mask)})
 
     def close(self) -> None:
         self.table.write()

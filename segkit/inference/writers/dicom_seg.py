@@ -19,7 +19,7 @@ from segkit import __version__
 from segkit.data.io.base import Array
 from segkit.data.io.dicom import DicomSlice, header
 from segkit.data.slices import by_volume
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Writer
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
@@ -36,30 +36,30 @@ EMPTY = (
 class DicomSeg(Writer):
     """One DICOM-SEG a series."""
 
-    def refuses(self, job: Job) -> str:
-        images = self.target.images(job)
-        return "" if images and all(isinstance(image, DicomSlice) for image in images) else f"{job.source} is not a DICOM image"
+    def refuses(self, item: InputItem) -> str:
+        images = self.target.images(item)
+        return "" if images and all(isinstance(image, DicomSlice) for image in images) else f"{item.source} is not a DICOM image"
 
-    def is_done(self, job: Job) -> bool:
-        return self._file(job).is_file()
+    def is_done(self, item: InputItem) -> bool:
+        return self._file(item).is_file()
 
-    def write(self, job: Job, mask: Array) -> None:
-        slices = [image for image in self.target.images(job) if isinstance(image, DicomSlice)]
-        write_dicom_seg(self._file(job), self.target.labels.planes(mask), self.target.source_names(), slices)
+    def write(self, item: InputItem, mask: Array) -> None:
+        slices = [image for image in self.target.images(item) if isinstance(image, DicomSlice)]
+        write_dicom_seg(self._file(item), self.target.labels.planes(mask), self.target.source_names(), slices)
 
-    def _file(self, job: Job) -> Path:
-        return self.target.output / f"{job.name}.dcm"
-
-
-def by_series(jobs: Sequence[Job]) -> list[Job]:
-    """Join the slices of one DICOM series to one job; other jobs stay as they are."""
-    alone = [job for job in jobs if not _is_slice(job)]
-    volumes = by_volume([job.cases[0] for job in jobs if _is_slice(job)])
-    return [*alone, *(Job(name, cases[0].paths[0], tuple(cases)) for name, cases in volumes.items())]
+    def _file(self, item: InputItem) -> Path:
+        return self.target.output / f"{item.name}.dcm"
 
 
-def _is_slice(job: Job) -> bool:
-    return job.like is None and len(job.cases) == 1 and bool(job.cases[0].volume) and job.cases[0].dims == 2
+def by_series(items: Sequence[InputItem]) -> list[InputItem]:
+    """Join the slices of one DICOM series to one item; other items stay as they are."""
+    alone = [item for item in items if not _is_slice(item)]
+    volumes = by_volume([item.cases[0] for item in items if _is_slice(item)])
+    return [*alone, *(InputItem(name, cases[0].paths[0], tuple(cases)) for name, cases in volumes.items())]
+
+
+def _is_slice(item: InputItem) -> bool:
+    return item.like is None and len(item.cases) == 1 and bool(item.cases[0].volume) and item.cases[0].dims == 2
 
 
 def write_dicom_seg(path: Path, masks: Array, labels: Sequence[str], slices: Sequence[DicomSlice]) -> None:

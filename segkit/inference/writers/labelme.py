@@ -19,7 +19,7 @@ import numpy as np
 
 from segkit.data.io.base import Array
 from segkit.data.io.images import ImageFile
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Writer
 from segkit.system.files import write_text_atomic
 
@@ -33,16 +33,16 @@ _PARENT = 3
 class LabelMeFiles(Writer):
     """One JSON file an image, named as its mask is: the slices of a volume in a folder of its own."""
 
-    def refuses(self, job: Job) -> str:
-        images = self.target.images(job)
+    def refuses(self, item: InputItem) -> str:
+        images = self.target.images(item)
         fits = images and all(isinstance(image, ImageFile) for image in images)
-        return "" if fits else f"{job.source} is not an image that LabelMe opens"
+        return "" if fits else f"{item.source} is not an image that LabelMe opens"
 
-    def is_done(self, job: Job) -> bool:
-        return all(path.is_file() for path in job.files(self.target.output, ".json"))
+    def is_done(self, item: InputItem) -> bool:
+        return all(path.is_file() for path in item.files(self.target.output, ".json"))
 
-    def write(self, job: Job, mask: Array) -> None:
-        for path, (image, of_image) in zip(job.files(self.target.output, ".json"), self.target.slices(job, mask), strict=True):
+    def write(self, item: InputItem, mask: Array) -> None:
+        for path, (image, of_image) in zip(item.files(self.target.output, ".json"), self.target.slices(item, mask), strict=True):
             write_labelme(path, self.target.labels.planes(of_image), self.target.source_names(), image.paths[0])
 
 

@@ -18,7 +18,7 @@ from segkit.data.case import Pixels
 from segkit.data.io import rle
 from segkit.data.io.base import Array, ReadError, read_table
 from segkit.data.sources.uw_madison import CLASSES, DAY, SLICE
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Submission
 from segkit.inference.writers.tables import Row
 from segkit.metrics.head_circumference import fit_ellipse
@@ -34,14 +34,14 @@ class NerveCodes(Submission):
     file: ClassVar[str] = "nerve_submission.csv"
     header: ClassVar[Row] = ("img", "pixels")
 
-    def refuses(self, job: Job) -> str:
+    def refuses(self, item: InputItem) -> str:
         n = len(self.target.labels.classes)
-        return f"it has one class, the checkpoint {n}" if n > 1 else super().refuses(job)
+        return f"it has one class, the checkpoint {n}" if n > 1 else super().refuses(item)
 
     def key(self, image: Pixels) -> str:
         return image.paths[0].stem
 
-    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+    def rows(self, item: InputItem, image: Pixels, mask: Array) -> Sequence[Row]:
         (nerve,) = self.target.labels.planes(mask)
         return [(self.key(image), rle.encode(nerve, "columns"))]
 
@@ -52,18 +52,18 @@ class GITractCodes(Submission):
     file: ClassVar[str] = "uw_madison_submission.csv"
     header: ClassVar[Row] = ("id", "class", "predicted")
 
-    def refuses(self, job: Job) -> str:
+    def refuses(self, item: InputItem) -> str:
         classes = self.target.labels.classes
         if set(classes) != set(CLASSES):
             return f"its classes are {', '.join(CLASSES)}, those of the checkpoint {', '.join(classes)}"
-        return super().refuses(job)
+        return super().refuses(item)
 
     def key(self, image: Pixels) -> str:
         path = image.paths[0].absolute()
         day, slice_ = path.parent.parent.name, SLICE.fullmatch(path.name)
         return f"{day}_slice_{slice_['z']}" if DAY.fullmatch(day) and slice_ else ""
 
-    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+    def rows(self, item: InputItem, image: Pixels, mask: Array) -> Sequence[Row]:
         of_class = dict(zip(self.target.labels.classes, self.target.labels.planes(mask), strict=True))
         return [(self.key(image), name, rle.encode(of_class[name], "rows")) for name in CLASSES]
 
@@ -74,20 +74,20 @@ class HC18Ellipses(Submission):
     file: ClassVar[str] = "hc18_submission.csv"
     header: ClassVar[Row] = ("filename", "center_x_mm", "center_y_mm", "semi_axes_a_mm", "semi_axes_b_mm", "angle_rad")
 
-    def refuses(self, job: Job) -> str:
+    def refuses(self, item: InputItem) -> str:
         if (n := len(self.target.labels.classes)) > 1:
             return f"it has one class, the head, and the checkpoint {n}"
-        unknown = [image.paths[0] for image in self.target.images(job) if not pixel_mm(job, image)]
+        unknown = [image.paths[0] for image in self.target.images(item) if not pixel_mm(item, image)]
         if unknown:
             return f"the pixel size of {unknown[0]} is not known ({PIXEL_SIZES} beside its folder would give it)"
-        return super().refuses(job)
+        return super().refuses(item)
 
     def key(self, image: Pixels) -> str:
         return image.paths[0].name
 
-    def rows(self, job: Job, image: Pixels, mask: Array) -> Sequence[Row]:
+    def rows(self, item: InputItem, image: Pixels, mask: Array) -> Sequence[Row]:
         (head,) = self.target.labels.planes(mask)
-        numbers = ellipse_mm(head, pixel_mm(job, image), self.target.outline_px)
+        numbers = ellipse_mm(head, pixel_mm(item, image), self.target.outline_px)
         if not numbers:
             what = f"no head found: its row in {self.file} is empty"
             self.problems.append(Problem(str(image.paths[0]), what, severity="warning"))
@@ -103,12 +103,12 @@ def ellipse_mm(head: Array, spacing_mm: tuple[float, ...], outline_px: float) ->
     return (*ellipse.center, a, b, ellipse.angle_rad) if b > 0 else ()
 
 
-def pixel_mm(job: Job, image: Pixels) -> tuple[float, ...]:
+def pixel_mm(item: InputItem, image: Pixels) -> tuple[float, ...]:
     """Return (row, column) in mm, or nothing where it is unknown.
 
     The challenge's table lies in the folder of the image or beside it; mirrors of the data set nest folders once more.
     """
-    path, known = image.paths[0], job.cases[0].pixel_mm
+    path, known = image.paths[0], item.cases[0].pixel_mm
     tables = (_pixel_sizes(folder / PIXEL_SIZES) for folder in list(path.absolute().parents)[:3])
     return known[-2:] or next((sizes[path.name] for sizes in tables if path.name in sizes), ())
 

@@ -37,13 +37,13 @@ TIMEOUT_SECONDS = 30.0
 RANGE_NOT_SATISFIABLE, PARTIAL = 416, 206
 
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Under which names training programs keep the weights beside other things."""
+"""Names under which training programs keep the weights beside other things."""
 DEEPEST = 2
 """Levels of a file that are searched."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before every name."""
+"""Prefixes that DataParallel, torch.compile and Lightning put before every name."""
 OWN = "model.network."
-"""How segkit's own checkpoints name the tensors of the network, beside those of the normalization."""
+"""Prefix of the tensors of the network in segkit's own checkpoints, beside those of the normalization."""
 PLAIN_STATE = "Ask its owner for a plain state dict:  torch.save(model.state_dict(), FILE)"
 
 
@@ -72,7 +72,7 @@ def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """
     path = path.expanduser()
     check_is_weights(path)
-    content = _load(path)
+    content = load(path)
     found = _at(path, content, key) if key else content
     return without_wrappers(_tensors(path, found))
 
@@ -95,7 +95,8 @@ def is_web_page(head: bytes) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"\0" not in head
 
 
-def _load(path: Path) -> Any:
+def load(path: Path) -> Any:
+    """Return the content of a file as tensors and plain data. SegkitError where it is damaged or holds code, which is never run."""
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"  # eight bytes of length, then JSON
     try:
@@ -146,7 +147,7 @@ def _tensors(path: Path, content: Any, depth: int = 0) -> dict[str, Tensor]:
 
 
 def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what all names share because a wrapper put it there; of a segkit checkpoint the network alone."""
+    """Remove the prefix that a wrapper put before all names; of a segkit checkpoint keep the network alone."""
     if own := {name.removeprefix(OWN): value for name, value in state.items() if name.startswith(OWN)}:
         return own
     for prefix in WRAPPERS:

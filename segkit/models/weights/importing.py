@@ -169,7 +169,7 @@ class Reference:
     def check(self, build: Build, node: Mapping[str, Any]) -> float:
         """The largest difference from what the network of `node` returns; SegkitError where it is not the same.
 
-        Then the other order of concatenation and the other last activation are tried, to say what is wrong.
+        Then the other order of concatenation and the other last activation are tried, to explain what is wrong.
         """
         try:
             found = self.difference(build(node))

@@ -34,7 +34,7 @@ LEVELS = 5
 
 @dataclass(frozen=True)
 class Schema:
-    """The layout of one network of another program; unets.yaml holds them all, and says what the fields mean."""
+    """The layout of one network of another program; unets.yaml holds them all, and explains the fields."""
 
     name: str
     images: str
@@ -58,7 +58,7 @@ class Schema:
         return {f"{foreign[prefix]}.{leaf}": name for (prefix, _, leaf), name in named}
 
     def network(self, widths: list[int]) -> UNet:
-        """Without values: it takes no memory, and leaves the random stream of a training as it is."""
+        """Build the network without values: it takes no memory, and leaves the random stream of a training as it is."""
         with torch.device("meta"):
             return UNet(1, 1, widths, **self.options)
 

@@ -10,7 +10,7 @@ from segkit.data.case import Case
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
 from segkit.inference.batch import FORMATS, open_writers
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Target
 from segkit.system.errors import SegkitError
 
@@ -18,8 +18,8 @@ ONE = LabelMap.of({0: "background", 1: "head"})
 TWO = LabelMap.of({0: "background", 1: "head", 2: "eye"})
 
 
-def picture(path: Path) -> Job:
-    return Job(path.stem, path, (Case(path.stem, ImageFile(path)),))
+def picture(path: Path) -> InputItem:
+    return InputItem(path.stem, path, (Case(path.stem, ImageFile(path)),))
 
 
 def test_a_format_that_cannot_hold_the_images_says_which_can(tmp_path: Path) -> None:
@@ -38,13 +38,13 @@ def test_a_format_that_cannot_hold_the_images_says_which_can(tmp_path: Path) -> 
 def test_a_volume_file_has_its_own_format_only(tmp_path: Path, name: str) -> None:
     scan = tmp_path / "scan.nii.gz"
     with pytest.raises(SegkitError, match=r"cannot be written, as .*;   possible here: formats=\[\], masks alone"):
-        open_writers([name], [Job("scan", scan, like=scan)], Target(tmp_path, ONE))
+        open_writers([name], [InputItem("scan", scan, like=scan)], Target(tmp_path, ONE))
 
 
 def test_one_image_that_does_not_fit_is_enough(tmp_path: Path) -> None:
     scan = tmp_path / "scan.nii.gz"
     with pytest.raises(SegkitError, match=r"scan.nii.gz is not an image that LabelMe opens"):
-        open_writers(["labelme"], [picture(tmp_path / "a.png"), Job("scan", scan, like=scan)], Target(tmp_path, ONE))
+        open_writers(["labelme"], [picture(tmp_path / "a.png"), InputItem("scan", scan, like=scan)], Target(tmp_path, ONE))
 
 
 def test_a_misspelt_format_says_what_there_is(tmp_path: Path) -> None:

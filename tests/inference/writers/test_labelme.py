@@ -17,7 +17,7 @@ from segkit.data.phantoms.base import write_png
 from segkit.data.slices import Channels, Volume
 from segkit.data.sources.labelme import LabelMe
 from segkit.inference.batch import open_writers
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Target
 from segkit.inference.writers.labelme import polygons_of, write_labelme
 
@@ -58,10 +58,10 @@ def planes() -> np.ndarray:
     return np.stack([(away < 40) & (away > 10), ((x - 100) / 40) ** 2 + ((y - 40) / 20) ** 2 < 1]).astype(np.uint8)
 
 
-def job(folder: Path, name: str = "sub/a") -> Job:
+def job(folder: Path, name: str = "sub/a") -> InputItem:
     image = folder / f"{name}.png"
     write_png(image, np.zeros((90, 120), np.uint8))
-    return Job(name, image, (Case(name, ImageFile(image)),))
+    return InputItem(name, image, (Case(name, ImageFile(image)),))
 
 
 def test_the_labelme_source_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_exclusive_classes_are_called_by_their_names_and_overlapping_ones_as_in_
 
 def test_pictures_that_a_network_saw_as_a_volume_are_a_file_each(tmp_path: Path) -> None:
     images = [job(tmp_path, f"s{z}").cases[0].image for z in range(3)]
-    whole = Job("scan", tmp_path, (Case("scan", Volume(tuple(images)), dims=3),))
+    whole = InputItem("scan", tmp_path, (Case("scan", Volume(tuple(images)), dims=3),))
     (one,), (writer,) = open_writers(["labelme"], [whole], Target(tmp_path / "out", LABELS))
     masks = np.zeros((2, 3, 90, 120), np.uint8)
     masks[0, 2] = planes()[0]
@@ -138,7 +138,7 @@ def test_pictures_that_a_network_saw_as_a_volume_are_a_file_each(tmp_path: Path)
 
 def test_a_slice_between_its_neighbours_names_its_own_picture(tmp_path: Path) -> None:
     before, own, after = (job(tmp_path, f"s{z}").cases[0].image for z in range(3))
-    one = Job("s1", before.paths[0], (Case("s1", Channels((before, own, after)), volume="scan", position=1),))
+    one = InputItem("s1", before.paths[0], (Case("s1", Channels((before, own, after)), volume="scan", position=1),))
     _, (writer,) = open_writers(["labelme"], [one], Target(tmp_path, LABELS, neighbours=(-1, 0, 1)))
     writer.write(one, planes())
     assert json.loads((tmp_path / "s1.json").read_text())["imagePath"] == "s1.png"

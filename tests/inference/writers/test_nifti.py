@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 import segkit
 from segkit.data.labels import LabelMap
-from segkit.inference.batch import SIZES, OutputOptions, predict_jobs
+from segkit.inference.batch import SIZES, OutputOptions, predict_items
 from segkit.inference.inputs import of_files
 from segkit.inference.predictor import Prediction, Predictor, as_case
 from segkit.inference.writers.masks import SIZE_HEADER
@@ -50,7 +50,7 @@ def test_a_mask_lies_where_its_image_lies(axes: str, dims: int, trained: Path, t
     image.set_qform(affine, 1)
     (tmp_path / "scans").mkdir()
     nib.save(image, tmp_path / "scans/a.nii.gz")
-    done = predict_jobs(
+    done = predict_items(
         Grades(segkit.load(trained, "cpu"), dims), of_files(str(tmp_path / "scans"), tmp_path / "out"), tmp_path / "out", OutputOptions()
     )
     assert (done.written, done.problems) == (1, ())

@@ -16,7 +16,7 @@ from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
 from segkit.data.slices import Volume
 from segkit.inference.batch import open_writers
-from segkit.inference.inputs import Job
+from segkit.inference.inputs import InputItem
 from segkit.inference.writers.base import Target
 from segkit.system.errors import SegkitError
 
@@ -25,8 +25,8 @@ HEAD = LabelMap.of({0: "background", 255: "head"})
 BOWEL = LabelMap.of({"stomach": "stomach", "large_bowel": "large_bowel", "small_bowel": "small_bowel"}, overlap=True)
 
 
-def job(path: Path, mm: tuple[float, ...] = ()) -> Job:
-    return Job(path.stem, path, (Case(path.stem, ImageFile(path), spacing_mm=mm),))
+def job(path: Path, mm: tuple[float, ...] = ()) -> InputItem:
+    return InputItem(path.stem, path, (Case(path.stem, ImageFile(path), spacing_mm=mm),))
 
 
 def table(path: Path) -> list[list[str]]:
@@ -87,7 +87,7 @@ def test_gi_tract_has_three_rows_a_slice_counted_along_rows(tmp_path: Path) -> N
 
 def test_slices_of_a_volume_have_rows_of_their_own(tmp_path: Path) -> None:
     images = Volume(tuple(ImageFile(slice_path(tmp_path, z)) for z in range(4)))
-    whole = Job("case1_day2", tmp_path, (Case("case1_day2", images, dims=3),))
+    whole = InputItem("case1_day2", tmp_path, (Case("case1_day2", images, dims=3),))
     _, (writer,) = open_writers(["uw_madison"], [whole], Target(tmp_path, BOWEL))
     masks = blobs(3, 4, 31, 36)
     writer.write(whole, masks)
@@ -115,7 +115,10 @@ def test_rows_of_an_earlier_prediction_stay(tmp_path: Path) -> None:
 
 
 def test_two_images_never_share_a_row(tmp_path: Path) -> None:
-    twins = [Job("a/1", tmp_path / "a/1.tif", job(tmp_path / "a/1.tif").cases), Job("b/1", tmp_path, job(tmp_path / "b/1.tif").cases)]
+    twins = [
+        InputItem("a/1", tmp_path / "a/1.tif", job(tmp_path / "a/1.tif").cases),
+        InputItem("b/1", tmp_path, job(tmp_path / "b/1.tif").cases),
+    ]
     with pytest.raises(SegkitError, match="b/1 and a/1 would share the row 1"):
         open_writers(["nerve"], twins, Target(tmp_path, NERVE))
 
@@ -188,7 +191,7 @@ def test_a_whole_test_set_has_its_rows_in_its_order(name: str, tmp_path: Path) -
     labels, images, rows_each, file = TEST_SETS[name]
     (tmp_path / "test_set_pixel_size.csv").write_text("filename,pixel size(mm)\n" + "".join(f"{image},0.1\n" for image in images))
     paths = [tmp_path / "test_set" / image for image in reversed(images)]
-    given = [Job(path.relative_to(tmp_path).as_posix(), path, job(path).cases) for path in paths]
+    given = [InputItem(path.relative_to(tmp_path).as_posix(), path, job(path).cases) for path in paths]
     jobs, (writer,) = open_writers([name], given, Target(tmp_path, labels))
     ellipse = cv2.ellipse(np.zeros((31, 36), np.uint8), (18, 15), (12, 8), 20, 0, 360, 1, -1)
     for one in jobs:
