@@ -33,7 +33,7 @@ def compare(cfg: Import, found: ForeignNetwork) -> None:
         console.print("meaning    rests on the schema alone;   reference=FILE.npz (input, output) would prove it", markup=False)
         return
     reference = Reference.read(Path(cfg.reference).expanduser())
-    largest = reference.check(lambda node: found.network(node, cfg.allow_targets), found.node)
+    largest = reference.check(found, cfg.allow_targets)
     console.print(f"meaning    agrees with {cfg.reference}: largest difference {largest:.1g}", markup=False)
 
 

@@ -114,8 +114,10 @@ class Combination(JointPredictor):
         claims = [member.claimed(part) for member, part in pairs]
         mask = self.decided(pairs, claims)
         for member in self.members:
-            steps = [limited(step, member.owned) for step in member.predictor.decide.steps]
-            mask = postprocess(mask, self.labels, steps, parts[0].pixel_mm)
+            steps: Sequence[Any] = member.predictor.decide.steps
+            for step in steps:
+                classes = [name for name in member.owned if step.classes is None or name in step.classes]
+                mask = postprocess(mask, self.labels, [replace(step, classes=classes)], parts[0].pixel_mm)
         scores = self.scores([member.probs(part) for member, part in pairs])
         probs = scores if self.labels.overlap else scores / scores.sum(axis=0).clip(1e-6)
         claimants = np.sum([of_member.any(axis=0) for of_member in claims], axis=0)
@@ -149,10 +151,6 @@ class Combination(JointPredictor):
             for name, of_class in zip(member.owned, of_member, strict=True)
         }
         return np.stack([named[name] for name in self.labels.classes])
-
-
-def limited(step: Any, owned: Sequence[str]) -> Any:
-    return replace(step, classes=[name for name in owned if step.classes is None or name in step.classes])
 
 
 def check(members: Sequence[Member]) -> None:

@@ -184,16 +184,11 @@ def metric_of(folder: Path) -> dict[str, Any] | None:
     section = read_json(folder / SUMMARY).get("metric")
     if isinstance(section, dict):
         return section
-    config = config_of(folder)
-    return None if config is None else config["metric"]
-
-
-def config_of(folder: Path) -> dict[str, Any] | None:
-    """config.yaml of the run: in its folder, or above one of its evaluations (RUN/evaluation/PART, RUN/benchmark)."""
-    for home in (folder, *folder.resolve().parents[:2]):
+    for home in (folder, *folder.resolve().parents[:2]):  # an evaluation lies in RUN/evaluation/PART or RUN/benchmark
         if (home / "config.yaml").is_file():
             content = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8"))
             if not isinstance(content, dict) or "metric" not in content:
                 raise SegkitError(f"{home / 'config.yaml'} is not the config of a run: it has no section metric")
-            return content
+            metric: dict[str, Any] = content["metric"]
+            return metric
     return None

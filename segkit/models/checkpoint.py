@@ -249,13 +249,12 @@ def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Ten
     """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
     if (content := own_content(path)) is not None:
         metadata = read_metadata(path, content)
-        same_meaning(path, metadata.config["model"], network)
-        weights = {key: value for key, value in model_weights(content).items() if key.startswith("network.")}
-        return {key.removeprefix("network."): value for key, value in weights.items()}, metadata.label_map().classes
+        load.check_meaning(f"init_from={path}", metadata.config["model"], network)
+        return files.without_wrappers(content["state_dict"]), metadata.label_map().classes
     state, schema = load.obtain(Weights(path=str(path)))
     if schema == load.PLAIN:
         return load.as_named_in(network.state_dict(), state), None
-    load.check_meaning(network, schema)
+    load.check_schema(network, schema)
     return load.translate(state, schema), None
 
 
@@ -268,11 +267,3 @@ def own_content(path: Path) -> dict[str, Any] | None:
     except SegkitError:
         return None
     return content if METADATA_KEY in content else None
-
-
-def same_meaning(path: Path, theirs: Mapping[str, Any], network: nn.Module) -> None:
-    """Weights that fit by shape mean nothing where channels come in another order, or another activation follows."""
-    for key in ("concat", "activation"):
-        ours = getattr(network, key, None)
-        if isinstance(ours, str) and theirs.get(key, ours) != ours:
-            raise SegkitError(f"init_from={path} was trained with model.{key}={theirs[key]}, not {ours};   add  model.{key}={theirs[key]}")

@@ -63,7 +63,7 @@ def test_the_head_is_newly_initialized_for_other_classes_and_kept_for_the_same(t
 def test_weights_that_fit_by_shape_and_not_by_meaning_are_refused(trained: Path, segkit_in: Cli) -> None:
     done = segkit_in("train", *SMALL, f"init_from={trained}", "model.concat=up_first", "run=x")
     assert done.returncode == 2
-    assert "add  model.concat=skip_first" in done.stderr
+    assert "use  model.concat=skip_first" in done.stderr
 
 
 def phantom_folder(segkit_in: Cli, tmp_path: Path) -> Path:

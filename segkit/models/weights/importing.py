@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,6 @@ from segkit.system.errors import SegkitError, first_line
 TOLERANCE = 1e-4
 """Absolute, and relative beside large logits: libraries add up in different orders."""
 OTHER = {"concat": {"skip_first": "up_first", "up_first": "skip_first"}, "final": {"sigmoid": "none", "none": "sigmoid"}}
-
-Build = Callable[[Mapping[str, Any]], nn.Module]
-"""The network with its weights, from a config node."""
 
 
 @dataclass(frozen=True)
@@ -166,25 +163,26 @@ class Reference:
             raise SegkitError(f"reference={self.path}: the network returns NaN for its input")
         return float(((out - self.output).abs() / (TOLERANCE * (1 + self.output.abs()))).max())
 
-    def check(self, build: Build, node: Mapping[str, Any]) -> float:
-        """The largest difference from what the network of `node` returns; SegkitError where it is not the same.
+    def check(self, foreign: ForeignNetwork, allow: list[str]) -> float:
+        """Return the largest difference from the output of a network; SegkitError where it is not the same.
 
         Then the other order of concatenation and the other last activation are tried, to explain what is wrong.
         """
         try:
-            found = self.difference(build(node))
+            found = self.difference(foreign.network(foreign.node, allow))
         except RuntimeError as error:
             reason = first_line(error)
             raise SegkitError(f"reference={self.path}: the network does not take its input {tuple(self.input.shape)}: {reason}") from error
         if found <= 1:
             return found * TOLERANCE
-        raise SegkitError(f"reference={self.path} does not agree, nothing is written: {self._what_fits(build, node, found)}")
+        raise SegkitError(f"reference={self.path} does not agree, nothing is written: {self._what_fits(foreign, allow, found)}")
 
-    def _what_fits(self, build: Build, node: Mapping[str, Any], found: float) -> str:
+    def _what_fits(self, foreign: ForeignNetwork, allow: list[str], found: float) -> str:
+        node = foreign.node
         other = {key: OTHER[key][node[key]] for key in OTHER if node.get(key) in OTHER[key]}
         alone = [{key: value} for key, value in other.items()]
         for change in (*alone, other):
-            if change and self.difference(build({**node, **change})) <= 1:
+            if change and self.difference(foreign.network({**node, **change}, allow)) <= 1:
                 return "; ".join(_explained(key, node[key], value) for key, value in change.items())
         return f"the largest difference is {found * TOLERANCE:.2g}" if found < float("inf") else "the output has another shape"
 

@@ -143,7 +143,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], schema_name: str)
     fresh = network.state_dict()
     ours = as_named_in(fresh, state) if schema_name == PLAIN else translate(state, schema_name)
     if schema_name != PLAIN:
-        check_meaning(network, schema_name)
+        check_schema(network, schema_name)
     _check_channels(fresh, ours)
     missing = [name for name in fresh if name not in ours and not name.endswith(".num_batches_tracked")]
     besides, misfits = [name for name in ours if name not in fresh], _misfits(ours, fresh)
@@ -165,17 +165,23 @@ def as_named_in(fresh: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dic
     return dict(state)
 
 
-def check_meaning(network: nn.Module, schema_name: str) -> None:
-    """Raise SegkitError unless order of channels and activation, which shapes do not show, are those of the schema."""
+def check_schema(network: nn.Module, schema_name: str) -> None:
+    """Raise SegkitError unless it is a U-Net whose channels and activation mean what they mean in the schema."""
     schema = named(schema_name)
     if not isinstance(network, UNet):
         way = f"use  model=unet {typed(schema.options)}"
         raise SegkitError(f"weights: {schema.name} is a network of segkit.models.UNet;   {way}")
-    for key, theirs in {"concat": schema.options["concat"], "activation": schema.options.get("activation", "relu")}.items():
-        if getattr(network, key) != theirs:
+    check_meaning(f"weights: {schema.name}", {"activation": "relu", **schema.options}, network)
+
+
+def check_meaning(what: str, theirs: Mapping[str, Any], network: nn.Module) -> None:
+    """Raise SegkitError where weights were trained with another order of channels or activation, which shapes do not show."""
+    for key in ("concat", "activation"):
+        ours = getattr(network, key, None)
+        if isinstance(ours, str) and theirs.get(key, ours) != ours:
             raise SegkitError(
-                f"weights: {schema.name} fits this network by shape, not by meaning: it was trained with {theirs};\n"
-                f"  use  model.{key}={theirs}"
+                f"{what} fits this network by shape, not by meaning: it was trained with model.{key}={theirs[key]}, not {ours};\n"
+                f"  use  model.{key}={theirs[key]}"
             )
 
 
