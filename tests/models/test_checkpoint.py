@@ -52,8 +52,9 @@ def test_a_card_cannot_name_code_outside_the_allowed_packages(trained: Path, tmp
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no checkpoint|damaged"),
-        (b"<html>404</html>", "no checkpoint|damaged"),
+        (b"", "is empty"),
+        (b"<html>404</html>", "is a web page"),
+        (b"some notes", "damaged or no file of weights"),
         ({"model_state_dict": {}, "epoch": 3}, "another program"),
         ([1, 2], "holds a list"),
     ],

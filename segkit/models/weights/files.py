@@ -71,7 +71,6 @@ def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
         SegkitError: the file is missing, damaged, holds code, or no tensors.
     """
     path = path.expanduser()
-    check_is_weights(path)
     content = load(path)
     found = _at(path, content, key) if key else content
     return without_wrappers(_tensors(path, found))
@@ -97,6 +96,7 @@ def is_web_page(head: bytes) -> bool:
 
 def load(path: Path) -> Any:
     """Return the content of a file as tensors and plain data. SegkitError where it is damaged or holds code, which is never run."""
+    check_is_weights(path)
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"  # eight bytes of length, then JSON
     try:
