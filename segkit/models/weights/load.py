@@ -92,7 +92,7 @@ def obtain(weights: Weights) -> tuple[dict[str, Tensor], str]:
 def named(name: str) -> Schema:
     if name not in SCHEMAS:
         known = (AUTO, PLAIN, *SCHEMAS)
-        raise SegkitError(f"schema={name} is not known;   {nearest(name, known) or 'available: ' + ', '.join(known)}")
+        raise SegkitError(f"schema={name} is not a valid option;   {nearest(name, known) or 'available: ' + ', '.join(known)}")
     return SCHEMAS[name]
 
 
