@@ -212,5 +212,5 @@ def test_sigmoid_outputs_do_not_exclude_each_other() -> None:
 
 
 def test_what_to_import_must_be_said() -> None:
-    with pytest.raises(ProblemsFound, match=r"before anything is imported\n +weights +is needed"):
+    with pytest.raises(ProblemsFound, match=r"before segkit import starts\n +weights +is needed"):
         compose.compose("import", [])
