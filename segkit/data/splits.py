@@ -293,21 +293,17 @@ def _from_file(manifest: Manifest, config: schema.Split, excluded: Sequence[str]
     path = Path(config.path).expanduser()
     split = Split.from_json(path)
     split = replace(split, excluded=tuple({*split.excluded, *excluded}))
-    problems = [Problem(str(path), what, fix) for what, fix in (*_stale(manifest, split), *_wrong_ids(manifest, split))]
-    if problems:
-        raise ProblemsFound(problems)
+    wrong = _wrong_ids(manifest, split)
+    if split.manifest_hash not in ("", manifest.hash):
+        what = f"was made for another state of the data ({split.manifest_hash}, now {manifest.hash}): files came, went or changed"
+        wrong.insert(0, (what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right"))
+    if wrong:
+        raise ProblemsFound([Problem(str(path), what, fix) for what, fix in wrong])
     return replace(split, kind="file", manifest_hash=manifest.hash)
 
 
-def _stale(manifest: Manifest, split: Split) -> list[tuple[str, str]]:
-    """What is wrong and how to fix it."""
-    if split.manifest_hash in ("", manifest.hash):
-        return []
-    what = f"was made for another state of the data ({split.manifest_hash}, now {manifest.hash}): files came, went or changed"
-    return [(what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right")]
-
-
 def _wrong_ids(manifest: Manifest, split: Split) -> list[tuple[str, str]]:
+    """What is wrong and how to fix it."""
     seen: dict[str, str] = {}
     wrong = []
     for subset in SUBSETS:
