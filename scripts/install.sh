@@ -8,7 +8,7 @@ install() {
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   local stamp=.venv/segkit-installed$1
   if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-    echo "installing segkit$1 into .venv (about 5 GB the first time, for torch)"
+    echo "installing segkit$1 into .venv (about 7 GB the first time, for torch)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$1"
     touch "$stamp"
   fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained, evaluated network and its masks, on synthetic images, in about a minute after the install.
+# From nothing to a trained, evaluated network and its masks, on synthetic images, in about two minutes after the install.
 set -euo pipefail
 source "$(dirname "$0")/install.sh"
 install ""
@@ -21,7 +21,7 @@ cat <<EOF
 done. Everything lies in $out/$run
   checkpoints/best.ckpt   the network, with all that is needed to use it
   cases.csv summary.json  Dice and IoU of each validation image, and their means
-  curves.png samples.png  learning curves; validation images with truth and prediction
+  curves.png samples.png  learning curves; validation images with reference and prediction
   masks/                  masks and overlays of all images
   events.out.tfevents.*   .venv/bin/tensorboard --logdir $out
 next: your own images      $segkit train data=folder data.root=FOLDER   (FOLDER/images, FOLDER/masks)

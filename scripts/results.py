@@ -28,7 +28,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = "outputs/results"
 README = REPOSITORY / "README.md"
-HEAD = ("| preset | data | n | Dice | task metric | training | published |", "|---|---|---|---|---|---|---|")
+HEAD = ("| row and overrides | data | n | Dice | other metric | training time | published |", "|---|---|---|---|---|---|---|")
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
 
 
@@ -47,6 +47,7 @@ class Result:
     note: str = ""
     members: Sequence[str] = ()
     benchmark: str = ""
+    benchmark_note: str = ""
     benchmark_labels: Mapping[str, str] = field(default_factory=dict)
     phantom: Sequence[str] = ()
 
@@ -118,11 +119,11 @@ def rows_of(result: Result) -> list[str]:
         table, f"`{result.name}`{keys}", f"{result.cases}, {how}{result.note and f'; {result.note}'}", result.metric, took, result.published
     )
     if result.benchmark:
-        lines.append(benchmark_line(folders, f"`{result.name}`"))
+        lines.append(benchmark_line(folders, f"`{result.name}`", result.benchmark_note))
     return lines
 
 
-def benchmark_line(folders: list[Path], name: str) -> str:
+def benchmark_line(folders: list[Path], name: str, note: str) -> str:
     """Every fold's network has seen none of its images: the mean over folds, and their range."""
     from segkit.metrics.table import read_table
 
@@ -132,7 +133,7 @@ def benchmark_line(folders: list[Path], name: str) -> str:
         means = [summary.line("dice", class_name).mean for summary in summaries]
         cells.append(f"{class_name} {statistics.mean(means):.3f} ({min(means):.3f} to {max(means):.3f})")
     n = summaries[0].line("dice").n
-    return f"| {name}, other hospitals | the same networks on a benchmark, never used to choose | {n} | {'; '.join(cells)} | | | |"
+    return f"| {name}, other hospitals | the same networks on {n} {note} | {n} | {'; '.join(cells)} | | | |"
 
 
 def table_lines(table, name: str, on: str, metric: str, minutes: str, published: str) -> list[str]:  # type: ignore[no-untyped-def]
