@@ -12,6 +12,7 @@ from segkit.cli.main import BY_NAME, as_keys
 from segkit.config import compose
 from segkit.config.commands import COMMANDS
 from segkit.config.compose import spelled_out
+from segkit.system.errors import SegkitError
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -54,6 +55,25 @@ def test_a_documented_command_composes(line: str, tmp_path: Path) -> None:
     words = spelled_out(words, words, [tmp_path]) if command == "train" else words
     multirun = "-m" in words
     compose.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)
+
+
+INLINE = sorted(set(re.findall(r"`'?((?:\w+=\w+ )?\+?[a-z]\w*(?:\.\w+)+=[^`]*?)'?`", TEXT)))
+
+
+@pytest.mark.parametrize("override", INLINE)
+def test_a_key_in_a_sentence_exists(override: str) -> None:
+    """`split.path=FILE` and the like, which stand outside of the shell blocks."""
+    words = shlex.split(override.replace("…", ""))
+    order = sorted(COMMANDS, key=lambda command: (command != "train", command != "predict"))
+    assert any("no such key" not in (refusal := refusal_of(command, words)) and "Could not" not in refusal for command in order)
+
+
+def refusal_of(command: str, words: list[str]) -> str:
+    try:
+        compose.check(command, words)
+    except SegkitError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/\w+\.(?:sh|py)", TEXT))))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 
 from rich.markdown import Markdown
 
@@ -15,7 +17,8 @@ FOLDER = Path(__file__).with_name("guides")
 
 def command(words: Sequence[str] = ()) -> None:
     """Print the guide on a topic; without one, the topics. Raises `SegkitError` for a topic that does not exist."""
-    topics = {path.stem: path for path in sorted(FOLDER.glob("*.md"))}
+    first = "first_project"
+    topics = {path.stem: path for path in sorted(FOLDER.glob("*.md"), key=lambda path: (path.stem != first, path.stem))}
     if not words:
         for name, path in topics.items():
             console.print(f"  segkit guide {name:<18} {title(path)}", markup=False)
@@ -24,7 +27,16 @@ def command(words: Sequence[str] = ()) -> None:
     if len(words) > 1 or name not in topics:
         hint = nearest(name, topics, "segkit guide ") or f"available: {', '.join(topics)}"
         raise SegkitError(f"no guide is called {' '.join(words)};   {hint}")
-    console.print(Markdown(topics[name].read_text(encoding="utf-8")), soft_wrap=False)
+    show(topics[name].read_text(encoding="utf-8"))
+
+
+def show(text: str) -> None:
+    """Print Markdown; lines of code are never wrapped, so that they can be copied."""
+    for i, part in enumerate(re.split(r"^```\w*\n(.*?)^```\n", text, flags=re.M | re.S)):
+        if i % 2:
+            console.print(indent(part, "    "), soft_wrap=True, markup=False, highlight=False)
+        else:
+            console.print(Markdown(part), soft_wrap=False)
 
 
 def title(path: Path) -> str:

@@ -56,11 +56,27 @@ def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert {path.name for path in (tmp_path / "masks").glob("*.png")} == {"image.png", "image_overlay.png"}
 
 
-def test_the_network_of_the_guide_trains(segkit_in: Cli, tmp_path: Path) -> None:
-    (tmp_path / "mynets.py").write_text(blocks("extending", "python")[0])
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "mynet.yaml").write_text(blocks("extending", "yaml")[0])
+def test_what_the_guide_on_extending_writes_works(segkit_in: Cli, tmp_path: Path) -> None:
+    """Network, loss and metric in one training, then the data set and the preset."""
+    *files, preset = [*blocks("extending", "python"), *blocks("extending", "yaml")]
+    for text in (*files, f"# conf/experiment/mine.yaml\n{preset}"):
+        name, _, content = text.removeprefix("# ").partition("\n")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
     small = ("data=phantom", "data.phantom_n=8", "preprocess.size=[32,32]", "debug=fast", "name=x", "run=r")
-    done = segkit_in("train", "model=mynet", "allow_targets=[mynets]", *small)
+    done = segkit_in("train", "model=mynet", "loss=brier", "metric=area", "allow_targets=[mynets,mylosses,mymetrics]", *small)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "outputs" / "x" / "r" / "checkpoints" / "best.ckpt").exists()
+    assert "area_ratio" in (tmp_path / "outputs/x/r/cases.csv").read_text().partition("\n")[0].split(",")
+
+    assert segkit_in("phantom", "data=folder", "output=set", "n=6").returncode == 0
+    (tmp_path / "mine").mkdir()
+    for kind, folder in (("img", "images"), ("seg", "masks")):
+        for path in (tmp_path / "set" / folder).iterdir():
+            path.rename(tmp_path / "mine" / f"{path.stem.replace('_', '-')}_{kind}.png")
+    done = segkit_in("audit", "data=mine", "data.root=mine", "allow_targets=[mydata]")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6" in done.stdout
+
+    done = segkit_in("train", "experiment=mine", "data.root=FOLDER", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "name: mine" in done.stdout
