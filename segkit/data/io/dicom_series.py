@@ -99,7 +99,7 @@ class Series:
 
     @cached_property
     def gaps(self) -> Array:
-        """Distances between neighbouring slices, mm."""
+        """Distances between neighboring slices, mm."""
         return np.diff(self.depths) if self.has_geometry else np.zeros(0)
 
     @property

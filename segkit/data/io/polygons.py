@@ -101,7 +101,8 @@ def parse(raw: Any) -> Shape:
     if not isinstance(label, str) or not label:
         raise ShapeError("has no label")
     if not isinstance(kind, str) or kind not in _COUNTS:
-        raise ShapeError(f"shape_type {kind!r} is unknown; {nearest(str(kind), _COUNTS) or 'known are ' + ', '.join(_COUNTS)}")
+        hint = nearest(str(kind), _COUNTS) or f"available: {', '.join(_COUNTS)}"
+        raise ShapeError(f"shape_type {kind!r} is not a valid option; {hint}")
     try:
         array = np.asarray(raw.get("points"), float)
         array = array.reshape(-1, 2) if array.size == 0 else array

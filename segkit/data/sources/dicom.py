@@ -77,7 +77,7 @@ class Dicom(Source):
     def _scanned(self) -> tuple[list[tuple[Path, Dataset]], list[Annotation]]:
         """Read the headers of images, and the annotations."""
         if not self.root.is_dir():
-            self.report(str(self.root), "no such folder", "name the folder as data.root=...")
+            self.report(self.root, "no such folder", "name the folder as data.root=...")
             return [], []
         files = [path for path in all_files(self.root) if dicom.claims_to_be_dicom(path)]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -219,14 +219,14 @@ class Dicom(Source):
         return [plane for plane in annotation.planes if wanted is None or plane in wanted]
 
     def _report_gaps(self, chosen: list[Series], drawn: dict[Series, list[Annotation]]) -> None:
-        """Warn of structures that some labelled series lack: they count as empty there, which may not be intended."""
-        labelled = [{plane for a in drawn[series] for plane in self._kept(a)} for series in chosen]
-        labelled = [planes for planes in labelled if planes]
-        counts = sorted(Counter(plane for planes in labelled for plane in planes).items())
+        """Warn of structures that some labeled series lack: they count as empty there, which may not be intended."""
+        labeled = [{plane for a in drawn[series] for plane in self._kept(a)} for series in chosen]
+        labeled = [planes for planes in labeled if planes]
+        counts = sorted(Counter(plane for planes in labeled for plane in planes).items())
         self.default_labels = {plane: plane for plane, _ in counts} or None
         for plane, count in counts:
-            if count < len(labelled):
-                what = f"drawn in {count} of {len(labelled)} series with masks, and taken as empty in the others"
+            if count < len(labeled):
+                what = f"drawn in {count} of {len(labeled)} series with masks, and taken as empty in the others"
                 self.report(f"structure {plane}", what, "choose the structures: data.source.segments=[...]", "warning")
 
     def _masks(self, series: Series, annotations: list[Annotation]) -> dict[str, list[Pixels]]:

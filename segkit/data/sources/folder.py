@@ -108,8 +108,10 @@ class Folder(Source):
 
     def _folders_exist(self) -> bool:
         if not self.root.is_dir():
-            near = _nearest_path(self.root)
-            self.report(str(self.root), "no such folder", f"data.root={near}" if near else "name the folder as data.root=...")
+            beside = [child.name for child in self.root.parent.iterdir() if child.is_dir()] if self.root.parent.is_dir() else []
+            near = get_close_matches(self.root.name, beside, n=1)
+            fix = f"data.root={self.root.parent / near[0]}" if near else "name the folder as data.root=..."
+            self.report(self.root, "no such folder", fix)
             return False
         if self.masks == self.images and not self.mask_suffix:
             fix = "data.source.mask_suffix=_mask, or another folder as data.source.masks"
@@ -166,11 +168,3 @@ def _suffix_rule(images: Sequence[str], masks: Sequence[str]) -> str:
             if all(f"{name}{suffix}" in set(long) for name in short[:20]):
                 return f"data.source.{key}={suffix}"
     return "data.source.image_suffix=... or data.source.mask_suffix=..."
-
-
-def _nearest_path(path: Path) -> str:
-    """A folder beside the one that was meant."""
-    if not path.parent.is_dir():
-        return ""
-    close = get_close_matches(path.name, [child.name for child in path.parent.iterdir() if child.is_dir()], n=1)
-    return str(path.parent / close[0]) if close else ""

@@ -47,7 +47,9 @@ class FilledOutline(File):
         filled = _inside(drawn)
         border = np.concatenate([drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]])
         if border.any() or filled.sum() < LEAST_FILL * area:
-            filled = _inside_ellipse(drawn)
+            rows, columns = np.nonzero(drawn)  # direct least squares (Fitzgibbon et al., 1999) always yield an ellipse
+            ellipse = cv2.fitEllipseDirect(np.stack([columns, rows], axis=1).astype(np.float32))
+            filled = cv2.ellipse(np.zeros_like(drawn), ellipse, 1, cv2.FILLED)
         if filled.sum() < LEAST_FILL * area:
             raise ReadError(self.path, "holds no outline of a head: its inside is hardly larger than the line itself")
         return (filled if self.cells is None else coarse(filled, self.cells)) * np.uint8(255)
@@ -75,13 +77,6 @@ def _inside(drawn: Array) -> Array:
     contours, _ = cv2.findContours(drawn, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     largest = max(contours, key=cv2.contourArea)
     return cv2.drawContours(np.zeros_like(drawn), [largest], -1, 1, cv2.FILLED)
-
-
-def _inside_ellipse(drawn: Array) -> Array:
-    """The ellipse by direct least squares (Fitzgibbon et al., 1999), which always finds one, filled."""
-    rows, columns = np.nonzero(drawn)
-    ellipse = cv2.fitEllipseDirect(np.stack([columns, rows], axis=1).astype(np.float32))
-    return cv2.ellipse(np.zeros_like(drawn), ellipse, 1, cv2.FILLED)
 
 
 class HC18(Source):
@@ -131,14 +126,9 @@ class HC18(Source):
         number, row = re.match(r"\d+", key), table.get(image.name)
         if row is None and table:
             self.report(image, "no row for it in the table: pixel size and circumference are unknown", f"add it to {TABLE}", "warning")
-        return Case(
-            id=key,
-            image=ImageFile(image),
-            mask=FilledOutline(outline, self.cells),
-            group=number.group() if number else "",
-            spacing_mm=(row[0], row[0]) if row else (),
-            facts={"hc_mm": row[1]} if row else {},
-        )
+        spacing, facts = ((row[0], row[0]), {"hc_mm": row[1]}) if row else ((), {})
+        mask = FilledOutline(outline, self.cells)
+        return Case(key, ImageFile(image), mask, number.group() if number else "", spacing_mm=spacing, facts=facts)
 
     def _table(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Pixel size and circumference, both mm, by file name; empty, with a warning, where the table is missing."""

@@ -96,7 +96,10 @@ class LabelMe(Source):
             document = {
                 "version": "5.4.1",
                 "flags": {},
-                "shapes": [_entry(outline) for outline in (drawing.organs if self.phantom == "organs" else drawing.bones)],
+                "shapes": [
+                    {"label": one.label, "points": one.points, "group_id": one.group, "shape_type": "polygon", "flags": {}}
+                    for one in (drawing.organs if self.phantom == "organs" else drawing.bones)
+                ],
                 "imagePath": image.name if inside else Path(os.path.relpath(image, folder)).as_posix(),
                 "imageData": base64.b64encode(png_bytes(drawing.image)).decode() if inside else None,
                 "imageHeight": drawing.image.shape[0],
@@ -221,8 +224,3 @@ def _is_turned(path: Path) -> bool:
 def _instances(shapes: Sequence[Shape]) -> int:
     """Shapes of one label and group_id are one."""
     return len({(shape.label, shape.group) for shape in shapes if shape.group}) + sum(not shape.group for shape in shapes)
-
-
-def _entry(outline: chest.Outline) -> dict[str, Any]:
-    points = [list(point) for point in outline.points]
-    return {"label": outline.label, "points": points, "group_id": outline.group, "shape_type": "polygon", "flags": {}}

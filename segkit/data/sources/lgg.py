@@ -62,7 +62,7 @@ class PublishedVolume:
 
 @dataclass(frozen=True)
 class PublishedMask:
-    """The masks (D, 256, 256) of a `PublishedVolume`: cropped, padded and resized with it (nearest neighbour)."""
+    """The masks (D, 256, 256) of a `PublishedVolume`: cropped, padded and resized with it (nearest neighbor)."""
 
     slices: tuple[Pixels, ...]
     masks: tuple[Pixels, ...]
@@ -125,12 +125,14 @@ class LGG(Source):
     def cases(self) -> Iterator[Case]:
         folders = self._folders()
         if not folders:
-            fix = f"data.root = the folder that holds {FOLDER}/"
-            self.report(str(self.root), "no folders TCGA_<site>_<patient>_<date> in it", fix)
+            self.report(self.root, "no folders TCGA_<site>_<patient>_<date> in it", f"data.root = the folder that holds {FOLDER}/")
         for folder in folders:
             cases = self._slices(folder)
-            if self.drop_ends and cases:
-                cases = self._without_ends(folder, cases)
+            if self.drop_ends:
+                if 0 < len(cases) < 3:
+                    what = f"has {len(cases)} slices, and without its first and last there are none"
+                    self.report(folder, what, "data.source.drop_ends=false data.source.published_preprocessing=false", "warning")
+                cases = cases[1:-1]
             yield from published(cases) if self.published else cases
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
@@ -166,12 +168,6 @@ class LGG(Source):
             Case(image.stem, ImageFile(image), MaskFile(mask), named[image]["patient"], volume=folder.name, position=int(named[image]["n"]))
             for _, image, mask in self.pairs(images, masks)
         ]
-
-    def _without_ends(self, folder: Path, cases: list[Case]) -> list[Case]:
-        if len(cases) < 3:
-            what = f"has {len(cases)} slices, and without its first and last there are none"
-            self.report(folder, what, "data.source.drop_ends=false data.source.published_preprocessing=false", "warning")
-        return cases[1:-1]
 
 
 def published(cases: list[Case]) -> Iterator[Case]:

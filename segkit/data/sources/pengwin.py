@@ -79,7 +79,7 @@ class PublishedIntensity:
         image = self.image.read()
         path = self.paths[0]
         if image.shape[2] != 1 or not np.isfinite(image).all():
-            raise ReadError(path, "one channel of finite numbers is wanted")
+            raise ReadError(path, "one channel of finite numbers is expected")
         detected = image[..., 0].astype(np.float64)
         detected += detected.min() + LEAST
         if detected.min() <= 0:

@@ -182,7 +182,7 @@ class UWMadison(Source):
     def _add_line(self, table: dict[str, dict[str, Coded]], image: SliceFile | None, id_: str, name: str, coded: Coded) -> None:
         where, of_slice = f"{self.table_name} line {coded.line}", table.setdefault(id_, {})
         if name not in CLASSES:
-            self.report(where, f"class {name!r} is unknown", f"use {', '.join(CLASSES)}")
+            self.report(where, f"class {name!r} is not a valid option; available: {', '.join(CLASSES)}")
         elif name in of_slice:
             self.report(where, f"{name} of {id_} stands in line {of_slice[name].line} already", "keep one of them")
         else:

@@ -96,8 +96,8 @@ def test_fractions_of_a_pixel_are_not_rounded_away() -> None:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (entry("polygn", [[0, 0], [1, 1], [2, 0]]), "shape_type 'polygn' is unknown; did you mean polygon?"),
-        (entry("freehand", []), "shape_type 'freehand' is unknown; known are polygon, rectangle, oriented_rectangle, "),
+        (entry("polygn", [[0, 0], [1, 1], [2, 0]]), "shape_type 'polygn' is not a valid option; did you mean polygon?"),
+        (entry("freehand", []), "shape_type 'freehand' is not a valid option; available: polygon, rectangle, oriented_rectangle, "),
         (entry("polygon", [[0, 0], [1, 1]]), "a polygon of 2 points; expected 3 or more"),
         (entry("circle", [[0, 0]]), "a circle of 1 points; expected 2"),
         (entry("polygon", []), "a polygon of 0 points; expected 3 or more"),

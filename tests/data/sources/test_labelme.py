@@ -212,7 +212,7 @@ def test_faults_of_shapes_are_told_all_at_once(root: Path) -> None:
     cases, problems = listed(root)
     assert problems == [
         f"error: person00.json: shape 1 (posterior): a polygon of 2 points; expected 3 or more; {fix}",
-        f"error: person00.json: shape 2 (posterior): shape_type 'polygn' is unknown; did you mean polygon?; {fix}",
+        f"error: person00.json: shape 2 (posterior): shape_type 'polygn' is not a valid option; did you mean polygon?; {fix}",
         f"error: person00.json: shape 3 (posterior): a polygon that lies outside the image of 192 x 208; {fix}",
         f"error: person00.json: shape 4 (posterior): a polygon that reaches 9.0 pixels beyond the image of 192 x 208; {fix}",
     ]

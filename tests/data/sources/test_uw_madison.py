@@ -188,7 +188,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         "fix the line, or  data.exclude='[\"case1_day0_slice_0001\"]'",
         "error: train.csv line 5: large_bowel of case1_day0_slice_0002: the run 1199 3 ends beyond the image of "
         "30 rows x 40 columns = 1200 pixels; fix the line, or  data.exclude='[\"case1_day0_slice_0002\"]'",
-        "error: train.csv line 6: class 'liver' is unknown; use large_bowel, small_bowel, stomach",
+        "error: train.csv line 6: class 'liver' is not a valid option; available: large_bowel, small_bowel, stomach; ",
         "error: train.csv line 11: stomach of case1_day0_slice_0001 stands in line 4 already; keep one of them",
         "error: train/case1/case1_day0/scans/slice_0004_40_30_1.50_1.50.png: has no line in train.csv; "
         "add its three lines, or move the image away",
