@@ -52,7 +52,8 @@ class Dicom(Source):
 
     def __init__(self, root: Path, series: str | None = None, segments: list[str] | None = None) -> None:
         super().__init__(root)
-        self.series, self.segments = series, segments
+        self.series = series
+        self.segments = None if segments is None else [plane_name(name, 0) for name in segments]
 
     def cases(self) -> Iterator[Case]:
         images, annotations = self._scanned()
@@ -63,7 +64,9 @@ class Dicom(Source):
             with self.reporting():
                 self._check_stack(series)
                 chosen.append(series)
-        self._check_segments(drawn)
+        found = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
+        for name in self.segments or ():
+            self.check_choice("segments", name, found)
         self._report_gaps(chosen, drawn)
         names = _names(every)
         for series in chosen:
@@ -209,14 +212,8 @@ class Dicom(Source):
 
     # masks
 
-    def _check_segments(self, drawn: dict[Series, list[Annotation]]) -> None:
-        found = sorted({plane for annotations in drawn.values() for a in annotations for plane in a.planes})
-        for wanted in self.segments or []:
-            self.check_choice("segments", plane_name(wanted, 0), found)
-
     def _kept(self, annotation: Annotation) -> list[str]:
-        wanted = None if self.segments is None else {plane_name(name, 0) for name in self.segments}
-        return [plane for plane in annotation.planes if wanted is None or plane in wanted]
+        return [plane for plane in annotation.planes if self.segments is None or plane in self.segments]
 
     def _report_gaps(self, chosen: list[Series], drawn: dict[Series, list[Annotation]]) -> None:
         """Warn of structures that some labeled series lack: they count as empty there, which may not be intended."""
@@ -234,20 +231,19 @@ class Dicom(Source):
         masks: dict[str, list[Pixels]] = {}
         drawn_in: dict[str, Annotation] = {}
         for annotation in annotations:
-            placed = self._placed(series, annotation)
-            if placed is None:
-                continue
-            for plane in self._kept(annotation):
-                if plane in masks:
-                    what = f"draws {plane} of a series of which {self.shown(drawn_in[plane].path)} draws it too"
-                    self.report(annotation.path, what, "keep one of them")
-                    continue
-                drawn_in[plane] = annotation
-                masks[plane] = [_plane(annotation, image, placed[plane, i]) for i, image in enumerate(series.images)]
+            with self.reporting():
+                placed = self._placed(series, annotation)
+                for plane in self._kept(annotation):
+                    if plane in masks:
+                        what = f"draws {plane} of a series of which {self.shown(drawn_in[plane].path)} draws it too"
+                        self.report(annotation.path, what, "keep one of them")
+                        continue
+                    drawn_in[plane] = annotation
+                    masks[plane] = [_plane(annotation, image, placed[plane, i]) for i, image in enumerate(series.images)]
         return masks
 
-    def _placed(self, series: Series, annotation: Annotation) -> dict[tuple[str, int], list[Piece]] | None:
-        """Return pieces by plane and slice; None, with a problem, where they do not lie on the series."""
+    def _placed(self, series: Series, annotation: Annotation) -> dict[tuple[str, int], list[Piece]]:
+        """Return pieces by plane and slice. Raises `Unusable` where they do not lie on the series."""
         placed: dict[tuple[str, int], list[Piece]] = defaultdict(list)
         for piece in annotation.pieces:
             if (i := series.index(piece)) is not None:
@@ -258,8 +254,7 @@ class Dicom(Source):
         if lost and not placed:
             wrong = f"none of its {lost} {noun} lies on a slice of the series that it refers to"
         if wrong:
-            self.report(annotation.path, wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
-            return None
+            raise Unusable(annotation.path, wrong, "resample it to its images, e.g. in 3D Slicer, or move it away")
         if lost:
             verb = "lies" if lost == 1 else "lie"
             what = f"{lost} of {len(annotation.pieces)} {noun} {verb} on no slice of the series in this folder"
