@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from segkit.data.case import Case, Pixels, relative
+from segkit.data.case import Case, Pixels, grouped, relative
 from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid
@@ -239,9 +239,7 @@ class Keyed:
         cls, files: Iterable[Path], folder: Path, suffix: str = "", ending: str = ".*", key: Callable[[Path], str] | None = None
     ) -> Keyed:
         """Files by `key`, or else by their path below `folder` without `suffix`, see `key_of`."""
-        by_key: dict[str, list[Path]] = {}
-        for path in files:
-            by_key.setdefault(key(path) if key else key_of(path, folder, suffix), []).append(path)
+        by_key = grouped((key(path) if key else key_of(path, folder, suffix), path) for path in files)
         several = {key: tuple(paths) for key, paths in by_key.items() if len(paths) > 1}
         return cls({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, several, folder, f"{suffix}{ending}")
 

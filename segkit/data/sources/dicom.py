@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from segkit.data.case import Case, Pixels
+from segkit.data.case import Case, Pixels, grouped
 from segkit.data.io import dicom
 from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
@@ -124,7 +124,7 @@ class Dicom(Source):
 
     def _series(self, headers: list[tuple[Path, Dataset]]) -> list[Series]:
         """Group images by series and patient; a multi-frame file is a series by itself."""
-        grouped: dict[tuple[str, ...], list[tuple[Dataset, list[ImageHeader]]]] = defaultdict(list)
+        members: dict[tuple[str, ...], list[tuple[Dataset, list[ImageHeader]]]] = defaultdict(list)
         seen: dict[str, Path] = {}
         for path, header in headers:
             uid = str(header.SOPInstanceUID)
@@ -136,8 +136,8 @@ class Dicom(Source):
             with self.reporting(COPY):
                 frames = images_of(path, header)
                 key = str(header.get("PatientID") or ""), str(header.SeriesInstanceUID), uid if len(frames) > 1 else ""
-                grouped[key].append((header, frames))
-        every = [Series(members[0][0], [image for _, frames in members for image in frames]) for members in grouped.values()]
+                members[key].append((header, frames))
+        every = [Series(own[0][0], [image for _, frames in own for image in frames]) for own in members.values()]
         if any(not series.patient for series in every):
             what = "images without PatientID: each study counts as a patient, which may put one on both sides of a split"
             self.report(str(self.root), what, "write the PatientID into them, or split by a file of ids", "warning")
@@ -159,12 +159,8 @@ class Dicom(Source):
 
     def _chosen(self, every: list[Series], drawn: dict[Series, list[Annotation]]) -> Iterator[Series]:
         """Yield all series; of several scans of a patient in one folder only those that `series`, or else a mask, refers to."""
-        places: dict[tuple[Path, str], list[Series]] = defaultdict(list)
-        for series in every:
-            if series.is_scan:
-                places[series.images[0].path.parent, series.patient].append(series)
-            else:
-                yield series
+        yield from (series for series in every if not series.is_scan)
+        places = grouped(((series.images[0].path.parent, series.patient), series) for series in every if series.is_scan)
         for (folder, _), here in places.items():
             meant = here if len(here) == 1 else self._meant(folder, here, drawn)
             yield from meant
@@ -239,15 +235,13 @@ class Dicom(Source):
                         self.report(annotation.path, what, "keep one of them")
                         continue
                     drawn_in[plane] = annotation
-                    masks[plane] = [_plane(annotation, image, placed[plane, i]) for i, image in enumerate(series.images)]
+                    masks[plane] = [_plane(annotation, image, placed.get((plane, i), [])) for i, image in enumerate(series.images)]
         return masks
 
     def _placed(self, series: Series, annotation: Annotation) -> dict[tuple[str, int], list[Piece]]:
         """Return pieces by plane and slice. Raises `Unusable` where they do not lie on the series."""
-        placed: dict[tuple[str, int], list[Piece]] = defaultdict(list)
-        for piece in annotation.pieces:
-            if (i := series.index(piece)) is not None:
-                placed[piece.plane, i].append(piece)
+        indices = [(piece, series.index(piece)) for piece in annotation.pieces]
+        placed = grouped(((piece.plane, i), piece) for piece, i in indices if i is not None)
         noun = "contours" if annotation.is_contours else "frames"
         lost = len(annotation.pieces) - sum(map(len, placed.values()))
         wrong = _misplaced(series, annotation, placed)

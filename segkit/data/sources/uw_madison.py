@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segkit.data.case import Case, Pixels
+from segkit.data.case import Case, Pixels, grouped
 from segkit.data.io import rle
 from segkit.data.io.base import ReadError, read_table
 from segkit.data.io.images import ImageFile
@@ -150,9 +150,7 @@ class UWMadison(Source):
         return {id_: one for id_, one in found.items() if one.volume not in self.exclude_days}
 
     def _note_gaps(self, found: Mapping[str, SliceFile]) -> None:
-        positions: dict[str, list[int]] = {}
-        for one in found.values():
-            positions.setdefault(one.volume, []).append(one.position)
+        positions = grouped((one.volume, one.position) for one in found.values())
         gaps = sum(max(of_one) - min(of_one) + 1 > len(of_one) for of_one in positions.values())
         if gaps:
             what = f"{gaps} of {len(positions)} volumes lack slices in between: slices are further apart there than {self.slice_mm:g} mm"
