@@ -130,8 +130,7 @@ class Folder(Source):
         return not missing
 
     def _subfolders(self, depth: int) -> list[Path]:
-        patterns = ["/".join("*" * (level + 1)) for level in range(depth)]
-        return [path for pattern in patterns for path in sorted(self.root.glob(pattern)) if path.is_dir()]
+        return [path for pattern in ("*", "*/*")[:depth] for path in sorted(self.root.glob(pattern)) if path.is_dir()]
 
     def _report_missing_folder(self, key: str, path: Path) -> None:
         folders = self._subfolders(2)

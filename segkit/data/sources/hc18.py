@@ -126,9 +126,9 @@ class HC18(Source):
         number, row = re.match(r"\d+", key), table.get(image.name)
         if row is None and table:
             self.report(image, "no row for it in the table: pixel size and circumference are unknown", f"add it to {TABLE}", "warning")
-        spacing, facts = ((row[0], row[0]), {"hc_mm": row[1]}) if row else ((), {})
-        mask = FilledOutline(outline, self.cells)
-        return Case(key, ImageFile(image), mask, number.group() if number else "", spacing_mm=spacing, facts=facts)
+        mask, group = FilledOutline(outline, self.cells), number.group() if number else ""
+        spacing, facts = (row[0], row[0]) if row else (), {"hc_mm": row[1]} if row else {}
+        return Case(key, ImageFile(image), mask, group, spacing_mm=spacing, facts=facts)
 
     def _table(self, folder: Path) -> dict[str, tuple[float, float]]:
         """Pixel size and circumference, both mm, by file name; empty, with a warning, where the table is missing."""

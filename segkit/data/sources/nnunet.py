@@ -23,8 +23,6 @@ KEYS = ("channel_names", "labels", "file_ending")
 PHANTOM_CHANNELS = ("flair", "t1ce")
 PHANTOM_LABELS = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
-Values = dict[str, tuple[int, ...]]
-"""Numbers by label."""
 
 
 class NnUNet(Source):
@@ -47,7 +45,7 @@ class NnUNet(Source):
     def __init__(self, root: Path, orient: str | None = "LPS") -> None:
         super().__init__(root)
         self.orient = orient
-        self._regions: Values = {}
+        self._regions: dict[str, tuple[int, ...]] = {}
         self._channels, self._ending = 0, ""
 
     def cases(self) -> Iterator[Case]:
@@ -101,12 +99,14 @@ class NnUNet(Source):
         self._take_labels(path, card)
 
     def _take_labels(self, path: Path, card: Mapping[str, Any]) -> None:
-        labels = _labels(card["labels"])
-        if labels is None or labels.get(BACKGROUND) != (0,):
+        given = card["labels"] if isinstance(card["labels"], dict) else {}
+        labels = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
+        are_whole = all(values and all(type(value) is int for value in values) for values in labels.values())
+        if not are_whole or labels.get(BACKGROUND) != (0,):
             what = "'labels' does not map names to numbers, with background 0"
             raise Unusable(path, what, 'write it as  "labels": {"background": 0, "NAME": 1}, a list of numbers for a region')
         foreground = {name: values for name, values in labels.items() if name != BACKGROUND}
-        if any(isinstance(value, list) for value in card["labels"].values()):
+        if any(isinstance(value, list) for value in given.values()):
             self._regions = foreground
             self.default_labels = {name: name for name in foreground}
             return
@@ -172,12 +172,3 @@ def _spacing_beside(image: Path) -> tuple[float, ...]:
     path = image.with_name(f"{match['case']}.json") if match else image
     spacing = read_card(path).get("spacing") if match and path.is_file() else None
     return tuple(map(float, spacing)) if isinstance(spacing, list) and all(isinstance(mm, int | float) for mm in spacing) else ()
-
-
-def _labels(labels: Any) -> Values | None:
-    """Numbers by name, or None where it is something else."""
-    if not isinstance(labels, dict):
-        return None
-    found = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in labels.items()}
-    whole = all(values and all(type(value) is int for value in values) for values in found.values())
-    return found if whole else None
