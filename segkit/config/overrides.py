@@ -138,7 +138,7 @@ def _check_groups(
 
 def _invalid_option(group: str, name: str, known: Sequence[str]) -> Problem:
     if group == "hydra/launcher" and name in LAUNCHERS:
-        return Problem(group, f"{name} needs the package {LAUNCHERS[name]}", "pip install 'segkit[sweep]'")
+        return Problem(group, f"{name} needs the package {LAUNCHERS[name]}", f"pip install {LAUNCHERS[name]}")
     hint = nearest(name, known)
     what = f"{name} is not a valid option" + (f"; {hint}" if hint else "")
     return Problem(group, what, f"available: {', '.join(known)}")

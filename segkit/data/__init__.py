@@ -1,4 +1,9 @@
-"""Data sets: sources and readers, cases and labels, audit, splits, transforms, datasets and the DataModule. Imports config and system."""
+"""Data sets, from files on disk to batches. Imports `config` and `system`.
+
+Layouts are in `sources/`; a source sets the patient of a case (`sources/base.py: Source.group_of`). Files are decoded in `io/`
+(`images.py`: PNG, JPEG, indexed PNG). `labels.py` maps mask values to classes, `splits.py` divides the cases, `audit/` checks
+them (`checks.py` refuses patients in two subsets), `transforms/` makes the network's input, `phantoms/` draws synthetic data.
+"""
 
 import lazy_loader
 

@@ -1,5 +1,8 @@
 """Metrics of one case and class on the original grid, the tables and summaries of them, and the comparison of two runs.
 
+To add a metric: a class as `CaseMetric` in `base.py` describes, in the file of its kind (`surface.py`: distances of borders), a
+line in `__init__.pyi`, and an option in `conf/metric/`.
+
 Imports `data`, `config` and `system`, never torch. Metrics are imported when they are used.
 """
 

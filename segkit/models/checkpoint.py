@@ -35,6 +35,8 @@ PREFIX = "model."
 class Metadata:
     """The metadata of a checkpoint, as plain data; under the key `segkit` in the file.
 
+    Made by `training/train.py`, and written with every checkpoint by `on_save_checkpoint` of `training/module.py`.
+
     Args:
         config: the validated config of the training: architecture, geometry, thresholds, metric.
         labels: classes and their raw values, as `LabelMap.as_dict` gives them.

@@ -68,7 +68,7 @@ def model_card(metadata: dict[str, Any]) -> str:
         f"Network: `{config['model']['_target_']}`.",
         *(["**Trained on synthetic phantom data: its masks mean nothing on real images.**"] if metadata["is_phantom"] else []),
         *([f"Validation, at the checkpoint's epoch: {', '.join(f'{key} {value:.4g}' for key, value in score.items())}."] if score else []),
-        "```bash\npip install segkit\nsegkit predict ckpt=FOLDER_OR_hf://OWNER/NAME input=IMAGES output=MASKS\n```",
+        "```bash\nsegkit predict ckpt=FOLDER_OR_hf://OWNER/NAME input=IMAGES output=MASKS\n```",
         "```python\nimport segkit\nmask = segkit.load('FOLDER').predict('image.png').mask\n```",
     ]
     return "\n\n".join(lines) + "\n"

@@ -1,4 +1,9 @@
-"""Training: the recipe (`train`), the LightningModule, Trainer, callbacks, run folder, sweeps. Imports everything below `cli`."""
+"""Training, on Lightning. Imports everything below `cli`.
+
+`train.py` is the procedure; `module.py` the LightningModule, which adds the metadata to a checkpoint; `trainer.py` builds the
+Trainer (what `auto` stands for is in `system/hardware.py`); `callbacks/checkpoints.py` decides when a checkpoint is written;
+`run_folder.py` finds an unfinished run; `sweeps/` runs many trainings.
+"""
 
 import lazy_loader
 

@@ -292,6 +292,6 @@ def read_settings(node: Mapping[str, Any]) -> Settings:
     if is_cmaes and has_several:
         problems.append(Problem("hydra.sweeper.sampler=cmaes", "supports one objective", "use  hydra.sweeper.sampler=tpe"))
     if is_cmaes and find_spec("cmaes") is None:
-        problems.append(Problem("hydra.sweeper.sampler=cmaes", "needs the package cmaes", "pip install 'segkit[sweep]'"))
+        problems.append(Problem("hydra.sweeper.sampler=cmaes", "needs the package cmaes", "pip install cmaes"))
     raise_errors(problems)
     return settings
