@@ -113,7 +113,7 @@ def test_where_nothing_helps_luck_keeps_something_once_in_twenty(n_groups: int, 
     assert np.mean(kept) <= 0.08
 
 
-def test_where_memory_is_short_all_folds_are_judged() -> None:
+def test_where_memory_is_short_all_folds_are_evaluated() -> None:
     """40 cases of 4 folds, one after the other; one in ten is large."""
     cases = [replace(cached(0, 0.9, 0).case, id=str(i), group=f"fold {i // 10}") for i in range(40)]
     pixels = [50 if i % 10 == 7 else 5 for i in range(40)]

@@ -77,7 +77,7 @@ def test_an_evaluation_by_another_metric_says_by_which(tmp_path: Path) -> None:
     assert {line.statistic for line in compare_runs(a, test).lines} >= {"dice", "iou", "hc_mae_mm", "hc_bias_mm"}
 
 
-def test_different_rules_are_told_and_the_rules_stand_below_the_table(tmp_path: Path) -> None:
+def test_different_rules_are_reported_and_the_rules_stand_below_the_table(tmp_path: Path) -> None:
     a, b = run_folder(tmp_path / "a"), run_folder(tmp_path / "b")
     assert "dice, iou: both empty = 1, only truth empty = 0" in printed(a, b)
     strict = {**METRICS, "overlap": {**METRICS["overlap"], "both_empty": 0.0}}
@@ -103,7 +103,7 @@ def test_a_table_alone_will_do(tmp_path: Path) -> None:
     assert {line.statistic for line in compare_runs(a / "cases.csv", b).lines} == {"dice", "iou", "hc_error_mm"}
 
 
-def test_overall_is_shown_for_several_classes_and_missing_cases_are_told(tmp_path: Path) -> None:
+def test_overall_is_shown_for_several_classes_and_missing_cases_are_reported(tmp_path: Path) -> None:
     a, b = (run_folder(tmp_path / name, classes=("left", "right")) for name in "ab")
     lines = (b / "cases.csv").read_text().splitlines()
     (b / "cases.csv").write_text("\n".join(lines[:-2]) + "\n")

@@ -45,7 +45,7 @@ def test_versions_are_held_against_the_pins() -> None:
     assert doctor.pin(Requirement("no-such-package")).found == "is not installed"
 
 
-def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert "driver" in doctor.gpu([], "13.2").remedy
     assert "built without CUDA" in doctor.gpu([], None).found

@@ -84,7 +84,7 @@ def test_phantoms_are_written_and_every_job_of_a_multirun_runs(tmp_path: Path) -
     assert (tmp_path / "b").is_dir()
 
 
-def test_errors_of_a_job_are_ours_and_the_other_jobs_go_on(tmp_path: Path) -> None:
+def test_errors_of_a_job_are_ours_and_the_other_jobs_continue(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious.txt").write_text("mine")
     done = segkit("phantom", "-m", f"output={tmp_path}/taken,{tmp_path}/free", "n=2", cwd=tmp_path)

@@ -103,7 +103,7 @@ def test_many_matches_are_listed_by_name_only(capsys: pytest.CaptureFixture[str]
         (["resnet", "densenet"], 2, "pattern   needs text, got .*densenet"),
     ],
 )
-def test_mistakes_are_told_with_their_exit_code(argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_with_their_exit_code(argv: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", *argv]) == code
     assert re.search(message, capsys.readouterr().err)
 

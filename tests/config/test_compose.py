@@ -41,7 +41,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_all_mistakes_are_told_together() -> None:
+def test_all_mistakes_are_reported_together() -> None:
     found = complaints("train", "modle=unet", "split=kfolds", "optimizer.lrr=1", "trainer.precision=fp8", "seed=x", "a b")
     assert found == {
         "a b": "has no value;   write  a b=VALUE",
@@ -179,7 +179,7 @@ def test_own_configs_are_found_and_own_code_is_imported_only_where_it_is_allowed
     del sys.modules["door_nets"]
 
 
-def test_mistakes_inside_own_configs_are_told(user: Path) -> None:
+def test_mistakes_inside_own_configs_are_reported(user: Path) -> None:
     assert "did you mean trainer.max_epochs?" in complaints("train", "experiment=typo")["trainer.max_epoch"]
     assert "nowhere is not a valid option" in complaints("train", "experiment=lost")["data"]
     ((where, what),) = complaints("train", "experiment=torn").items()

@@ -67,7 +67,7 @@ def trained(request: pytest.FixtureRequest, place: Path) -> tuple[str, Result]:
     return name, segkit.train(f"experiment={name}", "debug=fast", *here, *SMALLER.get(name, (DEEP,)))
 
 
-def test_a_preset_trains_on_its_phantom_and_is_judged(trained: tuple[str, Result]) -> None:
+def test_a_preset_trains_on_its_phantom_and_is_evaluated(trained: tuple[str, Result]) -> None:
     name, result = trained
     assert result.folder.parent.name == name
     assert (result.folder / "cases.csv").is_file()

@@ -112,7 +112,7 @@ def test_a_list_around_values_that_are_swept_as_well_is_refused(overrides: list[
     compose.check("train", [*overrides, "optimizer.lr=0.1,0.2", "optimizer.weight_decay=0"], multirun=True)
 
 
-def test_the_values_of_a_stage_pass_the_door_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_values_of_a_stage_are_validated_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list in the user's own stage is tried like one that is typed."""
     (tmp_path / "conf" / "stage").mkdir(parents=True)
     (tmp_path / "conf" / "stage" / "mine.yaml").write_text(

@@ -78,7 +78,7 @@ def test_a_changed_file_or_preprocessing_makes_a_new_entry(cases: list[Case], tm
     assert len(entries(tmp_path / "c")) == 3
 
 
-def test_a_damaged_entry_is_made_anew(cases: list[Case], tmp_path: Path) -> None:
+def test_a_damaged_entry_is_rewritten(cases: list[Case], tmp_path: Path) -> None:
     expected = dataset(cases, tmp_path / "c").decode(0)
     (entry,) = entries(tmp_path / "c")
     whole = entry.read_bytes()

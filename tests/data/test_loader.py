@@ -70,7 +70,7 @@ def test_processes_share_an_epoch_without_repeats() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_epoch_goes_on_after_the_last_batch(workers: int) -> None:
+def test_a_resumed_epoch_continues_after_the_last_batch(workers: int) -> None:
     def batches(loader: TrainLoader) -> list[tuple[int, ...]]:
         return [batch.indices for batch in loader]
 

@@ -119,7 +119,7 @@ def test_over_all_folds_every_case_validates_once() -> None:
         assert max(sizes) - min(sizes) <= 4
 
 
-def test_too_few_groups_are_told() -> None:
+def test_too_few_groups_are_reported() -> None:
     with pytest.raises(ProblemsFound) as caught:
         make_split(manifest([12]), config())
     assert "2 groups, there is 1 group (12 images)" in said(caught)
@@ -176,7 +176,7 @@ def test_a_split_written_by_hand_needs_only_the_ids(tmp_path: Path) -> None:
     assert make_split(data, config("file", path=str(tmp_path / "s.json"))).val == ("g1-0",)
 
 
-def test_all_that_is_wrong_with_a_split_file_is_told_at_once(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_split_file_is_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     sides = {"train": ["g0-0", "g0-1", "g0-1"], "val": ["g0-0", "g1-9"], "manifest_hash": "0123456789abcdef"}
     path.write_text(json.dumps(sides))
@@ -318,7 +318,7 @@ def test_empty_slices_on_both_sides_are_no_leak() -> None:
     assert check_split(data, Split(("g0-0",), ("g1-0",)), facts) == []
 
 
-def test_one_patient_can_only_be_divided_where_someone_asks_for_it_and_that_is_said() -> None:
+def test_one_patient_can_only_be_divided_where_someone_asks_for_it_and_that_is_reported() -> None:
     cases = tuple(Case(str(i), image, group="only") for i, image in enumerate([ImageFile(Path(f"{i}.png")) for i in range(10)]))
     manifest = Manifest("one", Path(), cases, LABELS)
     with pytest.raises(ProblemsFound, match=r"there is 1 group .* split\.grouped=false"):

@@ -42,7 +42,7 @@ def test_good_data_of_37_x_53_trains_and_1_is_not_paired_with_10(folder: Path, s
     assert (tmp_path / "outputs/folder/good/checkpoints/best.ckpt").exists()
 
 
-def test_every_fault_is_told_at_once(folder: Path, segkit_in: Cli, tmp_path: Path) -> None:
+def test_every_fault_is_reported_at_once(folder: Path, segkit_in: Cli, tmp_path: Path) -> None:
     whole = (folder / "images" / "3.png").read_bytes()
     (folder / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
     cv2.imwrite(str(folder / "masks" / "4.png"), np.zeros((30, 53), np.uint8))
@@ -79,7 +79,7 @@ def test_the_same_image_on_both_sides_of_the_split(folder: Path, segkit_in: Cli,
     assert "data.exclude=" in refused(segkit_in, tmp_path)
 
 
-def test_typos_are_told_before_torch_is_imported(segkit_in: Cli, tmp_path: Path) -> None:
+def test_typos_are_reported_before_torch_is_imported(segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", "modle=unet", "trainer.max_epochs=abc")
     assert done.returncode == 2
     assert "did you mean model?" in done.stderr

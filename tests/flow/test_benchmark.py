@@ -13,7 +13,7 @@ def written(path: Path) -> dict[tuple[str, str], str]:
         return {(row["case"], row["class"]): row["dice"] for row in csv.DictReader(file)}
 
 
-def test_the_benchmark_is_judged_apart_with_the_finished_checkpoint(segkit_in: Cli, tmp_path: Path) -> None:
+def test_the_benchmark_is_evaluated_apart_with_the_finished_checkpoint(segkit_in: Cli, tmp_path: Path) -> None:
     assert segkit_in("phantom", "output=a", "n=12").returncode == 0
     assert segkit_in("phantom", "output=b", "n=6", "seed=5").returncode == 0
     options = ("train", *SMALL, "data.root=a", "debug=fast", "run=r")

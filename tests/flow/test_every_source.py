@@ -82,7 +82,7 @@ def some_cases(name: str, root: Path) -> list[Case]:
     return [cases[0], cases[-1]]
 
 
-def test_its_truth_is_not_what_a_threshold_finds(made: tuple[str, Path]) -> None:
+def test_its_reference_is_not_what_a_threshold_finds(made: tuple[str, Path]) -> None:
     """Otsu's threshold, on the better side and channel, over all structures together; mean Dice below 0.8."""
     name, root = made
     cfg: Any = compose.compose("train", [f"data={name}", f"data.root={root}"])

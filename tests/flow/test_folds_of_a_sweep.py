@@ -110,7 +110,7 @@ def test_the_merge_equals_a_merge_by_hand(keys: tuple[str, ...], here: Path) -> 
     assert written.lines == pytest.approx(CaseTable(together.rows, by_hand.statistics).summary(0).lines, nan_ok=True)
 
 
-def test_test_cases_are_judged_by_all_together(here: Path) -> None:
+def test_test_cases_are_evaluated_by_all_together(here: Path) -> None:
     result = judge("sweep=small/fold", "subset=test")
     rows = read_table(result.folder).rows
     assert [(row.case, row.subset) for row in rows] == [(case, "test") for case in TESTED]
@@ -118,7 +118,7 @@ def test_test_cases_are_judged_by_all_together(here: Path) -> None:
     assert rows == read_table(by_name.folder).rows
 
 
-def test_other_data_are_judged_by_all_together(here: Path) -> None:
+def test_other_data_are_evaluated_by_all_together(here: Path) -> None:
     result = judge(f"sweep={HOME}", "data=phantom", "data.phantom_n=5")
     assert result.summary.line("dice").n == 5
     assert result.folder.parent == HOME / "evaluation"
@@ -207,7 +207,7 @@ def with_threshold(run: Path, threshold: float) -> dict[str, Any]:
     return {**config, "inference": {**config["inference"], "threshold": threshold}}
 
 
-def test_networks_of_several_seeds_judge_a_case_together(copied: Path) -> None:
+def test_networks_of_several_seeds_evaluate_a_case_together(copied: Path) -> None:
     """Where the seed also changes the split, as it does unless split.seed is set: here the second has the folds by one place later."""
     runs = {f"seed-{seed}_fold-{k}": {"seed": str(seed), "split.fold": str(k)} for seed in (0, 1) for k in range(3)}
     folder = Path("outputs/small/sweeps/seeds")
@@ -265,7 +265,7 @@ def test_networks_of_another_split_are_no_folds(copied: Path) -> None:
         ((), "is needed;   add  ckpt=FILE"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(keys: tuple[str, ...], message: str, here: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused(keys: tuple[str, ...], message: str, here: Path) -> None:
     with pytest.raises(SegkitError) as refusal:
         judge(*keys)
     assert message in str(refusal.value)

@@ -100,7 +100,7 @@ def test_pages_of_a_stack_are_a_picture_each(here: Path) -> None:
     assert judge("data=isbi_em", "data.root=em").summary.line("dice").mean == 1.0
 
 
-def test_masks_are_judged_by_the_metric_that_is_asked_for(boxes: Path) -> None:
+def test_masks_are_evaluated_by_the_metric_that_is_asked_for(boxes: Path) -> None:
     result = judge(*BOXES, "metric=surface", "metric.cases.surface.unit=px", "output=judged")
     assert result.folder == Path("judged")
     assert result.summary.line("dice").mean == pytest.approx(2 * 80 / 180)
@@ -131,7 +131,7 @@ def test_masks_for_a_part_of_the_cases_say_which_lack(boxes: Path) -> None:
     assert judge(*BOXES, f"data.exclude=[{excluded}]").summary.line("dice").n == 2
 
 
-def test_truth_with_other_names_says_both(boxes: Path) -> None:
+def test_reference_with_other_names_says_both(boxes: Path) -> None:
     for i in range(1, 11):
         (boxes / f"masks/{i}.png").rename(boxes / f"masks/scan{i}.png")
     for more in ((), ("partial=true",)):

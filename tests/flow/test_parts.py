@@ -89,7 +89,7 @@ def test_parts_leave_what_one_job_leaves(predict: tuple[str, ...], tmp_path: Pat
     assert content(tmp_path / "shared") == content(tmp_path / "whole")
 
 
-def test_a_part_that_is_killed_goes_on_while_another_runs(trained: Path, images: Path, tmp_path: Path, job: Job) -> None:
+def test_a_part_that_is_killed_resumes_while_another_runs(trained: Path, images: Path, tmp_path: Path, job: Job) -> None:
     for i in range(200):
         (tmp_path / "many").mkdir(exist_ok=True)
         shutil.copy(images / f"{i % 7}.png", tmp_path / "many" / f"{i}.png")

@@ -82,7 +82,7 @@ def _written(run: Path) -> int:
 
 
 @pytest.mark.parametrize(("sign", "loading"), [(signal.SIGINT, ("data.num_workers=1", "data.cache_gb=0.0")), (signal.SIGTERM, ())])
-def test_ctrl_c_writes_a_checkpoint_says_how_to_go_on_and_resumes(
+def test_ctrl_c_writes_a_checkpoint_names_the_command_and_resumes(
     sign: signal.Signals, loading: tuple[str, ...], uninterrupted: Path, tmp_path: Path
 ) -> None:
     """As a terminal does it: the signal reaches the loader workers, too."""

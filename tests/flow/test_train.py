@@ -110,7 +110,7 @@ def test_predict_returns_masks_on_the_original_grid_that_score_the_same(trained:
     assert "0 masks written" in again.stdout
 
 
-def test_predict_goes_on_after_a_bad_file_and_lists_it(trained: Path, tmp_path: Path) -> None:
+def test_predict_continues_after_a_bad_file_and_lists_it(trained: Path, tmp_path: Path) -> None:
     good = np.zeros((37, 53), np.uint8)
     cv2.imwrite(str(tmp_path / "good.png"), good)
     cv2.imwrite(str(tmp_path / "colour.png"), np.dstack([good, good + 1, good + 2]))

@@ -157,7 +157,7 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
     assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
 
 
-def test_a_trial_that_fails_is_listed_and_the_others_go_on(tune: Tune, tmp_path: Path) -> None:
+def test_a_trial_that_fails_is_listed_and_the_others_continue(tune: Tune, tmp_path: Path) -> None:
     assert tune(*TINY, "stages=[lr,final]", "lr.optimizer.lr=0.001,0.02,10")[0] == 0
     assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "RuntimeError: out of memory", ""]
     assert [trial["state"] for trial in trials(tmp_path)] == ["finished", "finished", "failed", "finished"]
@@ -168,7 +168,7 @@ def test_a_trial_that_fails_is_listed_and_the_others_go_on(tune: Tune, tmp_path:
 
 
 @pytest.mark.slow
-def test_an_interrupted_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_tuning_resumes(tmp_path: Path) -> None:
     words = (*TINY, "stages=[overfit]", "overfit.trainer.max_epochs=40", "overfit.data.phantom_n=12")
     process = subprocess.Popen([sys.executable, "-m", "segkit", "tune", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL)  # fmt: skip

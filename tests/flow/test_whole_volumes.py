@@ -10,7 +10,7 @@ from tests.conftest import SMALL, Cli
 OWN = [key for key in SMALL if not key.startswith(("data", "name"))]
 
 
-def test_slices_are_judged_as_volumes_and_two_runs_are_compared(segkit_in: Cli, tmp_path: Path) -> None:
+def test_slices_are_evaluated_as_volumes_and_two_runs_are_compared(segkit_in: Cli, tmp_path: Path) -> None:
     for run, rate in {"a": "1e-3", "b": "3e-3"}.items():
         keys = ("data=uw_madison", "metric=uw_madison", "data.phantom_n=24", f"optimizer.lr={rate}", "trainer.max_epochs=1")
         done = segkit_in("train", *OWN, *keys, "name=x", f"run={run}", "data.batch_size=4")

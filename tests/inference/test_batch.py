@@ -128,7 +128,7 @@ def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch
     assert seen == [0, 1, 2]
 
 
-def test_a_file_that_is_no_table_is_told_before_anything_is_predicted(trained: Path, scans: Path) -> None:
+def test_a_file_that_is_no_table_is_reported_before_anything_is_predicted(trained: Path, scans: Path) -> None:
     (scans / "masks").mkdir()
     (scans / "masks" / SIZES).write_text("name,size\n")
     with pytest.raises(SegkitError, match="first line is not  case,class"):

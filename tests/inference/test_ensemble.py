@@ -105,7 +105,7 @@ def test_without_thresholds_the_background_is_the_product_of_the_members_backgro
     assert np.allclose(found.probs[:, 0], scores / scores.sum(axis=0))
 
 
-def test_overlapping_classes_are_claimed_each_by_its_own_threshold(base: Any) -> None:
+def test_overlapping_classes_are_assigned_each_by_its_own_threshold(base: Any) -> None:
     """Two classes at 0.45 are two that are not there, and not one that is."""
     overlapping = toy(base, {"x": "x", "y": "y"}, (0.45, 0.45), (0.45, 0.6), overlap=True)
     other = toy(base, {0: "background", 1: "z"}, (0.9,), (0.9,))

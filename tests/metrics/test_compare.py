@@ -111,7 +111,7 @@ def test_subsets_are_never_mixed() -> None:
     assert line(comparison, subset="test").difference == pytest.approx(0.4)
 
 
-def test_a_case_that_changed_its_subset_is_told_on_both_sides() -> None:
+def test_a_case_that_changed_its_subset_is_reported_on_both_sides() -> None:
     comparison = compare(table(row("1", 0.5), row("2", 0.5)), table(row("1", 0.6), row("2", 0.9, subset="test")))
     assert (comparison.only_a, comparison.only_b) == (("2",), ("2",))
 

@@ -52,7 +52,7 @@ def test_empty_masks_follow_the_rule(pred: np.ndarray, truth: np.ndarray, metric
     np.testing.assert_equal(list(metric(pred, truth, case()).values()), expected)
 
 
-def test_the_rule_is_told() -> None:
+def test_the_rule_is_reported() -> None:
     precision, recall, _ = Confusion(truth_empty=0.0).statistics
     assert precision.rule == "both empty left out, only prediction empty = 0"
     assert recall.rule == "both empty left out, only truth empty = 0"

@@ -72,7 +72,7 @@ def test_source_002_divides_by_a_little_more_so_that_empty_is_zero() -> None:
         assert by_image(Overlap(0.0, 0.0), pred, truth) == pytest.approx(literal, abs=1e-8)
 
 
-def test_smoothing_is_told_and_reaches_iou() -> None:
+def test_smoothing_is_reported_and_reaches_iou() -> None:
     metric = Overlap(smooth=1e-3)
     assert metric.rule == "both empty = 1, only truth empty = 0, smooth 0.001"
     assert metric(MOVED, FOUND, IMAGE)["iou"] == pytest.approx((6 + 1e-3) / (12 + 1e-3))

@@ -41,7 +41,7 @@ def test_a_structure_that_was_not_found_always_scores_zero(both_empty: float | N
     assert Overlap(both_empty, None)(EMPTY, FULL, CASE) == {"dice": 0.0, "iou": 0.0}
 
 
-def test_the_rule_is_told() -> None:
+def test_the_rule_is_reported() -> None:
     assert Overlap().rule == "both empty = 1, only truth empty = 0"
     assert Overlap(both_empty=None).rule == "both empty left out, only truth empty = 0"
     assert {statistic.rule for statistic in Overlap().statistics} == {Overlap().rule}

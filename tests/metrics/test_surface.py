@@ -159,7 +159,7 @@ def test_without_a_pixel_size_millimetres_are_missing_and_pixels_are_not() -> No
     assert "pixel size" not in Surface(unit="px").rule
 
 
-def test_columns_are_told_before_they_are_made() -> None:
+def test_columns_are_reported_before_they_are_made() -> None:
     metric = Surface(tolerance=0.5, unit="px")
     assert metric.names == ("hd_px", "hd95_px", "assd_px", "nsd_0.5px", "missed", "invented")
     assert tuple(metric(blobs(0, (9, 9)), blobs(1, (9, 9)), case())) == metric.names

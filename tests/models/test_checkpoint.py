@@ -109,7 +109,7 @@ def small_model(n_outputs: int = 1, widths: tuple[int, ...] = (8, 16)) -> Segmen
     return SegmentationModel(UNet(1, n_outputs, widths), Normalizer("unit"), "binary" if n_outputs == 1 else "multiclass")
 
 
-def test_init_from_takes_what_fits_and_says_what_it_made_anew(trained: Path) -> None:
+def test_init_from_takes_what_fits_and_says_what_it_rewritten(trained: Path) -> None:
     path = checkpoint.find(trained)
     model = small_model(n_outputs=4)
     assert checkpoint.init_weights(model, path, ("a", "b", "c")) == ["head.conv.weight", "head.conv.bias"]

@@ -28,7 +28,7 @@ def test_the_folder_predicts_what_the_checkpoint_predicts(trained: Path, shared:
     assert np.array_equal(ours.probs, theirs.probs)
 
 
-def test_neither_paths_nor_names_of_cases_are_told(trained: Path, shared: Path) -> None:
+def test_neither_paths_nor_names_of_cases_are_reported(trained: Path, shared: Path) -> None:
     before = checkpoint.load_model(trained)[1]
     text = "".join(path.read_text() for path in shared.iterdir() if path.suffix != ".safetensors")
     assert before.split["train"]

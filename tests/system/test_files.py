@@ -60,7 +60,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["last.ckpt"]
 
 
-def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "big.bin"
     path.write_bytes(b"old")
     script = (

@@ -136,7 +136,7 @@ def test_more_processes_than_cores_are_refused_before_anything_is_read() -> None
         (["trainer.sync_batchnorm=true"], "cpu", "trainer.sync_batchnorm=true needs GPUs"),
     ],
 )
-def test_what_the_devices_cannot_do_is_said_before_training(keys: list[str], device: str, words: str) -> None:
+def test_what_the_devices_cannot_do_is_reported_before_training(keys: list[str], device: str, words: str) -> None:
     with pytest.raises(SegkitError, match=re.escape(words)):
         check_devices(config(*keys), Hardware(device, device, "32", 1, 2))
     check_devices(config(), Hardware(device, device, "32", 1, 2))

@@ -85,7 +85,7 @@ def test_outline_lies_on_the_border_and_nowhere_else() -> None:
     assert not drawn[~planes[0] | eroded].any()
 
 
-def test_truth_is_dashed_over_a_prediction_that_agrees() -> None:
+def test_reference_is_dashed_over_a_prediction_that_agrees() -> None:
     planes = np.zeros((1, 128, 192), bool)
     planes[0, 30:100, 40:150] = True
     drawn = outline(np.full((128, 192), 128, np.uint8), [(planes, PREDICTION), (planes, REFERENCE)], [ORANGE])

@@ -133,13 +133,13 @@ def test_a_value_without_a_name(bench: Bench) -> None:
     assert bench.errors(labels={"0": "background", "255": "head", "7": "spot"}) == []
 
 
-def test_labels_that_name_other_numbers_are_mended_with_the_same_names(bench: Bench) -> None:
+def test_labels_that_name_other_numbers_are_fixed_with_the_same_names(bench: Bench) -> None:
     problem = only([p for p in bench.errors(labels={"0": "background", "1": "head"}) if p.where.startswith("masks")])
     assert problem.what == "values 0, 255 but labels name 0, 1 (in 12 masks)"
     assert problem.fix == "add  data.labels='{0: background, 255: head}'"
 
 
-def test_a_thousand_masks_with_the_same_fault_are_one_thing_to_mend(bench: Bench) -> None:
+def test_a_thousand_masks_with_the_same_fault_are_one_thing_to_fix(bench: Bench) -> None:
     bench.rewrite_masks(lambda mask: np.where(mask > 0, 3, 0).astype(np.uint8))
     problem = only(bench.errors())
     assert problem.what == "the masks hold 0, 3, which have no names"
@@ -160,7 +160,7 @@ def test_colours_are_proposed_as_colours(bench: Bench) -> None:
         assert bench.prepare(labels=labels).manifest.labels == LabelMap.of({"#000000": "background", "#00ff00": "leaf"})
 
 
-def test_smoothed_masks_are_told_as_such_once(bench: Bench) -> None:
+def test_smoothed_masks_are_reported_as_such_once(bench: Bench) -> None:
     random = np.random.default_rng(0)
     bench.rewrite_masks(lambda mask: random.integers(0, 255, mask.shape).astype(np.uint8))
     assert "gray levels" in only(bench.errors()).what
@@ -195,7 +195,7 @@ def test_a_class_that_is_empty_nearly_everywhere_is_a_warning_with_a_way_on(benc
     assert any("sampling.weights=foreground" in p.fix for p in told)
 
 
-def test_empty_images_are_told_together_and_are_no_twins(bench: Bench) -> None:
+def test_empty_images_are_reported_together_and_are_no_twins(bench: Bench) -> None:
     for i in (4, 8):
         write(bench.image(f"{i}.png"), np.zeros((20, 30), np.uint8))
     problem = only(bench.problems())
@@ -267,7 +267,7 @@ def test_planes_want_overlap_and_single_masks_do_not(bench: Bench) -> None:
         assert only(bench.errors(overlap=True, labels=labels)).fix == "data.overlap=false"
 
 
-def test_images_without_a_mask_are_left_out_and_said(bench: Bench) -> None:
+def test_images_without_a_mask_are_left_out_and_reported(bench: Bench) -> None:
     table(bench, "mask", lambda i: "" if i > 10 else f"masks/{i}.png")
     prepared = prepare(bench.data("csv", bench.root), bench.split("holdout"), 0, cache_dir=bench.cache)
     assert len(prepared.manifest) == len(prepared.split.train + prepared.split.val) == 10
@@ -280,7 +280,7 @@ def test_an_excluded_case_must_exist(bench: Bench) -> None:
     assert (problem.where, problem.what) == ("data.exclude", "'21' is not a case")
 
 
-def test_everything_is_told_at_once(bench: Bench) -> None:
+def test_everything_is_reported_at_once(bench: Bench) -> None:
     bench.image("7.png").write_bytes(b"")
     write(bench.mask("2.png"), np.zeros((10, 12), np.uint8))
     bench.mask("6.png").unlink()
@@ -291,7 +291,7 @@ def test_everything_is_told_at_once(bench: Bench) -> None:
     assert {p.where for p in caught.value.problems} == {"images/7.png", "masks/2.png", "images/6.png", "masks/5.png", "data.exclude"}
 
 
-def test_a_split_that_cannot_be_made_is_told_with_the_rest(bench: Bench) -> None:
+def test_a_split_that_cannot_be_made_is_reported_with_the_rest(bench: Bench) -> None:
     bench.image("7.png").write_bytes(b"")
     with pytest.raises(ProblemsFound) as caught:
         prepare(bench.data("folder", bench.root), bench.split("file", path="/nowhere.json"), 0, cache_dir=bench.cache)
@@ -340,7 +340,7 @@ def test_facts_are_read_once_and_again_where_a_file_changed(bench: Bench, monkey
     assert data_fingerprint(changed.statistics) != data_fingerprint(first.statistics)
 
 
-def test_a_broken_cache_is_read_anew(bench: Bench) -> None:
+def test_a_broken_cache_is_read_again(bench: Bench) -> None:
     first = bench.prepare()
     for path in bench.cache.glob("facts-*/*.jsonl"):
         path.write_text(path.read_text()[:100])

@@ -114,7 +114,7 @@ def ring(mask: Array) -> Array:
     return np.where(inside, 0, mask)
 
 
-def test_outlines_are_told_from_areas_and_from_nets_of_lines() -> None:
+def test_outlines_are_distinguished_from_areas_and_from_nets_of_lines() -> None:
     problem = only([s for s in suspect(changed(blobs(), [1, 2], ring)) if s.mark == "outline only"])
     assert problem.what == "head is a thin line around an area, not the area (and 1 more: c2)"
     assert "cv2.FILLED" in problem.fix
@@ -123,7 +123,7 @@ def test_outlines_are_told_from_areas_and_from_nets_of_lines() -> None:
     assert not [s for s in suspect(changed(blobs(), [1], lambda mask: net)) if s.mark == "outline only"]
 
 
-def test_smoothed_borders_are_told_with_the_way_to_mend_them() -> None:
+def test_smoothed_borders_are_reported_with_the_way_to_fix_them() -> None:
     def smoothed(mask: Array) -> Array:
         soft = mask.copy()
         soft[20:30, 20] = np.arange(10) * 20 + 5
@@ -259,7 +259,7 @@ def test_real_fetal_heads_are_not_accused(real_hc18: Path) -> None:
 
 
 @pytest.mark.parametrize(("root", "images", "masks"), [("em_membrane/train", "image", "label"), ("hippocampus", "imagesTr", "labelsTr")])
-def test_real_masks_are_not_said_to_be_misplaced(root: str, images: str, masks: str, real_data: Path) -> None:
+def test_real_masks_are_not_reported_as_misplaced(root: str, images: str, masks: str, real_data: Path) -> None:
     cases = list(Folder(real_data / root, images=images, masks=masks).cases())
     found = suspect(cases, LabelMap.of({0: "background", 1: "a", 2: "b", 255: "c"}))
     assert not {s.mark for s in found} & {"misplaced?", "outline only", "smoothed"}

@@ -117,7 +117,7 @@ def test_a_shape_that_cannot_be_says_why(raw: Any, said: str) -> None:
     assert str(refusal.value).startswith(said)
 
 
-def test_faults_are_told_with_the_number_and_label_of_the_shape() -> None:
+def test_faults_are_reported_with_the_number_and_label_of_the_shape() -> None:
     shapes, faults = polygons.shapes_of({"shapes": [entry("point", [[1, 1]]), entry("line", [[1, 1]]), 5]})
     assert list(shapes) == [1]
     assert faults == ["shape 2 (rib): a line of 1 points; expected 2", "shape 3: is not a shape with a label and points"]

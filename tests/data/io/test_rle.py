@@ -112,7 +112,7 @@ def test_tables_of_any_spreadsheet_are_read(text: str, tmp_path: Path) -> None:
         (b"id,code\n\xff\xfe\x00", "is not a table of comma-separated values"),
     ],
 )
-def test_tables_that_are_none_are_told(content: bytes, said: str, tmp_path: Path) -> None:
+def test_tables_that_are_none_are_reported(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ReadError, match=said):
         read_table(tmp_path / "t.csv", ("id", "code"))

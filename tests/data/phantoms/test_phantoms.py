@@ -97,7 +97,7 @@ def test_filled_outlines_equal_the_filled_heads(
     assert dice(first.masks[""].read() > 0, ultrasound.draw(0, 0).mask > 0) > 0.995
 
 
-def test_the_phantom_is_written_once_and_said_loudly(
+def test_the_phantom_is_written_once_and_announced(
     data: Callable[..., schema.Data], split: Callable[..., schema.Split], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = prepare(data("phantom", None), split(), 3, cache_dir=tmp_path)

@@ -137,7 +137,7 @@ def test_every_patient_has_every_part_of_a_tumour_and_no_threshold_finds_it() ->
 # what goes wrong
 
 
-def test_a_missing_modality_is_told_with_its_file(root: Path) -> None:
+def test_a_missing_modality_is_reported_with_its_file(root: Path) -> None:
     gone = patient(root, 2) / "BraTS20_Training_002_t1ce.nii.gz"
     gone.unlink()
     where = gone.relative_to(root).as_posix()
@@ -145,7 +145,7 @@ def test_a_missing_modality_is_told_with_its_file(root: Path) -> None:
     assert len(read(root, modalities=["flair", "t2"])) == 3
 
 
-def test_a_missing_label_map_of_a_training_patient_is_told(root: Path) -> None:
+def test_a_missing_label_map_of_a_training_patient_is_reported(root: Path) -> None:
     (patient(root, 1) / "BraTS20_Training_001_seg.nii.gz").unlink()
     assert problems(root) == [f"{TRAINING}/BraTS20_Training_001: has no label map *seg*.nii; add it, or move the folder away"]
 
@@ -162,7 +162,7 @@ def test_a_modality_packed_and_unpacked_is_ambiguous(root: Path) -> None:
     assert "ambiguous: BraTS20_Training_001_t2.nii and BraTS20_Training_001_t2.nii.gz" in problems(root)[0]
 
 
-def test_a_patient_copied_twice_is_told_once(root: Path) -> None:
+def test_a_patient_copied_twice_is_reported_once(root: Path) -> None:
     copy = root / "copy" / "BraTS20_Training_001"
     copy.mkdir(parents=True)
     for path in patient(root, 1).iterdir():
@@ -172,14 +172,14 @@ def test_a_patient_copied_twice_is_told_once(root: Path) -> None:
     assert "copy" in found
 
 
-def test_a_modality_on_another_grid_is_told(root: Path) -> None:
+def test_a_modality_on_another_grid_is_reported(root: Path) -> None:
     path = patient(root, 1) / "BraTS20_Training_001_t1.nii.gz"
     write_nifti(path, VolumeFile(path).read()[:-1, ..., 0], tomography.BRAIN_MM)
     (found,) = problems(root)
     assert found.startswith(f"{path.relative_to(root).as_posix()}: 23 x 64 x 64, the image 24 x 64 x 64")
 
 
-def test_a_damaged_file_is_told_and_the_others_stay(root: Path) -> None:
+def test_a_damaged_file_is_reported_and_the_others_stay(root: Path) -> None:
     path = patient(root, 1) / "BraTS20_Training_001_t2.nii.gz"
     path.write_bytes(b"")
     source = BraTS(root)
@@ -210,10 +210,10 @@ def test_a_damaged_file_is_told_and_the_others_stay(root: Path) -> None:
         ),
     ],
 )
-def test_keys_that_make_no_sense_are_told(root: Path, keys: dict[str, Any], said: str) -> None:
+def test_keys_that_make_no_sense_are_reported(root: Path, keys: dict[str, Any], said: str) -> None:
     assert problems(root, **keys) == [said]
 
 
-def test_slices_beyond_a_volume_are_told(root: Path) -> None:
+def test_slices_beyond_a_volume_are_reported(root: Path) -> None:
     assert len(problems(root, slices=[50, 105, 10])) == 3
     assert "has 24 slices, of which data.source.slices=[50, 105, 10] takes none" in problems(root, slices=[50, 105, 10])[0]

@@ -138,7 +138,7 @@ def test_files_may_lie_elsewhere_below_root_and_groups_come_from_their_names(tmp
     assert [(case.id, case.group) for case in cases] == [(f"person{i:02d}", f"{i:02d}") for i in range(4)]
 
 
-def test_faults_of_the_table_are_told_all_at_once(root: Path) -> None:
+def test_faults_of_the_table_are_reported_all_at_once(root: Path) -> None:
     def spoil(table: Table) -> None:
         images, annotations = table["images"], table["annotations"]
         annotations[0]["image_id"] = 99

@@ -74,7 +74,7 @@ def test_modalities_on_a_fourth_axis_are_channels(root: Path) -> None:
     assert read(root)[0].image.read().shape == (24, 64, 64, 2)
 
 
-def test_orientation_is_turned_to_what_a_viewer_shows_unless_told_not_to(root: Path) -> None:
+def test_orientation_is_turned_to_what_a_viewer_shows_unless_configured_otherwise(root: Path) -> None:
     upright = read(root)[0].image.read()
     for path in (root / "imagesTr" / "brain_001.nii.gz", root / "labelsTr" / "brain_001.nii.gz"):
         nibabel.save(nibabel.as_closest_canonical(nibabel.load(path)), path)  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ def test_a_folder_without_images_names_the_one_that_has_them(root: Path) -> None
     assert problems(root.parent) == [f"{root.parent}: has no folder imagesTr; data.root={root}"]
 
 
-def test_files_without_partners_are_told(root: Path) -> None:
+def test_files_without_partners_are_reported(root: Path) -> None:
     (root / "dataset.json").unlink()
     (root / "labelsTr" / "brain_001.nii.gz").unlink()
     (root / "imagesTr" / "brain_002.nii.gz").unlink()
@@ -117,13 +117,13 @@ def test_files_without_partners_are_told(root: Path) -> None:
     ]
 
 
-def test_a_listed_file_that_is_missing_is_told(root: Path) -> None:
+def test_a_listed_file_that_is_missing_is_reported(root: Path) -> None:
     (root / "labelsTr" / "brain_001.nii.gz").unlink()
     said = f"names ./labelsTr/brain_001.nii.gz, which is missing; put it into {root}, or fix the name"
     assert problems(root) == [f"dataset.json: {said}"]
 
 
-def test_images_that_are_not_listed_are_told(root: Path) -> None:
+def test_images_that_are_not_listed_are_reported(root: Path) -> None:
     card(root, training=json.loads((root / "dataset.json").read_text())["training"][:3])
     (said,) = problems(root)
     assert said.startswith("imagesTr: 1 images are not among those that dataset.json lists, and are left out, e.g. brain_004.nii.gz")
@@ -144,7 +144,7 @@ def test_files_outside_the_root_are_refused(root: Path, way: str) -> None:
     assert problems(root) == [f"dataset.json: names {name}, which leads out of data.root to {outside}; {fix}"]
 
 
-def test_a_label_map_on_another_grid_is_told(root: Path) -> None:
+def test_a_label_map_on_another_grid_is_reported(root: Path) -> None:
     write_nifti(root / "labelsTr" / "brain_001.nii.gz", tomography.brain(5, 0).tumor[1:], tomography.BRAIN_MM)
     write_nifti(root / "labelsTr" / "brain_002.nii.gz", tomography.brain(5, 1).tumor, (5.0, 3.0, 2.0))
     source = Decathlon(root)
@@ -155,7 +155,7 @@ def test_a_label_map_on_another_grid_is_told(root: Path) -> None:
     ]
 
 
-def test_a_damaged_volume_is_told_by_its_file(root: Path) -> None:
+def test_a_damaged_volume_is_reported_by_its_file(root: Path) -> None:
     (root / "imagesTr" / "brain_003.nii.gz").write_bytes(b"<html>not found</html>" * 40)
     (said,) = problems(root)
     assert said.startswith("imagesTr/brain_003.nii.gz: ")
@@ -172,7 +172,7 @@ def test_a_damaged_volume_is_told_by_its_file(root: Path) -> None:
         ('{"channel_names": {"0": "T1"}}', "has 'channel_names': this is a data set of nnU-Net; data=nnunet"),
     ],
 )
-def test_a_card_that_cannot_be_used_is_told(root: Path, text: str, said: str) -> None:
+def test_a_card_that_cannot_be_used_is_reported(root: Path, text: str, said: str) -> None:
     (root / "dataset.json").write_text(text)
     found = problems(root)[0]
     assert found.startswith("dataset.json: ")

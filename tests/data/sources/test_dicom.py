@@ -195,7 +195,7 @@ def test_segments_keeps_the_wanted_structures(one: Path) -> None:
     assert problems == []
 
 
-def test_an_unknown_segment_is_told_with_the_near_one(one: Path) -> None:
+def test_an_unknown_segment_is_reported_with_the_near_one(one: Path) -> None:
     _, problems = read(one, segments=["livre"])
     assert errors(problems) == ["data.source.segments: 'livre' is not a valid option; available: kidney, liver; did you mean liver?"]
 
@@ -225,7 +225,7 @@ def test_of_two_series_the_one_that_the_masks_mean_is_taken(one: Path) -> None:
     ]
 
 
-def test_two_series_without_masks_are_told_and_series_chooses(one: Path) -> None:
+def test_two_series_without_masks_are_reported_and_series_chooses(one: Path) -> None:
     (one / "patient_000" / "seg.dcm").unlink()
     copy_series(one / "patient_000", one / "patient_000", "7", SeriesDescription="lung kernel", SeriesNumber=3)
     cases, problems = read(one)
@@ -271,14 +271,14 @@ def test_frames_of_slices_that_are_not_here_are_counted(one: Path) -> None:
     assert [problem.what for problem in problems] == [f"{lost} of {len(frames)} frames {verb} on no slice of the series in this folder"]
 
 
-def test_masks_without_their_images_are_told(one: Path) -> None:
+def test_masks_without_their_images_are_reported(one: Path) -> None:
     for path in (one / "patient_000").glob("ct_*.dcm"):
         change(path, SeriesInstanceUID="1.2.9", SOPInstanceUID=f"1.2.9.{path.stem[-1]}")
     uid = pydicom.dcmread(one / "patient_000" / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID
     assert errors(read(one)[1]) == [f"patient_000/seg.dcm: refers to series {uid}, not in this folder; add these images, or move it away"]
 
 
-def test_a_structure_in_two_files_is_told(one: Path) -> None:
+def test_a_structure_in_two_files_is_reported(one: Path) -> None:
     change(one / "patient_000" / "seg.dcm", one / "patient_000" / "second.dcm", SOPInstanceUID="1.2.3.9")
     (first, _) = errors(read(one)[1])
     assert first == ("patient_000/seg.dcm: draws liver of a series of which patient_000/second.dcm draws it too; keep one of them")
@@ -298,7 +298,7 @@ def test_a_structure_in_two_files_is_told(one: Path) -> None:
         ),
     ],
 )
-def test_slices_that_do_not_go_together_are_told(one: Path, changes: dict[str, Any], what: str) -> None:
+def test_slices_that_do_not_go_together_are_reported(one: Path, changes: dict[str, Any], what: str) -> None:
     (one / "patient_000" / "seg.dcm").unlink()
     change(one / "patient_000" / "ct_004.dcm", **changes)
     cases, problems = read(one)
@@ -324,7 +324,7 @@ def garbage(path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize(("damage", "what"), [(cut, "damaged (no SOPInstanceUID in its header)"), (garbage, "damaged (not DICOM)")])
-def test_damaged_files_are_told_with_their_names(one: Path, damage: Callable[[Path], None], what: str) -> None:
+def test_damaged_files_are_reported_with_their_names(one: Path, damage: Callable[[Path], None], what: str) -> None:
     damage(one / "patient_000" / "ct_002.dcm")
     assert f"patient_000/ct_002.dcm: {what}; copy it again, or move it away" in errors(read(one)[1])
 

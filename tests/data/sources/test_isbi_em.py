@@ -122,7 +122,7 @@ def test_the_foreground_is_membranes_or_cells(foreground: Any, labels: dict[int,
     assert IsbiEm(root, foreground=foreground).default_labels == labels
 
 
-def test_slices_without_a_partner_are_told(root: Path) -> None:
+def test_slices_without_a_partner_are_reported(root: Path) -> None:
     train = root / "train"
     (train / "image" / "3.png").unlink()
     (train / "label" / "12.png").unlink()
@@ -137,7 +137,7 @@ def test_slices_without_a_partner_are_told(root: Path) -> None:
     ]
 
 
-def test_a_release_that_is_not_whole_is_told(stacks: Path) -> None:
+def test_a_release_that_is_not_whole_is_reported(stacks: Path) -> None:
     labels = stacks / "train-labels.tif"
     pages = tifffile.imread(labels)
     tifffile.imwrite(labels, pages[:-2], photometric="minisblack")
@@ -148,7 +148,7 @@ def test_a_release_that_is_not_whole_is_told(stacks: Path) -> None:
     assert problems(stacks) == [f"train-volume.tif: has no train-labels.tif beside it; put it into {stacks}"]
 
 
-def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_with_what_to_type(root: Path, tmp_path: Path) -> None:
     assert problems(root, foreground="nucleus") == ["data.source.foreground: 'nucleus' is not a valid option; available: membrane, cell; "]
     assert problems(root, blocks=0) == ["data.source.blocks: is 0; a group has one slice or more; data.source.blocks=5"]
     (tmp_path / "empty").mkdir()

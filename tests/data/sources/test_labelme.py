@@ -189,7 +189,7 @@ def test_a_path_that_leads_out_of_root_is_refused(root: Path) -> None:
     assert len(problems) == 3
 
 
-def test_a_name_that_no_file_can_have_is_told(root: Path) -> None:
+def test_a_name_that_no_file_can_have_is_reported(root: Path) -> None:
     change(root / "person00.json", imagePath="a" * 5000)
     change(root / "person01.json", imagePath="a\0b.png")
     problems = listed(root)[1]
@@ -197,7 +197,7 @@ def test_a_name_that_no_file_can_have_is_told(root: Path) -> None:
     assert all(problem.endswith("; fix the name") for problem in problems)
 
 
-def test_faults_of_shapes_are_told_all_at_once(root: Path) -> None:
+def test_faults_of_shapes_are_reported_all_at_once(root: Path) -> None:
     triangle = {"label": "posterior", "points": [[1, 1], [5, 1], [1, 5]]}
     change(
         root / "person00.json",
@@ -251,7 +251,7 @@ def test_the_real_size_counts_where_the_file_says_another(root: Path) -> None:
     assert cases[0].masks["clavicle"].read().shape == (192, 208)
 
 
-def test_faults_of_files_are_told_all_at_once(root: Path) -> None:
+def test_faults_of_files_are_reported_all_at_once(root: Path) -> None:
     whole = (root / "person00.json").read_text()
     (root / "person00.json").write_text(whole[:1000])
     (root / "person01.json").write_text("label,x,y\n1,2,3\n")

@@ -112,7 +112,7 @@ def test_names_composed_differently_are_the_same_name(tmp_path: Path) -> None:
     assert problems == []
 
 
-def test_orphans_on_both_sides_and_ambiguous_names_are_all_told(tmp_path: Path) -> None:
+def test_orphans_on_both_sides_and_ambiguous_names_are_all_reported(tmp_path: Path) -> None:
     touch(tmp_path, "images/1.png", "masks/1.png", "images/2.png", "masks/3.png")
     touch(tmp_path, "images/4.png", "images/4.jpg", "masks/4.png", "images/5.png", "masks/5.png", "masks/5.tif")
     cases, problems = listed(Folder(tmp_path))
@@ -144,7 +144,7 @@ def test_where_no_name_fits_the_suffix_is_proposed(tmp_path: Path) -> None:
         (["train/image/1.png", "train/label/1.png"], "data.source.images=train/image"),
     ],
 )
-def test_a_missing_folder_is_told_with_those_that_exist(made: list[str], fix: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_those_that_exist(made: list[str], fix: str, tmp_path: Path) -> None:
     touch(tmp_path, *made)
     cases, problems = listed(Folder(tmp_path))
     assert cases == []
@@ -152,7 +152,7 @@ def test_a_missing_folder_is_told_with_those_that_exist(made: list[str], fix: st
     assert all(name.split("/")[0] in problems[0].what for name in made)
 
 
-def test_a_root_one_folder_too_high_is_told(tmp_path: Path) -> None:
+def test_a_root_one_folder_too_high_is_reported(tmp_path: Path) -> None:
     touch(tmp_path, "data/images/1.png", "data/masks/1.png")
     _, problems = listed(Folder(tmp_path))
     assert [p.fix for p in problems] == [f"data.root={tmp_path / 'data'}"]
@@ -242,7 +242,7 @@ def test_a_single_slice_in_a_volume_format_is_an_image(tmp_path: Path) -> None:
         assert case.masks[""].read().shape == (7, 9)
 
 
-def test_a_mask_on_another_grid_than_its_image_is_told(tmp_path: Path) -> None:
+def test_a_mask_on_another_grid_than_its_image_is_reported(tmp_path: Path) -> None:
     for name in "abcdef":
         volume(tmp_path / "images" / f"{name}.nii.gz")
     moved = AFFINE.copy()
@@ -269,7 +269,7 @@ def test_a_mask_on_another_grid_than_its_image_is_told(tmp_path: Path) -> None:
     assert [case.id for case in cases] == ["a", "c", "f"]
 
 
-def test_a_volume_as_the_mask_of_an_image_is_told(tmp_path: Path) -> None:
+def test_a_volume_as_the_mask_of_an_image_is_reported(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.png")
     volume(tmp_path / "masks" / "a.nii.gz")
     _, problems = listed(Folder(tmp_path))
@@ -290,7 +290,7 @@ def test_volumes_in_a_table(tmp_path: Path) -> None:
     assert case.spacing_mm == (2.5, 0.7, 0.8)
 
 
-def test_faulty_volumes_in_a_table_are_told_with_their_line(tmp_path: Path) -> None:
+def test_faulty_volumes_in_a_table_are_reported_with_their_line(tmp_path: Path) -> None:
     touch(tmp_path, "flat.png")
     volume(tmp_path / "scan.nii.gz")
     volume(tmp_path / "short.nii.gz", SCAN[..., 1:])
@@ -389,7 +389,7 @@ def test_one_plane_for_each_structure(tmp_path: Path) -> None:
     assert cases[0].id == "i/1"
 
 
-def test_every_fault_of_a_table_is_told_with_its_line(tmp_path: Path) -> None:
+def test_every_fault_of_a_table_is_reported_with_its_line(tmp_path: Path) -> None:
     rows = ["id,image,mask,split,spacing", "a,i/1.png,m/1.png,,", "a,i/2.png,m/2.png,,", "b,i/9.png,m/1.png,,"]
     rows += ["c,,m/1.png,,", "d,i/3.png,m/3.png,dev,", "e,i/0.png,m/0.png,,wide"]
     cases, problems = listed(table(tmp_path, "\n".join(rows)))

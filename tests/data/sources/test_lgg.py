@@ -173,7 +173,7 @@ def test_the_real_sample_reads(real_data: Path) -> None:
 # what goes wrong
 
 
-def test_a_slice_without_its_mask_is_told_and_the_other_way_round(root: Path) -> None:
+def test_a_slice_without_its_mask_is_reported_and_the_other_way_round(root: Path) -> None:
     folder = folders(root)[0]
     (folder / f"{folder.name}_3_mask.tif").unlink()
     (folder / f"{folder.name}_5.tif").unlink()
@@ -184,14 +184,14 @@ def test_a_slice_without_its_mask_is_told_and_the_other_way_round(root: Path) ->
     ]
 
 
-def test_a_file_of_another_volume_is_told(root: Path) -> None:
+def test_a_file_of_another_volume_is_reported(root: Path) -> None:
     first, second = folders(root)[:2]
     (first / f"{first.name}_1.tif").rename(second / f"{first.name}_1.tif")
     said = f"is not called {second.name}_<n>.tif or _<n>_mask.tif; rename it, or move it away"
     assert f"{FOLDER}/{second.name}/{first.name}_1.tif: {said}" in problems(root)
 
 
-def test_two_files_of_one_number_are_told(root: Path) -> None:
+def test_two_files_of_one_number_are_reported(root: Path) -> None:
     folder = folders(root)[0]
     (folder / f"{folder.name}_03.tif").write_bytes((folder / f"{folder.name}_3.tif").read_bytes())
     three = f"{folder.name}_03.tif"
@@ -199,7 +199,7 @@ def test_two_files_of_one_number_are_told(root: Path) -> None:
     assert problems(root) == [f"{FOLDER}/{folder.name}/{three}: {what}; keep one of them"]
 
 
-def test_a_folder_without_patients_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_patients_is_reported(tmp_path: Path) -> None:
     said = "no folders TCGA_<site>_<patient>_<date> in it; data.root = the folder that holds kaggle_3m/"
     assert problems(tmp_path) == [f"{tmp_path}: {said}"]
 

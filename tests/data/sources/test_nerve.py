@@ -89,7 +89,7 @@ def test_the_unlabelled_test_folder_is_no_part_of_the_cases(root: Path) -> None:
     assert len(listed(root)[0]) == IMAGES
 
 
-def test_every_fault_is_told_at_once(root: Path) -> None:
+def test_every_fault_is_reported_at_once(root: Path) -> None:
     train = root / "train"
     (train / "1_1.tif").unlink()
     for name in ("1_2", "1_3", "2_1"):
@@ -112,7 +112,7 @@ def test_every_fault_is_told_at_once(root: Path) -> None:
     assert [case.id for case in cases][:2] == ["2_1", "2_3"]
 
 
-def test_a_missing_mask_without_a_table_is_told(root: Path) -> None:
+def test_a_missing_mask_without_a_table_is_reported(root: Path) -> None:
     (root / "train_masks.csv").unlink()
     (root / "train" / "2_1_mask.tif").unlink()
     assert listed(root)[1] == [
@@ -120,7 +120,7 @@ def test_a_missing_mask_without_a_table_is_told(root: Path) -> None:
     ]
 
 
-def test_a_table_that_cannot_be_understood_is_told_where_it_is_needed(root: Path) -> None:
+def test_a_table_that_cannot_be_understood_is_reported_where_it_is_needed(root: Path) -> None:
     (root / "train_masks.csv").write_text("img,pixels\n")
     assert listed(root)[1] == []
     (root / "train" / "2_1_mask.tif").unlink()
@@ -129,7 +129,7 @@ def test_a_table_that_cannot_be_understood_is_told_where_it_is_needed(root: Path
     )
 
 
-def test_an_image_cut_off_is_told_where_its_size_is_needed(root: Path) -> None:
+def test_an_image_cut_off_is_reported_where_its_size_is_needed(root: Path) -> None:
     (root / "train" / "2_1_mask.tif").unlink()
     (root / "train" / "2_1.tif").write_bytes(b"")
     assert listed(root)[1] == ["error: train/2_1.tif: zero bytes; replace the file, or move it away"]

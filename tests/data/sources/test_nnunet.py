@@ -151,13 +151,13 @@ def test_the_same_phantom_has_the_same_bytes(tmp_path: Path) -> None:
 # what goes wrong
 
 
-def test_a_missing_channel_is_told_with_its_file(root: Path) -> None:
+def test_a_missing_channel_is_reported_with_its_file(root: Path) -> None:
     (root / "imagesTr" / "brain_002_0001.nii.gz").unlink()
     said = "imagesTr/brain_002_0001.nii.gz: is missing; add it, or fix 'channel_names' of dataset.json"
     assert problems(root) == [said]
 
 
-def test_more_channels_than_names_are_told(root: Path) -> None:
+def test_more_channels_than_names_are_reported(root: Path) -> None:
     change(root, channel_names={"0": "FLAIR"})
     found = problems(root)
     assert len(found) == 4
@@ -166,7 +166,7 @@ def test_more_channels_than_names_are_told(root: Path) -> None:
     )
 
 
-def test_images_and_label_maps_without_partners_are_told(root: Path) -> None:
+def test_images_and_label_maps_without_partners_are_reported(root: Path) -> None:
     (root / "labelsTr" / "brain_001.nii.gz").rename(root / "labelsTr" / "brain_009.nii.gz")
     assert problems(root) == [
         "imagesTr/brain_001_0000.nii.gz: has no mask labelsTr/brain_001.nii.gz; add the mask, or move the image away",
@@ -174,26 +174,26 @@ def test_images_and_label_maps_without_partners_are_told(root: Path) -> None:
     ]
 
 
-def test_an_image_without_channel_number_is_told(flat: Path) -> None:
+def test_an_image_without_channel_number_is_reported(flat: Path) -> None:
     (flat / "imagesTr" / "a_0_0000.png").rename(flat / "imagesTr" / "a_0.png")
     found = problems(flat)
     assert found[0] == "imagesTr/a_0.png: is not called CASE_0000.png: its channel, in four digits, is missing; rename it"
     assert found[1].startswith("imagesTr/a_0_0000.png: is missing")
 
 
-def test_a_channel_on_another_grid_is_told(root: Path) -> None:
+def test_a_channel_on_another_grid_is_reported(root: Path) -> None:
     write_nifti(root / "imagesTr" / "brain_001_0001.nii.gz", tomography.brain(5, 0).images["t1ce"], (5.0, 3.0, 2.0))
     (said,) = problems(root)
     assert said.startswith("imagesTr/brain_001_0001.nii.gz: spacing 5 x 3 x 2 mm, the image 5 x 3 x 3 mm")
 
 
-def test_files_of_another_ending_are_told(flat: Path) -> None:
+def test_files_of_another_ending_are_reported(flat: Path) -> None:
     change(flat, file_ending=".tif")
     found = problems(flat)
     assert found[0] == "imagesTr: holds no files that end in .tif, as dataset.json says, e.g. a_0_0000.png; fix 'file_ending'"
 
 
-def test_a_damaged_image_is_told_by_its_file(flat: Path) -> None:
+def test_a_damaged_image_is_reported_by_its_file(flat: Path) -> None:
     (flat / "imagesTr" / "a_1_0000.png").write_bytes(b"nothing")
     source = NnUNet(flat)
     assert [case.id for case in source.cases()] == ["a_0", "a_2"]
@@ -218,14 +218,14 @@ def test_a_folder_without_a_card_names_the_one_that_has_it(root: Path) -> None:
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "'labels' gives b the number 1 of a; give each its own"),
     ],
 )
-def test_a_card_that_cannot_be_used_is_told(root: Path, changes: dict[str, Any], said: str) -> None:
+def test_a_card_that_cannot_be_used_is_reported(root: Path, changes: dict[str, Any], said: str) -> None:
     change(root, **changes)
     (found,) = problems(root)
     assert found.startswith("dataset.json: ")
     assert said in found
 
 
-def test_a_card_that_is_no_json_is_told(root: Path) -> None:
+def test_a_card_that_is_no_json_is_reported(root: Path) -> None:
     (root / "dataset.json").write_text("{,}")
     (found,) = problems(root)
     assert found.startswith("dataset.json: is not JSON")

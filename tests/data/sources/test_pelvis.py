@@ -151,7 +151,7 @@ def test_flipped_files_are_turned_upright_unless_told_otherwise(tmp_path: Path) 
     assert np.array_equal(read(tmp_path, orient=None)[0][0].image.read()[..., 0], picture[::-1])
 
 
-def test_mistakes_are_told_with_what_to_type(root: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_with_what_to_type(root: Path, tmp_path: Path) -> None:
     assert errors(root, labels=[1, 9]) == ["data.source.labels: 9 is not a valid option; available: 1, 2, 3, 4, 5, 6; "]
     assert errors(root, labels=[]) == ["data.source.labels: is empty; choose among 1, 2, 3, 4, 5, 6"]
     assert errors(root, exclude={"val": [1]}) == [

@@ -141,7 +141,7 @@ def test_the_root_may_be_the_inner_folder(root: Path) -> None:
     assert [case.id for case in read(root / "train")] == [case.id for case in read(root)]
 
 
-def test_what_does_not_fit_is_told(root: Path) -> None:
+def test_what_does_not_fit_is_reported(root: Path) -> None:
     first, second, third = sorted((root / "train" / INPUT).iterdir())[:3]
     (root / "train" / OUTPUT / first.name).unlink()
     second.unlink()

@@ -111,7 +111,7 @@ def test_width_stands_first_in_a_file_name_and_codes_run_along_rows(tmp_path: Pa
     assert not cases[0].masks["large_bowel"].read().any()
 
 
-def test_a_table_along_columns_is_told_from_its_shreds_and_read_with_the_other_order(tmp_path: Path) -> None:
+def test_a_table_along_columns_is_reported_from_its_shreds_and_read_with_the_other_order(tmp_path: Path) -> None:
     table = small(tmp_path)
     along_rows, along_columns = (rle.encode(disc(30, 40), order) for order in rle.ORDERS)
     write_table(tmp_path, [line.replace(along_rows, along_columns) for line in table])
@@ -131,7 +131,7 @@ def test_a_phantom_can_be_written_along_columns(tmp_path: Path) -> None:
     assert source.problems == []
 
 
-def test_known_bad_days_are_left_out_and_said_so(tmp_path: Path) -> None:
+def test_known_bad_days_are_left_out_and_reported_so(tmp_path: Path) -> None:
     small(tmp_path, days=("case7_day0", "case7_day1"))
     cases, problems = listed(tmp_path)
     assert {case.volume for case in cases} == {"case7_day1"}
@@ -167,7 +167,7 @@ def test_tables_of_any_spreadsheet_are_read(delimiter: str, end: str, mark: str,
     assert np.array_equal(cases[1].masks["stomach"].read(), disc(30, 40))
 
 
-def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_every_fault_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
     lines = small(tmp_path, positions=(1, 2, 3))
     day = tmp_path / "train/case1/case1_day0/scans"
     write_png(day / "slice_0004_40_30_1.50_1.50.png", np.zeros((30, 40), np.uint16))

@@ -81,7 +81,7 @@ def test_padding_is_ignored_by_the_loss_unless_it_repeats_the_image() -> None:
     assert (reflected == 1).all()
 
 
-def test_what_a_crop_never_saw_is_filled_as_told() -> None:
+def test_what_a_crop_never_saw_is_filled_as_configured() -> None:
     steps = geometry.plan(Grid((32, 32), "crop"), (32, 64))
     back = geometry.undo(steps, np.full((2, 32, 32), 0.25, np.float32), np.array([1, 0], np.float32))
     assert back[0, 0, 0] == 1

@@ -151,7 +151,7 @@ def test_the_width_of_the_drawn_outline_can_be_taken_off(tmp_path: Path) -> None
     np.testing.assert_allclose([float(number) for number in row[3:5]], [78.5 * 0.2, 58.5 * 0.2], atol=0.02)
 
 
-def test_an_image_without_a_head_is_told(tmp_path: Path) -> None:
+def test_an_image_without_a_head_is_reported(tmp_path: Path) -> None:
     one = job(tmp_path / "001_HC.png", (0.2, 0.2))
     _, (writer,) = open_writers(["hc18"], [one], Target(tmp_path, HEAD))
     writer.write(one, np.zeros((200, 300), np.uint8))

@@ -77,7 +77,7 @@ def test_numpy_beside_the_weights_is_passed_over(tmp_path: Path, save: Callable[
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_protocol_that_cannot_be_read_safely_is_told(tmp_path: Path) -> None:
+def test_a_protocol_that_cannot_be_read_safely_is_reported(tmp_path: Path) -> None:
     torch.save({"state_dict": STATE}, tmp_path / "w.pt", pickle_protocol=4)
     with pytest.raises(SegkitError, match=r"w\.pt is pickled with another protocol"):
         read(tmp_path / "w.pt")
@@ -112,7 +112,7 @@ def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypa
     assert Path("exploded").exists()  # it would have been
 
 
-def test_a_whole_network_is_refused_and_its_owner_told_what_to_save(tmp_path: Path) -> None:
+def test_a_whole_network_is_refused_and_its_owner_is_reported_what_to_save(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     with pytest.raises(SegkitError, match=r"torch\.nn\.modules\.linear\.Linear(.|\n)*model\.state_dict\(\)"):
         read(tmp_path / "whole.pt")

@@ -182,7 +182,7 @@ def test_labels_must_be_as_many_as_outputs() -> None:
         run("weights=w.pt", "data.labels={0:background,1:a,2:b}", *UNIT)
 
 
-def test_a_softmax_over_two_is_told_apart() -> None:
+def test_a_softmax_over_two_is_recognized() -> None:
     torch.save(UNet(1, 2, (4, 8)).state_dict(), "own.pt")
     with pytest.raises(SegkitError, match=r"2 exclusive outputs, background and one class, are one output here"):
         run("weights=own.pt", "schema=plain", "model.widths=[4,8]", *UNIT)
@@ -211,6 +211,6 @@ def test_sigmoid_outputs_do_not_exclude_each_other() -> None:
     assert run("weights=w.pt", "data.overlap=true", *UNIT) == 0
 
 
-def test_what_to_import_must_be_said() -> None:
+def test_what_to_import_must_be_given() -> None:
     with pytest.raises(ProblemsFound, match=r"before segkit import starts\n +weights +is needed"):
         compose.compose("import", [])

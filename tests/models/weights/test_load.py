@@ -322,7 +322,7 @@ def test_tensors_of_no_known_network_are_compared_with_the_closest() -> None:
     assert "schema=plain" in str(caught.value)
 
 
-def test_all_that_does_not_fit_is_told_at_once() -> None:
+def test_all_that_does_not_fit_is_reported_at_once() -> None:
     state = foreign_network("brats_unet")[0].state_dict()
     state["up_transpose_2.weight"] = torch.zeros(5, 9, 2, 2)
     with pytest.raises(SegkitError, match=r"another shape 1: up_transpose_2\.weight \(5, 9, 2, 2\) for \(5, 4, 2, 2\)"):
@@ -333,14 +333,14 @@ def test_all_that_does_not_fit_is_told_at_once() -> None:
         translate(state, "brats_unet")
 
 
-def test_images_with_other_channels_are_told_both_numbers_and_the_ways_out() -> None:
+def test_images_with_other_channels_are_reported_both_numbers_and_the_ways_out() -> None:
     state = foreign_network("mateuszbuda_hub")[0].state_dict()
     network = UNet(1, 1, NARROW, bias=False, concat="up_first")
     with pytest.raises(SegkitError, match=r"3 input channels, the data has 1(.|\n)*init_from"):
         load_into(network, state, "mateuszbuda_hub")
 
 
-def test_a_network_of_other_options_is_told_the_right_ones() -> None:
+def test_a_network_of_other_options_is_reported_the_right_ones() -> None:
     state = foreign_network("isbi_valid_unet")[0].state_dict()
     with pytest.raises(SegkitError, match=r"lack \d+: encoder\.0(.|\n)*model\.widths=\[2,3,4,5,6\] model\.padding=valid model\.norm=none"):
         load_into(UNet(1, 1, NARROW), state, "isbi_valid_unet")

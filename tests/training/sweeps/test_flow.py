@@ -35,7 +35,7 @@ def test_one_of_three_fails_and_a_second_start_runs_only_that(toy: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_was(toy: Path) -> None:
+def test_a_killed_sweep_resumes(toy: Path) -> None:
     """The parent by kill -9, upon which its trial writes a checkpoint; then, as if on another machine, a trial by kill -9, which fails;
     then to the end, logging more often."""
     process = start(toy, "model.quality=1,2", slow=0.4)

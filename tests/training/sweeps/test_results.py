@@ -63,7 +63,7 @@ def sweep_of(objectives: dict[str, str], *trials: tuple[str, tuple[float, ...], 
     return Sweep(Path("outputs/small/sweeps/s"), objectives, dict.fromkeys(keys, ""), made)
 
 
-def test_all_states_are_told_the_best_first(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_states_are_reported_the_best_first(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(folder.parents[3])
     assert main(["sweep", "show", "s"]) == 0
     out = capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_sweeps_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (["show", "s", "all=maybe"], "all"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     argv: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder.parents[3])

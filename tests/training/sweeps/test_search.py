@@ -21,7 +21,7 @@ def test_hydra_finds_the_sweeper() -> None:
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
-def test_a_preset_passes_the_door_and_tells_how_to_run_it(file: Path) -> None:
+def test_a_preset_is_valid_and_names_how_to_run_it(file: Path) -> None:
     text = file.read_text()
     assert f"hparams_search={file.stem}" in text.partition("defaults:")[0]
     assert yaml.safe_load(text)["hydra"]["sweeper"]["params"]

@@ -44,7 +44,7 @@ def test_a_run_does_not_keep_the_password_that_started_it(monkeypatch: pytest.Mo
     assert "optimizer.lr=1e-3,1e-4" in kept
 
 
-def test_an_address_that_is_none_is_told_without_its_password(tmp_path: Path) -> None:
+def test_an_address_that_is_none_is_reported_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(SegkitError) as error:
         open_storage("x y://u:secret@h", tmp_path)
     assert "secret" not in str(error.value)

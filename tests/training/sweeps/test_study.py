@@ -47,7 +47,7 @@ def run_trials(study: SweepStudy, job: Callable[[Attempt], None], n_jobs: int = 
     return reported
 
 
-def test_a_trial_that_fails_is_reported_with_its_reason_and_the_others_go_on(tmp_path: Path, space: Space) -> None:
+def test_a_trial_that_fails_is_reported_with_its_reason_and_the_others_continue(tmp_path: Path, space: Space) -> None:
     def job(attempt: Attempt) -> None:
         os.write(1, b"hello\n")
         if attempt.first == 1:
