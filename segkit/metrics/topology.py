@@ -1,4 +1,4 @@
-"""Metrics of connectivity: cells told apart (ISBI 2012), threads found in their whole length, objects found one by one."""
+"""Metrics of connectivity: cells separated (ISBI 2012), threads in their whole length, single objects."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     prepared = prepare_data(cfg, resumed)
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
     metadata = make_metadata(cfg, prepared, hardware)
-    module = build_module(cfg, metadata, starts_anew=not (resumed and resumed.resume_from))
+    module = build_module(cfg, metadata, is_new=not (resumed and resumed.resume_from))
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
     data = SegmentationData(prepared, cfg, hardware.device, metadata.intensity_max)
     if is_child():
@@ -181,12 +181,12 @@ def make_metadata(cfg: Train, prepared: Prepared, hardware: Hardware) -> Metadat
     )
 
 
-def build_module(cfg: Train, metadata: Metadata, starts_anew: bool = True) -> SegmentationModule:
+def build_module(cfg: Train, metadata: Metadata, is_new: bool = True) -> SegmentationModule:
     """Build network, loss and metrics. Weights depend on the seed alone, unless they come from `init_from` or a checkpoint."""
     for seed_all in (random.seed, np.random.seed, torch.manual_seed):
         seed_all(cfg.seed)
-    model = build_model(metadata, cfg.allow_targets, starts_anew and cfg.init_from is None, cfg)
-    if cfg.init_from and starts_anew:
+    model = build_model(metadata, cfg.allow_targets, is_new and cfg.init_from is None, cfg)
+    if cfg.init_from and is_new:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), metadata.label_map().classes)
         console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
     check_size(model, cfg, metadata)

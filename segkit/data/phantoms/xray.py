@@ -45,7 +45,7 @@ def bone(random: Random, part: Floats) -> Floats:
 
 
 def exposed(random: Random, beam: Floats, noise: float = 0.06) -> Array:
-    """Blur, grain, a lead letter that tells the side, and the film's own curve, to uint8."""
+    """Blur, grain, a lead letter for the side, and the film's own curve, to uint8."""
     film = cv2.GaussianBlur(beam, (0, 0), random.uniform(0.5, 0.8)) + random.normal(0, noise, beam.shape)
     low, high = np.percentile(film, (0.5, 99.5))
     gray = 255 * np.clip((film - low) / (high - low), 0, 1) ** random.uniform(0.8, 1.2)

@@ -21,7 +21,7 @@ _SYNONYMS = {
 
 
 class Folder(Source):
-    """Images and masks of one name, in two folders or told apart by a suffix.
+    """Images and masks of one name, in two folders or distinguished by a suffix.
 
         ROOT/images/**/KEY.png     an image or a volume (NIfTI, NRRD, MHA, NPY, TIFF of several pages)
         ROOT/masks/**/KEY.png      its mask
@@ -115,7 +115,7 @@ class Folder(Source):
             return False
         if self.masks == self.images and not self.mask_suffix:
             fix = "data.source.mask_suffix=_mask, or another folder as data.source.masks"
-            self.report("data.source", "images and masks share a folder, and no suffix tells them apart", fix)
+            self.report("data.source", "images and masks share a folder, and no suffix distinguishes them", fix)
             return False
         wanted = {key: path for key, path in (("images", self.images), ("masks", self.masks)) if path is not None}
         missing = {key: path for key, path in wanted.items() if not path.is_dir()}
