@@ -25,7 +25,7 @@ T = TypeVar("T")
 PARENT = "SEGKIT_TRAINING_OF"
 """Environment variable of a process that another one has started to share its training: the id of that process."""
 TRIAL = "SEGKIT_TRIAL"
-"""Environment variable of the processes of a sweep's trial (see training/trial.py)."""
+"""Environment variable of the processes of a sweep's trial (see training/callbacks/pruning.py)."""
 PACKAGES = ("segkit", "torch", "torchvision", "lightning", "hydra-core", "albumentations", "segmentation-models-pytorch", "numpy")
 PASSWORD = re.compile(r"(://[^:/]*):[^@]*@(?:[^/?]*@)?")
 """The password of user:password@; also one with / or @ that should have been written %2F or %40."""
