@@ -212,7 +212,7 @@ def fewer_slices(root: Path) -> None:
 def forgotten_slice(root: Path) -> None:
     """A slice without its mask's content, between two that have it."""
     by_volume: dict[Path, list[Path]] = {}
-    for path in sorted(root.rglob("*_mask.tif"), key=lambda p: int(p.stem.split("_")[-2])):
+    for path in sorted(root.rglob("*_mask.tif"), key=lambda p: (p.parent.name, int(p.stem.split("_")[-2]))):
         by_volume.setdefault(path.parent, []).append(path)
     for paths in by_volume.values():
         held = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED).any() for path in paths]
