@@ -28,7 +28,10 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 OUT = "outputs/results"
 README = REPOSITORY / "README.md"
-HEAD = ("| preset (or row name) and overrides | data | n | Dice | other metric | training time | published |", "|---|---|---|---|---|---|---|")
+HEAD = (
+    "| preset (or row name) and overrides | data | n | Dice | other metric | training time | published |",
+    "|---|---|---|---|---|---|---|",
+)
 BEGIN, END = "<!-- results: written by scripts/results.py -->", "<!-- end of results -->"
 
 
