@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pytest
 
 from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.inference.evaluation import N_OTHERS, N_WORST, evaluate_cases
+from segkit.inference.evaluation import N_OTHERS, N_WORST, Evaluation, evaluate_cases, match_labels
 from segkit.inference.mask_files import OVERLAP, Rules
 from segkit.inference.predictor import InMemory, Prediction
+from segkit.metrics import Statistic
+from segkit.metrics.table import CaseTable, Row
+from segkit.system.errors import SegkitError
 
 HEAD = LabelMap.of({0: "background", 1: "head"})
 SIZE = 40
@@ -59,3 +63,24 @@ def test_the_worst_are_shown_first_and_others_from_all_over_the_list() -> None:
 
 def test_of_few_cases_all_are_shown() -> None:
     assert shown([5, 30, 10, 20, 40, 15, 25]) == ([0, 2, 5, 3], [6, 1, 4])
+
+
+def test_data_that_lacks_some_classes_is_evaluated_by_the_classes_of_the_checkpoint_in_their_order() -> None:
+    trained = LabelMap.of({"heart": "heart", "left": "left", "right": "right"}, overlap=True)
+    lungs = LabelMap.of({"R": "right", "L": "left", "tube": "background"}, overlap=True)
+    found = match_labels(lungs, trained)
+    assert found.classes == trained.classes
+    assert dict(found.values)["R"] == "right"
+    exclusive = match_labels(LabelMap.of({0: "background", 7: "b"}), LabelMap.of({0: "background", 1: "a", 2: "b"}))
+    assert exclusive.classes == ("a", "b")
+    assert exclusive.encode(np.array([[0, 7]], np.uint8))[0].tolist() == [[0, 2]]
+    with pytest.raises(SegkitError, match="the data has classes tumour, the checkpoint a"):
+        match_labels(LabelMap.of({0: "background", 1: "tumour"}), LabelMap.of({0: "background", 1: "a"}))
+
+
+def test_a_class_that_no_mask_shows_is_not_evaluated() -> None:
+    rows = tuple(Row("1", "1", "other", name, n, 5, {"dice": value}) for name, n, value in [("a", 9, 0.8), ("b", 0, 0.0)])
+    table = CaseTable(rows, (Statistic("dice", "dice"),))
+    assert table.absent == ("b",)
+    scored = Evaluation(table, table.summary(), ()).without(table.absent, 0)
+    assert scored.summary.line("dice").mean == 0.8
