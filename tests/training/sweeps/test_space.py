@@ -108,7 +108,7 @@ def test_a_sampler_that_cannot_search_the_space_says_why(make_space: Make, monke
     with pytest.raises(SegkitError, match="supports one objective"):
         settings(objectives={"dice": "max", "parameters": "min"}, sampler="cmaes")
     monkeypatch.setattr("segkit.training.sweeps.space.find_spec", lambda name: None)
-    with pytest.raises(SegkitError, match=r"pip install 'segkit\[sweep\]'"):
+    with pytest.raises(SegkitError, match="pip install cmaes"):
         settings(sampler="cmaes")
     with pytest.raises(SegkitError, match="compares trials by one objective"):
         settings(objectives={"dice": "max", "parameters": "min"}, pruner="median")
