@@ -60,7 +60,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("presets")
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+TYPICAL = ("quickstart", "fetal_head", "fetal_head_valid", "pelvis_134", "gi_tract_3d", "chest_organs")
+"""One of each kind: built-in data, whole images, unpadded network, patches and windows, volumes, several structures."""
+
+
+@pytest.fixture(scope="module", params=[name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS])
 def trained(request: pytest.FixtureRequest, place: Path) -> tuple[str, Result]:
     name: str = request.param
     here = (f"output_dir={place}", "trainer.accelerator=cpu", "trainer.threads=1", "logger.tensorboard=false")

@@ -88,6 +88,7 @@ def test_what_the_user_types_replaces_the_list() -> None:
     assert rates("experiment=gi_tract_sgd", "stage=lr", "optimizer.lr=0.1") == [0.03, 0.1, 0.3, 1.0], "around it"
 
 
+@pytest.mark.slow
 def test_a_stage_is_a_sweep_like_any_other(tmp_path: Path) -> None:
     """`-m stage=lr` starts a trial for each rate; the empty folder ends each of them at once."""
     command = [sys.executable, "-m", "segkit", "train", "-m", "experiment=gi_tract_sgd", "stage=lr", "data.root=."]

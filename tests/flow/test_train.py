@@ -153,6 +153,7 @@ def test_init_from_starts_with_the_weights_of_another_run(trained: Path, segkit_
     assert "weights from" in done.stdout
 
 
+@pytest.mark.slow
 def test_hydras_own_multirun_gives_a_folder_to_each_job(segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", "-m", *SMALL, "debug=fast", "seed=0,1", "hydra/sweeper=basic")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -104,10 +104,10 @@ def test_a_missed_head_costs_its_whole_circumference(i: int) -> None:
 def test_missing_a_head_never_improves_the_mean() -> None:
     """One head that was found 3 mm too small, and one that was missed instead of being found 12 mm too small."""
     head, smaller = drawn(60, 45), drawn(40, 30)
-    errors = [HeadCircumference()(pred, head, case())["hc_error_mm"] for pred in (drawn(55, 41), smaller, specks(head)[0])]
+    found, small, missed = (HeadCircumference()(pred, head, case()) for pred in (drawn(55, 41), smaller, specks(head)[0]))
     mae, bias, *_ = HeadCircumference().statistics
-    assert mae.of(np.array(errors)[[0, 2]]).mean() > mae.of(np.array(errors)[[0, 1]]).mean()
-    assert bias.of(np.array(errors)[[0, 2]]).mean() < bias.of(np.array(errors)[[0, 1]]).mean()
+    assert mae.of_rows([found, missed]).mean() > mae.of_rows([found, small]).mean()
+    assert bias.of_rows([found, missed]).mean() < bias.of_rows([found, small]).mean()
 
 
 def test_without_a_pixel_size_or_a_reference_everything_is_missing() -> None:
@@ -137,8 +137,8 @@ def test_a_filled_ellipse_is_the_one_that_was_drawn() -> None:
 
 
 def test_bias_and_absolute_error_are_two_statistics_of_one_column() -> None:
-    errors = np.array([-2.0, 1.0])
-    means = {s.name: s.of(errors).mean() for s in HeadCircumference().statistics if s.column == "hc_error_mm"}
+    rows = [{"hc_error_mm": -2.0}, {"hc_error_mm": 1.0}]
+    means = {s.name: s.of_rows(rows).mean() for s in HeadCircumference().statistics if s.column == "hc_error_mm"}
     assert means == {"hc_mae_mm": 1.5, "hc_bias_mm": -0.5}
 
 
