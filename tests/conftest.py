@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Trainings first: with `-n` a long file that begins last would run alone at the end."""
-    long = ("tests/flow/", "tests/training/", "tests/config/")
+    long = ("tests/flow/", "tests/training/", "tests/config/", "tests/test_documentation")
     items.sort(key=lambda item: not item.nodeid.startswith(long))
 
 

@@ -74,16 +74,18 @@ def serve(folder: Path, cfg: Tensorboard) -> None:
     board = program.TensorBoard()
     # a run that is shown alone keeps its name, where TensorBoard calls it by the path from here
     where = {"logdir_spec": f"{folder.name}:{folder}"} if folder in runs(folder) else {"logdir": str(folder)}
-    board.configure(("tensorboard",), **where, port=cfg.port, host=cfg.host, window_title=f"segkit {folder.name}")
+    # load_fast starts a second process, which can outlive this one and hold its output open
+    board.configure(("tensorboard",), **where, port=cfg.port, host=cfg.host, window_title=f"segkit {folder.name}", load_fast="false")
     notes = io.StringIO()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # before anybody can see that it serves
     try:
         with redirect_stderr(notes):
             url = board.launch()
     except (program.TensorBoardServerException, OSError, SystemExit) as error:
+        signal.signal(signal.SIGTERM, before)
         reason = str(error) if isinstance(error, Exception) else notes.getvalue().strip().rpartition("\n")[2]
         other = cfg.port % 65535 + 1 if cfg.port >= 1024 else 6006
         raise SegkitError(f"port={cfg.port} is not available on host={cfg.host}: {reason};   add  port={other}") from error
     print(url, flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
-        time.sleep(3600)
+        time.sleep(1)  # a signal that another thread receives does not wake this one

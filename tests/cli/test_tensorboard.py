@@ -58,7 +58,7 @@ def test_a_name_means_the_runs_of_its_folder(asked: str | None, shown: set[str],
 
 
 def test_it_serves_until_it_is_stopped(outputs: Path, tmp_path: Path) -> None:
-    """Runs go by their own names, one that starts later among them; those of segkit 0.1 kept their events one folder deeper."""
+    """Runs go by their own names; those of segkit 0.1 kept their events one folder deeper."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
