@@ -74,8 +74,7 @@ def serve(folder: Path, cfg: Tensorboard) -> None:
     board = program.TensorBoard()
     # a run that is shown alone keeps its name, where TensorBoard calls it by the path from here
     where = {"logdir_spec": f"{folder.name}:{folder}"} if folder in runs(folder) else {"logdir": str(folder)}
-    # load_fast starts a second process, which can outlive this one and hold its output open
-    board.configure(("tensorboard",), **where, port=cfg.port, host=cfg.host, window_title=f"segkit {folder.name}", load_fast="false")
+    board.configure(("tensorboard",), **where, port=cfg.port, host=cfg.host, window_title=f"segkit {folder.name}")
     notes = io.StringIO()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # before anybody can see that it serves
     try:
@@ -88,4 +87,4 @@ def serve(folder: Path, cfg: Tensorboard) -> None:
         raise SegkitError(f"port={cfg.port} is not available on host={cfg.host}: {reason};   add  port={other}") from error
     print(url, flush=True)
     while True:
-        time.sleep(1)  # a signal that another thread receives does not wake this one
+        time.sleep(1)  # TensorBoard's threads receive signals, too, which does not wake this one: seen to sleep on for its hour
