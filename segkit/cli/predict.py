@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,8 +88,8 @@ def predict_parallel(cfg: Predict, part: Shard | None) -> BatchResult:
     n = cfg.hardware.devices
     shards = [(part or Shard(1, 1)).piece(i + 1, n) for i in range(n)]
     with TemporaryDirectory() as folder, running(cfg, shards, Path(folder)) as processes:
-        for process in processes:
-            process.wait()
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.1)  # a signal that comes just before an endless wait, or to another thread, would not end it
         done = [result(shard, process, Path(folder)) for shard, process in zip(shards, processes, strict=True)]
     return BatchResult(
         written=sum(one.written for one in done),

@@ -87,4 +87,4 @@ def serve(folder: Path, cfg: Tensorboard) -> None:
         raise SegkitError(f"port={cfg.port} is not available on host={cfg.host}: {reason};   add  port={other}") from error
     print(url, flush=True)
     while True:
-        time.sleep(1)  # TensorBoard's threads receive signals, too, which does not wake this one: seen to sleep on for its hour
+        time.sleep(1)  # a signal that comes just before a sleep, or to another thread, does not end it

@@ -132,7 +132,10 @@ class ForkedWorkers(Runner):
         return True
 
     def _wait(self) -> None:
-        done = wait([worker.process.sentinel for worker in self.workers.values()]) if self.workers else []
+        sentinels = [worker.process.sentinel for worker in self.workers.values()]
+        done: list[Any] = []
+        while sentinels and not done:  # a signal that comes just before an endless wait, or to another thread, would not end it
+            done = wait(sentinels, timeout=1)
         for worker in [w for w in self.workers.values() if w.process.sentinel in done]:
             self._finish(worker)
 
