@@ -1,12 +1,34 @@
-"""segkit: medical image segmentation experiments. The public Python API (`__init__.pyi`); nothing is imported before it is used."""
+"""segkit: medical image segmentation experiments. The public Python API; nothing is imported before it is used."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader
 
-_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+if TYPE_CHECKING:
+    from segkit.cli.api import evaluate, predict, train
+    from segkit.config.compose import compose
+    from segkit.data.case import Case, Manifest
+    from segkit.data.labels import LabelMap
+    from segkit.inference.predictor import load
+    from segkit.models.hub import push, save
+    from segkit.system.errors import SegkitError
+
+    __version__: str
+
+__all__ = ["Case", "LabelMap", "Manifest", "SegkitError", "__version__", "compose", "evaluate", "load", "predict", "push", "save", "train"]
+
+_HOMES = {
+    "cli.api": ["evaluate", "predict", "train"],
+    "config.compose": ["compose"],
+    "data.case": ["Case", "Manifest"],
+    "data.labels": ["LabelMap"],
+    "inference.predictor": ["load"],
+    "models.hub": ["push", "save"],
+    "system.errors": ["SegkitError"],
+}
+_public, _, _ = lazy_loader.attach(__name__, submod_attrs=_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -18,3 +40,7 @@ def __getattr__(name: str) -> Any:
         return version("segkit")
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return __all__

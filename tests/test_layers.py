@@ -58,7 +58,7 @@ def target(module: str) -> Path | None:
 
 def test_nothing_lies_loose() -> None:
     entries = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "conf")}
-    assert entries == {*FLOOR, "__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+    assert entries == {*FLOOR, "__init__.py", "__main__.py", "py.typed"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
