@@ -108,6 +108,7 @@ def test_mistakes_are_reported_with_their_exit_code(argv: list[str], code: int, 
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_preset_of_the_user_s_own_that_cannot_be_built_does_not_stop_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

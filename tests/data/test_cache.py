@@ -113,6 +113,7 @@ def test_leftovers_of_killed_writers_are_removed_but_not_what_is_being_written(t
     assert (old.exists(), new.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_training_from_the_disk_cache_gives_the_very_same_table(segkit_in: Cli, tmp_path: Path) -> None:
     tables = {}
     for run, keys in {

@@ -30,7 +30,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "mdu_like": ("model=mdu_like",),
     "volume": ("model=unet_3d", *VOLUMES),
 }
-FAST = ("classic",)
 
 
 @cache
@@ -69,7 +68,8 @@ def dice(model: Any, image: Tensor, mask: Tensor) -> float:
     return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
-@pytest.mark.parametrize("family", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_four_images_are_memorized(family: str) -> None:
     cfg = config(FAMILIES[family])
     data = prepared(FAMILIES[family] if family == "volume" else ())

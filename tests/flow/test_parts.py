@@ -120,6 +120,7 @@ def test_several_processes_on_one_machine_tell_what_could_not_be_done(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_stop_stops_all_processes(predict: tuple[str, ...], images: Path, tmp_path: Path, job: Job) -> None:
     (tmp_path / "many").mkdir()

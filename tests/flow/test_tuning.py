@@ -114,6 +114,7 @@ def test_five_stages_hand_their_best_values_on(tune: Tune, tmp_path: Path) -> No
     assert len((tmp_path / "log").read_text().split()) == 8, "nothing is trained twice"
 
 
+@pytest.mark.slow
 def test_another_config_is_another_sweep_and_stages_can_be_chosen(tune: Tune, tmp_path: Path) -> None:
     for words in ((), ("loss=dice",)):
         assert tune(*TINY, "stages=sanity", *words)[0] == 0

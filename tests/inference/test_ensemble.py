@@ -177,6 +177,7 @@ def test_a_command_without_checkpoint_says_so(segkit_in: Cli) -> None:
     assert "add  ckpt=FILE" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_networks_of_the_pelvis_make_one_map_of_six_bones(segkit_in: Cli, tmp_path: Path) -> None:
     small = (
         "model.widths=[8,16,24]",
