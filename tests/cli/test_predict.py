@@ -75,8 +75,13 @@ def test_steps_in_another_order_are_other_steps(tmp_path: Path) -> None:
 def test_a_folder_that_names_a_step_as_segkit_0_1_did_is_no_other_folder(tmp_path: Path) -> None:
     settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"a": LARGEST}))
     note = tmp_path / "masks" / MARKER
-    note.write_text(note.read_text().replace("segkit.inference.", "segkit.inference.postprocess."))
+    now = note.read_text()
+    old = now.replace("segkit.inference.", "segkit.inference.postprocess.")
+    assert old != now
+    note.write_text(old)
     settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"a": LARGEST}))
+    with pytest.raises(SegkitError, match=r"inference\.postprocess="):
+        settle(tmp_path / "masks", Opened({1: "head"}, postprocess={"a": HOLES}))
 
 
 def test_how_members_go_together_counts(tmp_path: Path) -> None:
