@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from segkit.cli import doctor
 
 
+@pytest.mark.slow
 def test_a_working_installation_is_found_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = doctor.main([str(tmp_path)])
     told = capsys.readouterr().out

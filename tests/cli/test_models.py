@@ -29,6 +29,7 @@ def rows(text: str) -> dict[str, tuple[str, str, str]]:
     return {name: (parameters, gflop, remark.strip()) for name, parameters, gflop, remark in ROW.findall(text)}
 
 
+@pytest.mark.slow
 def test_without_a_pattern_all_presets_and_architectures_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "size=64", "channels=1"]) == 0
     printed = capsys.readouterr().out
@@ -60,6 +61,7 @@ def test_operations_are_those_of_the_convolutions(capsys: pytest.CaptureFixture[
     assert remark == "imagenet, ssl, swsl"
 
 
+@pytest.mark.slow
 def test_encoders_are_sorted_by_operations_and_names_are_matched_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "TU-ConvNext_[anp]*", "arch=fpn", "size=64"]) == 0
     found = rows(capsys.readouterr().out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SMALL, Cli
 
 
@@ -13,6 +15,7 @@ def written(path: Path) -> dict[tuple[str, str], str]:
         return {(row["case"], row["class"]): row["dice"] for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_benchmark_is_evaluated_apart_with_the_finished_checkpoint(segkit_in: Cli, tmp_path: Path) -> None:
     assert segkit_in("phantom", "output=a", "n=12").returncode == 0
     assert segkit_in("phantom", "output=b", "n=6", "seed=5").returncode == 0

@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["hc18", "labelme", "dicom_seg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nerve", "uw_madison"))]
+    "name", ["hc18", "labelme", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dicom_seg", "nerve", "uw_madison"))]
 )
 def test_a_prediction_of_a_data_set_in_another_format(name: str, place: Path, tmp_path: Path) -> None:
     data, table = CASES[name]

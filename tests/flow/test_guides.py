@@ -56,6 +56,7 @@ def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert {path.name for path in (tmp_path / "masks").glob("*.png")} == {"image.png", "image_overlay.png"}
 
 
+@pytest.mark.slow
 def test_what_the_guide_on_extending_writes_works(segkit_in: Cli, tmp_path: Path) -> None:
     """Network, loss and metric in one training, then the data set and the preset."""
     *files, preset = [*blocks("extending", "python"), *blocks("extending", "yaml")]

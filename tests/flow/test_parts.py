@@ -89,6 +89,7 @@ def test_parts_leave_what_one_job_leaves(predict: tuple[str, ...], tmp_path: Pat
     assert content(tmp_path / "shared") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_part_that_is_killed_resumes_while_another_runs(trained: Path, images: Path, tmp_path: Path, job: Job) -> None:
     for i in range(200):
         (tmp_path / "many").mkdir(exist_ok=True)
@@ -106,6 +107,7 @@ def test_a_part_that_is_killed_resumes_while_another_runs(trained: Path, images:
     assert len(list((tmp_path / "out").glob("*.png"))) == 200
 
 
+@pytest.mark.slow
 def test_several_processes_on_one_machine_tell_what_could_not_be_done(
     predict: tuple[str, ...], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_evaluate_repeats_the_numbers_of_the_training(trained: Path) -> None:
     assert (trained / "evaluation" / "val" / "cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_data_from_another_folder_and_keeps_data_sets_apart(tmp_path: Path) -> None:
     made = run_segkit(tmp_path, "phantom", "data=phantom", "output=a", "n=12")
     assert made.returncode == 0, made.stderr

@@ -158,6 +158,7 @@ def test_rates_typed_for_all_stages_are_where_the_tuning_begins() -> None:
     assert next_words(tuning) == ["experiment=gi_tract_sgd", "stage=final", "optimizer.lr=0.06"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_listed_and_the_others_continue(tune: Tune, tmp_path: Path) -> None:
     assert tune(*TINY, "stages=[lr,final]", "lr.optimizer.lr=0.001,0.02,10")[0] == 0
     assert [trial["problem"] for trial in trials(tmp_path)] == ["", "", "RuntimeError: out of memory", ""]
@@ -201,9 +202,9 @@ def test_an_interrupted_tuning_resumes(tmp_path: Path) -> None:
         (("experiment=nerve,quickstart",), "tune one at a time"),
         (("stages=[lr]", "final.trainer.max_epochs=9"), "stage final is not run"),
         (("lr.name=x",), "is the same in all stages"),
-        (("final.trainer.max_epoch=9",), "did you mean trainer.max_epochs?"),
+        pytest.param(("final.trainer.max_epoch=9",), "did you mean trainer.max_epochs?", marks=pytest.mark.slow),
         (("lr.optimizer.lr=0.1,fast",), "needs a number, got 'fast'"),
-        (("data=folder", "data.root=nowhere"), "nowhere"),
+        pytest.param(("data=folder", "data.root=nowhere"), "nowhere", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_reported_before_anything_starts(words: tuple[str, ...], message: str, tune: Tune, tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_an_ensemble_is_the_mean_of_probabilities(base: Any) -> None:
         Ensemble([one, pair(base)[0].predictor])
 
 
+@pytest.mark.slow
 def test_ensembles_and_test_time_augmentation_from_the_command_line(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", *SMALL, "run=second", "seed=0", "optimizer.lr=0.002", "preprocess.size=[64,80]")
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,7 @@ def test_neither_paths_nor_names_of_cases_are_reported(trained: Path, shared: Pa
     assert not any(f'"{case}"' in text for case in [*before.split["train"], *before.split["val"]])
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_folder(trained: Path, shared: Path, segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("evaluate", f"ckpt={shared}", "data=phantom")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,6 +18,7 @@ from tests.runner import as_new_process, call_main
 from tests.training.sweeps.conftest import SEARCH, SWEEP, search, start, states, wait_until
 
 
+@pytest.mark.slow
 def test_one_of_three_fails_and_a_second_start_runs_only_that(toy: Path) -> None:
     (toy / "broken").touch()
     code, out = search(toy, "model.quality=1,2,3")

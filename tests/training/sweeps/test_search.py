@@ -28,6 +28,7 @@ def test_a_preset_is_valid_and_names_how_to_run_it(file: Path) -> None:
     compose.check("train", [f"hparams_search={file.stem}", "data.root=x"], multirun=True)
 
 
+@pytest.mark.slow
 def test_a_key_is_tried_with_its_condition() -> None:
     momentum = "optimizer.momentum=interval(0.8,0.99)"
     condition = "hydra.sweeper.when={optimizer.momentum: 'optimizer=sgd'}"
