@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from skimage.morphology import skeletonize
 
 from segkit.data.case import Case
+from segkit.data.transforms.geometry import bounding_box
 from segkit.metrics.base import NAN, Array, Statistic, as_number, empty_rule, label_objects
 from segkit.metrics.surface import ROUNDING
 from segkit.system.errors import SegkitError
@@ -108,9 +109,31 @@ class Centerline:
     def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
         if not target.any():
             return {"cldice": as_number(self.truth_empty if pred.any() else self.both_empty)}
+        pred, target = oriented(pred, target)
         precision, sensitivity = within(pred, target), within(target, pred)
         total = precision + sensitivity
         return {"cldice": 2 * precision * sensitivity / total if total else 0.0}
+
+
+def oriented(pred: Array, target: Array) -> tuple[Array, Array]:
+    """Crop two masks (*S) to their common box and bring its axes into an order and direction that follow from the masks.
+
+    An axis' profile is the number of pixels in each of its planes, of both masks together. Profiles ascend from axis to
+    axis, and each is no larger than its mirror image; a transposed or mirrored pair ends the same, unless profiles tie.
+    """
+    box = tuple(slice(*side) for side in bounding_box(pred | target) or ())
+    pair = np.stack([pred[box], target[box]])
+    for axis in range(1, pair.ndim):
+        if (counts := profile(pair, axis)) > counts[::-1]:
+            pair = np.flip(pair, axis)
+    order = sorted(range(1, pair.ndim), key=lambda axis: (pair.shape[axis], profile(pair, axis)))
+    turned = np.ascontiguousarray(pair.transpose(0, *order))
+    return turned[0], turned[1]
+
+
+def profile(pair: Array, axis: int) -> list[int]:
+    others = tuple(other for other in range(pair.ndim) if other != axis)
+    return list(np.count_nonzero(pair, axis=others))
 
 
 def within(mask: Array, other: Array) -> float:

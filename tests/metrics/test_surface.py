@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from segkit.data.case import Case
 from segkit.metrics import Array
 from segkit.metrics.surface import Surface, border
+from segkit.system.errors import SegkitError
 
 
 def case(*spacing_mm: float) -> Case:
@@ -164,3 +165,41 @@ def test_columns_are_reported_before_they_are_made() -> None:
     assert metric.names == ("hd_px", "hd95_px", "assd_px", "nsd_0.5px", "missed", "invented")
     assert tuple(metric(blobs(0, (9, 9)), blobs(1, (9, 9)), case())) == metric.names
     assert [statistic.column for statistic in metric.statistics] == list(metric.names)
+
+
+def test_the_rule_names_the_definition() -> None:
+    assert Surface().rule.startswith("as MONAI defines it; ")
+    assert Surface(definition="deepmind").rule.startswith("as DeepMind's surface-distance defines it; ")
+
+
+def test_squares_within_each_other_weighted_by_length() -> None:
+    """Sides of 10 and 16 pixels, 3 apart. Lines run between pixels, and cut each corner by a diagonal of a half."""
+    pred, target = np.zeros((2, 24, 24), bool)
+    pred[7:17, 7:17], target[4:20, 4:20] = True, True
+    values = Surface(tolerance=3, definition="deepmind")(pred, target, case(1.0, 1.0))
+    corners = 4 * math.sqrt(0.5)
+    inner, outer = 4 * 9 + corners, 4 * 15 + corners
+    assert values["nsd_3mm"] == pytest.approx((inner + 4 * 11) / (inner + outer))  # beyond the inner's ends: 2 elements of a side at each
+    assert values["hd_mm"] == pytest.approx(3 * math.sqrt(2))
+    beyond = 8 * (math.hypot(3, 1) + math.hypot(3, 2)) + corners * 3 * math.sqrt(2)
+    assert values["assd_mm"] == pytest.approx((3 + (44 * 3 + beyond) / outer) / 2)
+    assert values["hd95_mm"] == pytest.approx(math.hypot(3, 2))
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((40, 50), (1.5, 0.5)), ((20, 24, 28), (2.0, 1.0, 0.5))])
+def test_surface_dice_by_area_agrees_with_monai(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    import torch
+    from monai.metrics import compute_surface_dice
+
+    for seed in range(3):
+        a, b = blobs(seed, shape), blobs(seed + 9, shape)
+        batch = (torch.as_tensor(mask)[None, None] for mask in (a, b))
+        theirs = compute_surface_dice(*batch, class_thresholds=[1.2], include_background=True, spacing=spacing, use_subvoxels=True)
+        ours = Surface(tolerance=1.2, definition="deepmind")(a, b, case(*spacing))["nsd_1.2mm"]
+        assert ours == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_deepminds_definition_without_monai_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segkit.metrics.surface.find_spec", lambda name: None)
+    with pytest.raises(SegkitError, match="pip install monai"):
+        Surface(definition="deepmind")
