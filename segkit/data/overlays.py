@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 PIXELS_PER_LINE = 400
-"""A line is one pixel wide for each of these along the longer side of the image."""
+"""A line is one pixel wide for each of these along the longer side of the image, and thinner around thin structures."""
 DASH = 4
 """Length of a dash and of a gap, in line widths."""
 SHIFT = 4
@@ -76,6 +76,7 @@ def draw(canvas: Array, plane: Array, color: Color, width: int, dashed: bool = F
     Every other dash is black: one of the two is visible on any image.
     """
     contours, _ = cv2.findContours(plane.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    width = max(1, min(width, round(thickness(plane, contours) * scale / 4)))
     # The center of pixel x lies at (x + 0.5) scale - 0.5 of the scaled picture.
     lines = [(contour[:, 0] + 0.5) * scale - 0.5 for contour in contours]
     if dashed:
@@ -85,6 +86,12 @@ def draw(canvas: Array, plane: Array, color: Color, width: int, dashed: bool = F
     smooth = cv2.LINE_8 if scale == 1 else cv2.LINE_AA
     for part, ink in ((points[::2], color), (points[1::2], BLACK)) if dashed else ((points, color),):
         cv2.polylines(canvas, part, not dashed, ink, width, smooth, SHIFT)
+
+
+def thickness(plane: Array, contours: Sequence[Array]) -> float:
+    """Mean thickness of the structures in `plane` (H, W), in pixels: an outline that is no wider than a quarter of it leaves vessels visible."""
+    perimeter = sum(cv2.arcLength(contour, closed=True) for contour in contours)
+    return 2 * float(np.count_nonzero(plane)) / max(perimeter, 1.0)
 
 
 def dashes(line: Array, length: int) -> list[Array]:

@@ -43,6 +43,14 @@ def test_lines_grow_with_the_image(shape: tuple[int, int], width: int) -> None:
     assert width <= across.sum() / 2 <= width + 1
 
 
+def test_lines_around_thin_structures_leave_them_visible() -> None:
+    vessel = np.zeros((1, 2000, 3000), bool)
+    vessel[0, 1000:1012, 100:2900] = True
+    drawn = outline(np.zeros((2000, 3000), np.uint8), [(vessel, PREDICTION)], [ORANGE])
+    inside = (drawn[1000:1012, 1500] == ORANGE).all(-1)
+    assert 4 <= (~inside).sum() < 12
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64, np.int32])
 def test_deep_images_are_stretched(dtype: type) -> None:
     ramp = (np.linspace(1000, 3000, 60 * 80).reshape(60, 80, 1)).astype(dtype)
