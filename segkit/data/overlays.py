@@ -89,7 +89,7 @@ def draw(canvas: Array, plane: Array, color: Color, width: int, dashed: bool = F
 
 
 def thickness(plane: Array, contours: Sequence[Array]) -> float:
-    """Mean thickness of the structures in `plane` (H, W), in pixels: an outline that is no wider than a quarter of it leaves vessels visible."""
+    """Mean thickness of the structures in `plane` (H, W), in pixels. Outlines no wider than a quarter of it leave vessels visible."""
     perimeter = sum(cv2.arcLength(contour, closed=True) for contour in contours)
     return 2 * float(np.count_nonzero(plane)) / max(perimeter, 1.0)
 
