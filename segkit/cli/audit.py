@@ -78,8 +78,9 @@ def _print(result: AuditResult, summary: Mapping[str, Any]) -> None:
         console.print(f"  {label.lower():<11} {text}", markup=False)
     width = min(max((len(problem.where) for problem in result.problems), default=0), 44)
     for problem in result.problems:
-        console.print(Text.assemble((f"{problem.severity:<8} ", _STYLE[problem.severity]), f"{problem.where:<{width}}   {problem.what}"))
-        if problem.fix:
-            console.print(Text(f"{'':<9}{'':<{width}}   -> {problem.fix}"))
+        told = Text.assemble((f"{problem.severity:<8} ", _STYLE[problem.severity]), f"{problem.where:<{width}}   {problem.what}")
+        console.print(told, soft_wrap=True)
+        if problem.fix:  # not broken into lines, so that it can be copied
+            console.print(Text(f"{'':<9}{'':<{width}}   -> {problem.fix}"), soft_wrap=True)
     counts = Counter(problem.severity for problem in result.problems)
     console.print(", ".join(f"{counts[kind]} {kind}{'s' * (counts[kind] != 1)}" for kind in SEVERITIES))

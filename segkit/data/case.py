@@ -103,6 +103,7 @@ class Manifest:
         cases: The cases, unread.
         labels: Meaning of the mask values.
         is_phantom: Whether the data set is synthetic.
+        source_keys: Keys of `data.source` that the source takes, which advice may name.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Manifest:
     cases: tuple[Case, ...]
     labels: LabelMap
     is_phantom: bool = False
+    source_keys: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -169,15 +171,20 @@ def encoded_mask(case: Case, labels: LabelMap) -> Array:
 
 def stack_planes(case: Case, labels: LabelMap) -> Array:
     """Planes of one class name are joined; a class without a plane in this case is known to be absent."""
-    read = {raw: mask.read() for raw, mask in case.masks.items()}
+    read = {raw: present(mask.read(), case.dims) for raw, mask in case.masks.items()}
     shape = next(iter(read.values())).shape
     planes = np.zeros((len(labels.classes), *shape), np.uint8)
     for raw, name in labels.values:
         if name == BACKGROUND:  # a structure that is not wanted
             continue
         if name == IGNORE_NAME and raw in read:
-            planes[:, read[raw] > 0] = IGNORE
+            planes[:, read[raw]] = IGNORE
         elif raw in read:
             plane = planes[labels.classes.index(name)]
-            plane[(read[raw] > 0) & (plane != IGNORE)] = 1
+            plane[read[raw] & (plane != IGNORE)] = 1
     return planes
+
+
+def present(mask: Array, dims: int) -> Array:
+    """Where a plane shows its structure: (*S) bool, above 0; of colors (*S, 3) where one channel is."""
+    return np.asarray((mask > 0).any(axis=-1) if mask.ndim > dims else mask > 0)

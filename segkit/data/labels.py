@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 BACKGROUND = "background"
 IGNORE_NAME = "ignore"
 _SIDE = re.compile(r"(^|[_\s-])(left|right|l|r)($|[_\s-])", re.IGNORECASE)
+_VALUE = re.compile(r"-?\d{1,18}|#[0-9a-f]{6}", re.ASCII)
 IGNORE = 255
 """Class index of pixels that are left out of the loss and of metrics."""
+MAX_CLASSES = IGNORE - 1
+"""Classes that exclude each other: an index is one byte, of which 0 is the background and 255 what is ignored."""
 
 # Okabe and Ito (2008): distinguishable by color-blind readers as well.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -48,16 +52,17 @@ class LabelMap:
         """Build and validate a map.
 
         Raises:
-            SegkitError: No class or no background is named, a value is negative, or a name is reserved.
+            SegkitError: No class or no background is named, there are more than `MAX_CLASSES`, a name is reserved, or a key is
+                no mask value.
         """
-        label_map = cls(tuple((str(raw), str(name)) for raw, name in values.items()), overlap)
+        label_map = cls(tuple((str(raw) if overlap else mask_value(raw), str(name)) for raw, name in values.items()), overlap)
         if not label_map.classes:
             raise SegkitError(f"data.labels = {dict(values)} names no structure;   add  data.labels='{{0: background, 1: NAME}}'")
         if "overall" in label_map.classes:
             raise SegkitError("data.labels names a class 'overall', which tables use for the mean of all classes;   choose another name")
-        negative = [] if overlap else [raw for raw, _ in label_map.values if raw.startswith("-")]
-        if negative:
-            raise SegkitError(f"data.labels has the negative value {negative[0]}, which mask files cannot hold")
+        if not overlap and len(label_map.classes) > MAX_CLASSES:
+            what = f"data.labels names {len(label_map.classes)} classes; at most {MAX_CLASSES} can exclude each other"
+            raise SegkitError(f"{what};   give several values one name, or name those that are not needed background")
         if not overlap and BACKGROUND not in dict(label_map.values).values():
             raise SegkitError(f"data.labels = {dict(values)} names no background;   add  0: background")
         return label_map
@@ -81,7 +86,7 @@ class LabelMap:
 
     @property
     def colors(self) -> tuple[tuple[int, int, int], ...]:
-        return tuple(PALETTE[i % len(PALETTE)] for i in range(len(self.classes)))
+        return tuple(map(color_of, range(len(self.classes))))
 
     def index(self, name: str) -> int:
         """Class index in an encoded exclusive mask: background 0, ignore 255, classes from 1."""
@@ -118,14 +123,10 @@ class LabelMap:
         flat = pack_rgb(raw) if is_rgb else raw.astype(np.uint32) * 0x010101 if self.uses_colors else raw
         keys = {self.as_key(key): self.index(name) for key, name in self.values}
         wanted = {int(key.lstrip("#"), 16 if self.uses_colors else 10): index for key, index in keys.items()}
-        classes = np.full(flat.shape, IGNORE, np.uint8)
-        unknown = []
-        for value in counted(flat)[0].tolist():
-            if value in wanted:
-                classes[flat == value] = wanted[value]
-            else:
-                unknown.append(f"#{value:06x}" if flat is not raw else str(value))
-        return classes, tuple(unknown)
+        values = counted(flat)[0]
+        classes = recoded(flat, values, np.array([wanted.get(value, IGNORE) for value in values.tolist()], np.uint8))
+        unknown = [value for value in values.tolist() if value not in wanted]
+        return classes, tuple(f"#{value:06x}" if flat is not raw else str(value) for value in unknown)
 
     def decode(self, classes: Array) -> Array:
         """Convert class indices (*S) to raw values, the first one of each class; RGB (*S, 3) where the map has colors."""
@@ -135,8 +136,8 @@ class LabelMap:
             for index, key in table.items():
                 palette[index] = [int(key[i : i + 2], 16) for i in (1, 3, 5)]
             return palette[classes]
-        largest = max(int(key) for key in table.values())
-        lut = np.zeros(256, np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.uint32)
+        keys = [int(key) for key in table.values()]
+        lut = np.zeros(256, np.result_type(np.min_scalar_type(min(0, *keys)), np.min_scalar_type(max(keys))))
         for index, key in table.items():
             lut[index] = int(key)
         return lut[classes]
@@ -154,7 +155,20 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelMap:
-        return cls.of(data["values"], bool(data["overlap"]))
+        """The map of `as_dict`. Raises SegkitError where `data` is not such a dict."""
+        values, overlap = data.get("values"), data.get("overlap")
+        if not isinstance(values, Mapping) or not isinstance(overlap, bool):
+            raise SegkitError("labels are not a table 'values' of names beside 'overlap', true or false")
+        return cls.of(values, overlap)
+
+
+def mask_value(raw: object) -> str:
+    """A whole number or a color as label maps have it: '7' of 7 and '007', '#ff0000' of '0xFF0000'. SegkitError for others."""
+    text = str(raw).lower().replace("0x", "#")
+    if not _VALUE.fullmatch(text):
+        example = "e.g.  data.labels='{0: background, 1: NAME}'   (or data.overlap=true where each structure has its own mask)"
+        raise SegkitError(f"{raw!r} is not a mask value; use whole numbers or colors 0xrrggbb;   {example}")
+    return text if text.startswith("#") else str(int(text))
 
 
 def sided(classes: Sequence[str]) -> str:
@@ -162,13 +176,40 @@ def sided(classes: Sequence[str]) -> str:
     return next((name for name in classes if _SIDE.search(name)), "")
 
 
+def color_of(k: int) -> tuple[int, int, int]:
+    """The color of the k-th class: of `PALETTE`, then hues a golden section apart, in three shades."""
+    if k < len(PALETTE):
+        return PALETTE[k]
+    saturation, value = ((0.85, 0.95), (0.5, 0.9), (0.9, 0.65))[k % 3]
+    r, g, b = (round(255 * part) for part in colorsys.hsv_to_rgb(k * 0.618034 % 1, saturation, value))
+    return r, g, b
+
+
+SPAN = 65536
+"""Integers of a smaller range are counted and recoded by tables, which is faster than sorting them."""
+
+
 def counted(array: Array) -> tuple[Array, Array]:
-    """Distinct integers and how often each occurs; a histogram where that is faster than sorting."""
-    if array.size and np.can_cast(array.dtype, np.intp) and array.min() >= 0 and array.max() <= 65535:
-        histogram = np.bincount(array.reshape(-1))
-        values = np.flatnonzero(histogram)
-        return values, histogram[values]
-    return np.unique(array, return_counts=True)
+    """Distinct integers in order, and how often each occurs."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, SPAN)
+    if high - low >= SPAN or not np.can_cast(array.dtype, np.intp):
+        return np.unique(array, return_counts=True)
+    histogram = np.bincount(array.reshape(-1) if low == 0 else array.reshape(-1).astype(np.intp) - low)
+    values = np.flatnonzero(histogram)
+    return values + low, histogram[values]
+
+
+def recoded(array: Array, values: Array, codes: Array) -> Array:
+    """`array` with the i-th of `values`, which are all that it holds in order, replaced by `codes[i]`.
+
+    The time does not depend on the number of values.
+    """
+    low, high = (int(values[0]), int(values[-1])) if len(values) else (0, 0)
+    if high - low >= SPAN or not np.can_cast(array.dtype, np.intp):
+        return np.asarray(codes[np.searchsorted(values, array)])
+    table = np.zeros(high - low + 1, codes.dtype)
+    table[np.asarray(values) - low] = codes
+    return np.asarray(table[array if low == 0 else array.astype(np.intp) - low])
 
 
 def pack_rgb(rgb: Array) -> Array:

@@ -24,19 +24,17 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from segkit.data.cache import add_lines, compact_lines, digest, read_lines, stamps
-from segkit.data.case import Case, Pixels
+from segkit.data.case import Case, Pixels, grouped, present
 from segkit.data.io.base import ReadError
-from segkit.data.labels import Array, LabelMap, counted, pack_rgb
-from segkit.data.structures import Alignment, Structure, align, structure
+from segkit.data.io.masks import NotWhole
+from segkit.data.labels import Array, LabelMap, counted, pack_rgb, recoded
+from segkit.data.mask_values import MAX_VALUES, cut_between_clusters
+from segkit.data.structures import Alignment, Structure, align, structures
 from segkit.data.transforms.intensity import unit_scale
 from segkit.system.progress import track
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a statistic changes its meaning; older caches are then ignored."""
-MAX_VALUES = 64
-"""Distinct mask values that are kept; more than that are gray levels, not labels."""
-MAX_MEASURED = 20
-"""With more distinct values than this, the shape of each is not measured."""
 SAVE_EVERY_S = 30.0
 """Interval at which statistics are saved: what a kill costs at most."""
 QUEUE = 1024
@@ -54,11 +52,11 @@ class MaskStatistics:
     shape: tuple[int, ...]
     """(rows, columns), or (slices, rows, columns)."""
     values: Mapping[str, int]
-    """Raw value (or color '#rrggbb') -> number of pixels, the most frequent ones."""
+    """Raw value (or color '#rrggbb') -> number of pixels; the most frequent ones where there are more than `MAX_VALUES`."""
     n_values: int
     sha1: str
     structures: Mapping[str, Structure] = field(default_factory=dict)
-    """By raw value, without 0 and black; of a volume in voxels."""
+    """By raw value, without 0 and black; of a volume in voxels. Empty for gray levels, and see `structures`."""
     alignment: Alignment | None = None
     """With the image; of a volume in the slice with the most foreground."""
 
@@ -90,6 +88,8 @@ class CaseStatistics:
     """`thumbnail` in base64; empty for a constant image."""
     overlaps: tuple[tuple[str, str, int], ...] = ()
     """(plane, plane, pixels in both) for planes that overlap."""
+    mask_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and greatest number of masks that hold fractions or NaN, by file; `errors` holds the reason."""
     errors: tuple[tuple[str, str], ...] = ()
     """(file, reason) for what could not be read; the other fields are then empty for it."""
 
@@ -99,7 +99,7 @@ class CaseStatistics:
         for plane, mask in self.masks.items():
             for value, n in mask.values.items():
                 name = labels.name_of(plane, value)
-                if name in counts and not (labels.overlap and value == "0"):
+                if name in counts and not (labels.overlap and (value in ("0", "#000000") or value.startswith("-"))):
                     counts[name] += n
         return counts
 
@@ -175,12 +175,13 @@ def _signature(case: Case) -> str:
 def statistics_of(case: Case) -> CaseStatistics:
     """Read the files of one case."""
     errors: list[tuple[str, str]] = []
-    image = _read(case.image, errors, (case.dims + 1,))
-    masks = {plane: _read(pixels, errors, (2, 3) if case.dims == 2 else (3,)) for plane, pixels in case.masks.items()}
+    ranges: dict[str, tuple[float, float]] = {}
+    image = _read(case.image, errors, ranges, (case.dims + 1,))
+    masks = {plane: _read(pixels, errors, ranges, (2, 3) if case.dims == 2 else (3,)) for plane, pixels in case.masks.items()}
     readable = {plane: mask for plane, mask in masks.items() if mask is not None}
     mask_stats = {plane: _mask_statistics(mask, case.dims, image) for plane, mask in readable.items()}
     if image is None:
-        return CaseStatistics(masks=mask_stats, errors=tuple(errors))
+        return CaseStatistics(masks=mask_stats, mask_ranges=ranges, errors=tuple(errors))
     scaled = image if image.dtype.kind == "u" else unit_scale(image)
     low, high, total, squares = zip(*(_intensities(scaled[..., c]) for c in range(image.shape[-1])), strict=True)
     return CaseStatistics(
@@ -196,7 +197,8 @@ def statistics_of(case: Case) -> CaseStatistics:
         quantiles=quantiles(image),
         foreground_quantiles=_inside(image, readable.values(), case.dims),
         preview="" if low == high else _preview(image),
-        overlaps=_overlaps(readable),
+        overlaps=_overlaps(readable, case.dims),
+        mask_ranges=ranges,
         errors=tuple(errors),
     )
 
@@ -223,12 +225,17 @@ def value_order(value: str) -> tuple[bool, int]:
     return (True, int(value[1:], 16)) if value.startswith("#") else (False, int(value))
 
 
-def _read(pixels: Pixels, errors: list[tuple[str, str]], dimensions: tuple[int, ...]) -> Array | None:
+def _read(
+    pixels: Pixels, errors: list[tuple[str, str]], ranges: dict[str, tuple[float, float]], dimensions: tuple[int, ...]
+) -> Array | None:
+    """None, and a word in `errors`, where it cannot be read; `ranges` as `CaseStatistics.mask_ranges`."""
     file = str(pixels.paths[0]) if pixels.paths else repr(pixels)
     try:
         array = pixels.read()
     except ReadError as error:
         errors.append((str(error.path), error.reason))
+        if isinstance(error, NotWhole):
+            ranges[str(error.path)] = error.extremes
     except Exception as error:  # one bad file among a thousand is reported with all others, whatever its reader raises
         errors.append((file, f"cannot be read ({type(error).__name__}: {error})"))
     else:
@@ -264,8 +271,8 @@ def _quantiles(values: Array) -> tuple[float, ...]:
 
 
 def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:
-    """Quantiles where a mask of the image's size is not 0."""
-    regions = [mask.any(axis=-1) if mask.ndim > dims else mask != 0 for mask in masks]
+    """Quantiles where a mask of the image's size is above 0."""
+    regions = [present(mask, dims) for mask in masks]
     fitting = [region for region in regions if region.shape == image.shape[:-1]]
     anywhere = np.logical_or.reduce(fitting) if fitting else np.zeros(image.shape[:-1], bool)
     return quantiles(image[anywhere]) if anywhere.any() else ()
@@ -298,20 +305,38 @@ def _mask_statistics(mask: Array, dims: int, image: Array | None) -> MaskStatist
     is_rgb = mask.ndim > dims
     flat = pack_rgb(mask) if is_rgb else mask
     values, counts = counted(flat)
-    most = np.sort(np.argsort(counts, kind="stable")[::-1][:MAX_VALUES])
-    names = {int(values[i]): f"#{values[i]:06x}" if is_rgb else str(values[i]) for i in most}
-    kept = {names[int(values[i])]: int(counts[i]) for i in most}
-    structures, alignment = {}, None
-    if len(values) <= MAX_MEASURED:
-        found = {name: structure(flat == value) for value, name in names.items() if value}
-        structures = {name: measured for name, measured in found.items() if measured is not None}
-        if image is not None and image.shape[:-1] == flat.shape and structures:
-            z = () if flat.ndim == 2 else int((flat != 0).sum(axis=(1, 2)).argmax())
-            alignment = align(_gray(image[z]), flat[z] != 0)
-    return MaskStatistics(flat.shape, kept, len(values), _sha1(mask), structures, alignment)
+    names = [f"#{value:06x}" if is_rgb else str(value) for value in values.tolist()]
+    most = np.sort(np.argsort(counts, kind="stable")[::-1][:MAX_VALUES]).tolist()
+    kept = {names[i]: int(counts[i]) for i in most}
+    shapes = _structures(flat, values, counts, names) if len(values) == len(most) else {}
+    fits = image is not None and image.shape[:-1] == flat.shape
+    alignment = _alignment(image, flat) if image is not None and fits and shapes else None
+    return MaskStatistics(flat.shape, kept, len(values), _sha1(mask), shapes, alignment)
 
 
-def _overlaps(masks: Mapping[str, Array]) -> tuple[tuple[str, str, int], ...]:
-    pairs = combinations(masks, 2) if len(masks) <= MAX_MEASURED else ()
-    both = [(a, b, int(((masks[a] > 0) & (masks[b] > 0)).sum())) for a, b in pairs if masks[a].shape == masks[b].shape]
-    return tuple(pair for pair in both if pair[2])
+def _structures(flat: Array, values: Array, counts: Array, names: Sequence[str]) -> dict[str, Structure]:
+    """Of each value but 0. Of gray levels none: their shapes mean nothing, and there may be hundreds."""
+    if cut_between_clusters(dict(zip(values.tolist(), counts.tolist(), strict=True))) is not None:
+        return {}
+    kind = np.min_scalar_type(len(values))
+    numbered = recoded(flat, values, np.where(values == 0, 0, np.arange(1, len(values) + 1)).astype(kind))
+    return {names[k - 1]: shape for k, shape in (structures(numbered) or {}).items()}
+
+
+def _alignment(image: Array, flat: Array) -> Alignment | None:
+    z = () if flat.ndim == 2 else int((flat > 0).sum(axis=(1, 2)).argmax())
+    return align(_gray(image[z]), flat[z] > 0)
+
+
+def _overlaps(masks: Mapping[str, Array], dims: int) -> tuple[tuple[str, str, int], ...]:
+    """Pairs of planes with the pixels in both, counted where there is more than one plane at all."""
+    planes = grouped((plane.shape, (name, plane)) for name, plane in ((name, present(mask, dims)) for name, mask in masks.items()))
+    return tuple(pair for members in planes.values() for pair in _common_pixels(dict(members)))
+
+
+def _common_pixels(planes: Mapping[str, Array]) -> list[tuple[str, str, int]]:
+    crowded = np.add.reduce([plane.astype(np.int32) for plane in planes.values()]) > 1
+    inside = np.stack([plane[crowded] for plane in planes.values()]).astype(np.float64)
+    both = (inside @ inside.T).astype(np.int64)
+    names = list(planes)
+    return [(names[i], names[j], int(both[i, j])) for i, j in combinations(range(len(names)), 2) if both[i, j]]

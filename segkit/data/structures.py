@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,8 @@ from segkit.data.labels import Array
 
 TINY = 10
 """A component of fewer pixels is hardly drawn on purpose."""
+MAX_MEASURED = 20
+"""Areas of the mask that the boxes of its structures may add up to, for these to be measured."""
 LONGER_SIDE = 256
 """Pixels of the longer side at which edges are compared."""
 MIN_OUTLINE = 40
@@ -55,15 +58,24 @@ class Alignment:
     shift: tuple[int, int] = (0, 0)
 
 
-def structure(region: Array) -> Structure | None:
-    """Measure a bool region (H, W) or (D, H, W); None where it is empty."""
-    box = next(iter(ndimage.find_objects(region.view(np.int8))), None)
-    if box is None:
+def structures(numbered: Array) -> dict[int, Structure] | None:
+    """Measure the regions 1, 2, … of (H, W) or (D, H, W), each within its own box.
+
+    None where that would take too long: the boxes together are more than `MAX_MEASURED` times as large as the mask.
+    """
+    boxes = {k: box for k, box in enumerate(ndimage.find_objects(numbered), 1) if box is not None}
+    total = sum(math.prod(side.stop - side.start for side in box) for box in boxes.values())
+    if total > MAX_MEASURED * numbered.size:
         return None
-    part = np.ascontiguousarray(region[box], dtype=np.uint8)
+    return {k: structure(numbered[box] == k, box, numbered.shape) for k, box in boxes.items()}
+
+
+def structure(region: Array, box: Sequence[slice], shape: Sequence[int]) -> Structure:
+    """Measure a bool region that fills `box` of a mask of this shape."""
+    part = np.ascontiguousarray(region, dtype=np.uint8)
     sizes = _component_sizes(part)
     rim, filled, holes = _outline_measures(part if part.ndim == 2 else part[part.sum(axis=(1, 2)).argmax()])
-    sides = list(zip(box, region.shape, strict=True))
+    sides = list(zip(box, shape, strict=True))
     return Structure(
         components=len(sizes),
         largest=int(sizes.max()),

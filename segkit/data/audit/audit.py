@@ -10,7 +10,8 @@ from segkit.config import schema
 from segkit.data.audit.checks import check_files, check_split
 from segkit.data.audit.warnings import find_warnings, near_duplicates
 from segkit.data.case import Manifest, relative
-from segkit.data.manifest import find, name_labels
+from segkit.data.manifest import find
+from segkit.data.naming import name_labels
 from segkit.data.splits import Split, make_split
 from segkit.data.statistics import Statistics, scan
 from segkit.system.errors import Problem, ProblemsFound, Severity, raise_errors

@@ -6,90 +6,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from segkit.data.case import Case, Manifest, Pixels, grouped, relative
-from segkit.data.labels import LabelMap
-from segkit.data.manifest import MAX_PROPOSED, labels_line
+from segkit.data.audit.audited import Audited, exclude_line, leave_out, others
+from segkit.data.audit.label_checks import MAX_LINES, check_labels
+from segkit.data.case import Case, Manifest, grouped, relative
+from segkit.data.io.masks import same_aspect
 from segkit.data.splits import IN_WORDS, SUBSETS, Split
-from segkit.data.statistics import CaseStatistics, MaskStatistics, Statistics, value_order, values_seen
-from segkit.data.structures import Structure
-from segkit.system.errors import Problem
-
-RARE = 0.9
-"""A class that is empty in a larger share of the masks is worth a warning."""
-MAX_NAMED = 20
-"""Cases up to which a fix names all of them."""
-INSPECT = "inspect them with  output=DIR"
-
-
-@dataclass(frozen=True)
-class DataWarning:
-    """A problem, the ids of the cases that it is about, and a word that marks them on the contact sheet."""
-
-    problem: Problem
-    cases: tuple[str, ...] = ()
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Audited:
-    """A data set under audit: its cases, and the statistics of those whose files can be read."""
-
-    manifest: Manifest
-    statistics: Statistics
-
-    @cached_property
-    def cases(self) -> list[Case]:
-        return [case for case in self.manifest if not self.statistics[case.id].errors]
-
-    @cached_property
-    def masked(self) -> list[CaseStatistics]:
-        """Of the readable cases that have masks."""
-        return [self.statistics[case.id] for case in self.cases if self.statistics[case.id].masks]
-
-    @cached_property
-    def class_pixels(self) -> list[dict[str, int]]:
-        """Pixels by class, of each of `masked`."""
-        return [stats.class_pixels(self.manifest.labels) for stats in self.masked]
-
-    def masks(self) -> Iterator[tuple[Case, str, MaskStatistics]]:
-        return ((case, plane, mask) for case in self.cases for plane, mask in self.statistics[case.id].masks.items())
-
-    def structures(self) -> Iterator[tuple[Case, str, Structure]]:
-        """Case, class name, structure."""
-        labels = self.manifest.labels
-        for case, plane, mask in self.masks():
-            for raw, structure in mask.structures.items():
-                if (name := labels.name_of(plane, raw)) in labels.classes:
-                    yield case, name, structure
-
-    def file(self, case: Case, pixels: Pixels) -> str:
-        """The first file of an image or mask; the id of the case where it has none."""
-        return relative(pixels.paths[0], self.manifest.root) if pixels.paths else case.id
-
-    def about(self, cases: Sequence[Case], what: str, mark: str = "", fix: str = "", of_masks: bool = True) -> DataWarning:
-        """One warning about all `cases`: the file of the first, how many more, two of these, and the line that leaves them out."""
-        cases = list({case.id: case for case in cases}.values())
-        first = next(iter(cases[0].masks.values())) if of_masks and cases[0].masks else cases[0].image
-        others = [case.id for case in cases[1:]]
-        if others:
-            what += f" (and {len(others)} more: {', '.join(others[:2])}{', …' if len(others) > 2 else ''})"
-        problem = Problem(self.file(cases[0], first), what, fix or leave_out(cases), "warning")
-        return DataWarning(problem, tuple(case.id for case in cases), mark)
-
-
-def leave_out(cases: Sequence[Case]) -> str:
-    return exclude_line([case.id for case in cases]) if len(cases) <= MAX_NAMED else INSPECT
-
-
-def exclude_line(ids: Sequence[str]) -> str:
-    """The override that leaves cases out; quoted, since 012 would lose its zero."""
-    quoted = ",".join(f'"{id_}"' for id_ in ids)
-    return f"data.exclude='[{quoted}]'"
+from segkit.data.statistics import Statistics
+from segkit.system.errors import Problem, few
 
 
 def check_files(manifest: Manifest, statistics: Statistics, tolerant: bool = False) -> list[Problem]:
@@ -102,7 +29,7 @@ def check_files(manifest: Manifest, statistics: Statistics, tolerant: bool = Fal
     return [
         *_unreadable(data),
         *_sizes(data),
-        *(_planes(manifest) or _labels(data, tolerant)),
+        *(_planes(manifest) or check_labels(data, tolerant)),
         *_kinds(data),
         *_blank(data),
         *_twins(data),
@@ -124,12 +51,25 @@ def check_split(manifest: Manifest, split: Split, statistics: Statistics) -> lis
 
 
 def _unreadable(data: Audited) -> list[Problem]:
-    """One problem a file, though all slices of a volume meet it."""
+    """One problem a file, though all slices of a volume meet it; one for all masks that hold fractions or NaN."""
     by_file = grouped((error, case) for case in data.manifest for error in data.statistics[case.id].errors)
-    return [
+    ranges = {file: span for stats in data.statistics.values() for file, span in stats.mask_ranges.items()}
+    whole = [
         Problem(relative(Path(file), data.manifest.root), reason, f"fix the file, or  {exclude_line(_names(cases))}")
         for (file, reason), cases in by_file.items()
+        if file not in ranges
     ]
+    by_reason = grouped((reason, (file, cases[0])) for (file, reason), cases in by_file.items() if file in ranges)
+    return [*whole, *(_fractions(data, reason, dict(found), ranges) for reason, found in by_reason.items())]
+
+
+def _fractions(data: Audited, reason: str, cases: Mapping[str, Case], ranges: Mapping[str, tuple[float, float]]) -> Problem:
+    """Masks by file that hold fractions or NaN. A threshold halfway between their extremes makes whole numbers of both."""
+    low, high = min(ranges[file][0] for file in cases), max(ranges[file][1] for file in cases)
+    fix = f"save them in whole numbers, or  {exclude_line(_names(list(cases.values())))}"
+    if "threshold" in data.manifest.source_keys and high > low:
+        fix = f"add  data.source.threshold={(low + high) / 2:g}   (one class; for several, save the masks in whole numbers)"
+    return Problem(relative(Path(next(iter(cases))), data.manifest.root), reason + others(list(cases.values())), fix)
 
 
 def _names(cases: Sequence[Case]) -> list[str]:
@@ -150,87 +90,21 @@ def _planes(manifest: Manifest) -> list[Problem]:
 
 
 def _sizes(data: Audited) -> list[Problem]:
-    problems = []
-    for case, plane, mask in data.masks():
-        shape = data.statistics[case.id].shape
-        if mask.shape != shape:
-            what = f"is {' x '.join(map(str, mask.shape))} but its image is {' x '.join(map(str, shape))}"
-            if mask.shape == (*shape[:-2], *shape[:-3:-1]):
-                what += " (turned by 90 degrees?)"
-            problems.append(Problem(data.file(case, case.masks[plane]), what, f"fix the mask, or  {exclude_line([case.id])}"))
-    return problems
+    """One problem for all masks of the same two sizes."""
+    off = [(case, mask.shape) for case, _, mask in data.masks() if mask.shape != data.statistics[case.id].shape]
+    by_sizes = grouped(((shape, data.statistics[case.id].shape), case) for case, shape in off)
+    return [_off_size(data, shape, size, list({case.id: case for case in cases}.values())) for (shape, size), cases in by_sizes.items()]
 
 
-def _labels(data: Audited, tolerant: bool) -> list[Problem]:
-    """Unnamed values come first: the classes that seem empty are often these."""
-    is_overlapping = data.manifest.labels.overlap
-    unknown = _unknown_planes(data) if is_overlapping else _unknown_values(data)
-    empty = _empty_classes(data)
-    if not tolerant:
-        return unknown or empty
-    return [*(replace(p, severity="note") if is_overlapping else p for p in unknown), *(replace(p, severity="note") for p in empty)]
-
-
-def _unknown_values(data: Audited) -> list[Problem]:
-    """One problem for each set of values: a thousand masks with the same fault are one thing to fix."""
-    labels = data.manifest.labels
-    found = []
-    for case in data.cases:
-        values = {value for mask in data.statistics[case.id].masks.values() for value in mask.values}
-        if unknown := sorted((value for value in values if not labels.name_of("", value)), key=value_order):
-            found.append((() if len(unknown) > MAX_PROPOSED else tuple(unknown), case))  # every gray mask has values of its own
-    by_unknown = grouped(found)
-    gray = {case.id for case in by_unknown.get((), [])}
-    line = _accepting(labels, values_seen(data.statistics[case.id] for case in data.cases if case.id not in gray))
-    names = ", ".join(raw for raw, _ in labels.values)
-    problems = []
-    for unknown_values, cases in by_unknown.items():
-        seen = [data.statistics[case.id] for case in cases]
-        masks = f" (in {len(cases)} masks)" if len(cases) > 1 else ""
-        if unknown_values:
-            what, fix = f"values {', '.join(values_seen(seen))} but labels name {names}{masks}", f"add  {line}"
-        else:
-            n = max(mask.n_values for mask in seen[0].masks.values())
-            what = f"{n} different values but labels name {names}: gray levels or blurred edges, not labels{masks}"
-            fix = "save masks as PNG with one value a class (no JPEG, no smoothing)"
-        problems.append(Problem(data.file(cases[0], next(iter(cases[0].masks.values()))), what, fix))
-    return problems
-
-
-def _accepting(labels: LabelMap, found: Iterable[str]) -> str:
-    """The label map that takes all values; names that fit nothing go to the values that have none (0/1 named, 0/255 found)."""
-    names, found = dict(labels.values), list(found)
-    unused = [name for raw, name in labels.values if raw not in found]
-    unknown = [value for value in found if value not in names]
-    if len(unused) == len(unknown):
-        kept = {raw: name for raw, name in names.items() if raw in found}
-        return labels_line(kept | dict(zip(unknown, unused, strict=True)))
-    return labels_line(names | dict.fromkeys(unknown, "NAME"))
-
-
-def _unknown_planes(data: Audited) -> list[Problem]:
-    named = dict(data.manifest.labels.values)
-    planes = dict.fromkeys(plane for case in data.cases for plane in case.masks)
-    unknown = [plane for plane in planes if plane and plane not in named]
-    if not unknown:
-        return []
-    kept = {raw: name for raw, name in named.items() if raw in planes}
-    fix = f"add  {labels_line(kept | {plane: plane for plane in unknown})}"
-    return [Problem("data.labels", f"does not name the masks {', '.join(unknown)}", f"{fix}   (to leave one out:  NAME: background)")]
-
-
-def _empty_classes(data: Audited) -> list[Problem]:
-    counts, problems = data.class_pixels, []
-    for name in data.manifest.labels.classes if counts else ():
-        empty = sum(count[name] == 0 for count in counts)
-        if empty == len(counts):
-            what = f"not one pixel of it in {len(counts)} mask{'s' * (len(counts) > 1)}"
-            problems.append(Problem(f"class {name}", what, "check the masks, or take it out of data.labels"))
-        elif empty:
-            rare = empty > RARE * len(counts)
-            fix = "if that is right, draw the others more often:  sampling.weights=foreground" if rare else ""
-            problems.append(Problem(f"class {name}", f"empty in {empty} of {len(counts)} masks", fix, "warning" if rare else "note"))
-    return problems
+def _off_size(data: Audited, shape: tuple[int, ...], size: tuple[int, ...], cases: Sequence[Case]) -> Problem:
+    what = f"is {' x '.join(map(str, shape))} but its image is {' x '.join(map(str, size))}"
+    if shape == (*size[:-2], *size[:-3:-1]):
+        what += " (turned by 90 degrees?)"
+    resizable = "resize_masks" in data.manifest.source_keys and len(size) == 2 and same_aspect(shape, size)
+    fix = "add  data.source.resize_masks=true" if resizable else f"fix the mask{'s' * (len(cases) > 1)}, or  {leave_out(cases)}"
+    first = data.statistics[cases[0].id]
+    mask = next(pixels for plane, pixels in cases[0].masks.items() if first.masks[plane].shape == shape)
+    return Problem(data.file(cases[0], mask), what + others(cases), fix)
 
 
 def _kinds(data: Audited) -> list[Problem]:
@@ -312,9 +186,14 @@ def _classes_absent(manifest: Manifest, split: Split, statistics: Statistics) ->
         for subset in SUBSETS
         if (ids := split.ids(subset))
     }
-    return [
-        Problem(f"class {name}", f"no {IN_WORDS[subset]} case has it", "try another split.seed", "warning")
-        for subset, names in present.items()
-        for name in labels.classes
-        if name not in names and any(name in others for others in present.values())
-    ]
+    somewhere = set().union(*present.values())
+    absent = {subset: [name for name in labels.classes if name in somewhere - names] for subset, names in present.items()}
+    return [problem for subset, names in absent.items() for problem in _absent_in(subset, names)]
+
+
+def _absent_in(subset: str, names: Sequence[str]) -> list[Problem]:
+    """A line a class; one line for many."""
+    fix = "try another split.seed"
+    if len(names) <= MAX_LINES:
+        return [Problem(f"class {name}", f"no {IN_WORDS[subset]} case has it", fix, "warning") for name in names]
+    return [Problem(f"{len(names)} classes", f"no {IN_WORDS[subset]} case has {few(names)}", fix, "warning")]

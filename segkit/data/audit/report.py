@@ -17,7 +17,7 @@ import numpy as np
 from segkit.data.audit.audit import SEVERITIES, AuditResult
 from segkit.data.case import Case, Manifest, encoded_mask, grouped
 from segkit.data.io.base import ReadError
-from segkit.data.labels import IGNORE, PALETTE, Array, LabelMap
+from segkit.data.labels import IGNORE, Array, LabelMap, color_of
 from segkit.data.overlays import Panel, class_keys, draw_grid, panel
 from segkit.data.statistics import MEDIAN, Statistics, data_fingerprint
 from segkit.system.errors import Problem, Severity
@@ -26,6 +26,8 @@ MAX_SHOWN = 24
 """Cases on the contact sheet."""
 CELL = 300
 """Longer side of one, in pixels."""
+MAX_HISTOGRAMS = 8
+"""Classes whose sizes are drawn, the first ones."""
 BARS = 24
 WIDTH, HEIGHT = 260, 84
 """Size of a histogram, in pixels."""
@@ -69,16 +71,21 @@ def _class_shares(manifest: Manifest, statistics: Statistics) -> dict[str, dict[
             "pixel_share": sum(count[name] for count in counts) / max(1, pixels),
             "mask_share": sum(count[name] > 0 for count in counts) / max(1, len(counts)),
         }
-        for name in manifest.labels.classes
+        for name in (manifest.labels.classes if masked else ())
     }
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Titles and texts, for the page and the terminal."""
+    """Titles and texts, for the page and the terminal; of a data set without cases, or without readable ones, what is known."""
+    if not summary["cases"]:
+        return [("Cases", "none")]
     sizes = [f"{size} ({n})" for size, n in summary["sizes"].items()]
     spacing = summary["spacing_mm"]
+    cases = f"{summary['cases']}, of these {summary['labelled']} labelled, in {summary['groups']} groups"
+    if not sizes:
+        return [("Cases", f"{cases}; none can be read")]
     rows = [
-        ("Cases", f"{summary['cases']}, of these {summary['labelled']} labelled, in {summary['groups']} groups"),
+        ("Cases", cases),
         ("Sizes", ", ".join(sizes[:6]) + (f" and {len(sizes) - 6} others" if len(sizes) > 6 else "")),
         ("Pixels", f"{', '.join(summary['dtypes'])}; channels {', '.join(map(str, summary['channels']))}"),
         ("Spacing", f"{spacing['min']:.3g} to {spacing['max']:.3g} mm, known for {spacing['known']}" if spacing else "unknown"),
@@ -102,7 +109,7 @@ def distributions(result: AuditResult) -> dict[str, list[float]]:
         title = f"median intensity{f', channel {c + 1}' if channels > 1 else ''}"
         shown[title] = [stats.quantiles[c][MEDIAN] for _, stats in cases if stats.channels > c]
     pixels = [(stats.class_pixels(labels), math.prod(stats.shape)) for case, stats in cases if case.masks]
-    for name in labels.classes[:8]:
+    for name in labels.classes[:MAX_HISTOGRAMS]:
         shown[f"share of {name} in its image, in %"] = [100 * counts[name] / max(1, n) for counts, n in pixels if counts[name]]
     return shown
 
@@ -168,10 +175,13 @@ def audit_page(
     sections = [
         f"<h1>{title}{' (synthetic)' * summary['synthetic']}</h1><p>{escape(summary['root'])}<br>{verdict}</p><table>{rows}</table>",
         *(_problems(severity, [p for p in problems if p.severity == severity]) for severity in SEVERITIES),
-        f"<h2>Classes</h2>{_classes(summary['classes'])}",
     ]
+    if summary["classes"]:
+        sections.append(f"<h2>Classes</h2>{_classes(summary['classes'])}")
     if charts:
-        sections.append(f'<h2>Distributions</h2><div class="charts">{charts}</div>')
+        classes = summary["classes"]
+        first = f"<p>Of {len(classes)} classes the first {MAX_HISTOGRAMS} are drawn.</p>" if len(classes) > MAX_HISTOGRAMS else ""
+        sections.append(f'<h2>Distributions</h2>{first}<div class="charts">{charts}</div>')
     if sheet is not None:
         jpeg = base64.b64encode(cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
         what = "Those with errors or warnings first, the others evenly spread."
@@ -194,7 +204,7 @@ def _problems(severity: Severity, problems: Sequence[Problem]) -> str:
 
 def _classes(shares: Mapping[str, Mapping[str, float]]) -> str:
     rows = "".join(
-        f'<tr><th><span class="swatch" style="background: rgb{PALETTE[i % len(PALETTE)]}"></span>{escape(name)}</th>'
+        f'<tr><th><span class="swatch" style="background: rgb{color_of(i)}"></span>{escape(name)}</th>'
         f'<td class="number">{share["pixel_share"]:.2%}</td><td class="number">{share["mask_share"]:.0%}</td></tr>'
         for i, (name, share) in enumerate(shares.items())
     )

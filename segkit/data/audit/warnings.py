@@ -13,12 +13,14 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from segkit.data.audit.checks import INSPECT, Audited, DataWarning, exclude_line, leave_out
+from segkit.data.audit.audited import INSPECT, Audited, DataWarning, exclude_line, leave_out
+from segkit.data.audit.label_checks import threshold_fix
 from segkit.data.case import Case, Manifest, grouped
 from segkit.data.labels import Array
+from segkit.data.mask_values import cut_between_clusters, gray_counts
 from segkit.data.slices import by_volume
 from segkit.data.splits import Split
-from segkit.data.statistics import MEDIAN, NEARLY_ALL, CaseStatistics, MaskStatistics, Statistics
+from segkit.data.statistics import MEDIAN, NEARLY_ALL, CaseStatistics, Statistics
 from segkit.data.structures import TINY, UNCHANGED, Alignment, Structure
 from segkit.system.errors import Problem
 
@@ -86,22 +88,20 @@ def _outlines_only(data: Audited) -> list[DataWarning]:
 
 
 def _smoothed(data: Audited) -> list[DataWarning]:
-    """Two values, far apart, and between them rare ones without a class: borders were smoothed or compressed."""
+    """Gray levels around two values, all of which have a name: borders were smoothed or compressed."""
     labels = data.manifest.labels
-    found = [
-        case for case, _, mask in data.masks() if _rare_between_two(mask) and (labels.overlap or len(labels.classes) < mask.n_values - 2)
+    soft = [
+        (case, cut)
+        for case, _, mask in data.masks()
+        if (labels.overlap or len(labels.classes) < mask.n_values - 2)
+        and (labels.overlap or all(labels.name_of("", value) for value in mask.values))
+        and (cut := cut_between_clusters(gray_counts(mask.values))) is not None
     ]
+    if not soft:
+        return []
     what = "few pixels between two frequent values: the borders of the mask are anti-aliased, or it was saved as JPEG"
-    fix = "threshold the masks and save them as PNG: cv2.imwrite(FILE, (mask > 127) * 255); resize masks with cv2.INTER_NEAREST only"
-    return [data.about(found, what, "smoothed", fix)] if found else []
-
-
-def _rare_between_two(mask: MaskStatistics) -> bool:
-    if any(value.startswith("#") for value in mask.values):
-        return False
-    two = sorted(sorted(mask.values, key=lambda value: -mask.values[value])[:2], key=int)
-    rare = mask.pixels - sum(mask.values[value] for value in two)
-    return mask.n_values >= 5 and int(two[-1]) - int(two[0]) >= 100 and 0 < rare < 0.1 * mask.pixels
+    cut = round(float(np.median([cut for _, cut in soft])))
+    return [data.about([case for case, _ in soft], what, "smoothed", threshold_fix(data.manifest, cut))]
 
 
 def _specks(data: Audited) -> list[DataWarning]:
@@ -187,7 +187,9 @@ def _imbalance(data: Audited) -> list[DataWarning]:
     counts = sum(map(Counter, data.class_pixels), Counter[str]()).most_common()  # of classes that occur
     if not counts or counts[-1][1] >= max(total / 200, counts[0][1] / 20):
         return []
-    shares = ", ".join(f"{name} {n / total:.2%}" for name, n in counts)
+    shown = counts if len(counts) <= 6 else [*counts[:3], *counts[-3:]]
+    shares = ", ".join(f"{name} {n / total:.2%}" for name, n in shown)
+    shares += f" (of {len(counts)} classes the three largest and smallest)" if len(shown) < len(counts) else ""
     fix = f"sampling=patches  draws patches around structures; Dice in the loss keeps {counts[-1][0]} from being ignored"
     return _note("classes", f"unequal shares of the pixels: {shares}", fix)
 

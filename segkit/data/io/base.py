@@ -1,4 +1,4 @@
-"""Rules that all readers share: file suffixes, `ReadError`, size limits, whole numbers in masks, JSON, tables."""
+"""Rules that all readers share: file suffixes, `ReadError`, size limits, JSON, tables. `masks.py` has those of masks."""
 
 from __future__ import annotations
 
@@ -115,22 +115,6 @@ def refuse_bomb(path: Path, height: int, width: int) -> None:
     """Raise `ReadError` where a header claims more than `MAX_PIXELS` pixels."""
     if height * width > MAX_PIXELS:
         raise ReadError(path, f"claims {height} x {width} pixels, more than a gigapixel: a decompression bomb?")
-
-
-def whole_numbers(path: Path, mask: Array) -> Array:
-    """Return integers unchanged, and floats as int32 where they are whole up to the rounding of a scaled file."""
-    if mask.dtype.kind in "iu":
-        return mask.astype(mask.dtype.newbyteorder("="), copy=False)
-    if mask.dtype == bool:
-        return mask.astype(np.uint8)
-    if mask.dtype.kind != "f":
-        raise ReadError(path, f"holds numbers of type {mask.dtype}; a mask holds whole numbers, one a class")
-    if not np.isfinite(mask).all():
-        raise ReadError(path, "holds NaN or infinity; a mask holds whole numbers, one a class")
-    whole = np.round(mask)
-    if not np.allclose(mask, whole, rtol=0, atol=1e-4):
-        raise ReadError(path, "holds fractions; a mask holds whole numbers, one a class")
-    return whole.astype(np.int32)
 
 
 def read_json(path: Path) -> Any:

@@ -23,7 +23,8 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import ChunkStream
 
-from segkit.data.io.base import Array, ReadError, as_image, as_read_error, read_start, refuse_bomb, whole_numbers
+from segkit.data.io.base import Array, ReadError, as_image, as_read_error, read_start, refuse_bomb
+from segkit.data.io.masks import fitted, thresholded, whole_numbers
 from segkit.data.io.tiff import SIGNATURES, decode, read_page
 from segkit.data.io.volumes import OrientedFile, VolumeFile, VolumeMask, header
 
@@ -60,9 +61,13 @@ class MaskFile(OrientedFile):
     """The `Pixels` of a mask file: (H, W) integers or (H, W, 3) colors, see `read_mask`."""
 
     page: int | None = None
+    threshold: float | None = None
+    like: Path | None = None
+    """The image to whose size the mask is brought."""
 
     def read(self) -> Array:
-        return read_mask(self.path, self.orient, self.page)
+        mask = read_mask(self.path, self.orient, self.page, self.threshold)
+        return mask if self.like is None else fitted(self.path, mask, image_shape(self.like, self.orient)[:2])
 
 
 def read_image(path: Path, orient: str | None = "LPS", page: int | None = None) -> Array:
@@ -82,11 +87,11 @@ def read_image(path: Path, orient: str | None = "LPS", page: int | None = None) 
     return as_image(path, _decode(path, orient, page, indices=False))
 
 
-def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None) -> Array:
-    """Read a mask file of any supported format, see `read_image`.
+def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None, threshold: float | None = None) -> Array:
+    """Read a mask file of any supported format, see `read_image`; with a `threshold`, of colors the brightest channel counts.
 
     Returns:
-        (H, W) integers: the stored values, the index where the file has a palette. True colors stay (H, W, 3).
+        (H, W) integers: the stored values, the index where the file has a palette; or 0 and 255. True colors stay (H, W, 3).
 
     Raises:
         ReadError: also where the file holds fractions, or neither one channel nor three.
@@ -94,6 +99,8 @@ def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None) -
     mask = _decode(path, orient, page, indices=True)
     if page is not None and mask.ndim != 2:
         raise ReadError(path, f"page {page} has {mask.shape[2]} channels; a mask has one")
+    if threshold is not None:
+        return thresholded(mask.max(axis=-1) if mask.ndim == 3 else mask, threshold)
     if mask.ndim == 3 and all(np.array_equal(mask[..., 0], mask[..., c]) for c in range(1, mask.shape[2])):
         mask = mask[..., 0]
     if mask.ndim == 3 and mask.shape[2] != 3:
@@ -101,15 +108,15 @@ def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None) -
     return np.ascontiguousarray(whole_numbers(path, mask))
 
 
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return (H, W, C) from the header alone. Raises `ReadError`."""
+def image_shape(path: Path, orient: str | None = "LPS") -> tuple[int, int, int]:
+    """Return (H, W, C) as `read_image` gives it, from the header alone. Raises `ReadError`."""
     head = read_start(path, 64)
     kind = _format_of(path, head)
     if kind == "png":
         rows, columns, color = _png_header(path, head)
         return rows, columns, 1 if color in _PNG_GRAY else 3
     if kind == "volume":
-        volume = header(path)
+        volume = header(path, orient)
         return (*volume.shape[1:], volume.channels)
     with as_read_error(path):
         if kind == "tiff":

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from nibabel import orientations
 
-from segkit.data.io.base import VOLUME_SUFFIXES, Array, File, ReadError, as_image, as_read_error, suffix_of, whole_numbers
+from segkit.data.io.base import VOLUME_SUFFIXES, Array, File, ReadError, as_image, as_read_error, suffix_of
 from segkit.data.io.formats import LPS_TO_RAS, Stored, data_file, open_stored
+from segkit.data.io.masks import thresholded, whole_numbers
 from segkit.data.io.tiff import tiff_pages
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_bytes_atomic
@@ -97,7 +98,9 @@ class VolumeFile(OrientedFile):
 
 @dataclass(frozen=True)
 class VolumeMask(OrientedFile):
-    """The mask (D, H, W) of a volume file: whole numbers, whatever type they are stored as."""
+    """The mask (D, H, W) of a volume file: whole numbers, whatever type they are stored as; with a `threshold` 0 and 255."""
+
+    threshold: float | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,7 +110,8 @@ class VolumeMask(OrientedFile):
         voxels = _reoriented(self.path, self.orient)
         if voxels.shape[3] != 1:
             raise ReadError(self.path, f"a mask has one number a voxel, this file has {voxels.shape[3]}")
-        return np.ascontiguousarray(whole_numbers(self.path, voxels[..., 0]))
+        mask = voxels[..., 0]
+        return np.ascontiguousarray(whole_numbers(self.path, mask) if self.threshold is None else thresholded(mask, self.threshold))
 
 
 def header(path: Path, orient: str | None = "LPS") -> Header:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from segkit.data.case import Case, Pixels, grouped, relative
 from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
 from segkit.data.io.images import ImageFile, MaskFile
+from segkit.data.io.masks import AS_STORED, MaskRules
 from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid
 from segkit.data.slices import Channels
 from segkit.system.errors import Problem, SegkitError, Severity, nearest
@@ -50,6 +51,7 @@ class Source(ABC):
         self.root, self.group = Path(root), group
         self.default_labels = labels
         self.problems: list[Problem] = []
+        self.mask_rules: MaskRules = AS_STORED
         self._warned: dict[str, tuple[int, int]] = {}
         try:
             self._pattern = re.compile(group) if group else None
@@ -128,7 +130,7 @@ class Source(ABC):
         """An image, or several as channels on one grid, and its masks (see `pair`); None, and reported, where they do not fit."""
         first, *others = [images] if isinstance(images, Path) else images
         with self.reporting():
-            found = pair(first, masks, orient)
+            found = pair(first, masks, orient, self.mask_rules)
             for other in others:
                 pair(first, {"": other}, orient)
             parts = [found.image, *(pair(other, {}, orient).image for other in others)]
@@ -291,13 +293,14 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
+def pair(image: Path, masks: Mapping[str, Path], orient: str | None, rules: MaskRules = AS_STORED) -> Pair:
     """Return files as pixels, after comparing the grids of volumes and of single slices in their formats.
 
     Args:
         image: image or volume; a file of several slices is a volume.
         masks: mask files by name.
         orient: axes that volumes are turned to, such as LPS. None trusts the arrays alone, whatever the affines say.
+        rules: how the masks are made label maps.
 
     Raises:
         ReadError: a header cannot be read, or a mask does not lie on the grid of its image.
@@ -320,9 +323,10 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None) -> Pair:
             raise Unusable(mask, other, "replace it by the mask of this image, or move both away")
     if volumetric:
         assert grid is not None
-        volumes = {name: VolumeMask(mask, orient) for name, mask in masks.items()}
+        volumes = {name: VolumeMask(mask, orient, rules.threshold) for name, mask in masks.items()}
         return Pair(VolumeFile(image, orient), volumes, grid.spacing_mm, 3)
-    planes = {name: MaskFile(mask, orient) for name, mask in masks.items()}
+    like = image if rules.resize else None
+    planes = {name: MaskFile(mask, orient, threshold=rules.threshold, like=like) for name, mask in masks.items()}
     return Pair(ImageFile(image, orient), planes, grid.spacing_mm[1:] if grid else ())
 
 

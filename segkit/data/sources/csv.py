@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError, read_table, stem
+from segkit.data.io.masks import MaskRules
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.sources.base import Source, pair, unreadable
@@ -35,10 +36,20 @@ class Csv(Source):
         root: folder of the data set.
         table: the table, below root; comma, semicolon or tab, in any encoding of spreadsheets.
         orient: axes that volumes are turned to, such as LPS; None leaves them as stored, whatever the affines say.
+        threshold: mask values from this number on are the structure (255), all others background (0); None: values are labels.
+        resize_masks: bring masks of another size than their image to its size (nearest neighbor).
     """
 
-    def __init__(self, root: Path, table: str = "cases.csv", orient: str | None = "LPS") -> None:
+    def __init__(
+        self,
+        root: Path,
+        table: str = "cases.csv",
+        orient: str | None = "LPS",
+        threshold: float | None = None,
+        resize_masks: bool = False,
+    ) -> None:
         super().__init__(root)
+        self.mask_rules = MaskRules(threshold, resize_masks)
         self.orient, self.table_name, self.table = orient, table, self.root / table
 
     def cases(self) -> Iterator[Case]:
@@ -116,7 +127,7 @@ class Csv(Source):
         if image is None or None in masks.values() or split is None or spacing is None:
             return None
         try:
-            files = pair(image, {name: path for name, path in masks.items() if path is not None}, self.orient)
+            files = pair(image, {name: path for name, path in masks.items() if path is not None}, self.orient, self.mask_rules)
         except ReadError as error:
             problem = unreadable(error, where)
             self.problems.append(replace(problem, what=f"{error.path.name}: {problem.what}"))

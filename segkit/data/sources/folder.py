@@ -9,6 +9,7 @@ from pathlib import Path
 from segkit.data.case import Case
 from segkit.data.io.base import stem
 from segkit.data.io.images import KINDS
+from segkit.data.io.masks import MaskRules
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_png
 from segkit.data.sources.base import Keyed, Source, image_files
@@ -36,6 +37,8 @@ class Folder(Source):
         mask_suffix: what stands behind the key in a mask's name, such as _mask.
         group: regular expression searched in the id; its first group, or the whole match, is the patient.
         orient: axes that volumes are turned to, such as LPS; None leaves them as stored, whatever the affines say.
+        threshold: mask values from this number on are the structure (255), all others background (0); None: values are labels.
+        resize_masks: bring masks of another size than their image to its size (nearest neighbor).
     """
 
     def __init__(
@@ -47,8 +50,11 @@ class Folder(Source):
         mask_suffix: str = "",
         group: str | None = None,
         orient: str | None = "LPS",
+        threshold: float | None = None,
+        resize_masks: bool = False,
     ) -> None:
         super().__init__(root, group=group)
+        self.mask_rules = MaskRules(threshold, resize_masks)
         self.images_name, self.masks_name = images, masks
         self.images, self.masks = self.root / images, self.root / masks if masks is not None else None
         self.image_suffix, self.mask_suffix, self.orient = image_suffix, mask_suffix, orient

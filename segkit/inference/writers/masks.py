@@ -17,7 +17,7 @@ from PIL import Image
 
 from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.volumes import write_like
-from segkit.data.labels import LabelMap
+from segkit.data.labels import IGNORE_NAME, LabelMap
 from segkit.inference.writers.tables import Row
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path, write_bytes_atomic
@@ -62,6 +62,8 @@ def write_mask(
     """
     paths = mask_paths(path, labels)
     images = [plane.astype(np.uint8) * 255 for plane in mask == 1] if labels.overlap else [labels.decode(mask)]
+    if like is None:
+        images = [_unsigned(part, image) for part, image in zip(paths, images, strict=True)]
     colors = palettes(labels) if palette else [None] * len(paths)
     for part, image, of_part in zip(paths, images, colors, strict=True):
         if like is not None:
@@ -83,8 +85,8 @@ def palettes(labels: LabelMap) -> list[Palette]:
         return [{255: color} for color in labels.colors]
     if labels.uses_colors:
         raise SegkitError("palette: the masks of this checkpoint hold colors, not numbers;   leave palette=false")
-    if any(int(raw) > 255 for raw, _ in labels.values):
-        raise SegkitError("palette: a palette has 256 colors, and data.labels has larger numbers;   leave palette=false")
+    if any(not 0 <= int(raw) <= 255 for raw, name in labels.values if name != IGNORE_NAME):
+        raise SegkitError("palette: a palette has the indices 0 to 255, and data.labels has other numbers;   leave palette=false")
     of_class = dict(zip(labels.classes, labels.colors, strict=True))
     return [{int(raw): of_class[name] for raw, name in labels.values if name in of_class}]
 
@@ -96,6 +98,15 @@ def write_indexed_png(path: Path, image: Array, palette: Palette) -> None:
     encoded = io.BytesIO()
     indexed.save(encoded, format="png")
     write_bytes_atomic(path, encoded.getvalue())
+
+
+def _unsigned(path: Path, image: Array) -> Array:
+    """A signed mask, of a label map with negative values, as PNG holds it. SegkitError where a negative value occurs."""
+    if image.dtype.kind == "u":
+        return image
+    if image.min(initial=0) < 0:
+        raise SegkitError(f"{path}: a PNG holds no negative values such as {image.min()};   name a class 0 or above in data.labels")
+    return image.astype(np.min_scalar_type(int(image.max(initial=0))))
 
 
 def write_png(path: Path, image: Array) -> None:

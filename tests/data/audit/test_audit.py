@@ -20,7 +20,6 @@ from segkit.data.audit.audit import Prepared, inspect, prepare
 from segkit.data.case import Case
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import LabelMap
-from segkit.data.manifest import open_manifest
 from segkit.data.statistics import CaseStatistics, data_fingerprint, scan
 from segkit.system.errors import Problem, ProblemsFound
 
@@ -369,14 +368,6 @@ def test_a_scan_survives_any_reader(tmp_path: Path) -> None:
     assert facts["a"].errors[0] == ("odd.bin", "cannot be read (RuntimeError: strange hardware)")
     assert facts["b"].errors == ((str(tmp_path / "gone.png"), "is missing"),)
     assert isinstance(facts["a"], CaseStatistics)
-
-
-def test_opening_infers_labels_too(bench: Bench) -> None:
-    manifest = open_manifest(bench.data("folder", bench.root), 0, cache_dir=bench.cache)
-    assert dict(manifest.labels.values) == {"0": "background", "255": "foreground"}
-    bench.rewrite_masks(lambda mask: mask // 85)
-    with pytest.raises(ProblemsFound, match="3: NAME"):
-        open_manifest(bench.data("folder", bench.root), 0, cache_dir=bench.cache)
 
 
 # the command

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from segkit.data.audit.checks import DataWarning
+from segkit.data.audit.audited import DataWarning
 from segkit.data.audit.warnings import find_warnings, near_duplicates
 from segkit.data.case import Case, Manifest
 from segkit.data.labels import LabelMap
