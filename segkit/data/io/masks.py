@@ -48,7 +48,8 @@ def whole_numbers(path: Path, mask: Array) -> Array:
     if mask.dtype.kind != "f":
         raise ReadError(path, f"holds numbers of type {mask.dtype}; a mask holds whole numbers, one a class")
     if not np.isfinite(mask).all():
-        raise NotWhole(path, "holds NaN or infinity; a mask holds whole numbers, one a class", _extremes(np.nan_to_num(mask, posinf=0, neginf=0)))
+        finite = np.nan_to_num(mask, posinf=0, neginf=0)
+        raise NotWhole(path, "holds NaN or infinity; a mask holds whole numbers, one a class", _extremes(finite))
     whole = np.round(mask)
     if not np.allclose(mask, whole, rtol=0, atol=1e-4):
         raise NotWhole(path, "holds fractions; a mask holds whole numbers, one a class", _extremes(mask))
