@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from segkit.data.audit.audited import Audited
+from segkit.data.audit.audited import Audited, leave_out
 from segkit.data.case import Case, Manifest, grouped
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.mask_values import MAX_VALUES, cut_between_clusters, gray_counts
@@ -84,7 +84,9 @@ def _gray_levels(data: Audited, cases: Sequence[Case], cut: int | None) -> Probl
     what = f"{n} different values but labels name {_named_values(data.manifest.labels)}: gray levels or blurred edges, not labels"
     what += f" (at most {MAX_VALUES} are counted)" if n > MAX_VALUES else ""
     fix = "save masks as PNG with one value a class (no JPEG, no smoothing)"
-    if "threshold" in data.manifest.source_keys and _are_most(data, cases):
+    if not _are_most(data, cases):
+        fix += f", or  {leave_out(cases)}"
+    elif "threshold" in data.manifest.source_keys:
         fix += "; if they number instances of one class, add  data.source.threshold=1"
     return Problem(where, what + _in_masks(cases), fix)
 

@@ -110,6 +110,8 @@ def test_one_jpeg_among_sound_label_maps_asks_for_no_threshold(pairs: Set) -> No
     _, said = pairs.audit("data.labels={0: background, 1: head}")
     assert "masks/c3.png" in said
     assert "threshold=" not in said
+    assert pairs.audit("data.labels={0: background, 1: head}", "data.exclude=[c3]")[0] == 0
+    assert "data.exclude='[\"c3\"]'" in said
 
 
 @pytest.mark.parametrize(
