@@ -173,7 +173,15 @@ def _signature(case: Case) -> str:
 
 
 def statistics_of(case: Case) -> CaseStatistics:
-    """Read the files of one case."""
+    """Read the files of one case, and measure it as far as the memory allows."""
+    try:
+        return _statistics_of(case)
+    except MemoryError:
+        where = str(case.paths[0]) if case.paths else case.id
+        return CaseStatistics(errors=((where, "does not fit into memory"),))
+
+
+def _statistics_of(case: Case) -> CaseStatistics:
     errors: list[tuple[str, str]] = []
     ranges: dict[str, tuple[float, float]] = {}
     image = _read(case.image, errors, ranges, (case.dims + 1,))

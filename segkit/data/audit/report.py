@@ -155,9 +155,9 @@ def _panel_of(case: Case, labels: LabelMap, mark: str) -> Panel | None:
             known = np.where(known == IGNORE, 0, known)
             if known.shape[-planes.ndim + 1 :] == planes.shape[1:]:
                 planes = known > 0 if labels.overlap else np.stack([known == k for k in range(1, len(labels.classes) + 1)])
-    except ReadError:
+        return panel(image, planes, caption=case.id, mark=mark)
+    except (ReadError, MemoryError):
         return None
-    return panel(image, planes, caption=case.id, mark=mark)
 
 
 # the page

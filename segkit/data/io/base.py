@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from segkit.data.labels import Array as Array
 from segkit.system.errors import SegkitError, first_line
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
-VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy", ".npz"})
+VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".npy", ".npz"})
+_DOUBLE = (".nii.gz", ".seg.nrrd")
 MAX_PIXELS = 10**9
 """A larger image is taken for a decompression bomb."""
+_MEMORY_ADDRESS = re.compile(r" *<[\w.]+ object at 0x[0-9a-f]+>")
 _TRUNCATED = (
     *("truncated", "failed to read", "not enough", "unexpected end", "ended before", "greater than file size"),
     *("less than expected", "end of file", "no such pixel", "actual length", "bytes, got"),
@@ -47,7 +50,7 @@ class ReadError(SegkitError):
 
 @dataclass(frozen=True)
 class File:
-    """Base of the `Pixels` that are read from one file."""
+    """Base of the `Pixels` that are read from one file. A subclass implements `decode`, and may let any error of a library pass."""
 
     path: Path
 
@@ -55,15 +58,25 @@ class File:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
+    def read(self) -> Array:
+        """Return what `decode` does. Raises `ReadError`, whatever a decoder raises."""
+        with as_read_error(self.path):
+            return self.decode()
+
+    def decode(self) -> Array:
+        """Read the array, see `Pixels.read`."""
+        raise NotImplementedError
+
 
 def stem(path: Path) -> str:
-    """Return the file name without its suffix; `.nii.gz` is one suffix."""
+    """Return the file name without its suffix; `.nii.gz` is one suffix, and `.seg.nrrd`."""
     return path.name.removesuffix(suffix_of(path.name))
 
 
 def suffix_of(name: str) -> str:
-    """Return `.nii.gz`, or the part of the name from its last dot on."""
-    return name[-7:] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1]  # noqa: PTH122 (a third faster)
+    """Return `.nii.gz`, `.seg.nrrd`, or the part of the name from its last dot on."""
+    double = next((suffix for suffix in _DOUBLE if name.lower().endswith(suffix)), "")
+    return name[-len(double) :] if double else os.path.splitext(name)[1]  # noqa: PTH122 (a third faster)
 
 
 @contextmanager
@@ -84,7 +97,7 @@ def as_read_error(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be opened ({error.strerror})"
-    text = first_line(error)
+    text = _MEMORY_ADDRESS.sub("", first_line(error))
     if "MAX_IMAGE_PIXELS" in text or isinstance(error, Image.DecompressionBombError):
         return "far too large: a decompression bomb?"
     return f"truncated ({text})" if any(word in text.lower() for word in _TRUNCATED) else f"damaged ({text})"
@@ -103,6 +116,8 @@ def as_image(path: Path, pixels: Array) -> Array:
     """Return (H, W) as (H, W, 1) and other shapes unchanged, in uint8, uint16 or float32 and contiguous."""
     if pixels.dtype.kind not in "buif":
         raise ReadError(path, f"holds numbers of type {pixels.dtype}; expected gray values")
+    if not pixels.size:
+        raise ReadError(path, f"holds no pixels ({' x '.join(map(str, pixels.shape))})")
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if pixels.ndim == 2:
@@ -112,7 +127,9 @@ def as_image(path: Path, pixels: Array) -> Array:
 
 
 def refuse_bomb(path: Path, height: int, width: int) -> None:
-    """Raise `ReadError` where a header claims more than `MAX_PIXELS` pixels."""
+    """Raise `ReadError` where a header claims no pixels, or more than `MAX_PIXELS`."""
+    if height < 1 or width < 1:
+        raise ReadError(path, f"holds no pixels ({height} x {width})")
     if height * width > MAX_PIXELS:
         raise ReadError(path, f"claims {height} x {width} pixels, more than a gigapixel: a decompression bomb?")
 

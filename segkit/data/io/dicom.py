@@ -9,6 +9,7 @@ https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ def decode_frame(encoded: bytes, runner: DecodeRunner) -> bytes:
         runner.set_option("planar_configuration", 0)
     return bytes(pixels.tobytes())
 
+
+warnings.filterwarnings("ignore", module="pydicom")  # its remarks on elements that break the standard, a line each
 
 for _syntax in DECODER_DEPENDENCIES:
     if not get_decoder(_syntax).is_available:  # another plugin keeps its place
@@ -158,7 +161,21 @@ def _decode(path: Path, dataset: Dataset, frame: int | None = None) -> Array:
     if reason := _missing_decoder(dataset):
         raise ReadError(path, reason)
     with as_read_error(path):
+        _check_length(path, dataset)
         return np.asarray(pixel_array(dataset, index=frame))
+
+
+def _check_length(path: Path, dataset: Dataset) -> None:
+    """Raise `ReadError` where plain pixels are more than the header claims, a row or more: pydicom leaves them out."""
+    if dataset.file_meta.TransferSyntaxUID.is_compressed or "PixelData" not in dataset:
+        return
+    rows, columns, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    bits = int(dataset.BitsAllocated) * int(dataset.SamplesPerPixel)
+    claimed, found = -(-rows * columns * frames * bits // 8), len(dataset.PixelData)
+    if min(rows, columns, frames, bits) < 1:
+        raise ReadError(path, f"holds no pixels ({frames} x {rows} x {columns})")
+    if found - claimed > max(1, min(rows, columns) * bits // 8 - 1):
+        raise ReadError(path, f"damaged (its header claims {claimed} bytes of pixels, but {found} follow)")
 
 
 def _missing_decoder(dataset: Dataset) -> str:
@@ -183,7 +200,7 @@ class DicomSlice(File):
 
     frame: int = 0
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         dataset = _open(self.path)
         pixels = _decode(self.path, dataset, self.frame)
         with as_read_error(self.path):
@@ -225,7 +242,7 @@ class SegFrames(File):
     A fractional segmentation is cut at half of its maximum.
     """
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         dataset = _open(self.path)
         frames = _decode(self.path, dataset)
         frames = frames if frames.ndim == 3 else frames[None]
@@ -248,7 +265,7 @@ class SegPlane(File):
     values: tuple[int, ...] = (1,)
     """The segment's values in its frames: 1, or its numbers in a label map."""
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         if not self.frames:
             return np.zeros(self.shape, np.uint8)
         try:
@@ -268,7 +285,7 @@ class SegPlane(File):
 class RtPoints(File):
     """All contour points of an RTSTRUCT (N, 4): the contour's index in the file, then x, y, z in the patient, mm."""
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         with as_read_error(self.path):
             contours = [points for _, _, points in contours_of(self.path, header(self.path))]
         numbered = [np.insert(points, 0, i, axis=1) for i, points in enumerate(contours)]
@@ -282,7 +299,7 @@ class RoiPlane(File):
     contours: tuple[int, ...]
     grid: Grid
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         points = recent.read(RtPoints(self.path)) if self.contours else np.zeros((0, 4))
         return fill_even_odd([self.grid.pixels_of(points[points[:, 0] == i, 1:]) for i in self.contours], self.grid.shape)
 

@@ -1,8 +1,9 @@
 """Image and mask files as arrays. The first bytes of a file decide on its format, not its suffix.
 
-OpenCV reads PNG and JPEG (fast); Pillow reads palettes, BMP and GIF, because OpenCV replaces an index by its color; tifffile
-reads TIFF (`tiff.py`); `volumes.py` reads a single slice of NIfTI, NRRD, MHA or NumPy. A file that is truncated or damaged is
-an error, never half an image: OpenCV does not promise that, so the chunks of a PNG and the end of a JPEG are checked first.
+imagecodecs reads PNG and JPEG (fast, and without a word on the terminal); Pillow reads palettes, BMP and GIF, because others
+replace an index by its color; tifffile reads TIFF (`tiff.py`); `volumes.py` reads a single slice of NIfTI, NRRD, MHA or NumPy.
+A file that is truncated or damaged is an error, never half an image: the libraries do not promise that, so the chunks of a PNG
+and the end of a JPEG are checked first.
 
 EXIF orientation is ignored for images and masks alike, so that the two of a pair cannot be rotated against each other: the
 grid is the one on disk. Samples of one bit read as 0 and 255. An image holds what a viewer shows; a mask holds what is stored:
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
@@ -43,6 +46,8 @@ _FORMATS = {
     ),
 }
 _PNG_PALETTE, _PNG_GRAY = 3, (0, 4)
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples a pixel by color type."""
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -52,7 +57,7 @@ class ImageFile(OrientedFile):
 
     page: int | None = None
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         return read_image(self.path, self.orient, self.page)
 
 
@@ -65,7 +70,7 @@ class MaskFile(OrientedFile):
     like: Path | None = None
     """The image to whose size the mask is brought."""
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         mask = read_mask(self.path, self.orient, self.page, self.threshold)
         return mask if self.like is None else fitted(self.path, mask, image_shape(self.like, self.orient)[:2])
 
@@ -114,6 +119,7 @@ def image_shape(path: Path, orient: str | None = "LPS") -> tuple[int, int, int]:
     kind = _format_of(path, head)
     if kind == "png":
         rows, columns, color = _png_header(path, head)
+        refuse_bomb(path, rows, columns)
         return rows, columns, 1 if color in _PNG_GRAY else 3
     if kind == "volume":
         volume = header(path, orient)
@@ -122,6 +128,7 @@ def image_shape(path: Path, orient: str | None = "LPS") -> tuple[int, int, int]:
         if kind == "tiff":
             with tifffile.TiffFile(path) as tiff:
                 page = tiff.pages.first
+                refuse_bomb(path, page.imagelength, page.imagewidth)
                 return page.imagelength, page.imagewidth, page.samplesperpixel
         with Image.open(path) as image:
             return image.height, image.width, 3 if image.mode == "P" else len({*image.getbands()} - {"A"})
@@ -171,21 +178,60 @@ def _decode_png(path: Path, data: bytes, indices: bool) -> Array:
     chunks = io.BytesIO(data)
     chunks.seek(8)
     ChunkStream(chunks).verify()  # the checksum of every chunk
+    _check_png_size(path, data)
     if color == _PNG_PALETTE:
         return _decode_pillow(path, data, indices)
-    pixels = _decode_opencv(path, data)
-    return pixels[..., 0] if color in _PNG_GRAY and pixels.ndim == 3 else pixels
+    pixels = np.asarray(imagecodecs.png_decode(data))
+    return pixels if pixels.ndim == 2 else pixels[..., 0] if color in _PNG_GRAY else pixels[..., :3]
+
+
+def _check_png_size(path: Path, data: bytes) -> None:
+    """Raise `ReadError` where the pixels are not as many as the header claims: libpng leaves out what is too much."""
+    width, height, bits, color, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    if color not in _PNG_SAMPLES or compression or filtering or interlace > 1:
+        raise ReadError(path, "damaged (its header names a color type or a method that PNG does not have)")
+    if interlace:
+        return
+    claimed, chunks, place = height * (1 + -(-width * bits * _PNG_SAMPLES[color] // 8)), [], 8
+    while (head := data[place : place + 8])[4:] not in (b"IEND", b""):
+        length = int.from_bytes(head[:4])
+        if head[4:] == b"IDAT":
+            chunks.append(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    packed = zlib.decompressobj()
+    found = len(packed.decompress(b"".join(chunks), claimed + 1))
+    if found != claimed:
+        amount = "more" if found > claimed else "fewer"
+        raise ReadError(path, f"damaged (its header claims {height} x {width} pixels, and {amount} follow)")
 
 
 def _decode_jpeg(path: Path, data: bytes) -> Array:
-    if data.rstrip(b"\0\r\n ")[-2:] != b"\xff\xd9":
-        with Image.open(io.BytesIO(data)) as image:
+    """Gray (H, W) or RGB (H, W, 3), not rotated by EXIF."""
+    with Image.open(io.BytesIO(data)) as image:
+        refuse_bomb(path, image.height, image.width)
+        if data.rstrip(b"\0\r\n ")[-2:] != b"\xff\xd9":
             image.load()  # bytes follow the end, or the end is missing: Pillow is strict and finds out which
-    return _decode_opencv(path, data)  # refuses a gigapixel by itself
+        if image.mode not in ("L", "RGB"):
+            return _decode_opencv(path, data)
+    pixels = np.asarray(imagecodecs.jpeg8_decode(data))
+    if np.ptp(pixels[-8:, -8:].reshape(-1, pixels.size // pixels.shape[0] // pixels.shape[1]), axis=0).max() == 0:
+        _check_jpeg_end(path, data)
+    return pixels
+
+
+def _check_jpeg_end(path: Path, data: bytes) -> None:
+    """Raise `ReadError` where blocks are missing in front of the end: libjpeg repeats the last gray value in their place.
+
+    JPEG XL takes apart a JPEG strictly. That costs as much as two decodings, so only pictures whose last block is flat are tried.
+    """
+    try:
+        imagecodecs.jpegxl_encode_jpeg(data)
+    except imagecodecs.JpegxlError:
+        raise ReadError(path, "truncated or damaged (its last blocks are missing)") from None
 
 
 def _decode_opencv(path: Path, data: bytes) -> Array:
-    """Gray (H, W) or RGB (H, W, 3); IMREAD_UNCHANGED keeps 16 bits and does not rotate by EXIF."""
+    """CMYK as RGB (H, W, 3)."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ReadError(path, "damaged (the pixels cannot be decoded)")

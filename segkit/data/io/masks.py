@@ -41,6 +41,8 @@ class NotWhole(ReadError):
 
 def whole_numbers(path: Path, mask: Array) -> Array:
     """Return integers unchanged, and floats as int32 where they are whole up to the rounding of a scaled file."""
+    if not mask.size:
+        raise ReadError(path, f"holds no pixels ({' x '.join(map(str, mask.shape))})")
     if mask.dtype.kind in "iu":
         return mask.astype(mask.dtype.newbyteorder("="), copy=False)
     if mask.dtype == bool:

@@ -183,20 +183,19 @@ class Shapes(File):
     rows: int
     columns: int
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         values = dict(self.values)
-        with as_read_error(self.path):
-            shapes = _shapes_at(self.path, self.path.stat().st_mtime_ns)
-            return draw(((shape, values[shape.label]) for shape in shapes if shape.label in values), self.rows, self.columns)
+        shapes = _shapes_at(self.path, self.path.stat().st_mtime_ns)
+        return draw(((shape, values[shape.label]) for shape in shapes if shape.label in values), self.rows, self.columns)
 
 
 @dataclass(frozen=True)
 class EmbeddedImage(File):
     """The image inside a LabelMe file: (H, W, 1 or 3) uint8 or uint16."""
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         data = embedded_bytes(self.path, read_json(self.path))
-        with as_read_error(self.path), Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data)) as image:
             refuse_bomb(self.path, image.height, image.width)
             if image.mode.startswith("I"):  # a PNG of 16 bits
                 return np.asarray(image).astype(np.uint16)[..., None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +17,11 @@ from segkit.data.io.base import Array, ReadError, as_read_error, refuse_bomb
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ALPHA = (1, 2)
+_PADDING = 3
+"""Bytes that may follow the pixels of a strip, so that the next one begins at an even place."""
+
+logging.getLogger("tifffile").propagate = False  # what matters of its remarks on damaged tags is checked here, and said once
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def tiff_pages(path: Path) -> int:
@@ -33,9 +40,23 @@ def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
     (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
     file.seek(last.offset + layout.tagnosize + tags * layout.tagsize)
     (following,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
-    if following >= file.size:
+    if following:
         raise ReadError(path, f"truncated (nothing after page {count})")
+    if tiff.is_imagej or tiff.is_ome:
+        _check_axes(path, tiff, count)
     return count
+
+
+def _check_axes(path: Path, tiff: tifffile.TiffFile, count: int) -> None:
+    """Raise `ReadError` where the pages are not the slices of one volume, as far as ImageJ or OME say what they are."""
+    series = tiff.series[0]
+    axes = "".join(axis for axis, length in zip(series.axes, series.shape, strict=True) if axis not in "YXS" and length > 1)
+    if len(axes) > 1 or "C" in axes:
+        what = f"its pages are {' x '.join(map(str, series.shape))} ({series.axes}), not the slices of one volume"
+        raise ReadError(path, f"{what}; save each channel and each time point as a file of its own (ImageJ: Image > Stacks > Split)")
+    planes = prod(length for axis, length in zip(series.axes, series.shape, strict=True) if axis not in "YXS")
+    if planes != count:
+        raise ReadError(path, f"holds {planes} images, but lists {count}; save it as NRRD or NIfTI")
 
 
 def read_page(path: Path, page: int, indices: bool) -> Array:
@@ -58,10 +79,8 @@ def decode(path: Path, file: IO[bytes], number: int | None, indices: bool) -> Ar
         if not 0 <= number < pages:
             raise ReadError(path, f"has {pages} pages, not a page {number} (they count from 0)")
         page: Any = tiff.pages[number]
-        refuse_bomb(path, page.imagelength, page.imagewidth)
-        ends = (at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-        if max(ends, default=0) > file.seek(0, io.SEEK_END):
-            raise ReadError(path, "truncated")
+        refuse_bomb(path, page.imagelength, page.imagewidth * page.samplesperpixel)
+        _check_strips(path, page, file.seek(0, io.SEEK_END))
         photometric, colormap, extra = tifffile.PHOTOMETRIC(page.photometric).name, page.colormap, page.extrasamples
         if photometric == "SEPARATED":
             return _inks_as_rgb(file, number)
@@ -76,6 +95,25 @@ def decode(path: Path, file: IO[bytes], number: int | None, indices: bool) -> Ar
         pixels = np.iinfo(pixels.dtype).max - pixels
     alphas = sum(int(kind) in _ALPHA for kind in extra)
     return pixels[..., : 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas] if pixels.ndim == 3 else pixels
+
+
+def _check_strips(path: Path, page: Any, size: int) -> None:
+    """Raise `ReadError` where strips or tiles are missing or cut off, which tifffile fills with zeros, or hold more than the image."""
+    strips = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if max((at + length for at, length in strips), default=0) > size:
+        raise ReadError(path, "truncated")
+    if page.planarconfig not in (1, 2):
+        raise ReadError(path, f"damaged (TIFF has no planar configuration {page.planarconfig})")
+    if len(strips) != prod(page.chunked):
+        raise ReadError(path, f"damaged (it lists {len(strips)} strips of pixels, of {prod(page.chunked)})")
+    sparse = (0, 0) if page.is_tiled else None  # a tile that GDAL leaves out, as it holds no data
+    if any(0 in strip and strip != sparse for strip in strips):
+        raise ReadError(path, "damaged (strips of pixels are missing)")
+    if page.compression == 1 and not page.is_tiled:
+        claimed = page.imagelength * -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
+        found = sum(length for _, length in strips)
+        if found - claimed > _PADDING * len(strips):
+            raise ReadError(path, f"damaged (its header claims {claimed} bytes of pixels, but {found} are listed)")
 
 
 def _inks_as_rgb(file: IO[bytes], number: int) -> Array:

@@ -17,8 +17,10 @@ import numpy as np
 from nibabel import orientations
 
 from segkit.data.io.base import VOLUME_SUFFIXES, Array, File, ReadError, as_image, as_read_error, suffix_of
-from segkit.data.io.formats import LPS_TO_RAS, Stored, data_file, open_stored
+from segkit.data.io.formats import open_stored
 from segkit.data.io.masks import thresholded, whole_numbers
+from segkit.data.io.stored import LPS_TO_RAS, Stored
+from segkit.data.io.text_header import data_file
 from segkit.data.io.tiff import tiff_pages
 from segkit.system.errors import SegkitError
 from segkit.system.files import write_bytes_atomic
@@ -86,7 +88,7 @@ class VolumeFile(OrientedFile):
         """Slices, rows, columns."""
         return header(self.path, self.orient).spacing_mm
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         """(D, H, W, C) uint8, uint16 or float32."""
         voxels = _reoriented(self.path, self.orient)
         if self.channels is not None:
@@ -106,7 +108,7 @@ class VolumeMask(OrientedFile):
     def shape(self) -> tuple[int, int, int]:
         return header(self.path, self.orient).shape
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         voxels = _reoriented(self.path, self.orient)
         if voxels.shape[3] != 1:
             raise ReadError(self.path, f"a mask has one number a voxel, this file has {voxels.shape[3]}")

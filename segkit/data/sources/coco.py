@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segkit.data.case import Case, Pixels
-from segkit.data.io.base import Array, File, as_read_error, read_json
+from segkit.data.io.base import Array, File, read_json
 from segkit.data.io.images import ImageFile, image_shape
 from segkit.data.io.polygons import Shape, ShapeError
 from segkit.data.phantoms import chest
@@ -33,10 +33,9 @@ class PackedRle(File):
     rows: int
     columns: int
 
-    def read(self) -> Array:
-        with as_read_error(self.path):
-            code = {"size": [self.rows, self.columns], "counts": self.counts.encode()}
-            return np.ascontiguousarray(coco_mask.decode(code), np.uint8)
+    def decode(self) -> Array:
+        code = {"size": [self.rows, self.columns], "counts": self.counts.encode()}
+        return np.ascontiguousarray(coco_mask.decode(code), np.uint8)
 
 
 class Listed(NamedTuple):

@@ -36,7 +36,7 @@ class FilledOutline(File):
 
     cells: int | None = None
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         outline = read_mask(self.path)
         if outline.ndim != 2:
             raise ReadError(self.path, "an outline has one channel, this file has colors")

@@ -50,7 +50,7 @@ class Bits(File):
 
     category: int
 
-    def read(self) -> Array:
+    def decode(self) -> Array:
         mask = recent.read(MaskFile(self.path))
         if mask.ndim != 2:
             raise ReadError(self.path, "a mask of bits has one channel, this file has colors")
