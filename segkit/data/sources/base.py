@@ -20,6 +20,7 @@ from segkit.data.case import Case, Pixels, grouped, relative
 from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.masks import AS_STORED, MaskRules
+from segkit.data.io.slicer import is_slicer, segment_files
 from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid
 from segkit.data.slices import Channels
 from segkit.system.errors import Problem, SegkitError, Severity, nearest
@@ -308,6 +309,8 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None, rules: Mask
     headers = {path: header(path, orient) for path in (image, *masks.values()) if is_volume_file(path)}
     grid = headers.get(image)
     volumetric = grid is not None and grid.shape[0] > 1
+    segments = segment_files(image, [mask for mask in masks.values() if is_slicer(mask)], grid, orient)
+    masks = {name: mask for name, mask in masks.items() if not is_slicer(mask)}
     for mask in masks.values():
         one = headers.get(mask)
         if one is not None and grid is not None:
@@ -324,10 +327,10 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None, rules: Mask
     if volumetric:
         assert grid is not None
         volumes = {name: VolumeMask(mask, orient, rules.threshold) for name, mask in masks.items()}
-        return Pair(VolumeFile(image, orient), volumes, grid.spacing_mm, 3)
+        return Pair(VolumeFile(image, orient), {**volumes, **segments}, grid.spacing_mm, 3)
     like = image if rules.resize else None
     planes = {name: MaskFile(mask, orient, threshold=rules.threshold, like=like) for name, mask in masks.items()}
-    return Pair(ImageFile(image, orient), planes, grid.spacing_mm[1:] if grid else ())
+    return Pair(ImageFile(image, orient), {**planes, **segments}, grid.spacing_mm[1:] if grid else ())
 
 
 def unreadable(error: ReadError, where: str) -> Problem:

@@ -82,6 +82,8 @@ class Decathlon(Source):
                 raise Unusable(path, what, "fix it, or move the file away: files are then paired by name")
         if "channel_names" in card:
             raise Unusable(path, "has 'channel_names': this is a data set of nnU-Net", "data=nnunet")
+        if not _named_as_listed(self.root, card):
+            raise Unusable(path, "lists CASE.nii.gz, but the files are called CASE_0000.nii.gz: raw data of nnU-Net 1", "data=nnunet")
         return card
 
     def _labels(self, card: dict[str, Any]) -> Labels | None:
@@ -131,6 +133,16 @@ class Decathlon(Source):
             return
         key = stem(image)
         yield Case(key, files.image, files.masks[""], group=key, spacing_mm=files.spacing_mm, dims=files.dims)
+
+
+def _named_as_listed(root: Path, card: dict[str, Any]) -> bool:
+    """Whether the first image is there under the name that the card gives it, and not under that of a channel of nnU-Net."""
+    first = (card.get("training") or [None])[0]
+    name = first.get("image") if isinstance(first, dict) else None
+    if not isinstance(name, str) or not name.endswith(".nii.gz") or "\0" in name:
+        return True
+    channel = root / f"{name.removesuffix('.nii.gz')}_0000.nii.gz"
+    return (root / name).is_file() or not channel.is_file()
 
 
 def consecutive(tumor: Any) -> Any:

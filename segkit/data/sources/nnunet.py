@@ -1,4 +1,4 @@
-"""Raw data of nnU-Net v2."""
+"""Raw data of nnU-Net v2 and v1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 
 
 class NnUNet(Source):
-    """Raw data of nnU-Net v2: a data set DatasetNNN_NAME.
+    """Raw data of nnU-Net v2: a data set DatasetNNN_NAME; also of v1 (TaskNNN_NAME), whose dataset.json has `modality`.
 
         ROOT/dataset.json               channel_names, labels, file_ending
         ROOT/imagesTr/CASE_0000.nii.gz  a file a channel: CASE_0001.nii.gz, …; color images are one file with three channels
@@ -83,10 +83,9 @@ class NnUNet(Source):
     def _read_card(self, path: Path) -> None:
         """Take the labels, the number of channels and the file ending from dataset.json. Raises `ReadError`."""
         card = read_card(path)
-        missing = [key for key in KEYS if key not in card]
         if "modality" in card and "channel_names" not in card:
-            what = "has 'modality', not 'channel_names': the format of the Decathlon, or of nnU-Net 1"
-            raise Unusable(path, what, "data=decathlon, or write it as nnU-Net 2 wants it")
+            card = self._of_version_1(path, card)
+        missing = [key for key in KEYS if key not in card]
         if missing:
             raise Unusable(path, f"lacks {', '.join(map(repr, missing))}", f"nnU-Net wants {', '.join(KEYS)} in it")
         if "dataset" in card:
@@ -97,6 +96,20 @@ class NnUNet(Source):
             raise Unusable(path, what, 'write them as  "channel_names": {"0": "T2"}, "file_ending": ".nii.gz"')
         self._channels, self._ending = len(channels), ending
         self._take_labels(path, card)
+
+    def _of_version_1(self, path: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+        """The card as nnU-Net 2 writes it. Raises `Unusable` where the files are named as those of the Decathlon."""
+        files = [file.name.removesuffix(".nii.gz") for file in (self.root / IMAGES).glob("*.nii.gz")]
+        if files and not any(map(_CHANNEL.fullmatch, files)):
+            raise Unusable(path, "has 'modality', and no file is called CASE_0000.nii.gz: the format of the Decathlon", "data=decathlon")
+        labels = card.get("labels")
+        try:
+            named = {BACKGROUND if int(number) == 0 else str(name): int(number) for number, name in labels.items()}  # type: ignore[union-attr]
+        except (AttributeError, TypeError, ValueError):
+            raise Unusable(
+                path, "'labels' does not map numbers to names", 'write it as  "labels": {"0": "background", "1": "NAME"}'
+            ) from None
+        return {"channel_names": card["modality"], "labels": named, "file_ending": ".nii.gz"}
 
     def _take_labels(self, path: Path, card: Mapping[str, Any]) -> None:
         given = card["labels"] if isinstance(card["labels"], dict) else {}

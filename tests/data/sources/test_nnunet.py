@@ -15,6 +15,7 @@ from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import LabelMap
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
+from segkit.data.sources.decathlon import Decathlon
 from segkit.data.sources.nnunet import NnUNet
 
 
@@ -208,7 +209,7 @@ def test_a_folder_without_a_card_names_the_one_that_has_it(root: Path) -> None:
     ("changes", "said"),
     [
         ({"labels": None, "file_ending": None}, "lacks 'labels', 'file_ending'; nnU-Net wants channel_names, labels, file_ending in it"),
-        ({"channel_names": None, "modality": {"0": "MR"}}, "has 'modality', not 'channel_names'"),
+        ({"channel_names": None, "modality": {"0": "MR"}}, "'labels' does not map numbers to names; write it as"),
         ({"dataset": {}}, "lists its files under 'dataset', which is not read here"),
         ({"channel_names": []}, "'channel_names' is not a table of names, or 'file_ending' not an ending"),
         ({"labels": {"0": "background"}}, "'labels' does not map names to numbers, with background 0"),
@@ -223,6 +224,29 @@ def test_a_card_that_cannot_be_used_is_reported(root: Path, changes: dict[str, A
     (found,) = problems(root)
     assert found.startswith("dataset.json: ")
     assert said in found
+
+
+def test_raw_data_of_version_1_are_read_and_the_decathlon_sends_them_here(root: Path) -> None:
+    second = list(NnUNet(root).cases())
+    labels = {"0": "background", "1": "necrosis", "2": "oedema", "3": "enhancing"}
+    listed = [{"image": f"./imagesTr/{case.id}.nii.gz", "label": f"./labelsTr/{case.id}.nii.gz"} for case in second]
+    modality = {"0": "flair", "1": "t1ce"}
+    change(root, channel_names=None, file_ending=None, regions_class_order=None, modality=modality, labels=labels, training=listed)
+    source = NnUNet(root)
+    first = list(source.cases())
+    assert source.problems == []
+    assert [case.image for case in first] == [case.image for case in second]
+    assert source.default_labels == {0: "background", 1: "necrosis", 2: "oedema", 3: "enhancing"}
+    decathlon = Decathlon(root)
+    assert list(decathlon.cases()) == []
+    assert [problem.fix for problem in decathlon.problems] == ["data=nnunet"]
+
+
+def test_a_task_of_the_decathlon_is_sent_to_its_source(tmp_path: Path) -> None:
+    Decathlon(tmp_path).write_phantom(tmp_path / "Task01", 2, 0)
+    source = NnUNet(tmp_path / "Task01")
+    assert list(source.cases()) == []
+    assert [problem.fix for problem in source.problems] == ["data=decathlon"]
 
 
 def test_a_card_that_is_no_json_is_reported(root: Path) -> None:
