@@ -9,6 +9,7 @@ https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from segkit.data.io.base import Array, File, ReadError, as_read_error
 from segkit.data.slices import recent
 
 Point = tuple[float, float, float]
+
+_FIRST_ELEMENTS = tuple(struct.pack("<HH", *tag) for tag in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22), (8, 24)))
+"""Tags with which a file without preamble begins: group length, character set, type of the image, date, class, instance."""
 
 IN_UNITS = ("CT", "PT")
 """Modalities whose numbers mean something (HU, Bq/ml): always float32, as the slope may differ from slice to slice."""
@@ -134,14 +138,15 @@ def header(path: Path, tags: Sequence[str] | None = None) -> Dataset:
 
 
 def claims_to_be_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes, or by its suffix: old files lack the preamble."""
+    """Whether a file is DICOM by its first bytes, or by its suffix. Old files lack the preamble: they begin with group 2 or 8."""
     if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
     except OSError:
         return True  # reading it gives the cause
+    return head[128:] == b"DICM" or (head[:4] in _FIRST_ELEMENTS and len(head) == 132)
 
 
 def _open(path: Path, **how: Any) -> Dataset:

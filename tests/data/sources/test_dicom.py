@@ -99,6 +99,20 @@ def one(written: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
+def test_files_without_suffix_and_without_preamble_belong_to_the_series(one: Path) -> None:
+    whole = [case.image.read() for case in read(one)[0]]
+    for i, path in enumerate(sorted(one.rglob("ct_*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        bare = Dataset()
+        bare.update(dataset)
+        bare.save_as(path.with_name(f"IM{i:04d}"), implicit_vr=bool(i % 2), little_endian=True)
+        path.unlink()
+    (one / "patient_000" / "README").write_text("no DICOM at all " * 20)
+    found, problems = read(one)
+    assert errors(problems) == []
+    assert all(np.array_equal(case.image.read(), pixels) for case, pixels in zip(found, whole, strict=True))
+
+
 def test_the_phantom_reads_back_as_it_was_drawn(written: Path) -> None:
     source = Dicom(written)
     cases = list(source.cases())

@@ -1,0 +1,34 @@
+"""Names of mask values in files beside the masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segkit.data.io.label_files import names_beside, names_in
+
+SNAP = """################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+################################################
+    0     0    0    0        0  0  0    "Clear Label"
+    1   255    0    0        1  1  1    "Left ventricle"
+    2     0  255    0     0.35  1  0    "Myocardium"
+"""
+
+
+def test_a_label_description_of_itk_snap(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(SNAP)
+    assert names_in(tmp_path / "labels.txt") == {1: "Left ventricle", 2: "Myocardium"}
+
+
+def test_a_table_of_bids(tmp_path: Path) -> None:
+    (tmp_path / "sub-01_dseg.tsv").write_text("index\tname\tabbreviation\n0\tBackground\tBG\n1\tGray Matter\tGM\n")
+    assert names_in(tmp_path / "sub-01_dseg.tsv") == {1: "Gray Matter"}
+
+
+def test_other_texts_name_nothing(tmp_path: Path) -> None:
+    (tmp_path / "README.txt").write_text("1 image, 2 masks")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "x_dseg.tsv").write_bytes(b"\xff\xfe\x00")
+    assert names_beside([tmp_path, tmp_path / "none"]) == {}
