@@ -41,6 +41,7 @@ class ReadError(SegkitError):
     """
 
     def __init__(self, path: Path | str, reason: str = "") -> None:
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)  # bytes of a damaged file, in one line
         super().__init__(f"{path}: {reason}" if reason else str(path))
         self.path, self.reason = Path(path), reason
 

@@ -44,7 +44,9 @@ def open_meta(path: Path) -> Stored:
     if len(channels) != 1 or not 1 <= channels[0] <= MAX_VOXELS:
         raise header.damaged("elementnumberofchannels")
     claimed = header.count("ndims", "dimsize") * channels[0] * np.dtype(header.type("elementtype")).itemsize
-    if not _says(header, "compresseddata") and _says(header, "binarydata", "true"):
+    if not _says(header, "binarydata"):
+        raise ReadError(path, "holds its numbers as text, or does not say how; save it again as .mha, with BinaryData = True")
+    if not _says(header, "compresseddata"):
         header.plain(claimed, "headersize")
     (axes,) = header.integers("ndims")
     for key in _GEOMETRY:
@@ -53,12 +55,11 @@ def open_meta(path: Path) -> Stored:
         header.check_numbers(key, axes**2)
     header.check_numbers("compresseddatasize", 1)
     reader = _reader(path, "MetaImageIO")
-    is_text = not _says(header, "binarydata", "true")
-    return _stored(path, reader, "mha", lambda size: _itk_voxels(path, reader, size) if is_text else _meta_voxels(header, claimed, size))
+    return _stored(path, reader, "mha", lambda size: _meta_voxels(header, claimed, size))
 
 
-def _says(header: TextHeader, key: str, default: str = "") -> bool:
-    return header.fields.get(key, default).lower() in _TRUE
+def _says(header: TextHeader, key: str) -> bool:
+    return header.fields.get(key, "").lower() in _TRUE
 
 
 def _sitk() -> Any:

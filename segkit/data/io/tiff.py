@@ -104,6 +104,10 @@ def _check_strips(path: Path, page: Any, size: int) -> None:
         raise ReadError(path, "truncated")
     if page.planarconfig not in (1, 2):
         raise ReadError(path, f"damaged (TIFF has no planar configuration {page.planarconfig})")
+    if "PhotometricInterpretation" not in page.tags:
+        raise ReadError(path, "damaged (it does not say whether 0 is black or white: no PhotometricInterpretation)")
+    if page.photometric == tifffile.PHOTOMETRIC.RGB and (page.bitspersample < 8 or page.samplesperpixel < 3):
+        raise ReadError(path, f"damaged (RGB of {page.samplesperpixel} samples of {page.bitspersample} bits)")
     if len(strips) != prod(page.chunked):
         raise ReadError(path, f"damaged (it lists {len(strips)} strips of pixels, of {prod(page.chunked)})")
     sparse = (0, 0) if page.is_tiled else None  # a tile that GDAL leaves out, as it holds no data

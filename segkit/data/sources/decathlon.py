@@ -92,8 +92,10 @@ class Decathlon(Source):
             return None
         items = labels.items() if isinstance(labels, dict) else enumerate(labels)
         try:
-            named: dict[int | str, str] = {int(value): str(name) for value, name in items}
-        except ValueError:
+            named: dict[int | str, str] = {int(value): name for value, name in items}
+            if not all(isinstance(name, str) and name.strip() for name in named.values()):
+                raise ValueError("a name is missing")
+        except (TypeError, ValueError):
             self.report(
                 self.root / CARD, "'labels' does not map numbers to names", 'write it as  "labels": {"0": "background", "1": "NAME"}'
             )
