@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.data.labels import Array as Array
-from segkit.system.errors import SegkitError, first_line
+from segkit.system.errors import SegkitError, few, first_line
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
 VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".npy", ".npz"})
@@ -172,7 +172,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[
     except csv.Error as error:
         raise ReadError(path, f"is not a table of comma-separated values ({error})") from error
     if missing := [name for name in needed if name not in header]:
-        found = f"its columns are {', '.join(header)}" if any(header) else "the table is empty"
+        found = f"its columns are {few([name[:40] for name in header])}" if any(header) else "the table is empty"
         raise ReadError(path, f"has no column {' and no column '.join(missing)}; {found}")
     blank = [""] * len(header)
     return header, [(line, dict(zip(header, [*cells, *blank], strict=False))) for line, cells in rows if any(cells)]

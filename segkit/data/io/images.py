@@ -178,31 +178,33 @@ def _decode_png(path: Path, data: bytes, indices: bool) -> Array:
     chunks = io.BytesIO(data)
     chunks.seek(8)
     ChunkStream(chunks).verify()  # the checksum of every chunk
-    _check_png_size(path, data)
+    needed = _png_chunks(path, data)
     if color == _PNG_PALETTE:
         return _decode_pillow(path, data, indices)
-    pixels = np.asarray(imagecodecs.png_decode(data))
+    pixels = np.asarray(imagecodecs.png_decode(needed))
     return pixels if pixels.ndim == 2 else pixels[..., 0] if color in _PNG_GRAY else pixels[..., :3]
 
 
-def _check_png_size(path: Path, data: bytes) -> None:
-    """Raise `ReadError` where the pixels are not as many as the header claims: libpng leaves out what is too much."""
+def _png_chunks(path: Path, data: bytes) -> bytes:
+    """Return the PNG without chunks that do not matter here, of which libpng prints remarks (a color profile, say).
+
+    Raises `ReadError` where the pixels are not as many as the header claims: libpng leaves out what is too much.
+    """
     width, height, bits, color, compression, filtering, interlace = struct.unpack(">IIBBBBB", data[16:29])
     if color not in _PNG_SAMPLES or compression or filtering or interlace > 1:
         raise ReadError(path, "damaged (its header names a color type or a method that PNG does not have)")
-    if interlace:
-        return
-    claimed, chunks, place = height * (1 + -(-width * bits * _PNG_SAMPLES[color] // 8)), [], 8
-    while (head := data[place : place + 8])[4:] not in (b"IEND", b""):
-        length = int.from_bytes(head[:4])
-        if head[4:] == b"IDAT":
-            chunks.append(data[place + 8 : place + 8 + length])
-        place += 12 + length
-    packed = zlib.decompressobj()
-    found = len(packed.decompress(b"".join(chunks), claimed + 1))
-    if found != claimed:
+    kept, place = [data[:8]], 8
+    while place < len(data) and kept[-1][4:8] != b"IEND":
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        if data[place + 4 : place + 8] in (b"IHDR", b"IDAT", b"IEND"):
+            kept.append(data[place:end])
+        place = end
+    claimed = height * (1 + -(-width * bits * _PNG_SAMPLES[color] // 8))
+    found = len(zlib.decompressobj().decompress(b"".join(chunk[8:-4] for chunk in kept[2:-1]), claimed + 1))
+    if not interlace and found != claimed:
         amount = "more" if found > claimed else "fewer"
         raise ReadError(path, f"damaged (its header claims {height} x {width} pixels, and {amount} follow)")
+    return b"".join(kept)
 
 
 def _decode_jpeg(path: Path, data: bytes) -> Array:

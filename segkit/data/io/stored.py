@@ -50,5 +50,8 @@ def check_length(path: Path, claimed: int, found: int) -> None:
 
 
 def is_usable(matrix: Array) -> bool:
-    """Finite, and no axis is without length."""
-    return bool(np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > 1e-12)
+    """Finite, no axis without length, and none a million times as long as another."""
+    if not np.isfinite(matrix).all():
+        return False
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    return bool(abs(np.linalg.det(matrix[:3, :3])) > 1e-12 and lengths.max() < 1e6 * lengths.min())

@@ -328,8 +328,7 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None, rules: Mask
         assert grid is not None
         volumes = {name: VolumeMask(mask, orient, rules.threshold) for name, mask in masks.items()}
         return Pair(VolumeFile(image, orient), {**volumes, **segments}, grid.spacing_mm, 3)
-    like = image if rules.resize else None
-    planes = {name: MaskFile(mask, orient, threshold=rules.threshold, like=like) for name, mask in masks.items()}
+    planes = {name: MaskFile(mask, orient, None, rules.threshold, image if rules.resize else None) for name, mask in masks.items()}
     return Pair(ImageFile(image, orient), {**planes, **segments}, grid.spacing_mm[1:] if grid else ())
 
 

@@ -13,7 +13,7 @@ from segkit.data.io.masks import MaskRules
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.sources.base import Source, pair, unreadable
-from segkit.system.errors import nearest
+from segkit.system.errors import few, nearest
 
 _MASK_WORDS = ("label", "labels", "target", "annotation", "seg", "segmentation", "gt", "truth")
 _KNOWN = ("image", "mask", "id", "group", "split", "fold", "spacing")
@@ -102,7 +102,7 @@ class Csv(Source):
         if "image" not in columns:
             hint = nearest("image", columns).replace("did you mean", "is it").rstrip("?")
             fix = f"{hint}? then rename that column to image" if hint else "its first line names the columns, e.g.  image,mask"
-            self.report(self._line(1), f"has no column 'image'; its columns are {', '.join(columns)}", fix)
+            self.report(self._line(1), f"has no column 'image'; its columns are {few([name[:40] for name in columns], 12)}", fix)
         if "mask" in masks and len(masks) > 1:
             self.report(
                 self._line(1), f"has a column mask and also {', '.join(masks[1:])}", "keep mask, or one mask_NAME for each structure"
