@@ -8,14 +8,17 @@ from typing import Any
 
 from segkit.config import schema
 from segkit.data.case import Case
+from segkit.data.io.label_files import names_beside
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, LabelMap
 from segkit.data.manifest import Listing
 from segkit.data.mask_values import cut_between_clusters, gray_counts
 from segkit.data.statistics import Statistics, values_seen
-from segkit.system.errors import Problem, SegkitError
+from segkit.system.errors import Problem, SegkitError, few
 
 MAX_PROPOSED = 20
 """With more distinct values than this, a mask holds gray levels instead of labels, and no label map is proposed."""
+MAX_FOLDERS = 20
+"""Folders in which label files are looked for."""
 
 
 def name_labels(data: schema.Data, found: Listing, statistics: Statistics) -> tuple[LabelMap, list[Problem]]:
@@ -31,7 +34,13 @@ def name_labels(data: schema.Data, found: Listing, statistics: Statistics) -> tu
         return _given_labels(given, overlap, statistics)
     if overlap:
         return _plane_names(found.cases, statistics)
-    return _inferred(statistics)
+    return _inferred(statistics, _names_in_files(found))
+
+
+def _names_in_files(found: Listing) -> dict[str, str]:
+    """What label files of ITK-SNAP or BIDS, at the root or beside masks, call the values."""
+    beside = {path.parent for case in found.cases for mask in case.masks.values() for path in mask.paths}
+    return {str(value): name for value, name in names_beside([found.root, *sorted(beside)[:MAX_FOLDERS]]).items()}
 
 
 def labels_line(names: Mapping[str, str]) -> str:
@@ -81,13 +90,14 @@ def _plane_names(cases: Sequence[Case], statistics: Statistics) -> tuple[LabelMa
     return _any_values(statistics), [Problem("data.overlap", what, "data.overlap=false")]
 
 
-def _inferred(statistics: Statistics) -> tuple[LabelMap, list[Problem]]:
+def _inferred(statistics: Statistics, names: Mapping[str, str]) -> tuple[LabelMap, list[Problem]]:
     """0/1 and 0/255 need no map, even if masks hold only one of the two. Gray levels are left to the checks of files."""
     values = values_seen(statistics.values())
     found = list(values)
     if set(found) <= {"0", "1"} or set(found) <= {"0", "255"}:
         return LabelMap.of({"0": BACKGROUND, "255" if "255" in found else "1": "foreground"}), []
-    if len(found) > MAX_PROPOSED or cut_between_clusters(gray_counts(values)) is not None:
+    named = {value: names[value] for value in found if value in names}
+    if len(named) + 1 < len(found) > MAX_PROPOSED or cut_between_clusters(gray_counts(values)) is not None:
         return LabelMap.of({found[0]: BACKGROUND, found[-1]: "foreground"}), []
-    what = f"the masks hold {', '.join(found)}, which have no names"
-    return _any_values(statistics), [Problem("data.labels", what, f"add  {labels_line(proposed(found))}")]
+    what = f"the masks hold {few(found, MAX_PROPOSED)}, which {'a label file names' if named else 'have no names'}"
+    return _any_values(statistics), [Problem("data.labels", what, f"add  {labels_line(proposed(found) | named)}")]

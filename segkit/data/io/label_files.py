@@ -27,7 +27,7 @@ def names_in(path: Path) -> dict[int, str]:
         found = _of_bids(path) if path.suffix.lower() == ".tsv" else _SNAP.findall(read_start(path, MAX_BYTES).decode("utf-8", "replace"))
     except ReadError:
         return {}
-    return {int(value): name.strip() for value, name in found if value.isdecimal() and int(value) and name.strip()}
+    return {int(value): name.strip().replace('"', "'") for value, name in found if value.isdecimal() and int(value) and name.strip()}
 
 
 def _label_files(folder: Path) -> Iterator[Path]:
