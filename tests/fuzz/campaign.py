@@ -162,7 +162,8 @@ def _verdict(sample: Sample, data: bytes, clean: Audited, found: Audited, path: 
         text = " | ".join(text for _, text in found.errors)
         if any("\n" in text or len(text) > MAX_LINE or not text.isprintable() for _, text in found.errors):
             return "long", text[:400]
-        files = [sample.file, *(name for name in sample.files if Path(name).stem == Path(sample.file).stem)]  # also of its pair
+        about_all = sample.form in ("json", "csv")  # tables, whose mistakes meet the files that they name
+        files = [name for name in sample.files if about_all or Path(name).stem == Path(sample.file).stem]  # also of its pair
         named = any(Path(name).name in text for _, text in found.errors for name in files) or _names_a_place(sample, found)
         return ("refused" if named else "unnamed"), text[:300]
     same = found.arrays.keys() == clean.arrays.keys()

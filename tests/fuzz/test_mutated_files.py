@@ -132,8 +132,18 @@ def test_a_stack_of_imagej_behind_one_page_is_refused_not_read_as_its_first_slic
     assert np.array_equal(VolumeFile(path).read()[..., 0], stack)
     tifffile.imwrite(path, stack[0], description="ImageJ=1.11a\nimages=4\nslices=4\n", metadata=None)
     path.write_bytes(path.read_bytes() + stack[1:].tobytes())
-    with pytest.raises(ReadError, match=r"a\.tif: holds 4 images, but lists 1"):
-        VolumeFile(path).read()
+    for read in (VolumeFile(path).read, ImageFile(path).read):
+        with pytest.raises(ReadError, match=r"a\.tif: holds 4 images, but lists 1"):
+            read()
+
+
+def test_an_ome_tiff_of_slices_is_a_volume(tmp_path: Path) -> None:
+    stack = np.arange(4 * 12 * 10, dtype=np.uint16).reshape(4, 12, 10)
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "ZYX"}, photometric="minisblack")
+    assert np.array_equal(VolumeFile(path).read()[..., 0], stack)
+    with pytest.raises(ReadError, match="holds 4 pages, expected one"):
+        read_image(path)
 
 
 def test_channels_as_pages_are_no_slices(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import tifffile
 
 from segkit.data.io.base import Array, ReadError, as_read_error
 from segkit.data.io.stored import MAX_VOXELS, Stored, check_length
-from segkit.data.io.tiff import count_pages, read_page
+from segkit.data.io.tiff import check_axes, count_pages, read_page
 
 
 def open_npy(path: Path) -> Stored:
@@ -99,6 +99,7 @@ def open_tiff(path: Path) -> Stored:
     with tifffile.TiffFile(path) as tiff:
         count_pages(path, tiff)
         pages = [(page.shape, page.dtype) for page in tiff.pages]
+    check_axes(path, path)
     if len(set(pages)) > 1:
         raise ReadError(path, f"its {len(pages)} pages differ in size or kind; slices of one volume are alike")
     rows, columns, channels = (*pages[0][0], 1)[:3]

@@ -42,14 +42,15 @@ def count_pages(path: Path, tiff: tifffile.TiffFile) -> int:
     (following,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
     if following:
         raise ReadError(path, f"truncated (nothing after page {count})")
-    if tiff.is_imagej or tiff.is_ome:
-        _check_axes(path, tiff, count)
     return count
 
 
-def _check_axes(path: Path, tiff: tifffile.TiffFile, count: int) -> None:
+def check_axes(path: Path, file: Path | IO[bytes]) -> None:
     """Raise `ReadError` where the pages are not the slices of one volume, as far as ImageJ or OME say what they are."""
-    series = tiff.series[0]
+    with tifffile.TiffFile(file) as tiff:  # anew, as its pages are poorer after this
+        if not (tiff.is_imagej or tiff.is_ome):
+            return
+        count, series = len(tiff.pages), tiff.series[0]
     axes = "".join(axis for axis, length in zip(series.axes, series.shape, strict=True) if axis not in "YXS" and length > 1)
     if len(axes) > 1 or "C" in axes:
         what = f"its pages are {' x '.join(map(str, series.shape))} ({series.axes}), not the slices of one volume"
@@ -70,6 +71,9 @@ def decode(path: Path, file: IO[bytes], number: int | None, indices: bool) -> Ar
 
     White-is-zero images are inverted to what a viewer shows; masks (`indices`) are not.
     """
+    if number is None:
+        check_axes(path, file)
+        file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         pages = count_pages(path, tiff)
         if number is None and pages > 1:
