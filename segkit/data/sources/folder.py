@@ -73,8 +73,8 @@ class Folder(Source):
         for key, image, mask in found:
             files = self.read_pair(image, {"": mask} if mask else {}, self.orient)
             if files:
-                masks = files.masks.get("", files.masks or None)
-                yield Case(key, files.image, masks, self.group_of(key), spacing_mm=files.spacing_mm, dims=files.dims)
+                drawn = files.masks.get("", files.masks or None)
+                yield Case(key, files.image, drawn, self.group_of(key), spacing_mm=files.spacing_mm, dims=files.dims)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         masks = self.masks_name if self.masks_name is not None else "masks"
