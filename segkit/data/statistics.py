@@ -41,7 +41,7 @@ QUEUE = 1024
 PERCENTILES = (0, 0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 100)
 MEDIAN, NEARLY_ALL = PERCENTILES.index(50), PERCENTILES.index(99)
 MAX_SAMPLED = 100_000
-"""Pixels of float images from which the percentiles are estimated; integers are all counted."""
+"""Pixels of float images from which the percentiles between 0 and 100 are estimated; integers are all counted."""
 THUMBNAIL = 32
 
 
@@ -275,7 +275,12 @@ def _quantiles(values: Array) -> tuple[float, ...]:
         return tuple(float(v) for v in distinct[np.minimum(at, len(distinct) - 1)])
     sample = values[:: max(1, -(-values.size // MAX_SAMPLED))].astype(np.float64)
     known = sample[np.isfinite(sample)]
-    return tuple(float(v) for v in np.percentile(known, PERCENTILES)) if known.size else (0.0,) * len(PERCENTILES)
+    if not known.size:
+        return (0.0,) * len(PERCENTILES)
+    every = np.isfinite(values)
+    extremes = values.min(where=every, initial=np.inf), values.max(where=every, initial=-np.inf)  # of all, not of the sample
+    inner = np.percentile(known, PERCENTILES[1:-1])
+    return tuple(float(v) for v in (extremes[0], *inner, extremes[1]))
 
 
 def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.data.labels import IGNORE, LabelMap, counted, sided
+from segkit.data.labels import IGNORE, MAX_CLASSES, LabelMap, counted, recoded, sided
 from segkit.system.errors import SegkitError
 
 
@@ -109,3 +109,37 @@ def test_an_all_black_mask_is_background_in_a_colour_map() -> None:
 )
 def test_structures_that_have_a_side_are_known(classes: tuple[str, ...], name: str) -> None:
     assert sided(classes) == name
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_negative_values_there_and_back(dtype: type) -> None:
+    labels = LabelMap.of({-1: "ignore", 0: "background", 1: "organ"})
+    raw = np.array([[-1, 0, 1]], dtype)
+    classes, unknown = labels.encode(raw)
+    assert (classes.tolist(), unknown) == ([[IGNORE, 0, 1]], ())
+    assert labels.decode(classes).tolist() == raw.tolist()
+    assert LabelMap.from_dict(labels.as_dict()) == labels
+
+
+def test_254_classes_are_told_apart_and_more_are_refused() -> None:
+    named = {0: "background"} | {k: f"c{k}" for k in range(1, MAX_CLASSES + 1)}
+    raw = np.arange(MAX_CLASSES + 1).reshape(1, -1)
+    classes, _ = LabelMap.of(named).encode(raw)
+    assert len(np.unique(classes)) == MAX_CLASSES + 1
+    assert IGNORE not in classes
+    with pytest.raises(SegkitError, match="names 255 classes; at most 254"):
+        LabelMap.of(named | {300: "one more"})
+    assert len(LabelMap.of({f"p{k}": f"c{k}" for k in range(400)}, overlap=True).classes) == 400
+
+
+@pytest.mark.parametrize("plain", [{}, {"values": {"0": "background", "1": "a"}, "overlap": "text"}, {"values": ["a"], "overlap": False}])
+def test_a_damaged_map_of_a_checkpoint_is_refused(plain: dict[str, object]) -> None:
+    with pytest.raises(SegkitError, match="labels are not a table"):
+        LabelMap.from_dict(plain)
+
+
+@pytest.mark.parametrize("values", [[0, 3, 255], [-7, 0, 70000], [0, 2**40]])
+def test_recoding_does_not_depend_on_the_range(values: list[int]) -> None:
+    raw = np.array([values, values[::-1]])
+    codes = np.array([5, 6, 7][: len(values)], np.uint8)
+    assert recoded(raw, *counted(raw)[:1], codes).tolist() == [codes.tolist(), codes.tolist()[::-1]]

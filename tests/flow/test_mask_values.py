@@ -76,3 +76,23 @@ def test_probabilities_and_nan_become_one_class(value: Callable[[np.ndarray], np
     volumes(tmp_path / "set", value)
     said = ok(segkit_in, "audit", "data=folder", "data.root=set", "data.source.threshold=0.5")  # slices
     assert "0: background, 255: foreground" in said
+
+
+def test_a_hundred_classes_train_predict_and_evaluate(segkit_in: Cli, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(4):
+        mask = np.kron(np.roll(np.arange(121), i).reshape(11, 11) % 101, np.ones((6, 6))).astype(np.uint8)
+        for folder, pixels in (("images", (2 * mask + random.integers(0, 20, mask.shape)).astype(np.uint8)), ("masks", mask)):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "set" / folder / f"{i}.png"), pixels)
+    names = ", ".join(f"{k}: c{k}" for k in range(1, 101))
+    data = ("data=folder", "data.root=set", f"data.labels={{0: background, {names}}}")
+    assert "not one pixel" not in ok(segkit_in, "audit", *data, "output=report")
+    once = ("trainer.max_epochs=1", "preprocess.size=[64,64]", "data.batch_size=2", "name=x", "run=a")
+    ok(segkit_in, "train", *(key for key in OWN if "max_epochs" not in key), *data, *once)
+    ok(segkit_in, "predict", "ckpt=outputs/x/a", "input=set/images", "output=pred", "overlays=true")
+    written = cv2.imread(str(tmp_path / "pred/0.png"), cv2.IMREAD_UNCHANGED)
+    assert (written.dtype, written.shape, written.max() <= 100) == (np.uint8, (66, 66), True)
+    ok(segkit_in, "evaluate", "masks=set/masks", *data, "output=same")
+    with (tmp_path / "same/cases.csv").open() as file:
+        assert {row["dice"] for row in csv.DictReader(file) if row["dice"]} == {"1.0"}

@@ -15,6 +15,7 @@ import pytest
 from segkit.data import statistics as statistics_module
 from segkit.data.labels import MAX_CLASSES, color_of
 from segkit.data.mask_values import cut_between_clusters
+from segkit.data.statistics import PERCENTILES, quantiles
 from segkit.data.structures import structures
 from tests.runner import Cli, run_segkit
 
@@ -287,3 +288,10 @@ def test_an_audit_of_unreadable_files_says_so(tmp_path: Path) -> None:
     assert "1, of these 1 labelled, in 1 groups; none can be read" in said
     assert "0.0% of the pixels" not in said
     assert "x columns" not in said + (tmp_path / "report" / "audit.html").read_text()
+
+
+def test_extremes_of_float_images_are_of_all_pixels_not_of_the_sample() -> None:
+    image = np.random.default_rng(0).normal(0, 1, (700, 700, 1)).astype(np.float32)
+    image[1, 1], image[3, 3], image[5, 5] = -50, 70, np.nan
+    (found,) = quantiles(image)
+    assert (found[0], found[-1], len(found)) == (-50, 70, len(PERCENTILES))
