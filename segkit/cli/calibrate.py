@@ -30,7 +30,7 @@ from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic
 from segkit.metrics.table import evaluate_case
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Metadata
+from segkit.models.metadata import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console, track
 from segkit.training.sweeps.folds import OutOfFold, find_folds, one_of

@@ -28,8 +28,9 @@ from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
 from segkit.system.environment import Shard, take_share, visible_gpus
 from segkit.system.errors import SegkitError, raise_errors
-from segkit.system.files import CACHE, check_writable, read_json, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
+from segkit.system.files import CACHE, check_writable, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
 from segkit.system.hardware import choose_device, usable_cores
+from segkit.system.plain import read_json
 from segkit.system.processes import INTERRUPTED, die_with
 from segkit.system.progress import console
 

@@ -26,7 +26,8 @@ from segkit.config.overrides import key_of
 from segkit.config.schema import Train
 from segkit.system.environment import job_name
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
-from segkit.system.files import read_json, write_text_atomic
+from segkit.system.files import write_text_atomic
+from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.training.plots import Curve, duration, trial_curves
 from segkit.training.run_folder import config_hash

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segkit.system.errors import Problem, nearest
+from segkit.system.plain import excess
 
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,7 +44,12 @@ def fit(model: type[Model], container: Any) -> tuple[Model | None, list[Problem]
     JSON is the strict middle ground: lists fit tuples and 1 fits a float, but no text becomes a number. One kindness:
     whole numbers where text is wanted (`trainer.precision=32`, ids such as 12) are what the user typed, and become text.
     """
-    data = json.loads(json.dumps(container, default=str))
+    if too_much := excess(container):
+        return None, [Problem("", too_much)]
+    try:
+        data = json.loads(json.dumps(container, default=str))
+    except (ValueError, TypeError) as error:  # a key that is no text
+        return None, [Problem("", f"is no plain data: {error}")]
     for _ in range(2):
         try:
             return model.model_validate_json(json.dumps(data)), []
@@ -111,6 +117,8 @@ def _problem(path: Path, details: list[ErrorDetails], at: str, model: type[BaseM
             return Problem(where, f"no such key; {hint}" if hint else "no such key")
         case "value_error":
             return Problem(where, first["msg"].removeprefix("Value error, "))
+        case "json_invalid":
+            return Problem(where, "holds text that is no Unicode")
     got = _shown(first["input"])
     choices = [word for detail in details for word in _choices(detail)]
     if len(choices) > 1 and len(details) == 1:

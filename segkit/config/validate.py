@@ -15,6 +15,7 @@ from segkit.config.aliases import renamed
 from segkit.config.commands import COMMANDS
 from segkit.config.targets import Keys, check_call, check_name, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
+from segkit.system.plain import excess
 
 STARTS = {"train": "training", "evaluate": "evaluation", "predict": "prediction", "calibrate": "calibration"}
 Names = tuple[str, ...]
@@ -48,10 +49,21 @@ def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
     Keys that it lacks get the schema's defaults; keys that segkit no longer has are dropped. `allow` comes from whoever opens the
     file, never from the file itself: it decides what code may be named.
     """
-    saved = cast("dict[str, Any]", renamed(dict(saved)))
-    config = validate("train", {**_known(saved, schema.Train), "allow_targets": list(allow)})
+    config = validate("train", {**_of_today(saved), "allow_targets": list(allow)})
     assert isinstance(config, schema.Train)
     return config
+
+
+def fit_sections(saved: Mapping[str, Any]) -> tuple[schema.Train | None, list[Problem]]:
+    """A saved training config as `restore` gives it, or what is wrong with its keys; what its targets name is not looked at."""
+    return messages.fit(schema.Train, _of_today(saved))
+
+
+def _of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and names as today's segkit has them. Raises ProblemsFound where there is too much of it."""
+    if too_much := excess(saved):
+        raise ProblemsFound([Problem("", too_much)], before("train"))
+    return _known(cast("dict[str, Any]", renamed(dict(saved))), schema.Train)
 
 
 def _known(saved: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, Array, LabelMap
 from segkit.inference.postprocess import decide, postprocess, threshold_of
 from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
-from segkit.models.checkpoint import Metadata
+from segkit.models.metadata import Metadata
 from segkit.system.errors import SegkitError, nearest
 
 Merge = Literal["max_prob", "priority", "multilabel"]

@@ -23,7 +23,7 @@ from segkit.metrics.base import NAN
 from segkit.metrics.summary import Summary
 from segkit.metrics.table import EXCLUDED, SUMMARY, TABLE, VOLUMES, CaseTable, Row, evaluate_case, mean_of_known
 from segkit.metrics.volumes import Stacks, evaluate_volume
-from segkit.models.checkpoint import Metadata
+from segkit.models.metadata import Metadata
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
 from segkit.system.files import CACHE, write_text_atomic
 from segkit.system.progress import console, track

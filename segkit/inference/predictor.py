@@ -23,7 +23,8 @@ from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
-from segkit.models.checkpoint import Metadata, load_model
+from segkit.models.checkpoint import load_model
+from segkit.models.metadata import Metadata
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Accelerator, Hardware

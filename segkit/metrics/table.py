@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from segkit.config.targets import instantiate
 from segkit.data.case import Case
@@ -17,7 +16,8 @@ from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarize
 from segkit.system.errors import SegkitError
-from segkit.system.files import Natural, natural, read_json, write_csv_atomic
+from segkit.system.files import Natural, natural, write_csv_atomic
+from segkit.system.plain import read_json, read_yaml
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
@@ -186,8 +186,8 @@ def metric_of(folder: Path) -> dict[str, Any] | None:
         return section
     for home in (folder, *folder.resolve().parents[:2]):  # an evaluation lies in RUN/evaluation/PART or RUN/benchmark
         if (home / "config.yaml").is_file():
-            content = yaml.safe_load((home / "config.yaml").read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or "metric" not in content:
+            content = read_yaml(home / "config.yaml")
+            if not isinstance(content.get("metric"), dict):
                 raise SegkitError(f"{home / 'config.yaml'} is not the config of a run: it has no section metric")
             metric: dict[str, Any] = content["metric"]
             return metric

@@ -2,89 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segkit.config import validate
 from segkit.config.schema import Train, Weights
 from segkit.config.targets import instantiate, keywords_of
-from segkit.data.labels import LabelMap
+from segkit.models import fitting
+from segkit.models.fitting import PREFIX as PREFIX
+from segkit.models.metadata import METADATA_KEY as METADATA_KEY
+from segkit.models.metadata import Metadata as Metadata
+from segkit.models.metadata import check_structure, read_config, read_metadata
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.weights import files, load
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path
+from segkit.system.plain import read_json
 
-METADATA_KEY = "segkit"
 HUB, SAFETENSORS = "hf://", ".safetensors"
 WEIGHTS_FILE, METADATA_FILE = f"model{SAFETENSORS}", "segkit.json"
 """Files of a shared folder (`hub.py`)."""
-PREFIX = "model."
-"""The task's attribute that holds the SegmentationModel: what its state-dict keys begin with."""
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """The metadata of a checkpoint, as plain data; under the key `segkit` in the file.
-
-    Made by `training/train.py`, and written with every checkpoint by `on_save_checkpoint` of `training/module.py`.
-
-    Args:
-        config: the validated config of the training: architecture, geometry, thresholds, metric.
-        labels: classes and their raw values, as `LabelMap.as_dict` gives them.
-        channels: channels of the images.
-        intensity_max: largest value of 16-bit images that scale=max divides by; stored as `top`.
-        mean: of each channel, in unit scale.
-        sd: of each channel, in unit scale.
-        split: ids of the cases of each subset.
-        data_root: folder of the training data.
-        data_fingerprint: hash of the training data.
-        is_phantom: whether the training data are synthetic.
-        precision: of the training, as the trainer names it.
-        versions: of the packages that matter.
-        score: the monitored metric on the validation cases when this checkpoint was written, and the epoch.
-        calibration: what `segkit calibrate` chose, on how many validation cases.
-        format: version of this layout.
-        dims: 2 for images, 3 for volumes.
-    """
-
-    config: dict[str, Any]
-    labels: dict[str, Any]
-    channels: int
-    intensity_max: int
-    mean: list[float]
-    sd: list[float]
-    split: dict[str, Any]
-    data_root: str
-    data_fingerprint: str
-    is_phantom: bool
-    precision: str
-    versions: dict[str, str]
-    score: dict[str, float] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    format: int = 1
-    dims: int = 2
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Metadata:
-        return cls(**{"intensity_max" if key == "top" else key: value for key, value in plain.items()})
-
-    def train_config(self, allow: Sequence[str] = ()) -> Train:
-        return validate.restore(self.config, allow)
-
-    def label_map(self) -> LabelMap:
-        return LabelMap.from_dict(self.labels)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"top" if key == "intensity_max" else key: value for key, value in asdict(self).items()}
+DIGEST = "sha256"
+"""The remark in the file of weights that holds the digest of both; older folders have none."""
 
 
 def build_model(metadata: Metadata, allow: Sequence[str] = (), pretrained: bool = False, config: Train | None = None) -> SegmentationModel:
@@ -162,10 +107,20 @@ def read_shared(path: Path) -> dict[str, Any]:
     beside = path.with_name(METADATA_FILE)
     if not beside.is_file():
         raise SegkitError(f"{path} has no {METADATA_FILE} beside it: it holds weights alone;   segkit import weights={path}")
-    try:
-        return {"state_dict": load_file(path), METADATA_KEY: json.loads(beside.read_text())}
-    except (SafetensorError, ValueError, OSError) as error:
-        raise SegkitError(f"{path} or its {METADATA_FILE} is damaged: {first_line(error)}") from error
+    content = {"state_dict": files.load(path), METADATA_KEY: read_json(beside)}
+    known = files.remarks(path).get(DIGEST)
+    if known is not None and known != digest(content["state_dict"], content[METADATA_KEY]):
+        raise SegkitError(f"{path} or its {METADATA_FILE} was changed after it was written, or is damaged;   get both again")
+    return content
+
+
+def digest(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of weights and metadata of a shared folder: its formats would not notice a changed byte."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(state):
+        found.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+        found.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def from_hub(address: str) -> Path:
@@ -179,38 +134,23 @@ def from_hub(address: str) -> Path:
         raise SegkitError(f"{address} cannot be downloaded: {first_line(error)}") from error
 
 
-def read_metadata(path: Path, content: Mapping[str, Any]) -> Metadata:
-    if METADATA_KEY not in content:
-        raise SegkitError(
-            f"{path} was written by another program: it has no segkit metadata (it holds {', '.join(list(map(str, content))[:6])}).\n"
-            "  segkit evaluate and predict need a checkpoint of segkit train"
-        )
-    metadata = content[METADATA_KEY] if isinstance(content[METADATA_KEY], dict) else {}
-    if metadata.get("format") != 1:
-        raise SegkitError(f"{path} has metadata format {metadata.get('format')}; this segkit reads format 1: update segkit")
-    try:
-        return Metadata.from_dict(metadata)
-    except (TypeError, ValueError) as error:
-        raise SegkitError(f"{path} has damaged metadata: {first_line(error)}") from error
-
-
 def load_model(ckpt: str | Path, allow: Sequence[str] = ()) -> tuple[SegmentationModel, Metadata, Train]:
     """The trained network in evaluation mode, its metadata, and the metadata's validated config."""
     path = find(ckpt)
     content = read(path)
     metadata = read_metadata(path, content)
-    config = metadata.train_config(allow)
-    model = build_model(metadata, allow, config=config)
+    config = read_config(path, metadata, allow)
+    weights = fitting.model_weights(path, content)
     try:
-        model.load_state_dict(model_weights(content))
-    except (RuntimeError, KeyError) as error:
-        raise SegkitError(f"{path}: its weights are not those of the network in its metadata: {first_line(error)}") from error
+        model = fitting.load(path, lambda: build_model(metadata, allow, config=config), weights)
+    except SegkitError as error:
+        raise (error if str(path) in str(error) else SegkitError(f"{path}: {error}")) from error
     return model.eval(), metadata, config
 
 
-def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    weights: Mapping[str, Tensor] = content["state_dict"]
-    return {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
+def fits(value: Tensor, place: Tensor) -> bool:
+    """Whether a tensor can take the place of another."""
+    return value.shape == place.shape and value.is_complex() == place.is_complex()
 
 
 HEADS = ("head", "deep_heads", "heads", "segmentation_head", "classifier")
@@ -239,7 +179,7 @@ def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -
     fitting = {
         key: value
         for key, value in theirs.items()
-        if key in ours and ours[key].shape == value.shape and (same_heads or key.split(".")[0] not in HEADS)
+        if key in ours and fits(value, ours[key]) and (same_heads or key.split(".")[0] not in HEADS)
     }
     if 2 * len(fitting) < len(ours) - 2:
         raise SegkitError(f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?")
@@ -251,8 +191,9 @@ def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Ten
     """Tensors of a network by name, and its classes where they are known: of a checkpoint of segkit, or of a foreign file."""
     if (content := own_content(path)) is not None:
         metadata = read_metadata(path, content)
+        check_structure(path, metadata)
         load.check_meaning(f"init_from={path}", metadata.config["model"], network)
-        return files.without_wrappers(content["state_dict"]), metadata.label_map().classes
+        return files.without_wrappers(files.sound_tensors(path, content.get("state_dict"))), metadata.label_map().classes
     state, schema = load.obtain(Weights(path=str(path)))
     if schema == load.PLAIN:
         return load.as_named_in(network.state_dict(), state), None

@@ -13,7 +13,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from segkit.models import checkpoint
-from segkit.models.checkpoint import METADATA_FILE, WEIGHTS_FILE, Metadata
+from segkit.models.checkpoint import METADATA_FILE, WEIGHTS_FILE
+from segkit.models.fitting import PREFIX, model_weights
+from segkit.models.metadata import Metadata, check_structure, read_metadata
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path, write_text_atomic
 
@@ -22,16 +24,18 @@ def save(ckpt: str | Path, folder: str | Path) -> Path:
     """The checkpoint or run folder `ckpt` as a folder to share; overwrites what an earlier call left there."""
     source, folder = checkpoint.find(ckpt), Path(folder).expanduser()
     content = checkpoint.read(source)
-    metadata = without_local(checkpoint.read_metadata(source, content))
+    known = read_metadata(source, content)
+    check_structure(source, known)
+    metadata, weights = without_local(known), model_weights(source, content)
     foreign = [
         path.name for path in folder.glob("*") if path.name not in (WEIGHTS_FILE, METADATA_FILE, "README.md", ".git", ".gitattributes")
     ]
     if foreign:
         raise SegkitError(f"{folder} holds other files ({', '.join(foreign[:3])});   name another  output=FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
-    weights = checkpoint.model_weights(content)
+    state = {PREFIX + key: value.contiguous().clone() for key, value in weights.items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({checkpoint.PREFIX + key: value.contiguous().clone() for key, value in weights.items()}, temporary, {"format": "pt"})
+        save_file(state, temporary, {"format": "pt", checkpoint.DIGEST: checkpoint.digest(state, metadata)})
     write_text_atomic(folder / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
     write_text_atomic(folder / "README.md", model_card(metadata))
     return folder

@@ -6,7 +6,6 @@ import csv
 import errno
 import hashlib
 import io
-import json
 import os
 import re
 import secrets
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from segkit.system.errors import SegkitError
 
@@ -49,12 +47,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise SegkitError(f"disk full while writing {path}; {old};   free some space and run it again") from error
         raise
     flush_to_disk(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.table import CaseTable, Row, evaluate_case
-from segkit.models.checkpoint import METADATA_KEY, Metadata
+from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
 from segkit.training.distributed import all_gather, is_distributed

@@ -22,7 +22,8 @@ from segkit.config import validate
 from segkit.config.schema import Train
 from segkit.system.environment import TRIAL, is_child, job_name, now, session
 from segkit.system.errors import SegkitError
-from segkit.system.files import read_json, remove_leftovers, write_text_atomic
+from segkit.system.files import remove_leftovers, write_text_atomic
+from segkit.system.plain import read_json
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),

@@ -35,13 +35,15 @@ from segkit.inference.evaluation import (
 from segkit.losses import IgnoreGuard, WeightedLoss, check_shares
 from segkit.metrics.summary import Summary
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Metadata, build_model
+from segkit.models.checkpoint import build_model
+from segkit.models.metadata import Metadata
 from segkit.models.probe import probe
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job_name, versions
 from segkit.system.errors import SegkitError, nearest
-from segkit.system.files import CACHE, check_writable, read_json, write_text_atomic
+from segkit.system.files import CACHE, check_writable, write_text_atomic
 from segkit.system.hardware import Hardware
+from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.training.callbacks.logging import record_hparams
 from segkit.training.distributed import end_with_parent, process_group

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -19,9 +20,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
+from zipfile import ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,6 +38,10 @@ CHUNK = 2**20
 TIMEOUT_SECONDS = 30.0
 RANGE_NOT_SATISFIABLE, PARTIAL = 416, 206
 
+SHARED = 2
+"""Names that may stand for the same values, as tied weights do."""
+ROOM = 2**20
+"""Bytes, values or parts that are allowed to anything."""
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Names under which training programs keep the weights beside other things."""
 DEEPEST = 2
@@ -73,7 +79,7 @@ def read(path: Path, key: str | None = None) -> dict[str, Tensor]:
     path = path.expanduser()
     content = load(path)
     found = _at(path, content, key) if key else content
-    return without_wrappers(_tensors(path, found))
+    return without_wrappers(sound_tensors(path, _tensors(path, found)))
 
 
 def check_is_weights(path: Path) -> None:
@@ -102,12 +108,63 @@ def load(path: Path) -> Any:
     try:
         if is_safetensors:
             return load_file(path)
-        with torch.serialization.safe_globals(IGNORED):
+        check_archive(path)
+        with torch.serialization.safe_globals(IGNORED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch remarks about a damaged file, ahead of our line
             return torch.load(path, map_location="cpu", weights_only=True)
+    except SegkitError:
+        raise
     except pickle.UnpicklingError as error:
         raise SegkitError(_refusal(path, str(error))) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # a damaged pickle does whatever it comes to
         raise SegkitError(f"{path} is cut short, damaged or no file of weights: {first_line(error)}") from error
+
+
+def remarks(path: Path) -> dict[str, str]:
+    """Return the text that a safetensors file carries beside its tensors."""
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def check_archive(path: Path) -> None:
+    """Raise SegkitError for an archive of torch with a changed byte, which torch would not notice, or one that unpacks to far more."""
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        if (unpacked := sum(entry.file_size for entry in entries)) > SHARED * path.stat().st_size + ROOM:
+            raise SegkitError(f"{path} claims to unpack to {unpacked:,} bytes, far more than it holds: a decompression bomb?")
+        for entry in entries:
+            if entry.CRC:  # 0: written without, as torch.serialization.set_crc32_options(False) asks for
+                with archive.open(entry) as file:
+                    while file.read(CHUNK):
+                        pass
+
+
+def sound_tensors(path: Path, state: Any) -> dict[str, Tensor]:
+    """Return `state` as tensors by name. SegkitError unless all hold numbers, none NaN, and no more of them than the file."""
+    if not isinstance(state, Mapping):
+        raise SegkitError(f"{path} is damaged: its state_dict is a {type(state).__name__}, not tensors by name")
+    for name, value in state.items():
+        if trouble := _trouble(value):
+            raise SegkitError(f"{path} is damaged: {name} {trouble}")
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if claimed > SHARED * path.stat().st_size + ROOM:
+        raise SegkitError(f"{path} is damaged: its tensors claim {claimed:,} bytes, more than the file holds")
+    if unsound := [str(name) for name, value in state.items() if value.element_size() > 1 and value.isnan().any()]:
+        raise SegkitError(f"{path} holds NaN ({few(unsound, 3)}): its training failed, or the file is damaged")
+    return {str(name): value for name, value in state.items()}
+
+
+def _trouble(value: Any) -> str:
+    """What is wrong with a tensor, to follow its name."""
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, not a tensor"
+    if value.is_meta:
+        return "has a shape, but no values"
+    if value.is_quantized or value.layout != torch.strided:
+        return "is quantized or sparse, which is not read here"
+    return ""
 
 
 def _refusal(path: Path, why: str) -> str:

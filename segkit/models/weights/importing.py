@@ -17,7 +17,9 @@ from segkit.config.schema import Train, Weights
 from segkit.data.labels import BACKGROUND, LabelMap
 from segkit.data.transforms.intensity import SIXTEEN_BIT
 from segkit.models import checkpoint
-from segkit.models.checkpoint import METADATA_KEY, PREFIX, Metadata, build_model, build_network, without_downloads
+from segkit.models.checkpoint import build_model, build_network, without_downloads
+from segkit.models.fitting import PREFIX
+from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.weights import load
 from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN, SCHEMAS
 from segkit.system.environment import versions

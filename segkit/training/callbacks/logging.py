@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -24,7 +23,8 @@ from segkit.config.schema import Train
 from segkit.data.dataset import CaseDataset
 from segkit.data.overlays import Panel, panel, sample_grid
 from segkit.metrics.summary import OVERALL, Summary
-from segkit.system.files import read_json, write_text_atomic
+from segkit.system.files import write_text_atomic
+from segkit.system.plain import read_json, read_lines
 from segkit.system.progress import console
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.plots import best_row, read_columns
@@ -202,7 +202,7 @@ def hparams(run: RunFolder, cfg: Train) -> Iterator[tuple[str, Scalar]]:
             name = value.rpartition(".")[2] if key.endswith("._target_") else value
             yield key.removesuffix("._target_"), name if isinstance(name, Scalar) else str(name)
     space = read_json(run.path.parent / "sweep.json").get("space", {})
-    for text in yaml.safe_load((run.path / "overrides.yaml").read_text()) if space else ():
+    for text in read_lines(run.path / "overrides.yaml") if space else ():
         key, _, typed = text.partition("=")
         if key in space:
             value = config.get(key.lstrip("+"))

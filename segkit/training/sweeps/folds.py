@@ -12,15 +12,13 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segkit.config.schema import Metric
 from segkit.inference.predictor import Image, Prediction, Predictor, as_case
 from segkit.metrics.summary import Summary, interval, unit
 from segkit.metrics.table import CaseTable, read_table
 from segkit.models import checkpoint
 from segkit.system.errors import SegkitError, nearest
-from segkit.system.files import read_json
+from segkit.system.plain import read_json, read_lines
 from segkit.system.progress import console
 from segkit.training.run_folder import RunFolder
 from segkit.training.sweeps.names import find_sweep, trial_name
@@ -144,7 +142,7 @@ def find_folds(sweep: str, where: Values | None = None, partial: bool = False) -
         raise SegkitError(f"sweep {folder} has no folds: it varies {', '.join(space)};   segkit train -m … split=kfold folds=all")
     groups: dict[tuple[tuple[str, str], ...], list[Trained]] = {}
     for path in sorted(folder.glob("*/overrides.yaml")):
-        typed = (text.partition("=") for text in yaml.safe_load(path.read_text()))
+        typed = (text.partition("=") for text in read_lines(path))
         values = {key.lstrip("+"): value for key, _, value in typed if key.lstrip("+") in space}
         others = tuple((key, text) for key, text in values.items() if key not in (FOLD, *SEEDS))
         groups.setdefault(others, []).append(Trained(path.parent, values))

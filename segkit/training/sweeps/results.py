@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from segkit.data.labels import Array
 from segkit.system.environment import absolute
 from segkit.system.errors import SegkitError
-from segkit.system.files import read_json
+from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import short_keys, shown
 from segkit.training.sweeps.storage import is_locked, journal_file, open_storage, quiet

@@ -23,7 +23,8 @@ from optuna.study import StudyDirection
 from segkit.config.aliases import ALIASES, KEYWORDS
 from segkit.system.environment import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
-from segkit.system.files import read_json, write_text_atomic
+from segkit.system.files import write_text_atomic
+from segkit.system.plain import read_json
 from segkit.training.sweeps.space import Space
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}

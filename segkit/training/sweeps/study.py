@@ -18,7 +18,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from segkit.system.errors import SegkitError, nearest
-from segkit.system.files import read_json
+from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import trial_name
 from segkit.training.sweeps.samplers import build_sampler

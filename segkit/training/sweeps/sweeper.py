@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from segkit.config.overrides import as_typed
 from segkit.system.errors import SegkitError
-from segkit.system.files import read_json
+from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.training.run_folder import PLACE_KEYS, flat, is_below
 from segkit.training.sweeps.names import clean, short_keys
