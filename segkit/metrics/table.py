@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from segkit.config.targets import instantiate
+from segkit.config.targets import check_call, check_name, instantiate, target_nodes
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, summarize
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, of_file, raise_errors
 from segkit.system.files import Natural, natural, write_csv_atomic
-from segkit.system.plain import read_json, read_yaml
+from segkit.system.plain import fitted, read_json, read_yaml, reading
 
 KEYS = ("case", "group", "subset", "class", "n_truth_px", "n_pred_px")
 TABLE, VOLUMES, SUMMARY = "cases.csv", "volumes.csv", "summary.json"
@@ -126,7 +126,7 @@ class CaseTable:
         """The table as written. Without metrics the statistics are plain means of the columns, under no known rule."""
         if not path.is_file():
             raise SegkitError(f"{path}: no such case table;   segkit evaluate writes it")
-        with path.open(newline="", encoding="utf-8") as file:
+        with reading(path), path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="")
             columns = list(reader.fieldnames or [])[len(KEYS) :]
             if tuple(reader.fieldnames or ())[: len(KEYS)] != KEYS:
@@ -168,27 +168,36 @@ def read_table(place: str | Path, allow: Sequence[str] = ()) -> CaseTable:
     path = Path(place).expanduser()
     path = path / OUT_OF_FOLD if (path / "sweep.json").exists() else path
     path = path / TABLE if path.is_dir() else path
-    section = metric_of(path.parent)
-    if section is None:
+    found = metric_of(path.parent)
+    if found is None:
         return CaseTable.from_csv(path)
-    nodes = section.get("volumes" if path.name == VOLUMES else "cases") or {}
-    metrics: dict[str, CaseMetric] = {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
-    return CaseTable.from_csv(path, metrics)
+    home, section = found
+    nodes = fitted(home, section.get("volumes" if path.name == VOLUMES else "cases") or {}, dict[str, dict[str, Any] | None])
+    return CaseTable.from_csv(path, build_metrics(home, {name: node for name, node in nodes.items() if node}, allow))
 
 
-def metric_of(folder: Path) -> dict[str, Any] | None:
-    """The metric section that made the table: from summary.json beside it, else from the run's config.
+def build_metrics(home: Path, nodes: Mapping[str, Mapping[str, Any]], allow: Sequence[str]) -> dict[str, CaseMetric]:
+    """The metrics that a file names. Raises SegkitError, which names it, where one cannot be built."""
+    try:
+        for place, node in target_nodes(nodes, ("metric",)):
+            raise_errors(check_name(node, ".".join(place), allow) or check_call(node, ".".join(place), allow))
+        return {name: instantiate(node, allow=allow) for name, node in nodes.items()}
+    except SegkitError as error:
+        raise of_file(home, "has a metric that cannot be used", error) from error
+
+
+def metric_of(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The metric section that made the table, and its file: from summary.json beside it, else from the run's config.
 
     An evaluation may use another metric than its run; older ones do not record it.
     """
     section = read_json(folder / SUMMARY).get("metric")
     if isinstance(section, dict):
-        return section
+        return folder / SUMMARY, section
     for home in (folder, *folder.resolve().parents[:2]):  # an evaluation lies in RUN/evaluation/PART or RUN/benchmark
         if (home / "config.yaml").is_file():
             content = read_yaml(home / "config.yaml")
             if not isinstance(content.get("metric"), dict):
                 raise SegkitError(f"{home / 'config.yaml'} is not the config of a run: it has no section metric")
-            metric: dict[str, Any] = content["metric"]
-            return metric
+            return home / "config.yaml", content["metric"]
     return None

@@ -16,13 +16,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from segkit.config import messages, validate
 from segkit.config.schema import NotNegative, Positive, Strict, Train
 from segkit.data.labels import LabelMap
-from segkit.system.errors import ProblemsFound, SegkitError
+from segkit.system.errors import ProblemsFound, SegkitError, of_file
 
 METADATA_KEY = "segkit"
 MOST_CHANNELS = 4096
 LARGEST = 2**32 - 1
 """Of raw values in masks and images."""
-MOST_LINES = 10
+UNUSABLE = "has a config that cannot be used"
 
 
 def _printable(name: str) -> str:
@@ -174,7 +174,7 @@ def read_metadata(path: Path, content: Mapping[str, Any]) -> Metadata:
         metadata = Metadata.from_dict(plain)
         metadata.label_map()
     except SegkitError as error:
-        raise SegkitError(f"{path} has damaged metadata: {_in_lines(error)}") from error
+        raise of_file(path, "has damaged metadata", error) from error
     return metadata
 
 
@@ -183,19 +183,11 @@ def read_config(path: Path, metadata: Metadata, allow: Sequence[str] = ()) -> Tr
     try:
         return metadata.train_config(allow)
     except SegkitError as error:
-        raise SegkitError(f"{path} has a config that cannot be used: {_in_lines(error)}") from error
+        raise of_file(path, UNUSABLE, error) from error
 
 
 def check_structure(path: Path, metadata: Metadata) -> None:
     """Raise SegkitError unless the config in the metadata has the sections of a training; its targets may be anybody's."""
     _, problems = validate.fit_sections(metadata.config)
     if problems:
-        raise SegkitError(f"{path} has a config that cannot be used: {_in_lines(ProblemsFound(problems))}")
-
-
-def _in_lines(error: SegkitError) -> str:
-    """The first problem in the line; a line more for each of the others."""
-    if not isinstance(error, ProblemsFound):
-        return " ".join(str(error).split("\n"))
-    lines = [f"{one.where} {one.what}".strip() + (f";   {one.fix}" if one.fix else "") for one in error.problems]
-    return "\n  ".join(lines[:MOST_LINES]) + (f"\n  ... and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else "")
+        raise of_file(path, UNUSABLE, ProblemsFound(problems))

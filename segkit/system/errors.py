@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -47,6 +48,15 @@ def raise_errors(problems: Iterable[Problem], before: str = "training starts") -
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise ProblemsFound(errors, before)
+
+
+def of_file(path: Path, what: str, error: SegkitError, most: int = 10) -> SegkitError:
+    """The error again, as what is wrong with a file: the first problem in the line, and a line for each of the others."""
+    lines = [str(error).replace("\n", " ")]
+    if isinstance(error, ProblemsFound):
+        lines = [f"{one.where} {one.what}".strip() + (f";   {one.fix}" if one.fix else "") for one in error.problems]
+    lines[most:] = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+    return SegkitError("\n  ".join([f"{path} {what}: {lines[0]}", *lines[1:]]))
 
 
 def first_line(error: BaseException | str, default: str = "") -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +52,17 @@ def fitted(path: Path, content: Any, kind: type[T]) -> T:
         detail = error.errors(include_url=False)[0]
         place = ".".join(map(str, detail["loc"]))
         raise SegkitError(f"{path} is damaged: {f'{place}: ' if place else ''}{detail['msg'][:1].lower()}{detail['msg'][1:]}") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged table does to a reader into a SegkitError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise SegkitError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error) as error:
+        raise SegkitError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def excess(content: Any) -> str:

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from segkit.data.labels import PALETTE, Array
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
+from segkit.system.plain import reading
 
 Columns = Mapping[str, Array]
 TRAIN, VAL, GRAY = "#0072b2", "#d55e00", "#666666"
@@ -46,12 +47,13 @@ def read_columns(path: Path) -> dict[str, Array]:
     """Column -> values by epoch (float64); blanks, NaN and infinities are NaN. A repeated epoch counts once."""
     rows = {}
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
+        with reading(path), path.open(newline="", encoding="utf-8") as file:
             rows = {row["epoch"]: row for row in csv.DictReader(file, restval="") if row.get("epoch")}
     if not rows:
         raise SegkitError(f"{path}: no metrics; has the run finished an epoch?")
     names = [name for name in next(iter(rows.values())) if name]
-    table = np.array([[float(row[name].strip() or "nan") for name in names] for row in rows.values()])  # (epochs, columns)
+    with reading(path):
+        table = np.array([[float(row[name].strip() or "nan") for name in names] for row in rows.values()])  # (epochs, columns)
     table[np.isinf(table)] = np.nan
     table = table[np.argsort(table[:, names.index("epoch")], kind="stable")]
     return dict(zip(names, table.T, strict=True))

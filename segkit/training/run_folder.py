@@ -13,17 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from segkit.config import validate
 from segkit.config.schema import Train
 from segkit.system.environment import TRIAL, is_child, job_name, now, session
-from segkit.system.errors import SegkitError
+from segkit.system.errors import ProblemsFound, SegkitError, of_file
 from segkit.system.files import remove_leftovers, write_text_atomic
-from segkit.system.plain import read_json
+from segkit.system.plain import fitted, read_json, read_yaml
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
@@ -40,6 +41,19 @@ class Interrupted(Exception):
 
 class Pruned(Exception):
     """The pruner of a sweep has stopped this training."""
+
+
+class Status(BaseModel):
+    """What is read of status.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    state: Literal["running", "finished", "interrupted", "pruned", "failed"]
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    host: str
+    process_started: float
+    job: str | None = None
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,12 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        return read_json(self.path / "status.json")
+        """Empty where the run has not begun. Raises SegkitError where the file is damaged."""
+        path = self.path / "status.json"
+        content = read_json(path)
+        if content:
+            fitted(path, content, Status)
+        return content
 
     # --- making and finding -------------------------------------------------------------------------------------------
 
@@ -156,7 +175,12 @@ class RunFolder:
         return run
 
     def config(self, allow: Sequence[str]) -> Train:
-        return validate.restore(yaml.safe_load((self.path / "config.yaml").read_text()), allow)
+        """Raises SegkitError, which names the file, where it is damaged or nothing can be trained with it."""
+        path = self.path / "config.yaml"
+        try:
+            return validate.restore(read_yaml(path), allow)
+        except ProblemsFound as error:
+            raise of_file(path, "cannot be used", error) from error
 
     def hash(self, allow: Sequence[str]) -> str | None:
         """Hash of its config; None where another version of segkit wrote it."""
