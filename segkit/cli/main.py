@@ -115,11 +115,12 @@ class Plain:
 
     def say_error(self, error: Exception) -> None:
         """Headline red, keys bold; plain where stderr is no terminal."""
-        from rich.console import Console
         from rich.text import Text
 
+        from segkit.system.progress import SafeConsole
+
         headline, *lines = str(error).splitlines() or [type(error).__name__]
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
         console.print(Text.assemble((f"segkit {self.command.name}: ", "bold"), (headline, "bold red")))
         for line in lines:
             where, gap, rest = line.partition("   ")

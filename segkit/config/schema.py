@@ -6,11 +6,14 @@ The models are strict and frozen, and refuse unknown keys; `validate.py` turns t
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+MOST_PIXELS = 10**9
 
 
 def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +47,12 @@ def _is_a_part(part: str) -> str:
     return part
 
 
+def _fits_in_memory(size: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(size) > MOST_PIXELS:
+        raise ValueError(f"is {' x '.join(map(str, size))} pixels; at most {MOST_PIXELS:,} are possible")
+    return size
+
+
 PartName = Annotated[str, AfterValidator(_is_a_part)]
 """A share of a list that several jobs work on; auto: as SLURM or torchrun number their jobs."""
 FolderName = Annotated[str, AfterValidator(_stays_below)]
@@ -56,7 +65,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
-Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3), AfterValidator(_fits_in_memory)]
 Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
 
 

@@ -2,7 +2,7 @@
 
 Configs come from strangers, and so do checkpoints, whose metadata rebuild networks through `instantiate`. So a name must lie
 in an allowed package, and what it names must be a class or function defined in one: no way around through an imported `os`.
-From other people's packages only classes: some of their functions download or import whatever they are given.
+Only classes, except in the user's own packages: some functions download, import or read whatever they are given.
 """
 
 from __future__ import annotations
@@ -64,10 +64,6 @@ def _is_own(name: str, allow: Sequence[str]) -> bool:
     return any(name == extra or name.startswith(f"{extra}.") for extra in allow)
 
 
-def _may_be_function(target: str, allow: Sequence[str]) -> bool:
-    return target.startswith("segkit.") or _is_own(target, allow)
-
-
 class Refused(SegkitError):
     """A target that cannot be used: why, and what to type instead."""
 
@@ -88,12 +84,17 @@ def target_nodes(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[st
             yield from target_nodes(inner, (*path, str(i)))
 
 
-def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = ()) -> list[Problem]:
-    """Find what is wrong with a node before anything is imported: a target that is not allowed, or Hydra's further keys beside it."""
+def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = (), ours: bool = False) -> list[Problem]:
+    """Find what is wrong with a node before anything is imported: a target that is not allowed, or Hydra's further keys beside it.
+
+    With `ours` a target of other people's packages is out of place.
+    """
     target, hidden = str(node["_target_"]), [key for key in node if str(key).startswith("_") and key != "_target_"]
     problems = [Problem(f"{where}.{key}", "is not supported beside _target_: write plain keywords") for key in hidden]
     if not is_allowed(target, allow):
         problems.append(Problem(where, f"{target} is outside the allowed packages", _way_in(target, allow)))
+    elif ours and not target.startswith("segkit.") and not _is_own(target, allow):
+        problems.append(Problem(where, f"{target} is no metric and no step of post-processing"))
     return problems
 
 
@@ -219,7 +220,7 @@ def find(target: str, allow: Sequence[str] = ()) -> Callable[..., Any]:
     except (ImportError, SyntaxError) as error:
         raise Refused(f"{target} cannot be imported: {error}") from error
     function = inspect.isfunction(found)
-    if function and not _may_be_function(target, allow):
+    if function and not _is_own(target, allow):
         raise Refused(f"{target} is a function; only classes of that package may be named")
     if not (function or inspect.isclass(found)):
         raise Refused(f"{target} is neither a class nor a function")
@@ -248,7 +249,11 @@ def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), **supplie
     keywords = {str(key): _built(value, allow) for key, value in node.items() if key != "_target_"}
     try:
         return build(**keywords, **supplied)
-    except (TypeError, ValueError) as error:
+    except SegkitError:
+        raise
+    except Exception as error:
+        if _is_own(target, allow) and not isinstance(error, TypeError | ValueError):
+            raise  # the traceback shows the user where
         raise SegkitError(f"{target}: {error}") from error
 
 

@@ -86,7 +86,7 @@ def checked(command: str, container: dict[str, Any], known: Sequence[Problem]) -
     allow = container.get("allow_targets")
     extras = [str(name) for name in allow] if isinstance(allow, list) else []
     nodes, wrong = _targets(container)
-    problems += [*wrong, *(problem for path, node in nodes for problem in check_name(node, ".".join(path), extras))]
+    problems += [*wrong, *(problem for path, node in nodes for problem in check_name(node, ".".join(path), extras, is_ours(path)))]
     if command == "predict" and container.get("input") is None and not container.get("data"):
         problems.append(
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
@@ -137,6 +137,11 @@ def _targets(container: Mapping[str, Any]) -> tuple[list[tuple[Keys, dict[str, A
     """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
     model, problems = without_weights(container.get("model"))
     return [(path, dict(node)) for path, node in target_nodes({**container, "model": model})], problems
+
+
+def is_ours(path: Keys) -> bool:
+    """Whether only segkit has what belongs there, or the user's own packages: metrics and post-processing."""
+    return path[0] in ("metric", "inference")
 
 
 def _check_call(path: Keys, node: Mapping[str, Any], allow: Sequence[str]) -> list[Problem]:

@@ -76,6 +76,7 @@ def predict_items(
     checks, before anything is written."""
     if options.palette:
         palettes(predictor.labels)  # an error now rather than after the first image
+    check_below(items, output)
     target = Target(output, predictor.labels, predictor.config.data.neighbours, outline_of(predictor), part)
     everything, writers = open_writers(options.formats, items, target)
     # slices of one volume belong to one part, since each reads the whole volume
@@ -102,6 +103,13 @@ def predict_items(
     notes = tuple(problem for writer in writers for problem in writer.problems)
     merged = tables.end(output, part)
     return BatchResult(len(todo) - len(problems), len(items) - len(todo), tuple(problems), notes, len(everything), merged)
+
+
+def check_below(items: Sequence[InputItem], output: Path) -> None:
+    """Raise SegkitError where the name of a case leads out of the output folder."""
+    for file in (file for item in items for file in (output / item.name, *item.files(output))):
+        if ".." in file.parts[len(output.parts) :] or not file.is_relative_to(output):
+            raise SegkitError(f"{file} is not below output={output}: the name of this case leads out of it;   rename the case")
 
 
 def open_writers(names: Iterable[str], items: Sequence[InputItem], target: Target) -> tuple[list[InputItem], list[Writer]]:

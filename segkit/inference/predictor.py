@@ -23,10 +23,10 @@ from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
-from segkit.models.checkpoint import load_model
+from segkit.models.checkpoint import find, load_model
 from segkit.models.metadata import Metadata
 from segkit.models.segmentation import SegmentationModel
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, of_file
 from segkit.system.hardware import Accelerator, Hardware
 
 T = TypeVar("T")
@@ -214,12 +214,16 @@ def load(
     Raises:
         SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
     """
-    model, metadata, config = load_model(ckpt, allow)
+    path = find(ckpt)
+    model, metadata, config = load_model(path, allow)
     hardware = Hardware.choose(accelerator, precision, threads)
     if precision is None and metadata.precision == "32":
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)
-    return CheckpointPredictor(model, metadata, config, hardware, allow, inference)
+    try:
+        return CheckpointPredictor(model, metadata, config, hardware, allow, inference)
+    except SegkitError as error:
+        raise of_file(path, "cannot be used", error) from error
 
 
 def read_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

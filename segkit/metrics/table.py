@@ -180,7 +180,7 @@ def build_metrics(home: Path, nodes: Mapping[str, Mapping[str, Any]], allow: Seq
     """The metrics that a file names. Raises SegkitError, which names it, where one cannot be built."""
     try:
         for place, node in target_nodes(nodes, ("metric",)):
-            raise_errors(check_name(node, ".".join(place), allow) or check_call(node, ".".join(place), allow))
+            raise_errors(check_name(node, ".".join(place), allow, ours=True) or check_call(node, ".".join(place), allow))
         return {name: instantiate(node, allow=allow) for name, node in nodes.items()}
     except SegkitError as error:
         raise of_file(home, "has a metric that cannot be used", error) from error

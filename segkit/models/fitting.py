@@ -44,7 +44,7 @@ def load(path: Path, build: Callable[[], SegmentationModel], weights: Mapping[st
         model = build()
     _check_normalizer(path, model, weights)
     try:
-        if not (different := _difference(model, weights)):
+        if not (different := difference(model, weights)):
             model.load_state_dict(dict(weights))
     except (RuntimeError, KeyError) as error:
         different = first_line(error)
@@ -93,7 +93,7 @@ def _check_normalizer(path: Path, model: SegmentationModel, weights: Mapping[str
             raise SegkitError(f"{path} is damaged: {name} is {shown[0]} in its metadata, but {shown[1]} in its weights")
 
 
-def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+def difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """What the weights lack and have besides; empty where each fits its place."""
     wanted = model.state_dict()
     missing, besides = [name for name in wanted if name not in weights], [name for name in weights if name not in wanted]

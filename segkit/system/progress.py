@@ -7,11 +7,24 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 T = TypeVar("T")
-console = Console(stderr=False, highlight=False, soft_wrap=True)
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+"""Control characters, as they are printed: a name must not move the cursor or rewrite what stands there."""
+
+
+class SafeConsole(Console):
+    """Prints control characters of names and messages as text. Those that rich makes itself for colors are none of these."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else text.translate(CONTROL), style, control)
+
+
+console = SafeConsole(stderr=False, highlight=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 10.0
 
 

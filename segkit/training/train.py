@@ -50,6 +50,7 @@ from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
+from segkit.training.resuming import restoring, step_to_resume
 from segkit.training.run_folder import Interrupted, Pruned, RunFolder
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
 
@@ -273,13 +274,14 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
     parameters = sum(p.numel() for p in module.model.parameters())
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
-    step = checkpoint.read(run.resume_from)["global_step"] if run.resume_from else 0
+    step = step_to_resume(run.resume_from, module.model) if run.resume_from else 0
     group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
     try:
         with group, naming_killed_workers(data.train, data.val):
             strategy, sync = build_strategy(cfg, hardware, module.model, module.metadata.channels), wants_sync(cfg, hardware, module.model)
             trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
-            trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
+            with restoring(run.resume_from, trainer):
+                trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
             permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""

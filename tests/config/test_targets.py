@@ -168,7 +168,7 @@ def test_complaints_of_a_constructor_name_it(own: list[str]) -> None:
         "segkit.config.targets.instantiate",
         "segkit.cli.main.main",
         "segkit.models",
-        "segkit.models.weights.files.fetch",
+        "segkit.models.weights.download.fetch",
         "segkit.models.weights.load.obtain",
         "segkit.models.smp._from_hub",
         "segkit.models.smp.Recipe",

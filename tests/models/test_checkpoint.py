@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from segkit.models import checkpoint
-from segkit.models.checkpoint import Metadata
+from segkit.models.metadata import Card, Metadata
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.unet import UNet
 from segkit.system.errors import SegkitError
@@ -120,3 +121,26 @@ def test_init_from_takes_what_fits_and_says_what_it_rewritten(trained: Path) -> 
 def test_init_from_another_architecture_is_refused(trained: Path) -> None:
     with pytest.raises(SegkitError, match="another architecture"):
         checkpoint.init_weights(small_model(widths=(12, 24, 48)), checkpoint.find(trained), ("head",))
+
+
+def test_the_schema_of_the_metadata_has_their_fields() -> None:
+    assert set(Card.model_fields) == {field.name for field in fields(Metadata)}
+
+
+def test_a_metadata_field_out_of_bounds_is_named_with_the_file(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["segkit"] |= {"channels": 10**9, "mean": ["a"]}
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(SegkitError) as error:
+        checkpoint.load_model(tmp_path / "bad.ckpt")
+    first, second = str(error.value).splitlines()
+    assert first == f"{tmp_path}/bad.ckpt has damaged metadata: channels needs at most 4096, got 1000000000"
+    assert second == "  mean.0 needs a number, got 'a'"
+
+
+def test_a_changed_byte_among_the_weights_is_noticed(trained: Path, tmp_path: Path) -> None:
+    data = bytearray((trained / "checkpoints" / "best.ckpt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "bad.ckpt").write_bytes(data)
+    with pytest.raises(SegkitError, match="damaged"):
+        checkpoint.load_model(tmp_path / "bad.ckpt")

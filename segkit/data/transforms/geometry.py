@@ -7,6 +7,7 @@ alike on images (rows, columns) and volumes (slices, rows, columns).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from segkit.config.schema import Preprocess
+from segkit.config.schema import MOST_PIXELS, Preprocess
 from segkit.data.labels import IGNORE, Array
 from segkit.system.errors import SegkitError
 
@@ -146,7 +147,9 @@ def plan(config: Preprocess, shape: Shape, spacing_mm: Sequence[float] = (), box
 
 
 def _add(steps: list[Step], step: Step) -> Shape:
-    """Steps that change nothing are left out."""
+    """Steps that change nothing are left out. Raises SegkitError where an image would become too large."""
+    if math.prod(step.target) > max(MOST_PIXELS, math.prod(step.source)):
+        raise SegkitError(f"preprocess makes {step.target} pixels of an image of {step.source};   check preprocess.spacing_mm and size")
     if step.target != step.source:
         steps.append(step)
     return step.target

@@ -1,4 +1,4 @@
-"""Files of weights that other programs wrote: downloaded once and checked, read as tensors by name.
+"""Files of weights that other programs wrote: checked, and read as tensors by name.
 
 No code in them is ever run: the pickled formats (.pt, .pth, .bin, .ckpt, .pth.tar) are read by `torch.load(weights_only=True)`,
 safetensors by its own library.
@@ -6,20 +6,12 @@ safetensors by its own library.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -28,15 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.system.errors import SegkitError, few, first_line, nearest
-from segkit.system.files import flush_to_disk, sha256_of
-from segkit.system.progress import track
-
-if sys.platform != "win32":
-    import fcntl
 
 CHUNK = 2**20
-TIMEOUT_SECONDS = 30.0
-RANGE_NOT_SATISFIABLE, PARTIAL = 416, 206
 
 SHARED = 2
 """Names that may stand for the same values, as tied weights do."""
@@ -126,13 +111,13 @@ def remarks(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def check_archive(path: Path) -> None:
-    """Raise SegkitError for an archive of torch with a changed byte, which torch would not notice, or one that unpacks to far more."""
+def check_archive(path: Path, ratio: int = SHARED) -> None:
+    """Raise SegkitError for an archive with a changed byte, which torch would not notice, or one that unpacks to far more."""
     if not is_zipfile(path):
         return
     with ZipFile(path) as archive:
         entries = archive.infolist()
-        if (unpacked := sum(entry.file_size for entry in entries)) > SHARED * path.stat().st_size + ROOM:
+        if (unpacked := sum(entry.file_size for entry in entries)) > ratio * path.stat().st_size + ROOM:
             raise SegkitError(f"{path} claims to unpack to {unpacked:,} bytes, far more than it holds: a decompression bomb?")
         for entry in entries:
             if entry.CRC:  # 0: written without, as torch.serialization.set_crc32_options(False) asks for
@@ -211,104 +196,3 @@ def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             return without_wrappers({name.removeprefix(prefix): value for name, value in state.items()})
     return state
-
-
-def fetch(url: str, sha256: str | None = None) -> Path:
-    """Return the local copy of a file in the cache, SEGKIT_CACHE (else ~/.cache/segkit), and download it where it is missing.
-
-    An interrupted download is resumed, if the file is still the same one: `If-Range` with the server's own mark (RFC 9110,
-    section 13.1.5).
-
-    Args:
-        url: http, https or file.
-        sha256: what the file must hash to; the copy is used again while its hash is right.
-
-    Raises:
-        SegkitError: it cannot be downloaded (with the place to put the file by hand), or it is another file, which is removed.
-    """
-    path = place(url)
-    if _is_cached(path, sha256):
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SegkitError(
-            f"{path.parent} cannot be written to: {error.strerror};   choose another folder with  SEGKIT_CACHE=DIR"
-        ) from error
-    with _one_at_a_time(path):
-        if not _is_cached(path, sha256):
-            _fetch(url, sha256, path)
-    return path
-
-
-def _is_cached(path: Path, sha256: str | None) -> bool:
-    return path.is_file() and (sha256 is None or sha256_of(path) == sha256.lower())
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """The jobs of a sweep may all start by downloading the same file; the others wait for the first."""
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        if sys.platform != "win32":
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _fetch(url: str, sha256: str | None, path: Path) -> None:
-    part, mark = (path.with_name(f"{path.name}{ending}") for ending in (".part", ".part.mark"))
-    must = f"; its sha256 must be {sha256.lower()}" if sha256 else ""
-    by_hand = f"\n  get the file by other means and put it at  {path}{must}"
-    try:
-        total = _download(url, part, mark)
-    except (OSError, HTTPException, ValueError) as error:
-        raise SegkitError(f"{url} cannot be downloaded: {first_line(error)}{by_hand}") from error
-    size = part.stat().st_size
-    if total is not None and size < total:
-        raise SegkitError(f"{url} was interrupted after {size:,} of {total:,} bytes;   run it again to resume")
-    mark.unlink(missing_ok=True)
-    with part.open("rb") as file:
-        is_page = is_web_page(file.read(512))
-    found = sha256_of(part)
-    if is_page or (sha256 is not None and found != sha256.lower()):
-        part.unlink()
-    if is_page:
-        raise SegkitError(f"{url} answers with a web page, not weights: the download needs a login or has moved{by_hand}")
-    if sha256 is not None and found != sha256.lower():
-        raise SegkitError(f"{url} gives a file with sha256 {found}, not {sha256.lower()}; it was removed")
-    flush_to_disk(part)
-    part.replace(path)
-
-
-def place(url: str) -> Path:
-    """The path of a URL in the cache. Different URLs have different paths, whatever the files are called."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https", "file"):
-        raise SegkitError(f"{url}: http, https and file addresses can be fetched;   give a path for a file")
-    last = re.sub(r"[^\w.-]", "_", unquote(parts.path).rpartition("/")[2]).lstrip(".")[-100:] or "weights"
-    cache = Path(os.environ.get("SEGKIT_CACHE") or Path.home() / ".cache" / "segkit").expanduser()
-    return cache / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}"
-
-
-def _download(url: str, part: Path, mark: Path) -> int | None:
-    """Append to `part`, or start it again. `mark` keeps the server's mark of the file. Returns the whole length, if it gives it."""
-    have = part.stat().st_size if part.is_file() else 0
-    known = mark.read_text() if mark.is_file() else ""
-    headers = {"User-Agent": "segkit"} | ({"Range": f"bytes={have}-", "If-Range": known} if have and known else {})
-    try:
-        with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
-            start = have if "Range" in headers and response.status == PARTIAL else 0
-            length, etag = response.headers.get("Content-Length"), response.headers.get("ETag", "")
-            total = start + int(length) if length else None
-            # a weak mark, or none, does not tell two states of the file apart: then nothing is resumed
-            mark.write_text(response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag)
-            chunks, n = iter(lambda: response.read(CHUNK), b""), -(-(total - start) // CHUNK) if total else None
-            with part.open("ab" if start else "wb") as file:
-                for chunk in track(chunks, f"downloading {part.stem}, MiB", n):
-                    file.write(chunk)
-            return total
-    except HTTPError as error:
-        if error.code != RANGE_NOT_SATISFIABLE or "Range" not in headers:
-            raise
-    part.unlink()  # as long as the file, or longer: not a part of it
-    return _download(url, part, mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from segkit.models.checkpoint import build_model, build_network, without_downloa
 from segkit.models.fitting import PREFIX
 from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.weights import load
+from segkit.models.weights.files import check_archive
 from segkit.models.weights.load import AUTO, FROM_DATA, PLAIN, SCHEMAS
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
@@ -148,9 +150,10 @@ class Reference:
     @classmethod
     def read(cls, path: Path) -> Reference:
         try:
+            check_archive(path, ratio=1000)
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: torch.from_numpy(np.asarray(arrays[name], np.float32)) for name in ("input", "output")}
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, EOFError, zlib.error, BadZipFile) as error:
             way = "write it with  numpy.savez(FILE, input=..., output=...)"
             raise SegkitError(f"reference={path} cannot be read as arrays input and output: {error};   {way}") from error
         return cls(path, found["input"], found["output"])

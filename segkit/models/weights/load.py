@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from segkit.config.schema import Weights
 from segkit.models.unet import UNet
 from segkit.models.weights import files
-from segkit.models.weights.files import WRAPPERS, fetch
+from segkit.models.weights.download import fetch
+from segkit.models.weights.files import WRAPPERS
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import sha256_of
 

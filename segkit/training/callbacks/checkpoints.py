@@ -19,17 +19,22 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from segkit.models import checkpoint
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
+from segkit.training.resuming import check_optimizers
 from segkit.training.run_folder import Interrupted
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Read and write Lightning's checkpoints: atomically, and with `weights_only=True`."""
 
+    restoring: Path | None = None
+    """The file, from the reading of a checkpoint to the first step after it."""
+
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         checkpoint.save(checkpoint_, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return checkpoint.read(Path(path))
+        self.restoring = Path(path)
+        return checkpoint.read(self.restoring)
 
 
 class Checkpoints(Checkpoint):
@@ -46,6 +51,12 @@ class Checkpoints(Checkpoint):
         self.best_epoch: int | None = None
         self._improved = False
         self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO) and io.restoring:
+            check_optimizers(io.restoring, trainer.optimizers)
+            io.restoring = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the score. NaN is never the best, but as long as there is no score, the first checkpoint is kept."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.models.weights import files
-from segkit.models.weights.files import fetch, place
+from segkit.models.weights import download
+from segkit.models.weights.download import fetch, place
 from segkit.system.errors import SegkitError
 
 CONTENT = bytes(range(256)) * 20_000
@@ -161,7 +161,7 @@ def test_offline_a_file_put_by_hand_is_taken(server: Server) -> None:
 
 
 def test_a_server_that_falls_silent_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.05)
     silence = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # listens, but nobody answers
     with pytest.raises(SegkitError, match=r"timed out(.|\n)*put it at"):
         fetch(f"http://127.0.0.1:{silence.server_port}/unet.pt")
