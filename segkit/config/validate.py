@@ -18,6 +18,8 @@ from segkit.system.errors import Problem, ProblemsFound, raise_errors
 from segkit.system.plain import excess
 
 STARTS = {"train": "training", "evaluate": "evaluation", "predict": "prediction", "calibrate": "calibration"}
+MOST_IDS, MOST_VALUES = 1_000_000, 5_000
+"""Values in a section of a config: only `data` may list cases."""
 Names = tuple[str, ...]
 CALLS: dict[Keys, tuple[Names, Names]] = {
     ("model",): (("in_channels", "out_channels"), ("dims",)),
@@ -61,8 +63,9 @@ def fit_sections(saved: Mapping[str, Any]) -> tuple[schema.Train | None, list[Pr
 
 def _of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Keys and names as today's segkit has them. Raises ProblemsFound where there is too much of it."""
-    if too_much := excess(saved):
-        raise ProblemsFound([Problem("", too_much)], before("train"))
+    for name, section in saved.items():
+        if too_much := excess(section, MOST_IDS if name == "data" else MOST_VALUES):
+            raise ProblemsFound([Problem(str(name)[:60], too_much)], before("train"))
     return _known(cast("dict[str, Any]", renamed(dict(saved))), schema.Train)
 
 

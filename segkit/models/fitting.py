@@ -59,14 +59,15 @@ def load(path: Path, build: Callable[[], SegmentationModel], weights: Mapping[st
 @contextmanager
 def at_most(path: Path, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Refuse a network while it is built, as soon as it has more parts than these weights can fill."""
-    n, most = 0, 16 * len(weights) + ROOM // 64
+    n, most = 0, 8 * len(weights) + ROOM // 1024
 
     def count(_: nn.Module, name: str, part: Any) -> None:
         nonlocal n
         n += 1
-        size = part.numel() if isinstance(part, nn.Parameter) else 0
-        if n > most or size > SHARED * _numel(weights) + ROOM:
-            raise SegkitError(f"{path}: {_misfit(max(size, n), weights)}")
+        if n > most:
+            raise SegkitError(f"{path}: config.model describes a network of {n:,} parts or more, but it holds {len(weights)} tensors")
+        if isinstance(part, nn.Parameter) and part.numel() > SHARED * _numel(weights) + ROOM:
+            raise SegkitError(f"{path}: {_misfit(part.numel(), weights)}")
 
     hooks = [module.register_module_parameter_registration_hook(count), module.register_module_module_registration_hook(count)]
     try:

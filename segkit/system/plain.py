@@ -65,8 +65,8 @@ def reading(path: Path) -> Iterator[None]:
         raise SegkitError(f"{path} is damaged: {first_line(error)}") from error
 
 
-def excess(content: Any) -> str:
-    """Return why plain data are too much to work with; empty where they are not.
+def excess(content: Any, most: int = MOST_VALUES) -> str:
+    """Return why plain data are too much to work with, as more than `most` values are; empty where they are not.
 
     A few bytes may stand for any amount, as parts of a pickle or of YAML can be used again and again.
     """
@@ -78,8 +78,8 @@ def excess(content: Any) -> str:
                 return f"holds a whole number of {value.bit_length():,} bits"
             parts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple | set) else ()
             n += len(parts)
-            if n > MOST_VALUES:
-                return f"holds more than {MOST_VALUES:,} values"
+            if n > most:
+                return f"holds more than {most:,} values"
             inner += parts
         if not inner:
             return ""
