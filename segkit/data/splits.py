@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from segkit.config import schema
 from segkit.data.case import Case, Manifest, grouped
 from segkit.data.io.base import ReadError, read_json
 from segkit.data.statistics import Statistics
-from segkit.system.errors import Problem, ProblemsFound, nearest
+from segkit.system.errors import Problem, ProblemsFound, first_line, nearest
 from segkit.system.files import natural, write_text_atomic
 
 SUBSETS = ("train", "val", "test")
@@ -51,6 +51,8 @@ class Split:
         excluded: Ids in no subset: the data set calls them unfit to learn from (`facts["excluded"]`).
         grouped: False: one patient may be in several subsets, because `split.grouped=false` asked for it.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -92,9 +94,11 @@ class Split:
     def from_dict(cls, data: Any, where: str = "split") -> Split:
         """A split from `as_dict`, or a hand-written {"train": [ids], "val": [ids]}. Raises ProblemsFound, which names `where`."""
         try:
-            return TypeAdapter(cls).validate_python(data)
-        except ValidationError:
-            what = "is not a split: lists of ids (text) named train and val are needed"
+            return TypeAdapter(cls).validate_json(json.dumps(data))
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            place = ".".join(map(str, detail["loc"])) or "it"
+            what = f"is not a split ({place}: {first_line(detail['msg'])}): lists of ids (text) named train and val are needed"
             raise ProblemsFound([Problem(where, what, 'write {"train": ["ID", ...], "val": ["ID", ...], "test": []}')]) from None
 
 

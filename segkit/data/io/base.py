@@ -148,7 +148,7 @@ def read_json(path: Path) -> Any:
             raise ReadError(path, "is empty") from None
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         raise ReadError(path, f"is {'truncated' if cut else 'not JSON'} ({error.msg}, line {error.lineno})") from None
-    except RecursionError as error:
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits
         raise ReadError(path, f"cannot be read ({error})") from error
 
 
