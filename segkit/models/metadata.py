@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from segkit.config import messages, validate
 from segkit.config.schema import NotNegative, Positive, Strict, Train
 from segkit.data.labels import LabelMap
-from segkit.system.errors import ProblemsFound, SegkitError, of_file
+from segkit.system.errors import Problem, ProblemsFound, SegkitError, of_file
+from segkit.system.plain import excess
 
 METADATA_KEY = "segkit"
 MOST_CHANNELS = 4096
 LARGEST = 2**32 - 1
 """Of raw values in masks and images."""
+OPTIONAL = ("test", "excluded")
+"""Subsets that a split need not have."""
 UNUSABLE = "has a config that cannot be used"
 
 
@@ -52,17 +55,6 @@ class Labels(Strict):
         return self
 
 
-class Subsets(BaseModel):
-    """Ids by subset. Further keys say how the split was made."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
-    train: list[str]
-    val: list[str]
-    test: list[str] = []
-    excluded: list[str] = []
-
-
 class Calibrated(Strict):
     """What `segkit calibrate` has stored."""
 
@@ -71,7 +63,7 @@ class Calibrated(Strict):
 
 
 class Card(Strict):
-    """The schema of `Metadata` in a file; `config` has its own."""
+    """The schema of `Metadata` in a file; `config` has its own, and `split` holds file names, which need not be Unicode."""
 
     config: dict[str, Any]
     labels: Labels
@@ -79,7 +71,6 @@ class Card(Strict):
     intensity_max: Annotated[Positive, Field(le=LARGEST, alias="top")]
     mean: list[Finite]
     sd: list[Annotated[NotNegative, Field(allow_inf_nan=False)]]
-    split: Subsets
     data_root: str
     data_fingerprint: str
     is_phantom: bool
@@ -143,10 +134,12 @@ class Metadata:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Metadata:
         """Raises ProblemsFound with all that the schema refuses."""
-        card, problems = messages.fit(Card, plain)
-        if card is None:
+        card, problems = messages.fit(Card, {key: value for key, value in plain.items() if key != "split"})
+        split = plain.get("split")
+        problems += _wrong_ids(split)
+        if card is None or problems:
             raise ProblemsFound([replace(problem, fix="") for problem in problems], "it is opened")
-        return cls(**card.model_dump(exclude_unset=True))
+        return cls(**card.model_dump(exclude_unset=True), split=dict(split or {}))
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
         return validate.restore(self.config, allow)
@@ -156,6 +149,16 @@ class Metadata:
 
     def as_dict(self) -> dict[str, Any]:
         return {"top" if key == "intensity_max" else key: value for key, value in asdict(self).items()}
+
+
+def _wrong_ids(split: Any) -> list[Problem]:
+    """What is wrong with the ids by subset. Further keys say how the split was made."""
+    if too_much := excess(split):
+        return [Problem("split", too_much)]
+    subsets = split if isinstance(split, dict) else {}
+    lists = {name: subsets.get(name, () if name in OPTIONAL else None) for name in ("train", "val", *OPTIONAL)}
+    wrong = [name for name, ids in lists.items() if not isinstance(ids, list | tuple) or not all(isinstance(one, str) for one in ids)]
+    return [Problem(f"split.{name}", "needs a list of ids (text)") for name in wrong]
 
 
 def read_metadata(path: Path, content: Mapping[str, Any]) -> Metadata:

@@ -92,6 +92,23 @@ PLACES = (
 RESOLVERS = ("${oc.env:SEGKIT_SECRET}", "${oc.decode:${oc.env:SEGKIT_SECRET}}", "${hydra:runtime.cwd}", "${eval:'1'}", "${now:%Y}")
 RESOLVED = ("name", "data.root", "model.encoder_name", "model.activation", "output_dir", "metric.monitor", "data.source._target_")
 MODEL, CONFIG = "config.model", "config"
+
+
+def nested(depth: int) -> Any:
+    inner: Any = 1
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+def doubled(times: int) -> Any:
+    """A few bytes that stand for 2 ** times values: as YAML's anchors and the memo of pickles make them."""
+    inner: Any = ["x"]
+    for _ in range(times):
+        inner = [inner, inner]
+    return inner
+
+
 CARDS: dict[str, tuple[str, Any]] = {
     "mean of text": ("mean", ["a"]),
     "mean without end": ("mean", [float("inf")]),
@@ -115,6 +132,7 @@ CARDS: dict[str, tuple[str, Any]] = {
     "empty config": (CONFIG, {}),
     "split of text": ("split", "text"),
     "split of lists": ("split.train", [[1], None]),
+    "split that goes on and on": ("split.train", doubled(60)),
     "dims": ("dims", 4),
     "format": ("format", "x"),
     "tensor for a number": ("channels", torch.ones(1)),
@@ -135,21 +153,6 @@ CARDS: dict[str, tuple[str, Any]] = {
     ),
     "part of a network that fills memory": (f"{MODEL}.odd", {"_target_": "torch.nn.Linear", "in_features": 10**6, "out_features": 10**6}),
 }
-
-
-def nested(depth: int) -> Any:
-    inner: Any = 1
-    for _ in range(depth):
-        inner = [inner]
-    return inner
-
-
-def doubled(times: int) -> Any:
-    """A few bytes that stand for 2 ** times values: as YAML's anchors and the memo of pickles make them."""
-    inner: Any = ["x"]
-    for _ in range(times):
-        inner = [inner, inner]
-    return inner
 
 
 CARDS |= {"nested": ("versions", nested(100)), "a billion laughs": ("versions", doubled(60))}

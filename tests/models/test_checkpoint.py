@@ -124,7 +124,7 @@ def test_init_from_another_architecture_is_refused(trained: Path) -> None:
 
 
 def test_the_schema_of_the_metadata_has_their_fields() -> None:
-    assert set(Card.model_fields) == {field.name for field in fields(Metadata)}
+    assert {*Card.model_fields, "split"} == {field.name for field in fields(Metadata)}
 
 
 def test_a_metadata_field_out_of_bounds_is_named_with_the_file(trained: Path, tmp_path: Path) -> None:
