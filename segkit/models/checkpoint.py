@@ -176,15 +176,16 @@ def init_weights(model: SegmentationModel, path: Path, classes: Sequence[str]) -
     theirs, their_classes = weights_to_start_from(path, model.network)
     ours = {key.removeprefix("network."): value for key, value in model.state_dict().items() if key.startswith("network.")}
     same_heads = their_classes is None or tuple(their_classes) == tuple(classes)
-    fitting = {
+    matching = {
         key: value
         for key, value in theirs.items()
         if key in ours and fits(value, ours[key]) and (same_heads or key.split(".")[0] not in HEADS)
     }
-    if 2 * len(fitting) < len(ours) - 2:
-        raise SegkitError(f"init_from={path}: only {len(fitting)} of {len(ours)} tensors fit this network; is it another architecture?")
-    model.network.load_state_dict(fitting, strict=False)
-    return [key for key in ours if key not in fitting]
+    if 2 * len(matching) < len(ours) - 2:
+        raise SegkitError(f"init_from={path}: only {len(matching)} of {len(ours)} tensors fit this network; is it another architecture?")
+    fitting.check_finite(path, model.network, matching)
+    model.network.load_state_dict(matching, strict=False)
+    return [key for key in ours if key not in matching]
 
 
 def weights_to_start_from(path: Path, network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:

@@ -50,10 +50,14 @@ def load(path: Path, build: Callable[[], SegmentationModel], weights: Mapping[st
         different = first_line(error)
     if different:
         raise SegkitError(f"{path}: its weights are not those of the network in its metadata: {different}")
-    infinite = [name for name, value in model.named_parameters() if not value.isfinite().all()]  # a buffer may be, such as a mask
-    if infinite:
-        raise SegkitError(f"{path} holds infinite weights ({few(infinite, 3)}): its training failed, or the file is damaged")
+    check_finite(path, model, weights)
     return model
+
+
+def check_finite(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise SegkitError for infinite weights from a file. A buffer may be infinite, such as a mask of attention."""
+    if infinite := [name for name, _ in model.named_parameters() if name in weights and not weights[name].isfinite().all()]:
+        raise SegkitError(f"{path} holds infinite weights ({few(infinite, 3)}): its training failed, or the file is damaged")
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     wanted = {
         (str(a),): "two runs are needed, and 1 given",
         (str(a), str(tmp_path / "nowhere")): "no such case table",
-        (str(a), str(broken)): "not the config of a run",
+        (str(a), str(broken)): "config.yaml is damaged: it holds a str, not keys and values",
     }
     for arguments, message in wanted.items():
         assert main(["compare", *arguments]) == 2
