@@ -18,7 +18,8 @@ from segkit.models import fitting
 from segkit.models.fitting import PREFIX as PREFIX
 from segkit.models.metadata import METADATA_KEY as METADATA_KEY
 from segkit.models.metadata import Metadata as Metadata
-from segkit.models.metadata import check_structure, read_config, read_metadata
+from segkit.models.metadata import check_structure, read_config
+from segkit.models.metadata import read_metadata as read_metadata
 from segkit.models.segmentation import Normalizer, SegmentationModel
 from segkit.models.weights import files, load
 from segkit.system.errors import SegkitError, first_line
