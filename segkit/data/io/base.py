@@ -41,12 +41,16 @@ class ReadError(SegkitError):
     """
 
     def __init__(self, path: Path | str, reason: str = "") -> None:
-        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)  # bytes of a damaged file, in one line
+        reason = _printable(reason, "?")  # bytes of a damaged file, in one line
         super().__init__(f"{path}: {reason}" if reason else str(path))
         self.path, self.reason = Path(path), reason
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ReadError, (self.path, self.reason)
+
+
+def _printable(text: str, instead: str) -> str:
+    return "".join(letter if letter.isprintable() else instead for letter in text)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[
     reader = csv.reader(lines, delimiter=max(",;\t", key=lines.readline().count))
     lines.seek(0)
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
+        header = [" ".join(_printable(name, " ").split()).lower() for name in next(reader, [])]
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise ReadError(path, f"is not a table of comma-separated values ({error})") from error

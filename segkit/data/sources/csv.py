@@ -109,7 +109,7 @@ class Csv(Source):
             )
         repeated = sorted({name for name in columns if columns.count(name) > 1})
         if repeated:
-            self.report(self._line(1), f"names {', '.join(repeated)} twice", "keep one column of a name")
+            self.report(self._line(1), f"names {few([name[:40] for name in repeated])} twice", "keep one column of a name")
         for name in (c for c in columns if c and c not in (*_KNOWN, *masks)):
             hint = nearest(name, _KNOWN) or ("is it the mask? then rename it to mask" if not masks and name in _MASK_WORDS else "")
             self.report(self.table.name, f"column {name!r} is not used", hint, "warning" if hint else "note")
