@@ -28,6 +28,7 @@ from segkit.inference.evaluation import build_metrics, evenly, validation_cases
 from segkit.inference.postprocess import Decision, Threshold, threshold_of
 from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic
+from segkit.metrics.base import known_as
 from segkit.metrics.table import evaluate_case
 from segkit.models import checkpoint
 from segkit.models.metadata import Metadata
@@ -208,7 +209,7 @@ def scorer_of(predictor: Predictor, cases: Sequence[Case], labels: LabelMap) -> 
     config = predictor.config.metric
     metrics = build_metrics(config.cases, predictor.config.allow_targets)
     statistics = {statistic.name: statistic for metric in metrics.values() for statistic in metric.statistics}
-    monitor = config.monitor.split("/")[0]
+    monitor = known_as(config.monitor.split("/")[0], statistics)  # over all cases: else removing what is not there would never pay
     statistic = statistics.get(monitor) or next(iter(statistics.values()))
     sign = -1.0 if monitor in statistics and config.mode == "min" else 1.0
     chosen = fitting(cases, pixels_of(cases, labels), MAX_PIXELS)

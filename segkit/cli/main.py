@@ -184,6 +184,8 @@ class Application(Plain):
             self.take(compose.spelled_out(self.argv, self.args.overrides, self.folders))
         if not self.is_multirun:
             compose.check_single(self.command.name, self.args.overrides)
+            if not self.has_own_config:
+                compose.check_leftovers(self.command.name, self.args.overrides, self.folders)
         elif not self.has_own_config:
             compose.check(self.command.name, self.args.overrides, self.folders, multirun=True)
 

@@ -15,6 +15,7 @@ from segkit.system.progress import console
 from segkit.training.sweeps.names import all_sweeps, find_sweep
 from segkit.training.sweeps.plots import FEWEST, draw_sweep, importances, n_top
 from segkit.training.sweeps.results import Sweep, Table, means_table, read_sweep, trials_table
+from segkit.training.sweeps.ties import tie_line
 
 MAX_ROWS, MAX_FAILURES, MAX_WIDTH = 30, 10, 2000
 STYLES = {"pruned": "dim", "waiting": "dim", "failed": "red", "running": "green", "interrupted": "yellow"}
@@ -64,7 +65,8 @@ def show(name: str, output_dir: Path, storage: str | None = None, is_whole: bool
     print_table(trials_table(sweep), None if is_whole else MAX_ROWS, [STYLES.get(trial.state, "") for trial in sweep.in_order])
     if means := means_table(sweep):
         print_table(means, MAX_ROWS)
-    for line in [*importance_lines(sweep, importances(sweep)), *failure_lines(sweep)]:
+    tie = tie_line(sweep)
+    for line in [*([f"tie        {tie}"] if tie else []), *importance_lines(sweep, importances(sweep)), *failure_lines(sweep)]:
         console.print(line, markup=False)
     written = [path.name for path in draw_sweep(sweep)]
     console.print(f"written    {', '.join(written[:-1])}\npage       {sweep.folder / written[-1]}", markup=False)

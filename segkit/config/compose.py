@@ -9,7 +9,7 @@ the lists that a stage brings (`hydra.sweeper.params`), and keys that are search
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +101,13 @@ def check_single(command: str, overrides: Sequence[str]) -> None:
     raise_errors(problems, before(command))
 
 
+def check_leftovers(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> None:
+    """Raise `ProblemsFound` with the keys that a preset sets for an option in whose place another one is typed (see `leftovers`)."""
+    if any(key_of(text) == GROUP for text in overrides) and len(overrides) > 1:
+        with _hydra(config_dirs) as loader, suppress(*REFUSALS):  # what does not compose is reported when it starts
+            raise_errors(leftovers(command, overrides, hydra_overrides.compose(command, overrides), loader), before(command))
+
+
 def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> list[str]:
     """The overrides of a multirun: `overrides`, the lists around them, and what is `typed` in place of these; each key once."""
     rest = [text for text in overrides if key_of(text) not in {key_of(own) for own in typed}]
@@ -154,7 +161,29 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseMo
     cfg, problems = hydra_overrides.compose_or_explain(command, overrides, loader)
     if cfg is None:
         raise ProblemsFound(problems, before(command))
+    problems += leftovers(command, overrides, cfg, loader) if not problems else []
     return to_model(command, cfg, hydra_overrides.choices(cfg), problems)
+
+
+def leftovers(command: str, overrides: Sequence[str], cfg: DictConfig, loader: ConfigLoader) -> list[Problem]:
+    """Keys that a preset sets for its own network or optimizer, where another one is typed that has no such keys."""
+    chosen, typed = hydra_overrides.choices(cfg), {key_of(text) for text in overrides}
+    problems: list[Problem] = []
+    for group in (key for key in typed if chosen.get(GROUP) and key != GROUP and options(key, loader) and key in cfg):
+        what = f"is set by experiment={chosen[GROUP]} for another {group}: {group}={chosen[group]} has no such key"
+        with suppress(*REFUSALS):  # without the typed option nothing may compose
+            problems += [Problem(key, what, f"add  ~{key}") for key in foreign_keys(command, overrides, cfg, group) if key not in typed]
+    return problems
+
+
+def foreign_keys(command: str, overrides: Sequence[str], cfg: DictConfig, group: str) -> list[str]:
+    """Keys of the option that is typed for a group which it does not have by itself; none where the preset's own is of the same class."""
+    option = hydra_overrides.choices(cfg)[group]
+    without = [text for text in overrides if key_of(text).partition(".")[0] != group]
+    planned, plain = (hydra_overrides.compose(command, words)[group] for words in (without, [f"{group}={option}"]))
+    if "_target_" not in plain or planned.get("_target_") == plain["_target_"]:
+        return []
+    return [f"{group}.{key}" for key in cfg[group] if key not in plain]
 
 
 def _plain(node: DictConfig | ListConfig, path: messages.Path, problems: list[Problem]) -> Any:

@@ -177,6 +177,7 @@ class Trainer(Strict):
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     accumulate_grad_batches: Positive = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = 1.0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     limit_train_batches: Positive | None = None
     limit_val_batches: Positive | None = None
     check_val_every_n_epoch: Positive = 1

@@ -222,9 +222,13 @@ class Examples:
         return sorted(self.scores, key=lambda position: (self.scores[position], position))
 
     def panels(self) -> list[Panel]:
-        """The worst first, then the others; both by their score."""
-        worst, others = self._by_score()[:N_WORST], evenly(self._by_score()[N_WORST:], N_OTHERS)
-        return [*(replace(self.kept[position], mark="worst") for position in worst), *(self.kept[position] for position in others)]
+        """The worst first, then the others; both by their score. No more than a third is marked, and none that is as good as the best."""
+        ranked = self._by_score()
+        most = min(N_WORST, max(1, len(ranked) // 3))
+        marked = [position for position in ranked[:most] if self.scores[position] < self.scores[ranked[-1]]]
+        worst, others = ranked[:N_WORST], evenly(ranked[N_WORST:], N_OTHERS)
+        panels = {position: self.kept[position] for position in (*worst, *others)}
+        return [replace(shown, mark="worst") if position in marked else shown for position, shown in panels.items()]
 
 
 def evenly(items: Sequence[Any], n: int) -> list[Any]:

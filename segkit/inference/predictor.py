@@ -61,6 +61,7 @@ class Ready:
 
     image: Array  # (*S, C) as read
     pixels: Array  # (C, *s) on the network's grid
+    name: str
     steps: tuple[Step, ...]
     pixel_mm: tuple[float, ...]
 
@@ -141,6 +142,7 @@ class CheckpointPredictor(Predictor):
         for group in batches(ready, self.config.inference.batch_size):
             stack = np.stack([one.pixels for one in group])
             for one, probs in zip(group, self._probabilities(stack), strict=True):
+                check_finite(probs, one)
                 on_grid = restore(probs, one.steps, self.labels)
                 yield Prediction(self.decide(on_grid, one.pixel_mm), on_grid, one.image, one.pixel_mm)
 
@@ -160,7 +162,8 @@ class CheckpointPredictor(Predictor):
                 f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.metadata.channels})"
             )
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
-        return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), steps, case.pixel_mm)
+        name = str(case.image.paths[0]) if case.image.paths else case.id
+        return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), name, steps, case.pixel_mm)
 
     @torch.inference_mode()
     def _probabilities(self, stack: Array) -> Array:
@@ -171,6 +174,17 @@ class CheckpointPredictor(Predictor):
             model = averaged(self.model, self.views)
             probs: Array = sliding(model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
         return probs
+
+
+def check_finite(probs: Array, ready: Ready) -> None:
+    """Raise SegkitError, with the likely cause, where probabilities (C, *s) hold NaN. Their sum does as well, and is quick."""
+    if np.isfinite(probs.sum()):
+        return
+    if not np.isfinite(np.sum(ready.pixels, dtype=np.float64)):
+        why, fix = "the image holds values that are NaN or infinite", "repair or leave out the image"
+    else:
+        why, fix = "the weights of the checkpoint are not finite, or overflow in half precision", "choose another  ckpt=FILE"
+    raise SegkitError(f"{ready.name}: the probabilities are not finite: {why};   {fix}")
 
 
 def as_case(image: Image) -> Case:

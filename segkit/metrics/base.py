@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from segkit.data.case import Case
 from segkit.data.labels import Array as Array
 
 NAN = float("nan")
+PRESENT = "_present"
+"""End of the name of a mean over the cases that hold the structure."""
 Slices = Array | slice
 """Picks slices of a volume: a mask (D,), or a slice."""
 
@@ -26,12 +28,19 @@ class Statistic:
         column: the column of the table.
         rule: what was done with empty masks; stands beside the number wherever it is shown.
         absolute: whether absolute values are averaged.
+        scores_empty: whether a case without the structure has a score, by convention: its mean over the other cases stands beside it.
     """
 
     name: str
     column: str
     rule: str = ""
     absolute: bool = False
+    scores_empty: bool = False
+
+    @property
+    def of_present(self) -> Statistic:
+        """The same over the cases whose reference holds the structure (as MONAI's `ignore_empty`)."""
+        return replace(self, name=f"{self.name}{PRESENT}", rule="cases that hold the structure")
 
     def of_rows(self, rows: Sequence[Mapping[str, float]]) -> Array:
         """A value for each row, from its columns: their mean is the number. NaN is missing."""
@@ -80,6 +89,11 @@ def rule_text(score: float | None) -> str:
 
 def empty_rule(both_empty: float | None, truth_empty: float | None) -> str:
     return f"both empty {rule_text(both_empty)}, only truth empty {rule_text(truth_empty)}"
+
+
+def known_as(name: str, names: Container[str]) -> str:
+    """The name of a statistic among `names`: without `_present` where every case holds every structure, and both means are one."""
+    return name if name in names else name.replace(PRESENT, "", 1)
 
 
 def as_number(score: float | None) -> float:

@@ -41,7 +41,8 @@ class Overlap:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        return tuple(Statistic(name, name, self.rule) for name in self.names)
+        scores_empty = (self.both_empty, self.truth_empty) != (None, None)
+        return tuple(Statistic(name, name, self.rule, scores_empty=scores_empty) for name in self.names)
 
     def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
         n_pred, n_target = int(np.count_nonzero(pred)), int(np.count_nonzero(target))

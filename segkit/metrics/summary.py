@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segkit.metrics.base import NAN, Array, Statistic
+from segkit.metrics.base import NAN, Array, Statistic, known_as
 
 OVERALL = "overall"
 N_RESAMPLES = 2000
@@ -91,7 +91,11 @@ class Summary:
     lines: tuple[Line, ...]
 
     def line(self, statistic: str, class_name: str = OVERALL, subset: str | None = None) -> Line:
-        """The first line of that name (`subset=None`: of the first subset). KeyError where there is none."""
+        """The first line of that name (`subset=None`: of the first subset). KeyError where there is none.
+
+        That of `dice_present` is `dice` where every case holds every structure.
+        """
+        statistic = known_as(statistic, {line.statistic for line in self.lines})
         for line in self.lines:
             if (line.statistic, line.class_name) == (statistic, class_name) and subset in (None, line.subset):
                 return line

@@ -87,7 +87,10 @@ class CaseTable:
         return tuple(name for name in self.classes if name not in shown)
 
     def summary(self, seed: int = 0) -> Summary:
-        """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes."""
+        """A line a subset, class and statistic; `overall` is the mean over cases of the mean over their classes.
+
+        Where cases without a structure have a score by convention, the mean over those that hold it follows (`dice_present`).
+        """
         lines = []
         subsets: dict[str, list[Row]] = {}
         for row in self.rows:
@@ -100,16 +103,24 @@ class CaseTable:
                 for statistic in self.statistics:
                     values, groups = part.collect(statistic, class_name)
                     lines.append(summarize(values, groups, statistic, class_name, name, seed))
+                    if statistic.scores_empty and part.lacks(class_name):
+                        values, groups = part.collect(statistic, class_name, only_present=True)
+                        lines.append(summarize(values, groups, statistic.of_present, class_name, name, seed))
         return Summary(tuple(lines))
 
-    def collect(self, statistic: Statistic, class_name: str) -> tuple[Array, list[str]]:
-        """Values of one class (or the mean over classes of each case) with the group of each."""
+    def lacks(self, class_name: str) -> bool:
+        """Whether the reference of some case lacks this class, or any."""
+        return any(not row.n_truth_px for row in self.rows if class_name in (OVERALL, row.class_name))
+
+    def collect(self, statistic: Statistic, class_name: str, only_present: bool = False) -> tuple[Array, list[str]]:
+        """Values of one class (or the mean over classes of each case) with the group of each; NaN of cases that are left out."""
         rows = [row for row in self.rows if class_name in (OVERALL, row.class_name)]
         groups = {row.case: row.group for row in rows}
         values: dict[str, list[float]] = {case: [] for case in groups}
         column = statistic.of_rows([row.values for row in rows])
         for row, value in zip(rows, column, strict=True):
-            values[row.case].append(float(value))
+            if row.n_truth_px or not only_present:
+                values[row.case].append(float(value))
         return np.array([mean_of_known(of_case) for of_case in values.values()]), list(groups.values())
 
     def to_csv(self, path: Path) -> None:

@@ -104,7 +104,7 @@ class Centerline:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        return (Statistic("cldice", "cldice", empty_rule(self.both_empty, self.truth_empty)),)
+        return (Statistic("cldice", "cldice", empty_rule(self.both_empty, self.truth_empty), scores_empty=True),)
 
     def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
         if not target.any():
@@ -172,7 +172,7 @@ class ObjectScores:
     def statistics(self) -> tuple[Statistic, ...]:
         rule = f"IoU >= {self.iou:g}, {empty_rule(self.both_empty, self.truth_empty)}"
         count = Statistic("object_count_mae", "object_count_error", "counts every case", absolute=True)
-        return Statistic("object_f1", "object_f1", rule), count
+        return Statistic("object_f1", "object_f1", rule, scores_empty=True), count
 
     def __call__(self, pred: Array, target: Array, case: Case) -> dict[str, float]:
         (objects_pred, n_pred), (objects_target, n_target) = label_objects(pred), label_objects(target)

@@ -98,7 +98,7 @@ class VolumeDice:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         rule = self.overlap.rule + (", largest object of the prediction" if self.largest else "")
-        return (Statistic("volume_dice", "volume_dice", rule),)
+        return (Statistic("volume_dice", "volume_dice", rule, scores_empty=True),)
 
     def __call__(self, pred: Array, target: Array, case: Case, there: Slices = ALL) -> list[dict[str, float]]:
         known = pred[:, there]

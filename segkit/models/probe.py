@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ from segkit.system.errors import SegkitError, first_line
 
 ONE_VALUE = ("Expected more than 1 value per channel", "Expected more than 1 spatial element")
 """How torch's norms complain about a single pixel, in a batch of one."""
+MOST_COMPUTED = 2**22
+"""Values of a batch up to which a network that depends on values is tried in earnest."""
 
 
 def probe(model: SegmentationModel, channels: int, size: Sequence[int], batch_size: int, n_outputs: int) -> int:
@@ -61,6 +64,33 @@ def on_cpu(model: SegmentationModel, shape: tuple[int, ...]) -> list[Tensor]:
         if any(text in reason for text in ONE_VALUE):
             reason, ways = "a norm would see a single pixel", "a larger  data.batch_size  or  preprocess.size,  or fewer levels"
         raise SegkitError(f"model: this network cannot train on batches of {batch} with size {size}: {reason}\n  use {ways}") from error
+
+
+def layer_in_need(model: SegmentationModel, shape: tuple[int, ...]) -> str:
+    """The layer that needs more values a channel than a training step on images of `shape` gives it, such as batch norm; "" without one.
+
+    Nothing is computed, unless the network depends on values.
+    """
+    for device in ("meta", "cpu") if math.prod(shape) <= MOST_COMPUTED else ("meta",):
+        tried = copy.deepcopy(model).train().to(device)
+        inside = layers_at_work(tried)
+        try:
+            step(tried, shape, device)
+        except Exception as error:  # whatever a network raises
+            if any(text in str(error) for text in ONE_VALUE):
+                return inside[-1].removeprefix("network.")
+        else:
+            return ""
+    return ""
+
+
+def layers_at_work(model: SegmentationModel) -> list[str]:
+    """The layers whose forward pass has begun and not ended, the innermost last; kept up to date by hooks."""
+    inside: list[str] = []
+    for name, layer in model.named_modules():
+        layer.register_forward_pre_hook(lambda module, _, name=name: inside.append(f"{name} ({type(module).__name__})"))
+        layer.register_forward_hook(lambda *_: inside.pop() and None)
+    return inside
 
 
 def flop_per_image(model: SegmentationModel, channels: int, size: Sequence[int]) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -161,3 +163,13 @@ def loader_workers(asked: str | int, device: str, cached: bool, processes: int =
 def cache_budget(asked: str | float) -> int:
     """Bytes for decoded training images."""
     return psutil.virtual_memory().available // 4 if asked == "auto" else int(float(asked) * 1e9)
+
+
+def missing_for_compilation(device: str) -> str:
+    """What torch.compile lacks on this machine, in words; "" where it lacks nothing."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch's own default
+    if shutil.which(compiler) is None:
+        return f"a C++ compiler ({compiler})"
+    if device == "cuda" and find_spec("triton") is None:
+        return "the package triton"
+    return ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -26,6 +27,7 @@ from segkit.inference.predictor import window_of
 from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
+from segkit.metrics.base import known_as
 from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.segmentation import SegmentationModel, activate
@@ -40,6 +42,8 @@ class EvaluatedCase:
 
     losses: dict[str, float]
     rows: list[Row]
+    is_finite: bool = True
+    """Whether its probabilities are finite."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -70,6 +74,10 @@ class SegmentationModule(L.LightningModule):
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
         """By index. Two processes may have evaluated the same case."""
+        self.gradient_norm: Tensor | None = None
+        """Of the latest optimizer step; None under fp16, whose loss scaling skips a step with an infinite gradient by itself."""
+        self.not_finite: tuple[str, ...] = ()
+        """What was not finite in the latest validation."""
         self.plateau: ReduceLROnPlateau | None = None
         self.plateau_state: dict[str, Any] | None = None
 
@@ -109,10 +117,20 @@ class SegmentationModule(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
-        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
-            self.trainer.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]  # of all shards together
-        elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        norm = self.norm_after_clipping(gradient_clip_val)
+        if self.metadata.precision == "16":
+            return
+        self.gradient_norm = norm.detach()
+        if self.config.trainer.on_nonfinite == "skip" and not norm.isfinite():
+            optimizer.zero_grad()  # a step without gradients leaves weights and moments as they are
+
+    def norm_after_clipping(self, most: float | None) -> Tensor:
+        """The norm of all gradients, before they are clipped to `most`."""
+        if most and isinstance(self.trainer.strategy, FSDPStrategy):
+            return self.trainer.model.clip_grad_norm_(most)  # type: ignore[union-attr, operator, no-any-return]  # of all shards together
+        if most:
+            return torch.nn.utils.clip_grad_norm_(self.parameters(), most)
+        return torch.nn.utils.get_total_norm(weight.grad for weight in self.parameters() if weight.grad is not None)
 
     # --- validation -------------------------------------------------------------------------------------------------
 
@@ -128,10 +146,12 @@ class SegmentationModule(L.LightningModule):
         logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
         probs = activate(logits, self.model.mode).cpu().numpy()
         masks = {}
+        is_finite = np.isfinite(probs.reshape(len(probs), -1).sum(axis=1))  # of numbers in 0..1
         for i, (index, steps) in enumerate(zip(batch.indices, batch.steps, strict=True)):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
             masks[index], rows = self.evaluate_case(index, probs[i], steps)
-            self.evaluated[index] = EvaluatedCase({name: float(value) for name, value in losses.items()}, rows)
+            values = {name: float(value) for name, value in losses.items()}
+            self.evaluated[index] = EvaluatedCase(values, rows, bool(is_finite[i]))
         return masks
 
     def evaluate_case(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
@@ -144,6 +164,7 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all cases, the same on every process."""
         cases = gather(self.evaluated)
+        self.not_finite = tuple(not_finite(cases))
         for name in cases[0].losses:
             self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
         summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
@@ -152,8 +173,12 @@ class SegmentationModule(L.LightningModule):
                 self.log(f"val/{line.statistic}", line.mean)
             elif len(self.labels.classes) > 1:
                 self.log(f"val/{line.statistic}/{line.class_name}", line.mean)
+        name = known_as(f"val/{self.config.metric.monitor}", self.trainer.callback_metrics)
+        score = float(self.trainer.callback_metrics[name])
+        if math.isinf(score):
+            self.not_finite += (f"{name} ({score:g})",)
         if self.plateau is not None:
-            self.plateau.step(float(self.trainer.callback_metrics[f"val/{self.config.metric.monitor}"]))
+            self.plateau.step(score)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
@@ -176,6 +201,15 @@ def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
     known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
     own_choice = {"fused", "foreach"} & set(optimizer)
     return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
+
+
+def not_finite(cases: Iterable[EvaluatedCase]) -> Iterator[str]:
+    """The probabilities and losses of validation cases that are NaN or infinite, in words."""
+    for case in cases:
+        name = case.rows[0].case
+        if not case.is_finite:
+            yield f"probabilities of case {name}"
+        yield from (f"{part} of case {name}" for part, value in case.losses.items() if not math.isfinite(value))
 
 
 def gather(mine: dict[int, EvaluatedCase]) -> list[EvaluatedCase]:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from segkit.data.labels import PALETTE, Array
+from segkit.metrics.base import known_as
 from segkit.system.errors import SegkitError
 from segkit.system.files import atomic_path
 from segkit.system.plain import reading
@@ -67,7 +68,7 @@ def draw_curves(columns: Columns, monitor: str, mode: str) -> Figure:
     panels = [(label, names) for label, names in panels if any(has_values(columns, name) for name in names)]
     heights = [1.0 if label == "learning rate" else 2.2 for label, _ in panels]
     figure, axes = stacked((7.5, 0.9 + 1.25 * sum(heights)), heights, title(columns), sharex=True)
-    best = best_row(columns, monitor, mode)
+    best, monitor = best_row(columns, monitor, mode), known_as(monitor, columns)
     for axis, (label, names) in zip(axes, panels, strict=True):
         draw_panel(axis, columns, names, label)
         mark_best(axis, columns, best, monitor, names)
@@ -146,6 +147,8 @@ def mark_best(axis: Axes, columns: Columns, best: int | None, monitor: str, name
 
 
 def best_row(columns: Columns, monitor: str, mode: str) -> int | None:
+    """The row where the column of a monitored value is best; None where it has no value."""
+    monitor = known_as(monitor, columns)
     if not has_values(columns, monitor):
         return None
     return int(np.nanargmax(columns[monitor]) if mode == "max" else np.nanargmin(columns[monitor]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import socket
 import time
 import traceback
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from segkit.config import validate
 from segkit.config.schema import Train
 from segkit.system.environment import TRIAL, is_child, job_name, now, session
-from segkit.system.errors import ProblemsFound, SegkitError, of_file
+from segkit.system.errors import ProblemsFound, SegkitError, first_line, of_file
 from segkit.system.files import remove_leftovers, write_text_atomic
 from segkit.system.plain import fitted, read_json, read_yaml
 
@@ -31,6 +32,10 @@ PLACE_KEYS = (
     *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
 )
 """Keys that say where a run lives and how it is watched, not what it is."""
+CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes")
+"""Keys that may be typed with  resume=RUN:  whether a run goes on past numbers that are not finite, and for how long."""
+TIME = "trainer.max_minutes"
+"""Why a run ended, in its status: it may be resumed, for as many minutes again."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
 
@@ -41,6 +46,12 @@ class Interrupted(Exception):
 
 class Pruned(Exception):
     """The pruner of a sweep has stopped this training."""
+
+
+class NonFinite(SegkitError):
+    """A loss, gradient, weight, probability or score of a training is NaN or infinite. The same command would end the same."""
+
+    exit_code = 1
 
 
 class Status(BaseModel):
@@ -54,6 +65,8 @@ class Status(BaseModel):
     process_started: float
     job: str | None = None
     traceback: str = ""
+    diverged: str = ""
+    ended_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ class RunFolder:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts again in its folder
             stale.unlink(missing_ok=True)
-        write_text_atomic(path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+        run.write_config(cfg)
         write_text_atomic(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
         return run
 
@@ -157,7 +170,8 @@ class RunFolder:
     def named(cls, path: Path, overrides: Sequence[str]) -> RunFolder:
         if not (path / "config.yaml").is_file():
             raise SegkitError(f"resume={path}: no run folder (it has no config.yaml);   resume=auto looks for one")
-        others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in ("resume", "output_dir", "allow_targets")]
+        allowed = ("resume", "output_dir", "allow_targets", *CONTINUED)
+        others = [o for o in overrides if o.split("=")[0].lstrip("+~") not in allowed]
         if others:
             raise SegkitError(
                 f"resume={path} continues with the run's own config; leave out {' '.join(others)},\n"
@@ -167,7 +181,7 @@ class RunFolder:
         if is_child():
             return run
         state = run.status.get("state")
-        if state == "finished":
+        if state == "finished" and run.status.get("ended_by") != TIME:
             raise SegkitError(f"resume={path}: this run is finished;   segkit evaluate ckpt={path}")
         if state == "running" and run.is_alive():
             raise SegkitError(f"resume={path}: still running as process {run.status['pid']} on {run.status['host']}")
@@ -181,6 +195,28 @@ class RunFolder:
             return validate.restore(read_yaml(path), allow)
         except ProblemsFound as error:
             raise of_file(path, "cannot be used", error) from error
+
+    def how_to_resume(self, cfg: Train) -> str:
+        """The command."""
+        permission = [f"allow_targets=[{','.join(cfg.allow_targets)}]"] if cfg.allow_targets else []
+        return shlex.join(["segkit", "train", f"resume={self.path}", *permission])
+
+    def command(self, *more: str, without: Sequence[str] = ()) -> str:
+        """The command that began it, as a new run with `more` overrides, and without those of some keys."""
+        typed = yaml.safe_load((self.path / "overrides.yaml").read_text(encoding="utf-8")) or []
+        dropped = {"run", "resume", *without, *(text.partition("=")[0] for text in more)}
+        return shlex.join(["segkit", "train", *(text for text in typed if text.partition("=")[0].lstrip("+") not in dropped), *more])
+
+    def continued(self, cfg: Train, overrides: Sequence[str]) -> Train:
+        """Its own config with the keys of `CONTINUED` as they are typed in `cfg`; kept in config.yaml, as further processes read that."""
+        own = self.config(cfg.allow_targets)
+        typed = {text.partition("=")[0].lstrip("+") for text in overrides} & set(CONTINUED)
+        if is_child() or not typed:
+            return own
+        names = [key.rpartition(".")[2] for key in typed]
+        own = own.model_copy(update={"trainer": own.trainer.model_copy(update={name: getattr(cfg.trainer, name) for name in names})})
+        self.write_config(own)
+        return own
 
     def hash(self, allow: Sequence[str]) -> str | None:
         """Hash of its config; None where another version of segkit wrote it."""
@@ -213,22 +249,32 @@ class RunFolder:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
+    def write_config(self, cfg: Train) -> None:
+        write_text_atomic(self.path / "config.yaml", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Keep status.json up to date: running, then finished, interrupted, pruned, or failed with the traceback."""
+    def recording(self) -> Iterator[dict[str, Any]]:
+        """Keep status.json up to date: running, then finished, interrupted, pruned, or failed with the traceback.
+
+        What is put into the yielded dict stands in the status of a finished run.
+        """
         self.write_status("running")
+        facts: dict[str, Any] = {}
         try:
-            yield
+            yield facts
         except (Interrupted, KeyboardInterrupt):
             self.write_status("interrupted")
             raise
         except Pruned:
             self.write_status("pruned")
             raise
+        except NonFinite as error:
+            self.write_status("failed", traceback=traceback.format_exc(), diverged=first_line(error))
+            raise
         except BaseException:
             self.write_failure(traceback.format_exc())
             raise
-        self.write_status("finished")
+        self.write_status("finished", **facts)
 
     def write_status(self, state: str, **more: Any) -> None:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": psutil.Process().create_time()}

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import torch
 
@@ -32,29 +33,30 @@ from segkit.inference.evaluation import (
     select_cases,
     write_results,
 )
-from segkit.losses import IgnoreGuard, WeightedLoss, check_shares
+from segkit.losses import IgnoreGuard, WeightedLoss
+from segkit.metrics.base import known_as
 from segkit.metrics.summary import Summary
 from segkit.models import checkpoint
 from segkit.models.checkpoint import build_model
 from segkit.models.metadata import Metadata
-from segkit.models.probe import probe
-from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job_name, versions
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import CACHE, check_writable, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.plain import read_json
 from segkit.system.progress import console
+from segkit.training.callbacks.checkpoints import link_or_copy
+from segkit.training.callbacks.ending import TimeLimit
 from segkit.training.callbacks.logging import record_hparams
+from segkit.training.checks import check_sense, check_size, check_smallest_batch
 from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
 from segkit.training.resuming import restoring, step_to_resume
-from segkit.training.run_folder import Interrupted, Pruned, RunFolder
+from segkit.training.run_folder import TIME, Interrupted, NonFinite, Pruned, RunFolder
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
-
-SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
+from segkit.training.verdict import unmoved
 
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
@@ -77,6 +79,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
         SegkitError: The config, the data or the hardware does not allow this training.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is written.
         Pruned: The sweep around this run has stopped it.
+        NonFinite: A loss, gradient, weight or probability is NaN or infinite.
     """
     console.quiet |= is_child()
     end_with_parent()
@@ -87,7 +90,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
     resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
-    cfg = resumed.config(cfg.allow_targets) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
+    cfg = resumed.continued(cfg, overrides) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
     check_sense(cfg)
     asked = cfg.trainer
     hardware = Hardware.of_training(asked.accelerator, asked.precision, asked.threads, asked.devices, asked.num_nodes)
@@ -97,17 +100,18 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
     metadata = make_metadata(cfg, prepared, hardware)
     module = build_module(cfg, metadata, is_new=not (resumed and resumed.resume_from))
-    run = resumed or RunFolder.create(cfg, overrides, run_dir)
     data = SegmentationData(prepared, cfg, hardware.device, metadata.intensity_max)
+    check_smallest_batch(module.model, cfg, data, metadata.channels, hardware.world)
+    run = resumed or RunFolder.create(cfg, overrides, run_dir)
     if is_child():
-        with suppress(Interrupted, Pruned):  # the first process reports it
+        with suppress(Interrupted, Pruned, NonFinite):  # the first process reports it
             fit(run, cfg, hardware, module, data)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, prepared, hardware)
-    with run.recording():
+    with run.recording() as facts:
         record_start(run, prepared, metadata)
         try:
-            fit(run, cfg, hardware, module, data)
+            facts |= fit(run, cfg, hardware, module, data)
         except Pruned:
             if cfg.logger.tensorboard:
                 record_hparams(run, cfg)
@@ -135,22 +139,6 @@ def with_absolute_root(cfg: Train) -> Train:
     """Make data.root absolute, so that the run can be resumed and evaluated from any folder."""
     root = cfg.data.root and str(Path(cfg.data.root).expanduser().absolute())
     return cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": root})})
-
-
-def check_sense(cfg: Train) -> None:
-    """Raise SegkitError for values that are valid alone but not together."""
-    monitor, trainer = cfg.metric.monitor, cfg.trainer
-    if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
-        raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
-    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):
-        raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
-    if trainer.check_val_every_n_epoch > trainer.max_epochs:
-        raise SegkitError("trainer.check_val_every_n_epoch exceeds trainer.max_epochs, so nothing would be validated")
-    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
-        raise SegkitError(
-            f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
-            "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
-        )
 
 
 def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
@@ -196,26 +184,10 @@ def build_module(cfg: Train, metadata: Metadata, is_new: bool = True) -> Segment
     freeze(model.network, cfg.freeze)
     metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
     measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
-    if cfg.metric.monitor.split("/")[0] not in measured:
+    if known_as(cfg.metric.monitor.split("/")[0], measured) not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
     return SegmentationModule(model, build_loss(cfg, metadata.label_map()), metrics, cfg, metadata)
-
-
-def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None:
-    """Raise SegkitError if the network does not take images of the configured size."""
-    key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
-    if size is None:
-        if model.target in ("center_crop", "resize"):
-            raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
-        return
-    if len(size) != metadata.dims:
-        kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)
-        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {metadata.dims} numbers, or  data.dims={other}")
-    if model.shape and model.target != "overlap_tile":
-        model.shape.check(size, key)
-    n = probe(model, metadata.channels, size, cfg.data.batch_size, metadata.label_map().n_outputs)
-    check_shares(cfg.loss.deep_supervision, n)
 
 
 def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
@@ -267,8 +239,8 @@ def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata) -> None
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
 
 
-def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> None:
-    """Train to the end, or stop with a checkpoint and print how to resume."""
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> dict[str, str]:
+    """Train to the end, or stop with a checkpoint and print how to resume. Returns what ended it before its last epoch, if anything."""
     n_train = len(data.train)
     compiled = prepare_network(module.model, cfg, hardware, module.metadata.channels, n_train, module.metadata.dims)
     parameters = sum(p.numel() for p in module.model.parameters())
@@ -284,11 +256,21 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
                 trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
-            permission = f" 'allow_targets=[{','.join(cfg.allow_targets)}]'" if cfg.allow_targets else ""
-            console.print(f"stopped; resume with   segkit train resume={run.path}{permission}", markup=False)
+            console.print(f"stopped; resume with   {run.how_to_resume(cfg)}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
                 draw_unfinished(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
+    return ended_by(trainer, run, cfg)
+
+
+def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:
+    """For the status; prints how a run that its time limit has ended is trained on."""
+    limit = next((callback for callback in trainer.callbacks if isinstance(callback, TimeLimit)), None)  # type: ignore[attr-defined]
+    if limit is None or not limit.is_over or trainer.current_epoch >= (trainer.max_epochs or 0):
+        return {}
+    said = f"time is over after {trainer.current_epoch} of {trainer.max_epochs} epochs ({TIME})"
+    console.print(f"{said};   train for as long again with  {run.how_to_resume(cfg)}", markup=False)
+    return {"ended_by": TIME}
 
 
 def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
@@ -303,6 +285,9 @@ def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: Segmen
 
 def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
     """Evaluate the best checkpoint as `segkit evaluate` does, and write tables and figures."""
+    if not run.best.exists():
+        console.print("note       the training ended without a validation, so its last checkpoint is the best")
+        link_or_copy(run.last, run.best)
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     cases, subsets = select_cases(prepared.manifest, best.metadata, "val")
     evaluation = evaluate_cases(best, cases, prepared.manifest.labels, subsets)
@@ -310,6 +295,8 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, b
     if benchmark:
         evaluate_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
+    for line in unmoved(run, cfg, evaluation.table):
+        console.print(line, style="yellow", markup=False)
     if cfg.logger.tensorboard:
         record_hparams(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)

@@ -27,9 +27,11 @@ from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job
 from segkit.system.errors import SegkitError
-from segkit.system.hardware import Hardware
+from segkit.system.hardware import Hardware, missing_for_compilation
 from segkit.system.progress import console
 from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, Interruption, StopEarly
+from segkit.training.callbacks.ending import LastValidation, TimeLimit
+from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.callbacks.logging import COST_NAMES, Costs, EpochTable, ValidationFigures
 from segkit.training.callbacks.pruning import Pruning, RunningTrial
 from segkit.training.run_folder import RunFolder
@@ -73,7 +75,6 @@ def build_trainer(
         sync_batchnorm=sync_batchnorm,
         precision=PRECISIONS[hardware.precision],
         max_epochs=cfg.trainer.max_epochs,
-        max_time={"minutes": cfg.trainer.max_minutes} if cfg.trainer.max_minutes else None,  # type: ignore[dict-item]
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
@@ -101,6 +102,8 @@ def check_devices(cfg: Train, hardware: Hardware) -> None:
         raise SegkitError("trainer.strategy=fsdp shards a network over GPUs;   without these use  trainer.strategy=ddp")
     if cfg.trainer.strategy == "fsdp" and cfg.callbacks.weight_averaging.decay:
         raise SegkitError("trainer.strategy=fsdp cannot average weights that no device holds whole;   add  callbacks=default")
+    if cfg.trainer.compile is True and (missing := missing_for_compilation(hardware.device)):
+        raise SegkitError(f"trainer.compile=true needs {missing}, which this machine lacks;   install it, or use  trainer.compile=false")
     if cfg.trainer.sync_batchnorm is True and hardware.device != "cuda":
         raise SegkitError("trainer.sync_batchnorm=true needs GPUs: torch has it for nothing else;   leave it out")
 
@@ -153,11 +156,14 @@ def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool
 
 def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     own, monitor = cfg.callbacks, cfg.metric.monitor
-    checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes)
+    guard = NonFiniteGuard(run, cfg)
+    checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes, guard)
     decay = own.weight_averaging.decay
     averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if decay else []  # type: ignore[no-untyped-call]
     callbacks: list[L.Callback] = [
         *averaging,  # before all that save or log
+        guard,
+        *([TimeLimit(cfg.trainer.max_minutes)] if cfg.trainer.max_minutes else []),
         EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
         ValidationFigures(own.pictures.every_n_epochs, own.pictures.n_images),
         checkpoints,
@@ -165,14 +171,14 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     ]
     if own.early_stopping.patience is not None:
         patience, delta = own.early_stopping.patience, own.early_stopping.min_delta
-        callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode, check_finite=False))
+        callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode))
     if console.is_terminal:
         callbacks.append(RichProgressBar(leave=False))
     callbacks += [instantiate(node, allow=cfg.allow_targets) for node in own.extra.values() if node is not None]
     if trial := RunningTrial.current():
         callbacks += [Costs(run.path / "costs.json")] if set(COST_NAMES) & set(trial.objectives) else []
         callbacks += [Pruning(monitor, trial)] if trial.pruner[0] != "none" else []
-    return callbacks
+    return [*callbacks, LastValidation()]
 
 
 def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:
@@ -197,6 +203,9 @@ def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, ch
         size = cfg.sampling.patch or cfg.preprocess.size  # images of many sizes would be compiled again and again
         flop = flop_per_image(model, channels, size) if size and hardware.device == "cuda" else 0
         wanted = 3 * flop * cfg.trainer.max_epochs * n_train > COMPILE_PAYS_FLOP  # the backward pass costs two forward passes
+        if wanted and (missing := missing_for_compilation(hardware.device)):
+            console.print(f"note       the network is not compiled, which would pay here: this machine lacks {missing}", markup=False)
+            wanted = False
     if wanted:
         model.network.compile()
     return wanted

@@ -83,7 +83,7 @@ def test_one_folder_and_one_voice(two: tuple[Path, str]) -> None:
     folder, said = two
     assert [path.name for path in folder.parent.iterdir()] == ["two"]
     assert "2 processes of" in said
-    assert said.count("network  ") == said.count("SYNTHETIC DATA") == said.count("epoch 2/2") == 1
+    assert said.count("network  ") == said.count("SYNTHETIC DATA") == said.count("epoch 1/1") == 1
     assert "Warning" not in said
     assert "sync_dist" not in said
 

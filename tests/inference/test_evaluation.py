@@ -61,8 +61,14 @@ def test_the_worst_are_shown_first_and_others_from_all_over_the_list() -> None:
     assert [scores[i] for i in others] == sorted(scores[i] for i in others)
 
 
-def test_of_few_cases_all_are_shown() -> None:
-    assert shown([5, 30, 10, 20, 40, 15, 25]) == ([0, 2, 5, 3], [6, 1, 4])
+def test_of_few_cases_all_are_shown_and_a_third_is_marked_as_the_worst() -> None:
+    assert shown([5, 30, 10, 20, 40, 15, 25]) == ([0, 2], [5, 3, 6, 1, 4])
+    assert shown([5, 30]) == ([0], [1])
+
+
+def test_none_is_the_worst_where_all_are_equal() -> None:
+    assert shown([9, 9, 9, 9, 9, 9]) == ([], [0, 1, 2, 3, 4, 5])
+    assert shown([9]) == ([], [0])
 
 
 def test_data_that_lacks_some_classes_is_evaluated_by_the_classes_of_the_checkpoint_in_their_order() -> None:

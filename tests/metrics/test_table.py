@@ -172,3 +172,37 @@ def test_plain_text_shows_everything() -> None:
     assert line.split()[:3] == ["head", "dice", "0.5000"]
     assert "2         1   both empty left out, only truth empty = 0" in line
     assert "\x1b" not in file.getvalue()
+
+
+def of_class(case: str, dice: float, class_name: str, n_truth: int) -> Row:
+    return Row(case, case, "val", class_name, n_truth, 10, {"dice": dice, "iou": dice})
+
+
+def test_the_mean_over_cases_that_hold_the_structure_stands_beside_the_mean_over_all() -> None:
+    """Case a holds both, b only x, c nothing: what is rightly absent scores 1."""
+    rows = [of_class("a", 0.2, "x", 10), of_class("a", 0.4, "y", 10), of_class("b", 0.6, "x", 10), of_class("b", 1, "y", 0)]
+    rows += [of_class("c", 1, "x", 0), of_class("c", 0, "y", 0)]
+    summary = CaseTable.of(rows, {"overlap": Overlap()}).summary()
+    names = [(line.class_name, line.statistic) for line in summary.lines if line.class_name != "y"]
+    assert names == [(name, s) for name in ("overall", "x") for s in ("dice", "dice_present", "iou", "iou_present")]
+    assert summary.line("dice").mean == pytest.approx((0.3 + 0.8 + 0.5) / 3)
+    overall, x, y = (summary.line("dice_present", name) for name in ("overall", "x", "y"))
+    assert (overall.mean, overall.n, overall.missing) == (pytest.approx((0.3 + 0.6) / 2), 2, 1)
+    assert (x.mean, x.n, x.missing) == (pytest.approx(0.4), 2, 1)
+    assert (y.mean, y.n, y.missing) == (pytest.approx(0.4), 1, 2)
+    assert x.rule == "cases that hold the structure"
+
+
+def test_where_every_case_holds_every_structure_both_means_are_one() -> None:
+    summary = CaseTable.of([of_class("a", 0.2, "x", 10), of_class("b", 0.6, "x", 9)], {"overlap": Overlap()}).summary()
+    assert {line.statistic for line in summary.lines} == {"dice", "iou"}
+    assert summary.line("dice_present") == summary.line("dice")
+    empty = [of_class("a", 0.2, "x", 10), of_class("b", NAN, "x", 0)]
+    left_out = CaseTable.of(empty, {"overlap": Overlap(both_empty=None, truth_empty=None)}).summary()
+    assert {line.statistic for line in left_out.lines} == {"dice", "iou"}, "the rule leaves such cases out already"
+
+
+def test_a_structure_that_no_case_holds_has_no_such_mean() -> None:
+    line = CaseTable.of([of_class("a", 1, "x", 0)], {"overlap": Overlap()}).summary().line("dice_present")
+    assert math.isnan(line.mean)
+    assert (line.n, line.missing) == (0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -16,11 +17,13 @@ import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
+from segkit.metrics.base import known_as
 from segkit.models import checkpoint
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
+from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.resuming import check_optimizers
-from segkit.training.run_folder import Interrupted
+from segkit.training.run_folder import Interrupted, NonFinite
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,13 +46,14 @@ class Checkpoints(Checkpoint):
     best.ckpt is written before last.ckpt: killed between the two, the epoch is repeated and finds the same best again.
     """
 
-    def __init__(self, folder: Path, monitor: str, mode: str, every_minutes: float) -> None:
+    def __init__(self, folder: Path, monitor: str, mode: str, every_minutes: float, guard: NonFiniteGuard) -> None:
+        self.guard = guard
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.monitor, self.mode = f"val/{monitor}", mode
         self.every_seconds = 60 * every_minutes
         self.best_score: float | None = None
         self.best_epoch: int | None = None
-        self._improved = False
+        self._improved, self._n_missing = False, 0
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,18 +63,22 @@ class Checkpoints(Checkpoint):
             io.restoring = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record the score. NaN is never the best, but as long as there is no score, the first checkpoint is kept."""
-        score = float(trainer.callback_metrics[self.monitor])
+        """Record the score. NaN, which no validation case had a value for, is never the best."""
+        name = known_as(self.monitor, trainer.callback_metrics)
+        score = float(trainer.callback_metrics[name])
         best = self.best_score
-        if best is None or best != best or (score > best if self.mode == "max" else score < best):
+        if math.isnan(score):
+            self._n_missing += 1
+        elif best is None or best != best or (score > best if self.mode == "max" else score < best):
             self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
-            pl_module.metadata = replace(pl_module.metadata, score={self.monitor: score, "epoch": trainer.current_epoch})  # type: ignore[type-var]
+            pl_module.metadata = replace(pl_module.metadata, score={name: score, "epoch": trainer.current_epoch})  # type: ignore[type-var]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._improved:
             self.save_last(trainer)
             return
         self._improved = False
+        self.guard.check_weights(trainer, pl_module)
         trainer.save_checkpoint(self.best)
         if trainer.is_global_zero:
             with atomic_path(self.last) as temporary:
@@ -82,8 +90,14 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def save_last(self, trainer: L.Trainer) -> None:
+        self.guard.check_weights(trainer, trainer.lightning_module)
         trainer.save_checkpoint(self.last)
         self._saved_at = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._n_missing and self.best_score is None:
+            what = f"metric.monitor={self.monitor.removeprefix('val/')} had no value in any validation ({self._n_missing})"
+            raise NonFinite(f"{what}, so no checkpoint is the best;   monitor another metric, such as  metric.monitor=loss metric.mode=min")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
@@ -132,6 +146,18 @@ class Interruption(L.Callback):
 
 class StopEarly(EarlyStopping):
     """Early stopping that survives a resume: Lightning's checkpoint keeps the count of bad epochs, but not the decision to stop."""
+
+    def __init__(self, monitor: str, min_delta: float, patience: int, mode: str) -> None:
+        self.named = monitor
+        super().__init__(monitor, min_delta, patience, mode=mode, check_finite=False)
+
+    @property
+    def state_key(self) -> str:
+        return str(self._generate_state_key(monitor=self.named, mode=self.mode))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.monitor = known_as(self.named, trainer.callback_metrics)
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:

@@ -22,6 +22,7 @@ from torch.utils.tensorboard.summary import hparams as summaries
 from segkit.config.schema import Train
 from segkit.data.dataset import CaseDataset
 from segkit.data.overlays import Panel, panel, sample_grid
+from segkit.metrics.base import known_as
 from segkit.metrics.summary import OVERALL, Summary
 from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json, read_lines
@@ -90,8 +91,9 @@ class EpochTable(L.Callback):
         write_text_atomic(self.path, text.getvalue())
         if self.announce:
             row = self.rows[-1]
-            shown = [f"{k} {row[k]:.4f}" for k in row if k in ("train/loss", "val/loss", "val/dice")]
-            console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.0f} s  {'  '.join(shown)}")
+            shown = [f"{k} {row[k]:.4f}" for k in row if k in ("train/loss", "val/loss", "val/dice", "val/dice_present")]
+            # counted from 0, as in metrics.csv, the progress bar and the figures
+            console.print(f"epoch {trainer.current_epoch}/{(trainer.max_epochs or 0) - 1}  {row['seconds']:.0f} s  {'  '.join(shown)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of all processes, since one of them saves for all; they save at the same moment."""
@@ -127,7 +129,7 @@ class ValidationFigures(L.Callback):
         panels = [self._panels[i] for i in sorted(self._panels)]
         self._panels = {}
         if panels and isinstance(trainer.logger, TensorBoardLogger):
-            figure = sample_grid(panels, pl_module.labels, f"epoch {trainer.current_epoch + 1}")
+            figure = sample_grid(panels, pl_module.labels, f"epoch {trainer.current_epoch}")
             trainer.logger.experiment.add_image("validation", figure, trainer.global_step, dataformats="HWC")
 
     def _due(self, trainer: L.Trainer) -> bool:
@@ -191,7 +193,7 @@ def best_epoch(run: RunFolder, monitor: str, mode: str) -> dict[str, float]:
         return {}
     columns = read_columns(run.path / "metrics.csv")
     row = best_row(columns, f"val/{monitor}", mode)
-    return {} if row is None else {f"best/{monitor}": float(columns[f"val/{monitor}"][row])}
+    return {} if row is None else {f"best/{monitor}": float(columns[known_as(f"val/{monitor}", columns)][row])}
 
 
 def hparams(run: RunFolder, cfg: Train) -> Iterator[tuple[str, Scalar]]:

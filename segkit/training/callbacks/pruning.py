@@ -15,6 +15,7 @@ import lightning as L
 if TYPE_CHECKING:
     from optuna import Trial
 
+from segkit.metrics.base import known_as
 from segkit.system.environment import TRIAL
 from segkit.system.progress import console
 from segkit.training.callbacks.checkpoints import on_any_process
@@ -76,7 +77,7 @@ class Pruning(L.Callback):
         self._score: float | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._score = float(trainer.callback_metrics[f"val/{self.monitor}"])
+        self._score = float(trainer.callback_metrics[known_as(f"val/{self.monitor}", trainer.callback_metrics)])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         score, self._score = self._score, None
@@ -85,7 +86,7 @@ class Pruning(L.Callback):
         pruned = trainer.is_global_zero and self._report(trainer.current_epoch + 1, score)
         is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
         if on_any_process(trainer, pruned) and not is_last:
-            raise Pruned(f"pruned after epoch {trainer.current_epoch + 1}: {self.monitor} {score:.4f}")
+            raise Pruned(f"pruned after epoch {trainer.current_epoch}: {self.monitor} {score:.4f}")
 
     def _report(self, epochs: int, score: float) -> bool:
         """Whether to prune. A storage that cannot be reached for a moment must not end the training."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from segkit.config.schema import Metric
 from segkit.inference.predictor import Image, Prediction, Predictor, as_case
+from segkit.metrics.base import known_as
 from segkit.metrics.summary import Summary, interval, unit
 from segkit.metrics.table import CaseTable, read_table
 from segkit.models import checkpoint
@@ -168,8 +169,9 @@ def one_of(groups: Sequence[Folds]) -> Folds:
 
 def best_of(summaries: Mapping[str, Summary], metric: Metric) -> str:
     """The name of the best summary. Prints several, a line each, best first."""
-    names, monitor = list(summaries), metric.monitor.split("/")[0]
+    names = list(summaries)
     statistics = {line.statistic for summary in summaries.values() for line in summary.lines}
+    monitor = known_as(metric.monitor.split("/")[0], statistics)
     statistic = monitor if monitor in statistics else summaries[names[0]].lines[0].statistic
     lines = {name: summary.line(statistic) for name, summary in summaries.items()}
     sign = -1 if monitor in statistics and metric.mode == "min" else 1

@@ -26,6 +26,7 @@ from segkit.data.audit.report import STYLE
 from segkit.system.files import atomic_path, write_text_atomic
 from segkit.training.sweeps.results import Sweep, Table, Trial, means_table, trials_csv, trials_table
 from segkit.training.sweeps.storage import DIRECTIONS, quiet
+from segkit.training.sweeps.ties import tie_line
 
 FEWEST = 10
 """Finished trials below which the importance of keys is not computed: it would be chance."""
@@ -235,10 +236,10 @@ def sweep_page(sweep: Sweep, figures: Sequence[Path]) -> str:
     """HTML with the tables and the embedded figures (PNG files known by their names)."""
     title = f"Sweep {escape(sweep.name)}"
     space = "; ".join(f"{key}: {text}" for key, text in sweep.space.items())
-    means = means_table(sweep)
+    means, tie = means_table(sweep), tie_line(sweep)
     sections = [
         f"<h1>{title}</h1><p>{escape(sweep.counts)}<br>{escape(space)}</p>",
-        f"<h2>Trials</h2>{_html(trials_table(sweep), sweep)}",
+        f"<h2>Trials</h2>{f'<p>Tie: {escape(tie)}</p>' if tie else ''}{_html(trials_table(sweep), sweep)}",
         f"<h2>Means</h2>{_html(means)}" if means else "",
         *map(_figure, figures),
     ]

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.data.labels import Array
+from segkit.metrics.base import known_as
 from segkit.system.environment import absolute
 from segkit.system.errors import SegkitError
 from segkit.system.plain import read_json
@@ -70,11 +71,11 @@ class Trial:
     def best(self, metric: str, mode: str) -> float:
         """Its best value so far; NaN where it was not measured."""
         row = best_row(self.columns, f"val/{metric}", mode)
-        return math.nan if row is None else float(self.columns[f"val/{metric}"][row])
+        return math.nan if row is None else float(self.columns[known_as(f"val/{metric}", self.columns)][row])
 
     def curve(self, metric: str) -> dict[int, float]:
         """Epoch -> validation metric."""
-        values = self.columns.get(f"val/{metric}", np.empty(0))
+        values = self.columns.get(known_as(f"val/{metric}", self.columns), np.empty(0))
         return {int(self.columns["epoch"][i]): float(values[i]) for i in np.flatnonzero(np.isfinite(values))}
 
 

@@ -21,10 +21,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from segkit.config.aliases import ALIASES, KEYWORDS
+from segkit.config.schema import Strict, Train
 from segkit.system.environment import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json
+from segkit.training.run_folder import flat
 from segkit.training.sweeps.space import Space
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
@@ -178,10 +180,18 @@ def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     lines = []
     for part in wanted:
         old, new = _present_names(known.get(part, {})), wanted[part]
+        if part == "fixed" and old:  # by an older segkit, which did not have all keys
+            old = {**{key: text for key, text in schema_defaults().items() if key in new}, **old}
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         lines += [f"  {key}   was {old.get(key, 'missing')}, now {new.get(key, 'missing')}" for key in changed]
     reordered = list(known.get("objectives", wanted["objectives"])) != list(wanted["objectives"])
     return lines or (["  the order of its objectives"] if reordered else [])
+
+
+def schema_defaults() -> dict[str, str]:
+    """The defaults of the schema by dotted key, as text."""
+    sections = {name: field.default for name, field in Train.model_fields.items() if isinstance(field.default, Strict)}
+    return {key: str(value) for key, value in flat({name: section.model_dump(mode="json") for name, section in sections.items()})}
 
 
 def _present_names(fixed: Mapping[str, str]) -> dict[str, str]:

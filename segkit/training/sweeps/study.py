@@ -17,6 +17,7 @@ from typing import IO, Literal
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from segkit.metrics.base import known_as
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
@@ -75,7 +76,10 @@ def read_outcome(run: Path, objectives: Mapping[str, str]) -> Outcome | None:
 
     Objectives are columns of metrics.csv without `val/`, `seconds` (of training), or keys of costs.json.
     """
-    match read_json(run / "status.json").get("state"):
+    status = read_json(run / "status.json")
+    if reason := status.get("diverged"):
+        return Outcome("failed", reason=str(reason))  # it would end the same once more
+    match status.get("state"):
         case "pruned":
             return Outcome("pruned")
         case "finished":
@@ -92,13 +96,13 @@ def _values(run: Path, objectives: Mapping[str, str]) -> tuple[float, ...]:
     totals = {**read_json(run / "costs.json"), "seconds": float(sum(columns["seconds"]))}
     known = {name.removeprefix("val/") for name in columns if name.startswith("val/")} | set(totals)
     for name in objectives:
-        if name not in known:
+        if known_as(name, known) not in known:
             raise ValueError(f"objective {name} is not logged; {nearest(name, known) or 'available: ' + ', '.join(sorted(known))}")
     measured = next((name for name in objectives if name not in totals), None)
     row = best_row(columns, f"val/{measured}", objectives[measured]) if measured else None
     if measured and row is None:
         raise ValueError(f"objective {measured} is NaN in every epoch")
-    found = tuple(float(totals[name] if name in totals else columns[f"val/{name}"][row]) for name in objectives)
+    found = tuple(float(totals[name] if name in totals else columns[f"val/{known_as(name, known)}"][row]) for name in objectives)
     for name, value in zip(objectives, found, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"objective {name} is {value}")

@@ -27,6 +27,7 @@ from segkit.training.sweeps.samplers import build_pruner
 from segkit.training.sweeps.space import Settings, Space, read_settings, read_space
 from segkit.training.sweeps.storage import differences, identity, open_folder, open_storage, open_study
 from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy
+from segkit.training.sweeps.ties import tie_line
 
 if TYPE_CHECKING:
     from segkit.training.callbacks.pruning import RunningTrial
@@ -181,6 +182,8 @@ class Multirun:
         if sweep.ranked and len(sweep.objectives) == 1:
             best = sweep.ranked[0]
             say(f"best       {next(iter(sweep.objectives))} {best.values[0]:.4g}   {best.path}")
+            if tie := tie_line(sweep):
+                say(f"tie        {tie}")
         if failed := sweep.of("failed"):
             headline = f"{len(failed)} of {self.study.n_trials} trials failed;   the same command runs those once more that did not end"
             raise TrialsFailed("\n".join([headline, *(f"  trial {t.number}   {t.reason};   {t.path}" for t in failed)]))

@@ -15,9 +15,10 @@ import pytest
 from optuna.trial import TrialState
 
 from segkit.system.errors import SegkitError
+from segkit.training.run_folder import NonFinite, RunFolder
 from segkit.training.sweeps.samplers import build_pruner
 from segkit.training.sweeps.space import Space
-from segkit.training.sweeps.storage import cut_torn_end, open_storage, open_study
+from segkit.training.sweeps.storage import cut_torn_end, differences, identity, open_storage, open_study
 from segkit.training.sweeps.study import Attempt, Outcome, SweepStudy, read_outcome
 from segkit.training.sweeps.sweeper import shared_config
 from segkit.training.sweeps.workers import ForkedWorkers
@@ -268,6 +269,15 @@ def test_another_config_or_other_images_are_another_sweep(tmp_path: Path, space:
         make_study(tmp_path / "elsewhere", config(epochs=9), storage=journal)
 
 
+def test_a_key_that_an_older_sweep_did_not_have_is_at_its_default(space: Space) -> None:
+    def described(**trainer: object) -> dict[str, dict[str, str]]:
+        shared = shared_config({"data": {"root": "a"}, "trainer": {"max_epochs": 5, **trainer}}, space)
+        return identity(replace(space, shared=shared), {"dice": "max"})
+
+    assert differences(described(), described(on_nonfinite="stop")) == []
+    assert differences(described(), described(on_nonfinite="skip")) == ["  trainer.on_nonfinite   was stop, now skip"]
+
+
 def test_a_record_cut_off_by_a_kill_is_taken_off_the_journal(tmp_path: Path, space: Space) -> None:
     attempt = attempted(make_study(tmp_path, space))
     journal = tmp_path / "journal.log"
@@ -310,3 +320,16 @@ def test_objectives_are_read_where_the_first_is_best(tmp_path: Path) -> None:
     )
     missing = read_outcome(tmp_path, {"dicee": "max"})
     assert missing == Outcome("failed", reason="objective dicee is not logged; did you mean dice?")
+
+
+def test_a_trial_that_diverged_has_failed_with_its_reason_and_is_not_run_again(tmp_path: Path, space: Space) -> None:
+    def job(attempt: Attempt) -> None:
+        leave_run(attempt)
+        if attempt.first == 1:
+            with RunFolder(attempt.folder).recording():
+                raise NonFinite("loss nan: not finite in epoch 0;   no checkpoint yet\n  what to type")
+
+    reported = dict(run_trials(make_study(tmp_path, space, n_trials=3), job))
+    assert reported[1] == Outcome("failed", reason="loss nan: not finite in epoch 0;   no checkpoint yet")
+    assert [reported[i].state for i in (0, 2)] == ["finished", "finished"]
+    assert make_study(tmp_path, space, n_trials=3).requeue_failed() == 0

@@ -1,0 +1,41 @@
+"""How a training ends: at its time limit, which a resume renews, and never without a last validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+
+
+class TimeLimit(Timer):
+    """Stops after so many minutes of training. A run that was killed resumes with what is left, one that ended by time with all of it."""
+
+    state_key = "Timer"  # as Lightning's own, which wrote earlier checkpoints
+
+    def __init__(self, minutes: float) -> None:
+        super().__init__(duration={"minutes": minutes}, verbose=False)  # type: ignore[dict-item]
+
+    @property
+    def is_over(self) -> bool:
+        return (self.time_remaining() or 0) <= 0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.is_over:
+            self._offset = 0
+
+
+class LastValidation(L.Callback):
+    """Validates before the training ends, whatever ends it: the last epoch, time, or another callback. Must come after those."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._prepare(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self._prepare(trainer)
+
+    def _prepare(self, trainer: L.Trainer) -> None:
+        is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        if is_last or trainer.should_stop:
+            trainer.check_val_every_n_epoch = 1

@@ -1,0 +1,83 @@
+"""Checks of a training before it starts: of its config, of its network on images of this size, and of the smallest batch."""
+
+from __future__ import annotations
+
+import math
+
+from segkit.config.schema import Train
+from segkit.data.datamodule import SegmentationData
+from segkit.losses import check_shares
+from segkit.models.metadata import Metadata
+from segkit.models.probe import layer_in_need, probe
+from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError
+
+SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
+
+
+def check_sense(cfg: Train) -> None:
+    """Raise SegkitError for values that are valid alone but not together."""
+    monitor = cfg.metric.monitor
+    if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
+        raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
+    if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):
+        raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
+    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
+        raise SegkitError(
+            f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
+            "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
+        )
+
+
+def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None:
+    """Raise SegkitError if the network does not take images of the configured size."""
+    key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
+    if size is None:
+        if model.target in ("center_crop", "resize"):
+            raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
+        return
+    if len(size) != metadata.dims:
+        kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)
+        raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {metadata.dims} numbers, or  data.dims={other}")
+    if model.shape and model.target != "overlap_tile":
+        model.shape.check(size, key)
+    batch_size = max(2, cfg.data.batch_size)  # a batch of one is the matter of `check_smallest_batch`
+    n = probe(model, metadata.channels, size, batch_size, metadata.label_map().n_outputs)
+    check_shares(cfg.loss.deep_supervision, n)
+
+
+def check_smallest_batch(model: SegmentationModel, cfg: Train, data: SegmentationData, channels: int, world: int) -> None:
+    """Raise SegkitError, before anything is written, if a layer cannot train on the smallest batch that will occur.
+
+    A last, smaller batch is dropped, unless it is the only one: so few cases can make a batch of one, whatever `data.batch_size` is.
+    """
+    n = len(data.train)
+    batch = min(cfg.data.batch_size, max(1, n // world))
+    size = cfg.sampling.patch or cfg.preprocess.size
+    if batch > 1 and size is not None:
+        return  # `check_size` has tried it
+    size = size or smallest_image(data)
+    if layer := layer_in_need(model, (batch, channels, *size)):
+        one = f"batch of {batch} {'image' if len(size) == 2 else 'volume'}{'s' * (batch > 1)} of {' x '.join(map(str, size))}"
+        few = f"{n} training case{'s' * (n > 1)} make{'s' * (n == 1)} a" if cfg.data.batch_size > batch else "each step has a"
+        what = f"layer {layer} needs two values a channel in training, but {few} {one}"
+        is_helped = not layer_in_need(model, (2, channels, *size))
+        fix = a_larger_batch(cfg, n, world) if is_helped else "choose larger images, or a network of fewer levels"
+        raise SegkitError(f"model: {what};   {fix}")
+
+
+def a_larger_batch(cfg: Train, n: int, world: int) -> str:
+    """What to type."""
+    if n // world > 1:
+        return "add  data.batch_size=2"
+    if n > 1:
+        return "add  trainer.devices=1"
+    if cfg.sampling.patch:
+        return "add  sampling.patches_per_image=2"
+    return "train on more cases, or choose another network, such as  model=unet"
+
+
+def smallest_image(data: SegmentationData) -> tuple[int, ...]:
+    """The shape of the smallest training image on the network's grid, where they keep their sizes."""
+    pixels = [math.prod(data.prepared.statistics[case.id].shape) for case in data.train.cases]
+    return data.train.decode(pixels.index(min(pixels))).image.shape[:-1]
