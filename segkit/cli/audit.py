@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.text import Text
 
 from segkit.config import commands
+from segkit.data.audit import pairs
 from segkit.data.audit.audit import SEVERITIES, AuditResult, inspect
 from segkit.data.audit.report import audit_page, contact_sheet, distributions, summarize, summary_rows
 from segkit.data.manifest import find
 from segkit.data.statistics import scan
 from segkit.system.environment import Shard
 from segkit.system.errors import Severity
-from segkit.system.files import CACHE, write_bytes_atomic, write_text_atomic
+from segkit.system.files import CACHE, cache_folder, check_writable, write_bytes_atomic, write_text_atomic
 from segkit.system.progress import console
 
 _STYLE: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -31,7 +32,9 @@ def command(cfg: commands.Audit) -> int:
     part = Shard.named(cfg.part)
     if part is not None:
         return measure_shard(cfg, part)
-    result = inspect(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
+    if cfg.output is not None:
+        check_writable(Path(cfg.output).expanduser(), "choose another  output=FOLDER")
+    result = inspect(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, cache_folder())
     severity: Severity = "warning" if cfg.split.kind == "auto" else "error"
     result = replace(result, problems=(*result.problems, *(replace(problem, severity=severity) for problem in result.split_problems)))
     summary = summarize(result)
@@ -47,6 +50,7 @@ def command(cfg: commands.Audit) -> int:
 
 def measure_shard(cfg: commands.Audit, part: Shard) -> int:
     """Read one share of the files; the audit of all finds their statistics in the cache."""
+    check_writable(CACHE, "the parts of an audit are kept there: run it in a folder that can be written")
     found = find(cfg.data, cfg.seed, cfg.allow_targets, CACHE)
     folder = found.statistics_folder(CACHE)
     mine = part.share(found.cases, lambda case: case.volume or case.id)
@@ -61,11 +65,13 @@ def measure_shard(cfg: commands.Audit, part: Shard) -> int:
 
 def _write(result: AuditResult, summary: Mapping[str, Any], folder: Path) -> None:
     content = {**summary, "problems": [problem.as_dict() for problem in result.problems], "marks": result.marks}
+    content["alike"] = pairs.rows_of(result.pairs, result.split)
     write_text_atomic(folder / "audit.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     sheet = contact_sheet(result.manifest, result.marks, f"{summary['data']}: {summary['cases']} cases")
     if sheet is not None:
         write_bytes_atomic(folder / "contact_sheet.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
-    write_text_atomic(folder / "audit.html", audit_page(summary, result.problems, distributions(result), sheet))
+    alike = pairs.section(result.manifest, result.pairs, result.split)
+    write_text_atomic(folder / "audit.html", audit_page(summary, result.problems, distributions(result), sheet, alike))
 
 
 def _print(result: AuditResult, summary: Mapping[str, Any]) -> None:

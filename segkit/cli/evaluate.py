@@ -23,7 +23,7 @@ from segkit.inference.evaluation import (
 from segkit.inference.mask_files import OVERLAP, MaskFiles, Rules, find_masks
 from segkit.inference.predictor import Predictor
 from segkit.system.errors import SegkitError
-from segkit.system.files import CACHE, check_writable
+from segkit.system.files import cache_folder, check_writable
 from segkit.training.sweeps.folds import OutOfFold, best_of, find_folds
 
 
@@ -62,7 +62,7 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
     given, metadata, config = cfg.data.model_dump(exclude_unset=True), predictor.metadata, predictor.config
     is_other = "source" in given
     # The cache is this machine's, never a place that a checkpoint names.
-    manifest = load_labelled(checkpoint_data(metadata, config.data, given), config.seed, cfg.allow_targets, cache_dir=CACHE)
+    manifest = load_labelled(checkpoint_data(metadata, config.data, given), config.seed, cfg.allow_targets, cache_dir=cache_folder())
     labels = match_labels(manifest.labels, predictor.labels)
     cases, subsets = select_cases(manifest, metadata, "other" if is_other else cfg.subset)
     folder = output_folder(cfg, home / (f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset))
@@ -79,7 +79,7 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
 def evaluate_masks(cfg: Evaluate, folder: Path) -> Result:
     """Evaluate masks that any program wrote, on the labelled cases of a data set."""
     data = Data.model_validate(cfg.data.model_dump())
-    manifest = load_labelled(data, 0, cfg.allow_targets, cache_dir=CACHE)
+    manifest = load_labelled(data, 0, cfg.allow_targets, cache_dir=cache_folder())
     masks = find_masks(folder, manifest, data.source.get("orient", "LPS"), cfg.partial)
     name, cases = folder.absolute().name, [case for case in manifest if case.id in masks]
     output = output_folder(cfg, Path("outputs") / "masks" / name / f"{manifest.name}-{manifest.hash[:8]}")

@@ -6,6 +6,8 @@ bare words are the value of the key that `positional` names: with `positional: r
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 import traceback
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 import segkit
+from segkit.system import streams
 from segkit.system.errors import ProblemsFound, SegkitError, nearest
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
+OF_THE_MACHINE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+)
+"""Errors of files and disks, of which a traceback says no more than one line."""
 ORIGINAL_ARGV = tuple(sys.argv) or ("segkit",)
 
 
@@ -67,7 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 after a crash (traceback on stderr) or where the command found errors, 2 for mistakes of input,
         130 when interrupted.
     """
-    first, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if argv is not None:
+        return dispatch(argv)
+    streams.prepare()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # says at length that there is no home folder for its cache
+    code = dispatch(sys.argv[1:])
+    sys.stdout.flush()
+    return max(code, 1) if streams.UNWRITABLE else code
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that the first word names; the exit code."""
+    first, *rest = list(argv) or ["--help"]
     if first in ("-h", "--help", "help"):
         print(HELP["usage"].format(commands="\n".join(f"  {command.name:<11} {command.help}" for command in BY_NAME.values())))
         return 0
@@ -80,7 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = nearest(first, BY_NAME, "segkit ") or f"available: {', '.join(BY_NAME)}"
         print(f"segkit: no such command {first}; {hint}", file=sys.stderr)
         return 2
+    if not has_folder():
+        print(f"segkit {first}: the current folder has been deleted;   cd  to one that exists, and type the line again", file=sys.stderr)
+        return 2
     return run(BY_NAME[first], rest)
+
+
+def has_folder() -> bool:
+    """Whether the current folder exists."""
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 class Stopped(KeyboardInterrupt):
@@ -141,6 +170,13 @@ class Plain:
         if isinstance(error, SegkitError | HydraException):
             self.say_error(error)
             return int(getattr(error, "exit_code", 2))
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            where = f"{error.filename}: " if error.filename else ""
+            self.say(f"{where}{error.strerror}")
+            return 2
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib
+            self.say("~ stands for a home folder, and this process has none;   set HOME, or type the whole path")
+            return 2
         traceback.print_exception(error)
         return 1
 
@@ -301,8 +337,11 @@ def start_hydra(name: str, argv: list[str], job: Callable[[DictConfig], None], f
     import hydra
 
     from segkit.config import compose
+    from segkit.system.environment import is_child
 
     compose.use_folders(folders)
+    for line in compose.shadows() if not is_child() and "--shell-completion" not in argv else ():
+        print(f"segkit {name}: note: {line}", file=sys.stderr, flush=True)
     with arguments(argv):
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name=name)(job)()
 

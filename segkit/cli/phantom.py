@@ -11,6 +11,7 @@ from segkit.config.targets import instantiate
 from segkit.data.phantoms.base import write
 from segkit.data.sources import is_own, source_name
 from segkit.system.errors import SegkitError
+from segkit.system.files import check_writable
 from segkit.system.progress import console
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def command(cfg: Phantom) -> int:
     """Write `cfg.n` images in the layout of `cfg.data.source` to a new folder, all of them or none."""
     output = Path(cfg.output).expanduser().absolute()
     fresh = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    if not output.is_file():
+        check_writable(output.parent, "choose another  output=FOLDER")
     source = instantiate(cfg.data.source, allow=cfg.allow_targets, root=fresh)
     try:
         write(source, fresh, cfg.n, cfg.seed)

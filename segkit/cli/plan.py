@@ -12,11 +12,13 @@ import yaml
 from rich.markup import escape
 
 from segkit.config import commands, compose
+from segkit.config.schema import Preprocess
 from segkit.data.audit.audit import AuditResult, inspect
-from segkit.data.planning import Choice, Fingerprint, Machine, fingerprint, needs_slices, plan, times
+from segkit.data.planning import Choice, Fingerprint, Machine, Measure, fingerprint, needs_slices, plan, times
+from segkit.data.round_trip import round_trip
 from segkit.data.sources import source_name
 from segkit.system.errors import SegkitError, raise_errors
-from segkit.system.files import CACHE, write_text_atomic
+from segkit.system.files import cache_folder, check_writable, write_text_atomic
 from segkit.system.progress import console
 
 SECTIONS = ("data", "split", "preprocess", "sampling", "augment", "model", "trainer")
@@ -76,9 +78,10 @@ def _typed(cfg: commands.Plan) -> dict[str, Any]:
 
 def command(cfg: commands.Plan) -> int:
     """Read every file, choose, and write the preset. Raises ProblemsFound where the data has errors."""
+    check_writable(Path(cfg.output).expanduser(), "choose another  output=FOLDER")
     cfg, result, seen = _fingerprint(cfg)
     machine = Machine.of(cfg.accelerator, cfg.memory_gb)
-    choices = plan(seen, machine, result.labelled.labels.classes)
+    choices = plan(seen, machine, result.labelled.labels.classes, measure_of(result))
     name = cfg.name or _name(result)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise SegkitError(f"name={name}: use only letters, digits, _ and -, since it becomes a file name")
@@ -91,6 +94,11 @@ def command(cfg: commands.Plan) -> int:
         console.print(f"  {f'{one.key}={json.dumps(one.value)}':<{width}}   {escape(one.why)}", highlight=False)
     console.print(f"written to {path};   read it, change what you like, then   segkit train experiment={name}", markup=False)
     return 0
+
+
+def measure_of(result: AuditResult) -> Measure:
+    """Sends masks of the data set to a grid and back."""
+    return lambda size, fit: round_trip(result.labelled, result.statistics, Preprocess(size=size, fit=fit))
 
 
 def _fingerprint(cfg: commands.Plan) -> tuple[commands.Plan, AuditResult, Fingerprint]:
@@ -110,7 +118,7 @@ def _fingerprint(cfg: commands.Plan) -> tuple[commands.Plan, AuditResult, Finger
 
 
 def _inspect(cfg: commands.Plan) -> AuditResult:
-    result = inspect(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, CACHE)
+    result = inspect(cfg.data, cfg.split, cfg.seed, cfg.allow_targets, cache_folder())
     raise_errors(result.problems, before="anything is planned")
     return result
 

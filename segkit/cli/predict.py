@@ -28,7 +28,7 @@ from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
 from segkit.system.environment import Shard, take_share, visible_gpus
 from segkit.system.errors import SegkitError, raise_errors
-from segkit.system.files import CACHE, check_writable, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
+from segkit.system.files import cache_folder, check_writable, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
 from segkit.system.hardware import choose_device, usable_cores
 from segkit.system.plain import read_json
 from segkit.system.processes import INTERRUPTED, die_with
@@ -76,7 +76,7 @@ def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
     """The cases of a data set in a layout that a source reads, labelled or not."""
     config = predictor.config
     data = checkpoint_data(predictor.metadata, config.data, cfg.data.model_dump(exclude_unset=True))
-    found = find(data, config.seed, cfg.allow_targets, CACHE)
+    found = find(data, config.seed, cfg.allow_targets, cache_folder())
     raise_errors(found.problems, before="prediction starts")
     return found.cases
 

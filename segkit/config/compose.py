@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import initialize_config_dir, version
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -33,25 +34,37 @@ from segkit.config import overrides as hydra_overrides
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
 from segkit.config.schema import Split, Train
 from segkit.config.validate import before, checked
-from segkit.system.errors import Problem, ProblemsFound, raise_errors
+from segkit.system.errors import Problem, ProblemsFound, few, raise_errors
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
+COMMANDS = frozenset(path.stem for path in CONF.glob("*.yaml"))
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
 When = Mapping[str, str]
 """Key -> the override, such as `optimizer=sgd`, without which it is left alone."""
 KEY, FOLD = "folds", "split.fold"
 
 
+class UserOptions(FileConfigSource):
+    """A user's config folder. It adds options and may replace ours, but never the config of a command: ./conf may be another program's."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "segkit-user"
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path.removesuffix(".yaml") not in COMMANDS and super().is_config(config_path)
+
+
 class UserFolders(SearchPathPlugin):
-    """Puts the user's config folders before our own, so that they add options and may replace ours."""
+    """Puts the user's config folders before our own."""
 
     folders: ClassVar[tuple[Path, ...]] = ()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in reversed(self.folders):
-            search_path.prepend("user", folder.as_uri())
+            search_path.prepend("user", f"{UserOptions.scheme()}://{folder}")
 
 
 def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
@@ -63,7 +76,21 @@ def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
         raise ProblemsFound(missing)
     ours = [local] if local.is_dir() and local not in (CONF, *named) else []
     UserFolders.folders = (*named, *ours)
-    Plugins.instance().register(UserFolders)
+    for plugin in (UserFolders, UserOptions):
+        Plugins.instance().register(plugin)
+
+
+def shadows() -> list[str]:
+    """A line for each of the user's folders that holds files named like ours: which of these are replaced, and which are not."""
+    lines = []
+    for folder in UserFolders.folders:
+        names = [file.relative_to(folder) for file in sorted(folder.rglob("*.yaml"))]
+        replaced = [str(name.with_suffix("")) for name in names if len(name.parts) > 1 and (CONF / name).exists()]
+        unused = [str(name) for name in names if len(name.parts) == 1 and name.stem in COMMANDS]
+        what = [f"replaces segkit's own {few(replaced)}"] if replaced else []
+        what += [f"holds {few(unused)} of another program, which segkit leaves out"] if unused else []
+        lines += [f"{folder} {' and '.join(what)}"] if what else []
+    return lines
 
 
 def compose(command: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> BaseModel:

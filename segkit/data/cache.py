@@ -114,7 +114,7 @@ class ArrayCache:
         arrays = {"image": decoded.image, "mask": decoded.mask, "shape": np.array(decoded.shape), "low": found.low, "high": found.high}
         arrays |= {name: np.asarray(value) for name, value in optional.items() if value is not None}
         arrays |= {f"at {name}": array for name, array in decoded.locations.items()}
-        with suppress(SegkitError, FileNotFoundError):
+        with suppress(SegkitError, OSError):
             with atomic_path(entry) as temporary:
                 write_entry(temporary, arrays)
             self.written += sum(array.nbytes for array in arrays.values())

@@ -23,7 +23,7 @@ from segkit.data.transforms.intensity import IntensityStatistics
 from segkit.data.transforms.patches import Patches
 from segkit.system.errors import SegkitError
 from segkit.system.files import CACHE
-from segkit.system.hardware import cache_budget, loader_workers, share_of_cores
+from segkit.system.hardware import SHARED_MEMORY, cache_budget, fitting_workers, loader_workers, share_of_cores, shared_memory
 from segkit.system.progress import console, track
 
 
@@ -64,7 +64,11 @@ class SegmentationData(L.LightningDataModule):
                 budget -= needed
         if self.trainer is None or self.trainer.is_global_zero:
             kept = "decoded once and kept in memory" if self.train.in_memory else "streamed from disk"
-            console.print(f"loading    training images {kept}, {self._workers(self.train)['num_workers']} loader workers")
+            n, wanted = self._workers(self.train)["num_workers"], self._wanted_workers(self.train)
+            console.print(f"loading    training images {kept}, {n} loader workers")
+            if n < wanted:
+                what = f"{SHARED_MEMORY} has {shared_memory() / 1e6:.0f} MB free, too little for {wanted} loader workers: {n} are used"
+                console.print(f"note       {what};   in a container:  docker run --shm-size=8g", markup=False)
 
     def train_dataloader(self) -> TrainLoader:
         rank, world = self._rank_and_world
@@ -104,9 +108,22 @@ class SegmentationData(L.LightningDataModule):
         return self.trainer.num_devices if self.trainer else 1
 
     def _workers(self, dataset: CaseDataset) -> dict[str, Any]:
-        n = loader_workers(self.config.data.num_workers, self.device, dataset.in_memory, self._processes_here)
-        alive = {"persistent_workers": True, "prefetch_factor": 4} if n else {}
+        wanted, free = self._wanted_workers(dataset), shared_memory() // self._processes_here
+        n, ahead = fitting_workers(wanted, self._batch_bytes(dataset), free)
+        alive = {"persistent_workers": True, "prefetch_factor": ahead} if n else {}
         return {"num_workers": n, "collate_fn": collate, "worker_init_fn": leave_ctrl_c_to_the_main_process, **alive}
+
+    def _wanted_workers(self, dataset: CaseDataset) -> int:
+        return loader_workers(self.config.data.num_workers, self.device, dataset.in_memory, self._processes_here)
+
+    def _batch_bytes(self, dataset: CaseDataset) -> int:
+        """Memory of the largest batch: images in float32, and their masks."""
+        config, labels = self.config, self.prepared.manifest.labels
+        stats = [self.prepared.statistics[case.id] for case in dataset.cases]
+        size = (dataset.patches and config.sampling.patch) or config.preprocess.size
+        pixels = math.prod(size) if size else max((math.prod(one.shape) for one in stats), default=0)
+        bytes_a_pixel = 4 * max((one.channels for one in stats), default=1) + (len(labels.classes) if labels.overlap else 1)
+        return pixels * bytes_a_pixel * max(config.data.batch_size, config.inference.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the epoch. Lightning restores a loader's own state only if the loader does not exist yet, but asking for the

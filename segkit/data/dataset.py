@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,9 @@ class CaseDataset(Dataset[Sample]):
         self._decoded: list[Decoded] = []
         self._references: list[Array] = []
         # Which index each loader worker is reading, in shared memory: names the file if the worker is killed.
-        self.reading = torch.full((MAX_WORKERS,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self.reading = torch.full((MAX_WORKERS,), -1, dtype=torch.int64)
+        with suppress(RuntimeError):  # there is none, nor are there workers then
+            self.reading.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.cases) * self.per_case

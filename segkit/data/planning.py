@@ -6,15 +6,16 @@ The rules follow nnU-Net (Isensee et al., Nature Methods 2021) where it has one,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
 from segkit.data.case import Manifest
 from segkit.data.labels import sided
+from segkit.data.round_trip import RoundTrip
 from segkit.data.statistics import PERCENTILES, Statistics
 from segkit.system.hardware import choose_device
 
@@ -27,9 +28,18 @@ ANISOTROPIC = 3.0
 """Slices so many times thicker than their pixels are better processed one by one (nnU-Net's threshold)."""
 THINNEST = 5.0
 """Pixels that the smallest structure should measure on the network's grid."""
+THIN = 3.0
+"""The same of the thickness of the thinnest one."""
+FAITHFUL = 0.95
+"""Dice of a mask with itself, sent to the network's grid and back, below which no network can be good."""
 BYTES_A_PIXEL = 64
 """Memory per pixel of the input and channel of the first level, in bf16: 34 to 50 bytes are kept for the backward pass (measured),
 plus gradients."""
+
+
+Fit = Literal["stretch", "pad"]
+Measure = Callable[[tuple[int, ...], Fit], RoundTrip]
+"""What the masks lose on a grid of this size."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +144,9 @@ class Choice:
     why: str
 
 
-def plan(seen: Fingerprint, machine: Machine, classes: Sequence[str]) -> list[Choice]:
-    """All choices, in the order of the preset."""
-    choices = [*_dims(seen), *_grid(seen, machine), *_intensity(seen)]
+def plan(seen: Fingerprint, machine: Machine, classes: Sequence[str], measure: Measure | None = None) -> list[Choice]:
+    """All choices, in the order of the preset. `measure` tells what a size keeps of the masks; without it their diameters decide."""
+    choices = [*_dims(seen), *_grid(seen, machine, measure), *_intensity(seen)]
     decided = {choice.key: choice.value for choice in choices}
     patch = decided.get("sampling.patch")
     size = patch or decided["preprocess.size"]
@@ -175,15 +185,10 @@ def needs_slices(seen: Fingerprint) -> str:
     return ""
 
 
-def _grid(seen: Fingerprint, machine: Machine) -> Iterator[Choice]:
+def _grid(seen: Fingerprint, machine: Machine, measure: Measure | None) -> Iterator[Choice]:
     """What the network gets of an image: all of it, a smaller version, or patches."""
     if seen.dims == 3:
-        yield from _respaced(seen)
-        yield Choice("preprocess.size", None, "volumes keep their own grid")
-        patch = _shrunk(seen.shape, machine.pixels // 2)
-        whole = all(p >= s for p, s in zip(patch, seen.shape, strict=True))
-        why = "the median volume" if whole else f"half of what a step can work on, shaped like {times(seen.shape)}"
-        yield Choice("sampling.patch", list(patch), why)
+        yield from _of_volumes(seen, machine)
         return
     budget = machine.pixels // 8
     rows, columns = seen.shape
@@ -191,15 +196,36 @@ def _grid(seen: Fingerprint, machine: Machine) -> Iterator[Choice]:
         yield from _whole(seen, _multiple(seen.shape, 16), "the median size")
         return
     shrink = math.sqrt(rows * columns / budget)
-    smallest = min((d for d in seen.diameter_px.values() if d), default=math.inf) / shrink
-    if smallest >= THINNEST:
-        size = _multiple((round(rows / shrink), round(columns / shrink)), 16)
-        yield from _whole(seen, size, f"{shrink:.1f} times smaller; the smallest structure still measures {smallest:.0f} pixels")
+    size = _multiple((round(rows / shrink), round(columns / shrink)), 16)
+    is_kept, why = _kept(seen, shrink, measure and measure(size, _fit(seen)))
+    if is_kept:
+        yield from _whole(seen, size, f"{shrink:.1f} times smaller; {why}")
         return
     yield from _respaced(seen)
-    yield Choice("preprocess.size", None, f"{shrink:.1f} times smaller, the smallest structure would measure {smallest:.1f} pixels")
+    yield Choice("preprocess.size", None, f"{shrink:.1f} times smaller, {why}")
     side = 16 * round(math.sqrt(budget) / 16)
     yield Choice("sampling.patch", [min(side, 16 * math.ceil(n / 16)) for n in seen.shape], "patches at full resolution instead")
+
+
+def _of_volumes(seen: Fingerprint, machine: Machine) -> Iterator[Choice]:
+    yield from _respaced(seen)
+    yield Choice("preprocess.size", None, "volumes keep their own grid")
+    patch = _shrunk(seen.shape, machine.pixels // 2)
+    whole = all(p >= s for p, s in zip(patch, seen.shape, strict=True))
+    why = "the median volume" if whole else f"half of what a step can work on, shaped like {times(seen.shape)}"
+    yield Choice("sampling.patch", list(patch), why)
+
+
+def _kept(seen: Fingerprint, shrink: float, there: RoundTrip | None) -> tuple[bool, str]:
+    """Whether images so many times smaller keep the structures, and how well."""
+    sizes = there.thickness_px if there else {name: d / shrink for name, d in seen.diameter_px.items() if d}
+    smallest = min(sizes.values(), default=math.inf)
+    measured = f"the {'thinnest' if there else 'smallest'} structure measures {smallest:.1f} pixels"
+    if there is None or not there.dice:
+        return smallest >= THINNEST, measured
+    name = min(there.dice, key=lambda one: there.dice[one])
+    what = f"masks sent there and back keep Dice {there.dice[name]:.2f} with themselves ({name}, lowest tenth of {there.n} cases)"
+    return there.dice[name] >= FAITHFUL and smallest >= THIN, f"{what}; {measured}"
 
 
 def _respaced(seen: Fingerprint) -> Iterator[Choice]:
@@ -209,9 +235,13 @@ def _respaced(seen: Fingerprint) -> Iterator[Choice]:
         yield Choice("preprocess.spacing_mm", list(seen.spacing_mm), why)
 
 
+def _fit(seen: Fingerprint) -> Fit:
+    return "pad" if seen.aspect_spread > 1.1 else "stretch"
+
+
 def _whole(seen: Fingerprint, size: tuple[int, ...], why: str) -> Iterator[Choice]:
     yield Choice("preprocess.size", list(size), why)
-    if seen.aspect_spread > 1.1:
+    if _fit(seen) == "pad":
         yield Choice("preprocess.fit", "pad", f"shapes differ (columns to rows by {seen.aspect_spread:.2f} times): none is distorted")
 
 

@@ -31,6 +31,7 @@ from segkit.data.labels import Array, LabelMap, counted, pack_rgb, recoded
 from segkit.data.mask_values import MAX_VALUES, cut_between_clusters
 from segkit.data.structures import Alignment, Structure, align, structures
 from segkit.data.transforms.intensity import unit_scale
+from segkit.system.errors import DiskFull
 from segkit.system.progress import track
 
 VERSION = 4
@@ -138,7 +139,8 @@ def scan(cases: Sequence[Case], cache: Path | None = None, compact: bool = True)
     finally:  # also when the scan is interrupted
         _save(cache, seen, signatures, saved)
     if cache is not None and compact:
-        compact_lines(cache, set(signatures.values()))
+        with suppress(OSError, DiskFull):
+            compact_lines(cache, set(signatures.values()))
     return {case.id: seen[case.id] if case.id in seen else known[signatures[case.id]] for case in cases}
 
 
@@ -154,7 +156,8 @@ def _save(cache: Path | None, seen: Mapping[str, CaseStatistics], signatures: Ma
     """Save what was seen after the first `saved` cases, and return the new count. Unreadable cases are tried again next time."""
     new = {signatures[id_]: asdict(stats) for id_, stats in islice(seen.items(), saved, None) if not stats.errors}
     if cache is not None and new:
-        add_lines(cache, new)
+        with suppress(OSError, DiskFull):  # a cache that cannot be written is no reason to stop
+            add_lines(cache, new)
     return len(seen)
 
 

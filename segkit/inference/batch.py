@@ -21,7 +21,7 @@ from segkit.inference.writers.masks import SIZE_HEADER, is_written, palettes, si
 from segkit.inference.writers.submissions import GITractCodes, HC18Ellipses, NerveCodes
 from segkit.inference.writers.tables import Row, Table
 from segkit.system.environment import Shard
-from segkit.system.errors import Problem, SegkitError, first_line, nearest
+from segkit.system.errors import DiskFull, Problem, SegkitError, first_line, nearest
 from segkit.system.files import is_full
 from segkit.system.progress import track
 
@@ -91,9 +91,11 @@ def predict_items(
         for item in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
                 table.add({item.name: predict_one(predictor, item, output, options, writers)})
+            except DiskFull:
+                raise
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
                 if isinstance(error, OSError) and is_full(error, output):
-                    raise SegkitError(f"disk full while writing to {output};   free some space and run it again") from error
+                    raise DiskFull(f"disk full while writing to {output};   free some space and run it again") from error
                 place = str(item.source)
                 problems.append(Problem(place, first_line(error).removeprefix(f"{place} ").removeprefix(f"{place}: ")))
     finally:  # also when interrupted: the masks that exist are skipped next time

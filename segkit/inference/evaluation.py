@@ -25,7 +25,7 @@ from segkit.metrics.table import EXCLUDED, SUMMARY, TABLE, VOLUMES, CaseTable, R
 from segkit.metrics.volumes import Stacks, evaluate_volume
 from segkit.models.metadata import Metadata
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
-from segkit.system.files import CACHE, write_text_atomic
+from segkit.system.files import CACHE, cache_folder, write_text_atomic
 from segkit.system.progress import console, track
 
 N_WORST, N_OTHERS = 4, 8
@@ -108,7 +108,7 @@ def select_cases(manifest: Manifest, metadata: Metadata, subset: str) -> tuple[l
 def validation_cases(metadata: Metadata, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
     """The labelled validation cases of a checkpoint, in its own data."""
     section = checkpoint_data(metadata, config.data, data.model_dump(exclude_unset=True))
-    manifest = load_labelled(section, config.seed, allow, cache_dir=CACHE)
+    manifest = load_labelled(section, config.seed, allow, cache_dir=cache_folder())
     cases, subsets = select_cases(manifest, metadata, "val")
     return [case for case in cases if case.masks and subsets[case.id] == "val"], match_labels(manifest.labels, metadata.label_map())
 

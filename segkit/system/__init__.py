@@ -1,1 +1,1 @@
-"""The ground: errors, files, the machine, processes, progress. Imports nothing of segkit."""
+"""The ground: errors, files, locks, streams, the machine, processes, progress. Imports nothing of segkit."""

@@ -29,6 +29,10 @@ class SegkitError(Exception):
     """A mistake of input or environment. The command line prints it without a traceback and exits with 2."""
 
 
+class DiskFull(SegkitError):
+    """A file could not be written for want of space: nothing else will be, so the command ends here."""
+
+
 class ProblemsFound(SegkitError):
     """Several problems, found together and reported together.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import errno
 import hashlib
@@ -13,9 +14,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 
-from segkit.system.errors import SegkitError
+from segkit.system.errors import DiskFull, SegkitError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space left, quota used up, file-size limit reached."""
@@ -30,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written to it becomes `path` when the block ends well.
 
     The name ends in `.tmp`, so the writer must be given its format. On any failure the temporary file is removed and the old one
-    stays as it was; a full disk raises `SegkitError`.
+    stays as it was; a full disk raises `DiskFull`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id alone: containers that share a folder may have the same
@@ -44,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if full:
             old = "the previous file is intact" if path.exists() else "nothing was kept"
-            raise SegkitError(f"disk full while writing {path}; {old};   free some space and run it again") from error
+            raise DiskFull(f"disk full while writing {path}; {old};   free some space and run it again") from error
         raise
     flush_to_disk(path.parent)
 
@@ -72,8 +73,12 @@ def write_text_if_new(path: Path, text: str) -> bool:
         path.hardlink_to(whole)
     except FileExistsError:
         return False
-    except OSError:  # a file system without links: as good as it can be
-        write_text_atomic(path, text)
+    except OSError:  # a file system without links: a reader may meet an empty file for a moment
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
     finally:
         whole.unlink()
     return True
@@ -89,6 +94,17 @@ def check_writable(folder: Path, fix: str) -> None:
     except OSError as error:
         what = f"{there} is a file" if there.is_file() else error.strerror or str(error)
         raise SegkitError(f"nothing can be written to {folder}: {what};   {fix}") from error
+
+
+def cache_folder() -> Path:
+    """`CACHE`; where the working folder cannot be written, a temporary folder that is removed when the process ends."""
+    try:
+        check_writable(CACHE, "")
+    except SegkitError:
+        folder = mkdtemp(prefix="segkit-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+    return CACHE
 
 
 def remove_leftovers(folder: Path) -> int:

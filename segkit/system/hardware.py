@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import psutil
@@ -21,6 +22,7 @@ from segkit.system.errors import SegkitError
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["32", "bf16", "16"]
 
+SHARED_MEMORY = Path("/dev/shm")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h."""
 
@@ -158,6 +160,24 @@ def loader_workers(asked: str | int, device: str, cached: bool, processes: int =
     if device == "cpu":
         return 0 if cached or cores < 2 else 1
     return min(8, max(1, cores - 1))
+
+
+def shared_memory() -> int:
+    """Free bytes of the memory through which loader workers hand over batches; 0 where it is missing or cannot be written."""
+    if sys.platform != "linux":
+        return sys.maxsize
+    try:
+        with TemporaryFile(dir=SHARED_MEMORY):
+            return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
+def fitting_workers(wanted: int, batch_bytes: int, free_bytes: int, most_ahead: int = 4) -> tuple[int, int]:
+    """Workers, and the batches that each prepares ahead, for which half of the shared memory is enough."""
+    n_batches = free_bytes // 2 // max(1, batch_bytes)
+    n = min(wanted, n_batches)
+    return n, min(most_ahead, n_batches // n) if n else 0
 
 
 def cache_budget(asked: str | float) -> int:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
+
 FAILED, INTERRUPTED = 1, 130
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,6 +29,18 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+def identity(pid: int) -> str:
+    """What tells a process from a later one of the same id, whatever happens to the clock; empty where no such process runs."""
+    try:
+        if sys.platform != "linux":
+            return str(psutil.Process(pid).create_time())
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except (OSError, psutil.NoSuchProcess):
+        return ""
+    return "" if state in "ZX" else f"{boot} {fields[18]}"  # ticks from the start of the machine to that of the process
 
 
 def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
@@ -50,7 +64,7 @@ def leaving_traceback(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        (folder / "traceback.txt").write_text(traceback.format_exc())
+        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 
@@ -88,6 +102,6 @@ def redirected(path: Path) -> Iterator[None]:
 def last_line(folder: Path) -> str:
     """The error that a trial's traceback ends with, the first line of its message; empty without a traceback."""
     path = folder / "traceback.txt"
-    lines = path.read_text().strip().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").strip().splitlines() if path.exists() else []
     errors = [line for before, line in pairwise(lines) if before.startswith(" ") and not line.startswith(" ")]
     return (errors or lines or [""])[-1].strip()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import psutil
 import yaml
@@ -25,7 +25,9 @@ from segkit.config.schema import Train
 from segkit.system.environment import TRIAL, is_child, job_name, now, session
 from segkit.system.errors import ProblemsFound, SegkitError, first_line, of_file
 from segkit.system.files import remove_leftovers, write_text_atomic
+from segkit.system.locks import own
 from segkit.system.plain import fitted, read_json, read_yaml
+from segkit.system.processes import identity
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
@@ -36,6 +38,8 @@ CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes")
 """Keys that may be typed with  resume=RUN:  whether a run goes on past numbers that are not finite, and for how long."""
 TIME = "trainer.max_minutes"
 """Why a run ended, in its status: it may be resumed, for as many minutes again."""
+HELD: dict[Path, IO[str]] = {}
+"""The locks of the runs that this process trains; closing the file frees it."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
 
@@ -127,6 +131,8 @@ class RunFolder:
             return cls(run_dir or parent / str(name))
         path = run_dir or reserve(parent, name)
         run = cls(path)
+        if not run.lock() or (run_dir is None and (path / "config.yaml").exists()):
+            raise SegkitError(f"{path}: {run.trainer}")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts again in its folder
             stale.unlink(missing_ok=True)
@@ -151,9 +157,14 @@ class RunFolder:
         wanted = config_hash(cfg)
         for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob(f"{cfg.run or '*'}/config.yaml"), reverse=True):
             run = cls(path.parent, resumed=True)
-            if run.is_unfinished() and run.hash(cfg.allow_targets) == wanted:
-                remove_leftovers(run.path / "checkpoints")
+            state = run.status.get("state")
+            if state in ("finished", "pruned") or run.hash(cfg.allow_targets) != wanted:
+                continue
+            if run.is_unfinished() and run.lock():
+                run.remove_leftovers()
                 return run
+            if cfg.run:
+                raise SegkitError(f"{run.path}: {run.trainer}")
         return None
 
     @classmethod
@@ -183,9 +194,9 @@ class RunFolder:
         state = run.status.get("state")
         if state == "finished" and run.status.get("ended_by") != TIME:
             raise SegkitError(f"resume={path}: this run is finished;   segkit evaluate ckpt={path}")
-        if state == "running" and run.is_alive():
-            raise SegkitError(f"resume={path}: still running as process {run.status['pid']} on {run.status['host']}")
-        remove_leftovers(path / "checkpoints")
+        if (state == "running" and run.is_alive()) or not run.lock():
+            raise SegkitError(f"resume={path}: {run.trainer}")
+        run.remove_leftovers()
         return run
 
     def config(self, allow: Sequence[str]) -> Train:
@@ -236,9 +247,11 @@ class RunFolder:
         if status.get("job") and status["job"] == os.environ.get("SLURM_JOB_ID"):
             return False  # our own job, which was queued again
         if status["host"] != socket.gethostname():
-            newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json"))
+            newest = max(path.stat().st_mtime for path in (self.path, self.last.parent, self.path / "status.json") if path.exists())
             return time.time() - newest < SILENCE_SECONDS
-        try:
+        if known := status.get("process"):
+            return bool(identity(status["pid"]) == known)
+        try:  # of an older segkit: times are off by any change of the clock
             process = psutil.Process(status["pid"])
             started: float = process.create_time()
             if process.status() == psutil.STATUS_ZOMBIE:
@@ -246,6 +259,40 @@ class RunFolder:
         except psutil.NoSuchProcess:
             return False
         return abs(started - float(status["process_started"])) < 1
+
+    @property
+    def trainer(self) -> str:
+        """Who trains it at this moment, and what to do where that is wrong."""
+        status = self.status
+        who = f"still running as process {status['pid']} on {status['host']}" if status.get("state") == "running" else "starting just now"
+        if status.get("host") in (None, socket.gethostname()):
+            return f"{who};   wait for it, or stop it first"
+        return f"{who};   if it has died, remove  {self.path / 'status.json'}  and type the line again"
+
+    def lock(self) -> bool:
+        """Keep the run for this process until it ends, or `recording` does; False while another process does."""
+        try:
+            lock = HELD.get(self.path) or own(self.path / ".run.lock")
+        except OSError as error:
+            raise SegkitError(f"{self.path} cannot be written: {error.strerror}") from error
+        if lock is None:
+            return False
+        HELD[self.path] = lock
+        return True
+
+    def unlock(self) -> None:
+        if lock := HELD.pop(self.path, None):
+            lock.close()
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed writer has left."""
+        for folder in (self.path, self.last.parent):
+            remove_leftovers(folder)
+
+    def check_exists(self) -> None:
+        """Raise SegkitError where the folder has been deleted or moved: a new one would hold half a run."""
+        if not (self.path / "config.yaml").exists():
+            raise SegkitError(f"{self.path} has been deleted or moved while it was training;   start the training again")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -262,6 +309,8 @@ class RunFolder:
         facts: dict[str, Any] = {}
         try:
             yield facts
+            self.check_exists()
+            self.write_status("finished", **facts)
         except (Interrupted, KeyboardInterrupt):
             self.write_status("interrupted")
             raise
@@ -274,10 +323,13 @@ class RunFolder:
         except BaseException:
             self.write_failure(traceback.format_exc())
             raise
-        self.write_status("finished", **facts)
+        finally:
+            self.unlock()
 
     def write_status(self, state: str, **more: Any) -> None:
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "process_started": psutil.Process().create_time()}
+        if not self.path.is_dir():
+            return  # deleted: a new folder would hold nothing else
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "process": identity(os.getpid())}
         me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
         started = self.status.get("started", now())
         status = {"state": state, "started": started, "changed": now(), **me, **more}
@@ -301,9 +353,16 @@ def reserve(parent: Path, name: str | None) -> Path:
         try:
             (parent / str(candidate)).mkdir()
         except FileExistsError:
-            continue
+            if not is_abandoned(parent / str(candidate)):
+                continue
         return parent / str(candidate)
     raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or continue it with  resume={parent / str(name)}")
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a kill in the first moment of a run has left a folder with nothing in it."""
+    names = {path.name for path in folder.rglob("*") if not path.name.endswith(".tmp")} if folder.is_dir() else {""}
+    return names <= {"checkpoints", ".run.lock"}
 
 
 def config_hash(cfg: Train) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from segkit.config import compose
 from segkit.data.planning import Fingerprint, Machine, needs_slices, plan
+from segkit.data.round_trip import RoundTrip
 from tests.conftest import Cli
 
 CPU = Machine("cpu", 8.0, 8 * 192 * 192, (16, 32, 64, 128, 256), 2500)
@@ -49,6 +53,44 @@ def test_a_structure_that_would_vanish_is_seen_in_patches_at_full_resolution() -
     assert found["sampling.patch"] == [192, 192]
     assert found["sampling.patches_per_image"] == round(540 * 800 / 192**2)
     assert found["preprocess.spacing_mm"] == [0.1, 0.1]
+
+
+def test_the_round_trip_of_masks_decides_where_it_is_measured() -> None:
+    def measured(dice: float, thickness: float) -> dict[str, Any]:
+        trip = RoundTrip(20, {"head": 0.99, "vessel": dice}, {"head": 100.0, "vessel": thickness})
+        return {choice.key: choice for choice in plan(IMAGES, CPU, ("head", "vessel"), lambda size, fit: trip)}
+
+    for found, why in (
+        (measured(0.81, 4.0), "Dice 0.81 with themselves (vessel, lowest tenth of 20 cases)"),
+        (measured(0.96, 1.2), "the thinnest structure measures 1.2 pixels"),
+    ):
+        assert found["preprocess.size"].value is None
+        assert why in found["preprocess.size"].why
+        assert found["sampling.patch"].value == [192, 192]
+    kept = measured(0.97, 4.0)
+    assert kept["preprocess.size"].value == [160, 240]
+    assert "Dice 0.97" in kept["preprocess.size"].why
+    assert "sampling.patch" not in kept
+
+
+def test_vessels_are_planned_in_patches_and_trained_so(segkit_in: Cli, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "eyes" / folder).mkdir(parents=True)
+    for i in range(6):
+        mask = np.zeros((300, 320), np.uint8)
+        x = np.arange(320)
+        for y in range(30, 290, 40):
+            line = np.stack([x, y + 15 * np.sin(x / 20 + i)], axis=-1).round().astype(np.int32)
+            cv2.polylines(mask, [line], False, 255, 3)
+        for folder, pixels in (("images", 200 - mask // 2), ("masks", mask)):
+            cv2.imwrite(str(tmp_path / "eyes" / folder / f"{i}.png"), pixels)
+    labels = "data.labels={0: background, 255: vessel}"
+    planned = segkit_in("plan", "data=folder", "data.root=eyes", labels, "name=eyes", "accelerator=cpu", "memory_gb=4")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert re.search(r"1\.6 times smaller, masks sent there and back keep Dice 0\.[0-8]\d with themselves \(vessel", planned.stdout)
+    assert "sampling.patch=[192, 192]" in planned.stdout
+    trained = segkit_in("train", "experiment=eyes", "debug=fast")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
 
 
 def test_small_images_keep_their_size() -> None:

@@ -91,3 +91,15 @@ def test_of_many_that_begin_at_once_one_is_first_and_all_read_the_same(tmp_path:
     assert len(firsts) == 1
     assert {seen for _, seen in found} == set(firsts)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_also_without_hard_links_only_one_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*args: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    path = tmp_path / "claim.json"
+    assert write_text_if_new(path, "first")
+    assert not write_text_if_new(path, "second")
+    assert path.read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == ["claim.json"]

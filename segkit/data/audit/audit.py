@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.config import schema
+from segkit.data.audit.audited import Pair
 from segkit.data.audit.checks import check_files, check_split
 from segkit.data.audit.warnings import find_warnings, near_duplicates
 from segkit.data.case import Manifest, relative
@@ -70,6 +71,8 @@ class AuditResult:
     """Why there is no split."""
     marks: Mapping[str, str]
     """Case id -> a word on why it is worth a look."""
+    pairs: tuple[Pair, ...] = ()
+    """Images of different groups in two subsets of the split that look alike."""
 
 
 def inspect(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequence[str], cache_dir: Path) -> AuditResult:
@@ -95,4 +98,5 @@ def inspect(data: schema.Data, split: schema.Split | None, seed: int, allow: Seq
     named = {problem.where for problem in problems if problem.severity == "error"}
     marks = {case.id: "error" for case in manifest if named & {relative(path, manifest.root) for path in case.paths}}
     marks |= {id_: warning.mark for warning in reversed(warnings) for id_ in warning.cases}
-    return AuditResult(manifest, labelled, statistics, made, tuple(ordered), tuple(split_problems), marks)
+    pairs = tuple(pair for warning in warnings for pair in warning.pairs)
+    return AuditResult(manifest, labelled, statistics, made, tuple(ordered), tuple(split_problems), marks, pairs)

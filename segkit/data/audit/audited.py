@@ -16,6 +16,10 @@ MAX_NAMED = 20
 INSPECT = "inspect them with  output=DIR"
 
 
+Pair = tuple[str, str, float]
+"""Ids of two images that look alike, and the correlation of their thumbnails."""
+
+
 @dataclass(frozen=True)
 class DataWarning:
     """A problem, the ids of the cases that it is about, and a word that marks them on the contact sheet."""
@@ -23,6 +27,7 @@ class DataWarning:
     problem: Problem
     cases: tuple[str, ...] = ()
     mark: str = ""
+    pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ MAX_HISTOGRAMS = 8
 BARS = 24
 WIDTH, HEIGHT = 260, 84
 """Size of a histogram, in pixels."""
-STYLE = Path(__file__).with_name("report.css").read_text()
+STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 # numbers
@@ -164,9 +164,13 @@ def _panel_of(case: Case, labels: LabelMap, mark: str) -> Panel | None:
 
 
 def audit_page(
-    summary: Mapping[str, Any], problems: Sequence[Problem], distributions: Mapping[str, Sequence[float]], sheet: Array | None
+    summary: Mapping[str, Any],
+    problems: Sequence[Problem],
+    distributions: Mapping[str, Sequence[float]],
+    sheet: Array | None,
+    alike: str = "",
 ) -> str:
-    """HTML of the summary (as in audit.json), the problems, histograms by title, and the contact sheet (H, W, 3)."""
+    """HTML of the summary (as in audit.json), the problems, histograms by title, the contact sheet (H, W, 3), and what is `alike`."""
     counts = {severity: sum(problem.severity == severity for problem in problems) for severity in SEVERITIES}
     verdict = ", ".join(f'<span class="{kind if n else ""}">{n} {kind}{"s" * (n != 1)}</span>' for kind, n in counts.items())
     charts = "".join(histogram(title, values) for title, values in distributions.items() if len(set(values)) > 1)
@@ -186,6 +190,7 @@ def audit_page(
         jpeg = base64.b64encode(cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
         what = "Those with errors or warnings first, the others evenly spread."
         sections.append(f'<h2>Cases</h2><p>{what}</p><img alt="Contact sheet" src="data:image/jpeg;base64,{jpeg}">')
+    sections.append(alike)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
     body = "\n".join(sections)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'

@@ -13,7 +13,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from segkit.data.audit.audited import INSPECT, Audited, DataWarning, exclude_line, leave_out
+from segkit.data.audit.audited import INSPECT, Audited, DataWarning, leave_out
 from segkit.data.audit.label_checks import threshold_fix
 from segkit.data.case import Case, Manifest, grouped
 from segkit.data.labels import Array
@@ -273,22 +273,24 @@ def near_duplicates(manifest: Manifest, split: Split, statistics: Statistics) ->
     cases = [case for case in manifest if case.id in subset_of and statistics[case.id].preview]
     thumbnails = [small for case in cases if (small := statistics[case.id].thumbnail) is not None]
     pairs = [
-        (a, b)
-        for a, b in ((cases[i], cases[j]) for i, j in _look_alike(thumbnails))
+        (a, b, correlation)
+        for a, b, correlation in ((cases[i], cases[j], r) for i, j, r in _look_alike(thumbnails))
         if a.group_or_id != b.group_or_id and subset_of[a.id] != subset_of[b.id] and statistics[a.id].sha1 != statistics[b.id].sha1
     ]
     if not pairs:
         return []
-    a, b = pairs[0]
+    pairs.sort(key=lambda pair: -pair[2])
+    a, b, _ = pairs[0]
     what = f"looks like {b.id}; one is in {subset_of[a.id]}, the other in {subset_of[b.id]}"
     what += f" ({len(pairs)} such pairs)" if len(pairs) > 1 else ""
-    fix = f"give both one group if they show one patient, or  {exclude_line([b.id])}"
-    ids = tuple(dict.fromkeys(case.id for pair in pairs for case in pair))
-    return [DataWarning(Problem(data.file(a, a.image), what, fix, "warning"), ids, "alike")]
+    fix = "segkit audit with output=FOLDER  shows every pair side by side; if one shows one patient, give both one group, else leave them"
+    ids = tuple(dict.fromkeys(case.id for pair in pairs for case in pair[:2]))
+    listed = tuple((a.id, b.id, correlation) for a, b, correlation in pairs)
+    return [DataWarning(Problem(data.file(a, a.image), what, fix, "warning"), ids, "alike", listed)]
 
 
-def _look_alike(thumbnails: Sequence[Array]) -> list[tuple[int, int]]:
-    """Pairs of thumbnails whose hashes differ in at most 4 bits and that correlate with at least 0.98.
+def _look_alike(thumbnails: Sequence[Array]) -> list[tuple[int, int, float]]:
+    """Pairs of thumbnails, and their correlation, whose hashes differ in at most 4 bits and that correlate with at least 0.98.
 
     Near hashes are near each other in the order of some rotation of their bits: time grows as n log n, not as n squared.
     """
@@ -299,7 +301,8 @@ def _look_alike(thumbnails: Sequence[Array]) -> list[tuple[int, int]]:
         for step in range(1, min(NEIGHBORS, len(thumbnails) - 1) + 1):
             near = np.flatnonzero(np.bitwise_count(hashes[order[:-step]] ^ hashes[order[step:]]) <= MAX_BITS)
             candidates.update((int(min(i, j)), int(max(i, j))) for i, j in zip(order[near], order[near + step], strict=True))
-    return [(i, j) for i, j in sorted(candidates) if _correlation(thumbnails[i], thumbnails[j]) >= MIN_CORRELATION]
+    found = ((i, j, _correlation(thumbnails[i], thumbnails[j])) for i, j in sorted(candidates))
+    return [(i, j, r) for i, j, r in found if r >= MIN_CORRELATION]
 
 
 def perceptual_hash(small: Array) -> int:

@@ -38,7 +38,7 @@ def write(source: Source, root: Path, n: int, seed: int) -> None:
         if inside is not None and not (root / inside).resolve().is_relative_to(root.resolve()):
             raise SegkitError(f"data.source names {inside}, which lies outside {root}: a phantom is written below its own folder only")
     source.write_phantom(root, n, seed)
-    (root / MARK).write_text(f"{n} synthetic images drawn by segkit, seed {seed}. Not patients.\n")
+    (root / MARK).write_text(f"{n} synthetic images drawn by segkit, seed {seed}. Not patients.\n", encoding="utf-8")
 
 
 # numbers

@@ -23,7 +23,7 @@ from segkit.system.files import atomic_path
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.resuming import check_optimizers
-from segkit.training.run_folder import Interrupted, NonFinite
+from segkit.training.run_folder import Interrupted, NonFinite, RunFolder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,6 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """The file, from the reading of a checkpoint to the first step after it."""
 
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        RunFolder(Path(path).parents[1]).check_exists()
         checkpoint.save(checkpoint_, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:

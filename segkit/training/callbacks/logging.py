@@ -88,6 +88,7 @@ class EpochTable(L.Callback):
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
+        RunFolder(self.path.parent).check_exists()
         write_text_atomic(self.path, text.getvalue())
         if self.announce:
             row = self.rows[-1]

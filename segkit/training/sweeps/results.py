@@ -19,10 +19,11 @@ from segkit.data.labels import Array
 from segkit.metrics.base import known_as
 from segkit.system.environment import absolute
 from segkit.system.errors import SegkitError
+from segkit.system.locks import is_locked
 from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import short_keys, shown
-from segkit.training.sweeps.storage import is_locked, journal_file, open_storage, quiet
+from segkit.training.sweeps.storage import journal_file, open_storage, quiet
 from segkit.training.sweeps.study import first, latest
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed", TrialState.WAITING: "waiting"}

@@ -1,16 +1,13 @@
-"""Storage of a sweep: its folder, its study in a journal file or database, and the file locks by which processes share them."""
+"""Storage of a sweep: its folder, its study in a journal file or database, shared by processes by way of file locks."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +22,7 @@ from segkit.config.schema import Strict, Train
 from segkit.system.environment import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import write_text_atomic
+from segkit.system.locks import flock, locked
 from segkit.system.plain import read_json
 from segkit.training.run_folder import flat
 from segkit.training.sweeps.space import Space
@@ -47,7 +45,7 @@ class KernelLock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         self._held = self.journal.with_name(f"{self.journal.name}.lock").open("w")
-        fcntl.flock(self._held, fcntl.LOCK_EX)
+        flock(self._held, self.journal)
         cut_torn_end(self.journal)
         return True
 
@@ -63,39 +61,6 @@ def cut_torn_end(journal: Path) -> None:
         if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Exclude all other processes, on every machine that shares the folder."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
-    """The open file that holds the lock while this process, or one forked from it, keeps it open; None if locked for over `seconds`."""
-    file, until = path.open("w"), time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                file.close()
-                return None
-        time.sleep(0.05)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock; assumed where this cannot be found out."""
-    try:
-        lock = try_lock(path) if path.exists() else None
-    except OSError:
-        return True
-    if lock:
-        lock.close()
-    return path.exists() and lock is None
 
 
 def journal_file(url: str | None, folder: Path) -> Path | None:

@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from segkit.metrics.base import known_as
 from segkit.system.errors import SegkitError, nearest
+from segkit.system.locks import is_locked, locked, try_lock
 from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import trial_name
 from segkit.training.sweeps.samplers import build_sampler
 from segkit.training.sweeps.space import Settings, Space
-from segkit.training.sweeps.storage import is_locked, locked, try_lock
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 JOB_LOCK = ".job.lock"

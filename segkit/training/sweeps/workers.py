@@ -23,9 +23,9 @@ from omegaconf import DictConfig
 
 from segkit.system.environment import take_share, visible_gpus
 from segkit.system.errors import first_line
+from segkit.system.locks import is_locked, try_lock
 from segkit.system.processes import INTERRUPTED, last_line, leaving_traceback, redirected, run_apart, signals_held
 from segkit.training.callbacks.pruning import RunningTrial
-from segkit.training.sweeps.storage import is_locked, try_lock
 from segkit.training.sweeps.study import JOB_LOCK, Attempt, Outcome, SweepStudy, read_outcome
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.5, 120.0

@@ -13,10 +13,12 @@ import pytest
 
 from segkit.cli.audit import command
 from segkit.config import commands, schema
+from segkit.data.audit import pairs
 from segkit.data.audit.report import audit_page, chosen, histogram
-from segkit.data.case import Case
+from segkit.data.case import Case, Manifest
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import LabelMap
+from segkit.data.splits import Split
 from segkit.system.errors import Problem
 
 SUMMARY = {
@@ -66,6 +68,23 @@ def test_a_page_without_pictures_or_numbers() -> None:
     page = Page(audit_page(SUMMARY, [], {"rows": [], "columns": [3.0, 3.0]}, None))
     assert page.addresses == []
     assert "Distributions" not in page.text
+
+
+def test_images_that_look_alike_stand_side_by_side_and_every_pair_is_listed(tmp_path: Path) -> None:
+    cases = []
+    for name in ("a", "b", "<c>"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8))
+        cases.append(Case(name, ImageFile(tmp_path / f"{name}.png")))
+    (tmp_path / "b.png").unlink()
+    manifest = Manifest("toy", tmp_path, tuple(cases), LabelMap.of({0: "background", 1: "head"}))
+    found, split = (("a", "<c>", 0.999), ("a", "b", 0.985)), Split(("a",), ("b", "<c>"))
+    page = Page(pairs.section(manifest, found, split))
+    assert page.open == []
+    assert len(page.addresses) == 3  # b cannot be read
+    assert "different patients may look alike" in page.text
+    assert [row["correlation"] for row in pairs.rows_of(found, split)] == [0.999, 0.985]
+    assert pairs.rows_of(found, split)[0]["like_subset"] == "val"
+    assert pairs.section(manifest, (), split) == ""
 
 
 def test_a_histogram_counts_every_value() -> None:

@@ -236,6 +236,9 @@ def test_images_alike_in_two_groups_on_two_sides() -> None:
     found = near_duplicates(data, split, scan(cases))
     assert [pair for s in found for pair in s.cases if pair in ("c0", "c8")] == ["c0", "c8"]
     assert found[0].problem.severity == "warning"
+    assert "exclude" not in found[0].problem.fix  # they may be two patients
+    assert [pair[:2] for pair in found[0].pairs] == [("c0", "c8")]
+    assert found[0].pairs[0][2] > 0.98
     grouped = replace(data, cases=tuple(replace(c, group="all") for c in cases))
     assert near_duplicates(grouped, split, scan(cases)) == []
 

@@ -1,0 +1,162 @@
+"""kill -9 at random moments: nothing is lost, and what is resumed equals what was not interrupted.
+
+SEGKIT_KILLS=120 runs the whole campaign, SEGKIT_KILLS_SEED another one; `python -m tests.fuzz.test_kills` prints its figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fuzz.warm import Warm
+
+TRAIN = (
+    *("train", "data=phantom", "data.batch_size=4", "preprocess.size=[32,48]", "model.widths=[4,8]", "model.dropout=0.2"),
+    *("trainer.max_epochs=8", "trainer.compile=false", "trainer.accelerator=cpu", "trainer.threads=1", "inference.tta=none"),
+    *("callbacks.checkpoint.every_minutes=0.0005", "callbacks.pictures.every_n_epochs=100", "name=k", "logger.tensorboard=false"),
+)
+STREAMED = ("data.cache_gb=0", "data.num_workers=2")
+TRAININGS = {
+    "plain": (),
+    "workers": STREAMED,
+    "averaging": ("callbacks.weight_averaging.decay=0.9",),
+    "plateau": ("scheduler=plateau", "scheduler.patience=0"),
+    "accumulation": ("trainer.accumulate_grad_batches=2", *STREAMED),
+    "disk cache": ("sampling=patches", "sampling.patch=[24,32]", "data.disk_cache_gb=1", *STREAMED),
+}
+SWEEPS = {"sweep": (), "sweep of two at a time": ("hydra.sweeper.n_jobs=2",)}
+PREDICTIONS = {"predict": ()}
+MODES = (*TRAININGS, *SWEEPS, *PREDICTIONS)
+BEFORE = 6
+"""One kill of so many comes before the first checkpoint."""
+AT_ONCE = 3
+"""Kills of one run, before it may end."""
+PATIENCE_S = 300
+
+
+@dataclass
+class Campaign:
+    """Kills commands in `root`; `seconds` are what an uninterrupted command takes, its result lies in `root`/MODE/whole."""
+
+    root: Path
+    warm: Warm
+    random: random.Random
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def args(self, mode: str) -> tuple[str, ...]:
+        data = f"data.root={self.root / 'heads'}"
+        if mode in TRAININGS:
+            return (*TRAIN, data, *TRAININGS[mode], "run=r", "resume=auto")
+        if mode in SWEEPS:
+            return ("train", "-m", *TRAIN[1:], data, *SWEEPS[mode], "trainer.max_epochs=3", "optimizer.lr=0.1,0.01,0.001", "sweep.name=s")
+        return (
+            "predict",
+            f"ckpt={self.root / 'plain/whole/outputs/k/r'}",
+            f"input={self.root / 'heads/images'}",
+            "output=masks",
+            "overlays=true",
+        )
+
+    def whole(self, mode: str) -> Path:
+        """The folder of the uninterrupted command."""
+        cwd = self.root / mode.replace(" ", "_") / "whole"
+        if mode not in self.seconds:
+            if mode in PREDICTIONS:
+                self.whole("plain")
+            cwd.mkdir(parents=True)
+            began = time.monotonic()
+            self.warm.run(cwd, *self.args(mode))
+            self.seconds[mode] = time.monotonic() - began
+        return cwd
+
+    def attack(self, mode: str, number: int, kills: int) -> None:
+        """Kill one command several times, let it end, and compare."""
+        whole, cwd = self.whole(mode), self.root / mode.replace(" ", "_") / str(number)
+        cwd.mkdir(parents=True)
+        for _ in range(kills):
+            self.kill(mode, cwd)
+        self.warm.run(cwd, *self.args(mode))
+        assert left(cwd) == left(whole), f"{mode} {number}"
+        assert not list(cwd.rglob("outputs/k/r/**/.*.tmp"))
+
+    def kill(self, mode: str, cwd: Path) -> None:
+        """At a random moment: of all, or after the first checkpoint (trial, mask)."""
+        began = time.monotonic()
+        pid = self.warm.start(cwd, *self.args(mode))
+        early = not any(self.results(mode, cwd)) and self.random.randrange(BEFORE) == 0
+        while not early and not any(self.results(mode, cwd)) and is_alive(pid):
+            assert time.monotonic() - began < PATIENCE_S, f"{mode} hangs"
+            time.sleep(0.002)
+        time.sleep(self.random.uniform(0, self.seconds[mode] * (0.5 if early else 0.8)))
+        os.kill(pid, signal.SIGKILL)
+        killed = self.warm.wait(pid) == -signal.SIGKILL
+        after = any(self.results(mode, cwd))
+        self.counts["too late" if not killed else f"{mode}, {'after' if after else 'before'} the first result"] += 1
+
+    def results(self, mode: str, cwd: Path) -> Iterator[Path]:
+        return cwd.glob("masks/*.png" if mode in PREDICTIONS else "outputs/k/**/last.ckpt")
+
+
+def is_alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+
+def left(cwd: Path) -> dict[str, object]:
+    """All that a command leaves and that no clock decides about."""
+    found: dict[str, object] = {}
+    for path in sorted(path for pattern in ("masks/*", "outputs/k/**/*") for path in cwd.glob(pattern)):
+        name = str(path.relative_to(cwd))
+        if path.name == "last.ckpt":
+            weights = torch.load(path, weights_only=True)["state_dict"]
+            found[name] = {key: value.numpy().tobytes() for key, value in weights.items()}
+        elif path.name == "metrics.csv":
+            with path.open(newline="") as file:
+                found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        elif path.name in ("cases.csv", "sizes.csv") or path.parent.name == "masks":
+            found[name] = path.read_bytes()
+    return found
+
+
+def campaign(root: Path, n: int, seed: int) -> Counter[str]:
+    """Kill `n` times, the modes in turn."""
+    made = Campaign(root, Warm(), random.Random(seed))
+    try:
+        made.warm.run(root, "phantom", "output=heads", "n=16")
+        for number, start in enumerate(range(0, n, AT_ONCE)):
+            made.attack(MODES[number % len(MODES)], number, min(AT_ONCE, n - start))
+    finally:
+        made.warm.close()
+    return made.counts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_is_killed_and_resumed_equals_what_was_not(tmp_path: Path) -> None:
+    n = int(os.environ.get("SEGKIT_KILLS", "27"))
+    counts = campaign(tmp_path, n, int(os.environ.get("SEGKIT_KILLS_SEED", "0")))
+    assert counts.total() == n
+    assert counts["too late"] < n / 3
+
+
+def main() -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        counts = campaign(Path(folder), int(os.environ.get("SEGKIT_KILLS", "120")), int(os.environ.get("SEGKIT_KILLS_SEED", "0")))
+    print(*(f"{n:4} {what}" for what, n in sorted(counts.items())), f"{counts.total():4} kills, nothing lost, all equal", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
