@@ -91,19 +91,15 @@ def predict_items(
         for item in track(todo, f"predicting part {part}" if part else "predicting"):
             try:
                 table.add({item.name: predict_one(predictor, item, output, options, writers)})
-            except DiskFull:
-                raise
             except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
-                if isinstance(error, OSError) and is_full(error, output):
-                    raise DiskFull(f"disk full while writing to {output};   free some space and run it again") from error
-                place = str(item.source)
-                problems.append(Problem(place, first_line(error).removeprefix(f"{place} ").removeprefix(f"{place}: ")))
+                problems.append(problem_of(item, error, output))
     finally:  # also when interrupted: the masks that exist are skipped next time
         table.write()
         for writer in writers:
             writer.close()
     notes = tuple(problem for writer in writers for problem in writer.problems)
     merged = tables.end(output, part)
+    check_written(todo, output, predictor.labels, len(problems))
     return BatchResult(len(todo) - len(problems), len(items) - len(todo), tuple(problems), notes, len(everything), merged)
 
 
@@ -136,6 +132,23 @@ def _refusal(writer: Writer, items: Sequence[InputItem]) -> str:
 
 def is_done(item: InputItem, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
     return all(is_written(part, labels) for part in item.files(output)) and all(writer.is_done(item) for writer in writers)
+
+
+def problem_of(item: InputItem, error: Exception, output: Path) -> Problem:
+    """Why one image could not be predicted. Raises `DiskFull` where none of the others could be written either."""
+    if isinstance(error, DiskFull):
+        raise error
+    if isinstance(error, OSError) and is_full(error, output):
+        raise DiskFull(f"disk full while writing to {output};   free some space and run it again") from error
+    place = str(item.source)
+    return Problem(place, first_line(error).removeprefix(f"{place} ").removeprefix(f"{place}: "))
+
+
+def check_written(items: Sequence[InputItem], output: Path, labels: LabelMap, n_failed: int) -> None:
+    """Raise `SegkitError` where masks are gone again."""
+    lost = sum(not is_written(part, labels) for item in items for part in item.files(output)) - n_failed
+    if lost > 0:
+        raise SegkitError(f"{lost} masks were deleted from {output} while others were predicted;   the same command predicts them again")
 
 
 def outline_of(predictor: Predictor) -> float:

@@ -41,17 +41,25 @@ def flock(file: IO[str], path: Path, wait: bool = True) -> None:
         raise
 
 
+def opened(path: Path) -> IO[str]:
+    """The file of a lock. Raises `SegkitError` where its folder is gone: a new one would hold nothing else."""
+    try:
+        return path.open("w")
+    except FileNotFoundError as error:
+        raise SegkitError(f"{path.parent} has been deleted or moved while it was in use;   start again") from error
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Exclude all other processes, on every machine that shares the folder."""
-    with path.open("w") as file:
+    with opened(path) as file:
         flock(file, path)
         yield
 
 
 def try_lock(path: Path, seconds: float = 0.0) -> IO[str] | None:
     """The open file that holds the lock while this process, or one forked from it, keeps it open; None if locked for over `seconds`."""
-    file, until = path.open("w"), time.monotonic() + seconds
+    file, until = opened(path), time.monotonic() + seconds
     while True:
         try:
             flock(file, path, wait=False)

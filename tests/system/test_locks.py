@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from segkit.system.errors import SegkitError
 from segkit.system.locks import NoLocks, is_locked, locked, own, try_lock
 
 HOLD = "import sys; from pathlib import Path; from segkit.system.locks import *; held = {}(Path({!r})); print(bool(held), flush=True); {}"
@@ -60,3 +61,8 @@ def test_a_file_system_without_locks(code: int, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "c").touch()
     assert is_locked(tmp_path / "c")
     assert own(tmp_path / "d")
+
+
+def test_a_folder_that_is_gone_does_not_come_back(tmp_path: Path) -> None:
+    with pytest.raises(SegkitError, match="gone has been deleted or moved while it was in use"):
+        try_lock(tmp_path / "gone" / "lock")

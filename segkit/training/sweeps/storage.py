@@ -22,7 +22,7 @@ from segkit.config.schema import Strict, Train
 from segkit.system.environment import absolute, without_password
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import write_text_atomic
-from segkit.system.locks import flock, locked
+from segkit.system.locks import flock, locked, opened
 from segkit.system.plain import read_json
 from segkit.training.run_folder import flat
 from segkit.training.sweeps.space import Space
@@ -44,7 +44,7 @@ class KernelLock(JournalFileOpenLock):
         self._held: IO[str] | None = None
 
     def acquire(self) -> bool:
-        self._held = self.journal.with_name(f"{self.journal.name}.lock").open("w")
+        self._held = opened(self.journal.with_name(f"{self.journal.name}.lock"))
         flock(self._held, self.journal)
         cut_torn_end(self.journal)
         return True
