@@ -49,8 +49,8 @@ def test_a_grid_of_the_same_size_keeps_everything(tmp_path: Path) -> None:
 def test_a_third_of_the_size_keeps_a_disc_but_no_vessel(keys: dict[str, object], tmp_path: Path) -> None:
     found = trip(drawn(tmp_path), **keys)
     assert found.dice["disc"] > 0.97
-    assert found.dice["vessel"] < 0.9
-    assert found.thickness_px["vessel"] == pytest.approx(1, abs=0.4)
+    assert found.dice["vessel"] < 0.92
+    assert found.thickness_px["vessel"] < 2
     assert found.thickness_px["disc"] == pytest.approx(33, abs=2)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,12 +40,14 @@ def test_one_process_at_a_time_until_it_is_killed(kind: str, attempt: Any, tmp_p
 
 def test_a_process_forked_from_the_owner_does_not_hold_its_lock(tmp_path: Path) -> None:
     """As loader workers, which live for seconds after a kill."""
-    process = holder("own", tmp_path / "lock", "import os, time; pid = os.fork(); print(pid) if pid else time.sleep(60)")
-    out, _ = process.communicate()
+    process = holder("own", tmp_path / "lock", "import os, time; print(os.fork() or time.sleep(60), flush=True)")
+    assert process.stdout
+    forked = int(process.stdout.readline())
+    process.wait()
     try:
         assert own(tmp_path / "lock")
     finally:
-        subprocess.run(["kill", "-9", out.strip()], check=True)
+        os.kill(forked, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
