@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -184,15 +186,34 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
 def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:
     if not cfg.logger.tensorboard:
         return False
+    threading.excepthook = silence_writer
     purge = global_step + 1 if global_step else None
     return EventLogger(run.events, name="", version="", default_hp_metric=False, purge_step=purge)
 
 
 class EventLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder, without Lightning's empty hparams.yaml beside config.yaml."""
+    """TensorBoard events in the run folder, without Lightning's empty hparams.yaml beside config.yaml.
+
+    A disk that cannot hold them is reported with the checkpoint that does not fit on it, not by the writer's thread.
+    """
 
     def save(self) -> None:
-        self.experiment.flush()
+        with suppress(OSError):
+            self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        with suppress(OSError):
+            super().finalize(status)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with suppress(OSError):
+            super().log_metrics(metrics, step)
+
+
+def silence_writer(failed: threading.ExceptHookArgs) -> None:
+    """The thread that writes events hands its error on to the logger; that of any other thread is printed as ever."""
+    if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failed)
 
 
 def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int) -> bool:

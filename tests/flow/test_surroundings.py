@@ -189,7 +189,7 @@ def test_a_working_folder_that_is_deleted(tmp_path: Path) -> None:
 
 
 def test_a_run_belongs_to_one_process(segkit_in: Cli, tmp_path: Path) -> None:
-    """From its first moment on: no status says yet that it is running."""
+    """From its first moment on, when no status says yet that it is running."""
     run = tmp_path / "outputs/small/r"
     (run / "checkpoints").mkdir(parents=True)
     other = holder("own", run / ".run.lock")
@@ -208,7 +208,7 @@ def test_a_run_is_alive_whatever_happens_to_the_clock(tmp_path: Path, monkeypatc
     run.write_status("running")
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: 0.0)
     assert run.is_alive()
-    status = run.status | {"pid": os.getppid()}
+    status = run.status | {"pid": 1}
     monkeypatch.setattr(RunFolder, "status", status)
     assert not run.is_alive()
 

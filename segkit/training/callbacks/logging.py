@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ class ValidationFigures(L.Callback):
         self._panels = {}
         if panels and isinstance(trainer.logger, TensorBoardLogger):
             figure = sample_grid(panels, pl_module.labels, f"epoch {trainer.current_epoch}")
-            trainer.logger.experiment.add_image("validation", figure, trainer.global_step, dataformats="HWC")
+            with suppress(OSError):  # see EventLogger
+                trainer.logger.experiment.add_image("validation", figure, trainer.global_step, dataformats="HWC")
 
     def _due(self, trainer: L.Trainer) -> bool:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 1
