@@ -167,7 +167,7 @@ def campaign(root: Path, n: int, seed: int) -> Counter[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_what_is_killed_and_resumed_equals_what_was_not(tmp_path: Path) -> None:
-    n = int(os.environ.get("SEGKIT_KILLS", "27"))
+    n = int(os.environ.get("SEGKIT_KILLS", "12"))
     counts = campaign(tmp_path, n, int(os.environ.get("SEGKIT_KILLS_SEED", "0")))
     assert counts.total() == n
     assert counts[TOO_LATE] <= n / 3
