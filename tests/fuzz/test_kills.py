@@ -159,6 +159,7 @@ def campaign(root: Path, n: int, seed: int) -> Counter[str]:
         made.warm.run(root, "phantom", "output=heads", "n=16")
         for number, start in enumerate(range(0, n, AT_ONCE)):
             made.attack(MODES[number % len(MODES)], number, min(AT_ONCE, n - start))
+            print(f"{made.counts.total()} kills, nothing lost, all equal", flush=True)
     finally:
         made.warm.close()
     return made.counts
@@ -178,7 +179,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         counts = campaign(Path(folder), int(os.environ.get("SEGKIT_KILLS", "120")), int(os.environ.get("SEGKIT_KILLS_SEED", "0")))
-    print(*(f"{n:4} {what}" for what, n in sorted(counts.items())), f"{counts.total():4} kills, nothing lost, all equal", sep="\n")
+    print(*(f"{n:4} {what}" for what, n in sorted(counts.items())), sep="\n")
 
 
 if __name__ == "__main__":
