@@ -69,7 +69,7 @@ def test_a_file_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
         f"write_bytes_atomic(pathlib.Path({str(path)!r}), bytes(100_000))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert f"SegkitError: disk full while writing {path}; the previous file is intact" in done.stderr
+    assert f"DiskFull: disk full while writing {path}; the previous file is intact" in done.stderr
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["big.bin"]
 
