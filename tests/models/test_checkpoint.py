@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     checkpoint.save({"state_dict": {"w": torch.zeros(10)}}, path)
     before = path.read_bytes()
     done = subprocess.run([sys.executable, "-c", FILL_THE_DISK, str(path)], capture_output=True, text=True)
-    assert "SegkitError: disk full while writing" in done.stderr
+    assert "DiskFull: disk full while writing" in done.stderr
     assert "the previous file is intact" in done.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
