@@ -6,7 +6,6 @@ bare words are the value of the key that `positional` names: with `positional: r
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -22,7 +21,7 @@ import yaml
 
 import segkit
 from segkit.system import streams
-from segkit.system.errors import ProblemsFound, SegkitError, nearest
+from segkit.system.errors import ProblemsFound, SegkitError, nearest, of_machine
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-OF_THE_MACHINE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
-)
-"""Errors of files and disks, of which a traceback says no more than one line."""
 ORIGINAL_ARGV = tuple(sys.argv) or ("segkit",)
 
 
@@ -98,18 +93,10 @@ def dispatch(argv: Sequence[str]) -> int:
         hint = nearest(first, BY_NAME, "segkit ") or f"available: {', '.join(BY_NAME)}"
         print(f"segkit: no such command {first}; {hint}", file=sys.stderr)
         return 2
-    if not has_folder():
+    if not streams.has_folder():
         print(f"segkit {first}: the current folder has been deleted;   cd  to one that exists, and type the line again", file=sys.stderr)
         return 2
     return run(BY_NAME[first], rest)
-
-
-def has_folder() -> bool:
-    """Whether the current folder exists."""
-    try:
-        return Path.cwd().is_dir()
-    except OSError:
-        return False
 
 
 class Stopped(KeyboardInterrupt):
@@ -170,12 +157,8 @@ class Plain:
         if isinstance(error, SegkitError | HydraException):
             self.say_error(error)
             return int(getattr(error, "exit_code", 2))
-        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            where = f"{error.filename}: " if error.filename else ""
-            self.say(f"{where}{error.strerror}")
-            return 2
-        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib
-            self.say("~ stands for a home folder, and this process has none;   set HOME, or type the whole path")
+        if line := of_machine(error):
+            self.say(line)
             return 2
         traceback.print_exception(error)
         return 1

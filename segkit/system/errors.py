@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -67,6 +68,21 @@ def first_line(error: BaseException | str, default: str = "") -> str:
     """The first line of an error's message; where it has none, `default` or the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else default or type(error).__name__
+
+
+OF_MACHINE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+)
+"""Errors of files and disks, of which a traceback says no more than one line."""
+
+
+def of_machine(error: Exception) -> str:
+    """One line about an error of the machine; empty of any other."""
+    if isinstance(error, OSError) and error.errno in OF_MACHINE:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib
+        return "~ stands for a home folder, and this process has none;   set HOME, or type the whole path"
+    return ""
 
 
 def describe(problems: Sequence[Problem], before: str, most: int = 40) -> str:

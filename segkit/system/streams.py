@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 UNWRITABLE: set[int] = set()
@@ -40,6 +41,14 @@ def prepare() -> None:
     if os.environ.get("COLUMNS") == "0":  # of a terminal without a size: nothing would fit
         del os.environ["COLUMNS"]
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123  as long as the process
+
+
+def has_folder() -> bool:
+    """Whether the current folder exists."""
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 def opened(number: int, encoding: str) -> io.TextIOWrapper:

@@ -67,6 +67,7 @@ class Status(BaseModel):
     pid: Annotated[int, Field(gt=0, lt=2**31)]
     host: str
     process_started: float
+    process: str = ""
     job: str | None = None
     traceback: str = ""
     diverged: str = ""
@@ -330,6 +331,7 @@ class RunFolder:
         if not self.path.is_dir():
             return  # deleted: a new folder would hold nothing else
         me = {"pid": os.getpid(), "host": socket.gethostname(), "process": identity(os.getpid())}
+        me |= {"process_started": psutil.Process().create_time()}  # for an older segkit
         me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
         started = self.status.get("started", now())
         status = {"state": state, "started": started, "changed": now(), **me, **more}
