@@ -158,10 +158,10 @@ class RunFolder:
         wanted = config_hash(cfg)
         for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob(f"{cfg.run or '*'}/config.yaml"), reverse=True):
             run = cls(path.parent, resumed=True)
-            state = run.status.get("state")
-            if state in ("finished", "pruned") or run.hash(cfg.allow_targets) != wanted:
+            is_free = run.is_unfinished()
+            if not (is_free or run.status.get("state") == "running") or run.hash(cfg.allow_targets) != wanted:
                 continue
-            if run.is_unfinished() and run.lock():
+            if is_free and run.lock():
                 run.remove_leftovers()
                 return run
             if cfg.run:
