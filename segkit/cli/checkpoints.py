@@ -37,4 +37,5 @@ def load_checkpoints(cfg: Evaluate | Predict | Calibrate, ckpts: Sequence[Path])
 def load_checkpoint(cfg: Evaluate | Predict | Calibrate, path: Path) -> CheckpointPredictor:
     """On the hardware and with the inference settings that the command asks for."""
     settings = {} if isinstance(cfg, Calibrate) else cfg.inference.model_dump(exclude_unset=True, exclude_none=True)
-    return load(path, cfg.hardware.accelerator, cfg.hardware.precision, cfg.hardware.threads, cfg.allow_targets, settings)
+    hardware = (cfg.hardware.accelerator, cfg.hardware.precision, cfg.hardware.threads)
+    return load(path, *hardware, cfg.allow_targets, settings, cfg.data.channels)

@@ -70,7 +70,7 @@ Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Strict):
@@ -80,6 +80,9 @@ class Data(Strict):
     overlap: bool | None = None
     exclude: list[str] = []
     dims: Literal[2, 3] = 2
+    channels: Literal["auto", 1, 3] = "auto"
+    exif: Literal["auto", "shown", "stored"] = "auto"
+    fourth_axis: Literal["auto", "channels"] = "auto"
     neighbours: Annotated[list[int], Field(min_length=1)] = [0]
     phantom_n: Positive = 60
     batch_size: Positive = 8

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from segkit.config import messages, schema
 from segkit.config.aliases import renamed
 from segkit.config.commands import COMMANDS
+from segkit.config.ranges import check_ranges
 from segkit.config.targets import Keys, check_call, check_name, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 from segkit.system.plain import excess
@@ -42,7 +43,7 @@ def before(command: str) -> str:
 
 def validate(command: str, container: Mapping[str, Any]) -> BaseModel:
     """A plain mapping, such as a run's saved config.yaml, as a checked model."""
-    return checked(command, dict(container), [])
+    return _checked(command, _settled(container), [], [])
 
 
 def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
@@ -83,9 +84,14 @@ def checked(command: str, container: dict[str, Any], known: Sequence[Problem]) -
         ProblemsFound: All that is wrong with segkit's own keys and the names of targets; where that is nothing, all that is wrong
             with the keywords of the targets, which takes seconds of imports.
     """
-    container = fitted_to_dims(cast("dict[str, Any]", renamed(container, typed=True)))
+    container = _settled(container)
+    return _checked(command, container, known, check_ranges(container) if command in ("train", "import") else [])
+
+
+def _checked(command: str, container: dict[str, Any], known: Sequence[Problem], between: Sequence[Problem]) -> BaseModel:
+    """See `checked`. `between`: what is wrong between keys; a saved config may hold what older versions let pass."""
     model, found = messages.fit(COMMANDS[command], container)
-    problems = _first_of_each(found)
+    problems = _first_of_each([*found, *between])
     allow = container.get("allow_targets")
     extras = [str(name) for name in allow] if isinstance(allow, list) else []
     nodes, wrong = _targets(container)
@@ -117,6 +123,11 @@ def _what_is_evaluated(container: Mapping[str, Any], half: bool) -> list[Problem
     if given == ["masks"] and not (container.get("data") or {}).get("source"):
         return [Problem("data", "is needed: what the masks are of", "add  data=NAME data.root=FOLDER")]
     return []
+
+
+def _settled(container: Mapping[str, Any]) -> dict[str, Any]:
+    """With keys under their present names, and without `auto`."""
+    return fitted_to_dims(cast("dict[str, Any]", renamed(dict(container), typed=True)))
 
 
 def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from rich.markup import escape
 from segkit.config import schema
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, Manifest
+from segkit.data.io.exif import as_stored
+from segkit.data.io.volumes import n_volumes
 from segkit.data.labels import LabelMap
 from segkit.data.phantoms.base import MARK, VERSION, write
 from segkit.data.slices import view
@@ -53,10 +55,12 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
     source = instantiate(data.source, allow=allow, root=root)
     try:
-        listed = list(source.cases())
+        listed = [_as_stored(case) if data.exif == "stored" else case for case in source.cases()]
     except OSError as error:
         raise SegkitError(f"{root} cannot be listed: {error}") from error
     problems: list[Problem] = list(source.problems)
+    if data.fourth_axis == "auto" and not getattr(source, "has_channel_axis", False):
+        problems += _four_dimensional(_without(listed, data.exclude))
     unique = _unique(sorted(listed, key=lambda case: natural(case.id)), problems)
     viewed = view(_without(unique, data.exclude), data.dims, data.neighbours, problems)
     cases = sorted(_without(viewed, data.exclude), key=lambda case: natural(case.id))
@@ -69,6 +73,24 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     name = source_name(data.source)
     keys = frozenset(signature(type(source)).parameters)
     return Listing(name, root, tuple(cases), source.default_labels, (root / MARK).exists(), tuple(problems), keys)
+
+
+def _as_stored(case: Case) -> Case:
+    """The case on the grid as its pictures are stored, whatever their EXIF orientation."""
+    mask = {plane: as_stored(pixels) for plane, pixels in case.masks.items()}
+    return replace(case, image=as_stored(case.image), mask=mask.get("", mask or None), whole=as_stored(case.whole))
+
+
+def _four_dimensional(cases: Sequence[Case]) -> list[Problem]:
+    """One problem about all files that hold several volumes: time points must not become channels."""
+    found = [(case.id, path, n) for case in cases for path in case.image.paths if (n := n_volumes(path)) > 1]
+    if not found:
+        return []
+    _, path, n = found[0]
+    ids = dict.fromkeys(id_ for id_, *_ in found)
+    what = f"is 4-D: {n} volumes in one file, time points or channels{f' (so are {len(found) - 1} more)' if len(found) > 1 else ''}"
+    names = ",".join(f'"{id_}"' for id_ in ids)
+    return [Problem(str(path), what, f"if they are channels:  data.fourth_axis=channels,  else  data.exclude='[{names}]'")]
 
 
 def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:

@@ -15,8 +15,9 @@ import psutil
 
 from segkit.data.case import Manifest
 from segkit.data.labels import sided
+from segkit.data.quantiles import PERCENTILES
 from segkit.data.round_trip import RoundTrip
-from segkit.data.statistics import PERCENTILES, Statistics
+from segkit.data.statistics import Statistics
 from segkit.system.hardware import choose_device
 
 LOW, HIGH = PERCENTILES.index(0.5), PERCENTILES.index(99.5)

@@ -26,23 +26,21 @@ from pydantic import TypeAdapter, ValidationError
 from segkit.data.cache import add_lines, compact_lines, digest, read_lines, stamps
 from segkit.data.case import Case, Pixels, grouped, present
 from segkit.data.io.base import ReadError
+from segkit.data.io.exif import orientation_of
 from segkit.data.io.masks import NotWhole
 from segkit.data.labels import Array, LabelMap, counted, pack_rgb, recoded
 from segkit.data.mask_values import MAX_VALUES, cut_between_clusters
+from segkit.data.quantiles import quantiles
 from segkit.data.structures import Alignment, Structure, align, structures
-from segkit.data.transforms.intensity import unit_scale
+from segkit.data.transforms.intensity import finite, no_numbers, unit_scale
 from segkit.system.errors import DiskFull
 from segkit.system.progress import track
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a statistic changes its meaning; older caches are then ignored."""
 SAVE_EVERY_S = 30.0
 """Interval at which statistics are saved: what a kill costs at most."""
 QUEUE = 1024
-PERCENTILES = (0, 0.5, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 100)
-MEDIAN, NEARLY_ALL = PERCENTILES.index(50), PERCENTILES.index(99)
-MAX_SAMPLED = 100_000
-"""Pixels of float images from which the percentiles between 0 and 100 are estimated; integers are all counted."""
 THUMBNAIL = 32
 
 
@@ -93,6 +91,12 @@ class CaseStatistics:
     """Least and greatest number of masks that hold fractions or NaN, by file; `errors` holds the reason."""
     errors: tuple[tuple[str, str], ...] = ()
     """(file, reason) for what could not be read; the other fields are then empty for it."""
+    is_gray: bool = False
+    """One channel, or several that are all equal."""
+    orientation: int = 1
+    """EXIF orientation of the picture, 1 to 8; the largest of several."""
+    n_nonfinite: int = 0
+    """Values that are NaN or infinite. All other numbers here leave them out."""
 
     def class_pixels(self, labels: LabelMap) -> dict[str, int]:
         """Pixels of each class, without background and ignore; values without a name count nowhere."""
@@ -193,7 +197,8 @@ def _statistics_of(case: Case) -> CaseStatistics:
     mask_stats = {plane: _mask_statistics(mask, case.dims, image) for plane, mask in readable.items()}
     if image is None:
         return CaseStatistics(masks=mask_stats, mask_ranges=ranges, errors=tuple(errors))
-    scaled = image if image.dtype.kind == "u" else unit_scale(image)
+    known = finite(image)
+    scaled = image if image.dtype.kind == "u" else unit_scale(known)
     low, high, total, squares = zip(*(_intensities(scaled[..., c]) for c in range(image.shape[-1])), strict=True)
     return CaseStatistics(
         shape=image.shape[:-1],
@@ -207,10 +212,13 @@ def _statistics_of(case: Case) -> CaseStatistics:
         masks=mask_stats,
         quantiles=quantiles(image),
         foreground_quantiles=_inside(image, readable.values(), case.dims),
-        preview="" if low == high else _preview(image),
+        preview="" if low == high else _preview(known),
         overlaps=_overlaps(readable, case.dims),
         mask_ranges=ranges,
         errors=tuple(errors),
+        is_gray=all(np.array_equal(image[..., 0], image[..., c]) for c in range(1, image.shape[-1])),
+        orientation=max(map(orientation_of, case.image.paths), default=1),
+        n_nonfinite=0 if known is image else int(no_numbers(image).sum()),
     )
 
 
@@ -266,26 +274,6 @@ def _intensities(channel: Array) -> tuple[float, float, float, float]:
     return float(unit.min()), float(unit.max()), float(unit.sum()), float((unit**2).sum())
 
 
-def quantiles(image: Array) -> tuple[tuple[float, ...], ...]:
-    """PERCENTILES of every channel of (..., C) in raw values; NaN and infinity do not count."""
-    return tuple(_quantiles(image[..., c].reshape(-1)) for c in range(image.shape[-1]))
-
-
-def _quantiles(values: Array) -> tuple[float, ...]:
-    if values.dtype in (np.uint8, np.uint16) and values.size:
-        distinct, counts = counted(values)
-        at = np.searchsorted(np.cumsum(counts), np.array(PERCENTILES) / 100 * values.size)
-        return tuple(float(v) for v in distinct[np.minimum(at, len(distinct) - 1)])
-    sample = values[:: max(1, -(-values.size // MAX_SAMPLED))].astype(np.float64)
-    known = sample[np.isfinite(sample)]
-    if not known.size:
-        return (0.0,) * len(PERCENTILES)
-    every = np.isfinite(values)
-    extremes = values.min(where=every, initial=np.inf), values.max(where=every, initial=-np.inf)  # of all, not of the sample
-    inner = np.percentile(known, PERCENTILES[1:-1])
-    return tuple(float(v) for v in (extremes[0], *inner, extremes[1]))
-
-
 def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[float, ...], ...]:
     """Quantiles where a mask of the image's size is above 0."""
     regions = [present(mask, dims) for mask in masks]
@@ -297,7 +285,7 @@ def _inside(image: Array, masks: Iterable[Array], dims: int) -> tuple[tuple[floa
 def _gray(image: Array) -> Array:
     """One slice (H, W, C) as float32 (H, W), finite."""
     flat = image[..., 0] if image.shape[-1] == 1 else image.mean(axis=-1)
-    return flat.astype(np.float32) if flat.dtype.kind == "u" else np.nan_to_num(flat.astype(np.float32), posinf=0, neginf=0)
+    return flat.astype(np.float32) if flat.dtype.kind == "u" else finite(flat.astype(np.float32)[..., None])[..., 0]
 
 
 def _preview(image: Array) -> str:

@@ -161,7 +161,7 @@ def predict_one(predictor: Predictor, item: InputItem, output: Path, options: Ou
     """Predict one item and write its files; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
     labels, source = predictor.labels, predictor.config.data.source
     orient = source.get("orient", "LPS")
-    cases = cases_of(item, predictor.metadata.dims, predictor.config.data.neighbours, orient)
+    cases = cases_of(item, predictor.metadata.dims, predictor.config.data.neighbours, orient, predictor.metadata.channels)
     mask, probs, image = predict_whole(predictor, cases, item.is_stack(cases), options)
     if probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes

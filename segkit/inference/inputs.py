@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from segkit.data.case import Case, Pixels
+from segkit.data.channels import WithChannels
 from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.images import ImageFile
-from segkit.data.io.volumes import VolumeFile, is_volume_file
+from segkit.data.io.volumes import VolumeFile, is_volume_file, n_volumes
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
 from segkit.data.sources.base import image_files
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
@@ -77,10 +78,18 @@ def of_files(source: str, output: Path) -> list[InputItem]:
     return items
 
 
-def cases_of(item: InputItem, dims: int, neighbours: Sequence[int], orient: str | None) -> tuple[Case, ...]:
-    """The network's inputs of an item; of a volume file all slices that its header declares, or the whole."""
+def cases_of(item: InputItem, dims: int, neighbours: Sequence[int], orient: str | None, channels: int = 1) -> tuple[Case, ...]:
+    """The network's inputs of an item; of a volume file all slices that its header declares, or the whole.
+
+    Raises:
+        SegkitError: the file is 4-D, and its volumes are not as many as the `channels` of the network.
+    """
     if item.cases or item.like is None:
         return item.cases
+    if (n := n_volumes(item.like)) > 1 and n * len(neighbours) != channels:
+        takes = f"{channels} channel{'s' * (channels > 1)}"
+        fix = "save each volume as a file of its own"
+        raise SegkitError(f"{item.like} is 4-D: {n} volumes in one file (time points?), but this checkpoint takes {takes};   {fix}")
     image = VolumeFile(item.like, orient)
     volume = Case(item.name, image, spacing_mm=image.spacing_mm, dims=3, whole=image)
     if dims == 3:
@@ -107,6 +116,7 @@ def like_of(case: Case) -> Path | None:
     """The volume file whose format a mask takes; None: an image, also of one page of a stack."""
     first = case.image.paths[0]
     image = case.image.parts[0] if isinstance(case.image, Channels) else case.image
+    image = image.image if isinstance(image, WithChannels) else image
     return first if is_volume_file(first) and getattr(image, "page", None) is None else None
 
 

@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from segkit.config.schema import Train
 from segkit.data.case import Case
+from segkit.data.channels import COLOR, GRAY, IS_COLOR, is_picture, with_channels
+from segkit.data.io.base import ReadError
+from segkit.data.io.exif import as_stored
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
@@ -28,6 +31,7 @@ from segkit.models.metadata import Metadata
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError, of_file
 from segkit.system.hardware import Accelerator, Hardware
+from segkit.system.progress import console
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -130,7 +134,7 @@ class CheckpointPredictor(Predictor):
     ) -> None:
         self.metadata, self.hardware = metadata, hardware
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
-        self.labels = metadata.label_map()
+        self.labels, self._has_converted = metadata.label_map(), False
         self.intensity = Intensity(self.config.preprocess, metadata.intensity_max)
         self.decide = Decision.of(self.config.inference, self.labels, allow)
         self.views = views(self.config.inference.tta, metadata.dims)
@@ -147,9 +151,15 @@ class CheckpointPredictor(Predictor):
                 yield Prediction(self.decide(on_grid, one.pixel_mm), on_grid, one.image, one.pixel_mm)
 
     def _prepare(self, image: Image) -> Ready:
-        case = as_case(image)
-        raw, dims = case.image.read(), self.metadata.dims
-        raw = raw[..., None] if raw.ndim == dims else raw
+        case, dims = as_case(image), self.metadata.dims
+        if self.config.data.exif == "stored":
+            case = replace(case, image=as_stored(case.image), whole=as_stored(case.whole))
+        raw = case.image.read()
+        if raw.ndim == dims:
+            raw = raw[..., None]
+            case = replace(case, image=InMemory(raw))
+        if raw.ndim == dims + 1 and raw.shape[-1] != self.metadata.channels:
+            case, raw = self._converted(case, raw)
         if raw.ndim != dims + 1 or raw.shape[-1] != self.metadata.channels:
             axes = "rows, columns" if dims == 2 else "slices, rows, columns"
             kind = f"{self.metadata.channels}-channel {'images' if dims == 2 else 'volumes'}"
@@ -164,6 +174,28 @@ class CheckpointPredictor(Predictor):
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         name = str(case.image.paths[0]) if case.image.paths else case.id
         return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), name, steps, case.pixel_mm)
+
+    def _converted(self, case: Case, raw: Array) -> tuple[Case, Array]:
+        """The case with gray for color or the other way round, where that is what the checkpoint lacks; which is printed once."""
+        typed, stacked = self.config.data.channels, len(self.config.data.neighbours)
+        have, wanted = raw.shape[-1] // stacked, self.metadata.channels // stacked
+        if {have, wanted} != {GRAY, COLOR} or (wanted == COLOR and typed == "auto" and not is_picture(case)):
+            return case, raw
+        name = case.image.paths[0].name if case.image.paths else "the image"
+        try:
+            case = with_channels(case, wanted, luminance=typed == GRAY)
+            raw = case.image.read()
+        except ReadError as error:
+            if error.reason != IS_COLOR:
+                raise
+            fix = "to read color as gray (its luminance):  data.channels=1"
+            raise SegkitError(f"{error.path} is a color image, but this checkpoint takes gray ones;   {fix}") from None
+        done = "gray is repeated as red, green and blue" if wanted == COLOR else "color is read as gray, one channel"
+        if not self._has_converted:
+            self._has_converted = True
+            takes = "color" if wanted == COLOR else "gray"
+            console.print(f"channels   this checkpoint takes {takes}: {done}, in {name} and all images like it", markup=False)
+        return case, raw
 
     @torch.inference_mode()
     def _probabilities(self, stack: Array) -> Array:
@@ -214,6 +246,7 @@ def load(
     threads: str | int = "auto",
     allow: Sequence[str] = (),
     inference: Mapping[str, Any] | None = None,
+    channels: Literal["auto", 1, 3] | None = None,
 ) -> CheckpointPredictor:
     """Load a checkpoint for prediction.
 
@@ -224,12 +257,15 @@ def load(
         threads: Processor threads of torch, or "auto".
         allow: Packages whose classes the checkpoint may name besides segkit's own and those it trusts.
         inference: Keys of the inference section that replace the checkpoint's, such as `{"tta": "flips"}`.
+        channels: Replaces `data.channels` of the training: 1 lets a checkpoint for gray images read color as its luminance.
 
     Raises:
         SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
     """
     path = find(ckpt)
     model, metadata, config = load_model(path, allow)
+    if channels is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"channels": channels})})
     hardware = Hardware.choose(accelerator, precision, threads)
     if precision is None and metadata.precision == "32":
         hardware = replace(hardware, precision="32")

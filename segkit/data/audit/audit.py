@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segkit.config import schema
-from segkit.data.audit.audited import Pair
+from segkit.data.audit.audited import Audited, Pair
 from segkit.data.audit.checks import check_files, check_split
+from segkit.data.audit.images import check_images
 from segkit.data.audit.warnings import find_warnings, near_duplicates
-from segkit.data.case import Manifest, relative
-from segkit.data.manifest import find
+from segkit.data.case import Case, Manifest, relative
+from segkit.data.channels import settle, settle_stacks
+from segkit.data.manifest import Listing, find
 from segkit.data.naming import name_labels
 from segkit.data.splits import Split, make_split
 from segkit.data.statistics import Statistics, scan
@@ -75,15 +77,30 @@ class AuditResult:
     """Images of different groups in two subsets of the split that look alike."""
 
 
+def _one_kind(found: Listing, data: schema.Data, statistics: Statistics, folder: Path) -> tuple[Listing, Statistics, list[Problem]]:
+    """The cases with the channels of `data.channels`, their statistics, and what was done to them."""
+
+    def again(cases: Sequence[Case]) -> Statistics:
+        return scan(cases, folder, compact=False)
+
+    if (stacked := len(data.neighbours)) > 1:
+        cases, known = settle_stacks(found.cases, statistics, data.channels, stacked, again)
+        return replace(found, cases=tuple(cases)), known, []
+    cases, known, notes = settle(found.cases, statistics, data.channels, again)
+    return replace(found, cases=tuple(cases)), known, notes
+
+
 def inspect(data: schema.Data, split: schema.Split | None, seed: int, allow: Sequence[str], cache_dir: Path) -> AuditResult:
     """Run all checks, going on after each problem so that all are found. Arguments as for `prepare`."""
     found = find(data, seed, allow, cache_dir)
-    statistics = scan(found.cases, found.statistics_folder(cache_dir))
+    folder = found.statistics_folder(cache_dir)
+    found, statistics, notes = _one_kind(found, data, scan(found.cases, folder), folder)
     labels, label_problems = name_labels(data, found, statistics)
     manifest = found.manifest(labels)
     labelled = manifest.labelled()
     warnings = find_warnings(manifest, statistics)
-    problems = [*found.problems, *label_problems, *check_files(manifest, statistics, tolerant=split is None)]
+    problems = [*found.problems, *notes, *label_problems, *check_files(manifest, statistics, tolerant=split is None)]
+    problems += check_images(Audited(manifest, statistics), data.exif)
     made: Split | None = None
     split_problems: Sequence[Problem] = ()
     if labelled.cases and split is not None:

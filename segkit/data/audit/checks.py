@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from segkit.data.audit.audited import Audited, exclude_line, leave_out, others
 from segkit.data.audit.label_checks import MAX_LINES, check_labels
 from segkit.data.case import Case, Manifest, grouped, relative
+from segkit.data.io.exif import UPRIGHT
 from segkit.data.io.masks import same_aspect
 from segkit.data.splits import IN_WORDS, SUBSETS, Split
 from segkit.data.statistics import Statistics
@@ -30,8 +29,6 @@ def check_files(manifest: Manifest, statistics: Statistics, tolerant: bool = Fal
         *_unreadable(data),
         *_sizes(data),
         *(_planes(manifest) or check_labels(data, tolerant)),
-        *_kinds(data),
-        *_blank(data),
         *_twins(data),
         *_unlabelled(manifest),
     ]
@@ -98,37 +95,16 @@ def _sizes(data: Audited) -> list[Problem]:
 
 def _off_size(data: Audited, shape: tuple[int, ...], size: tuple[int, ...], cases: Sequence[Case]) -> Problem:
     what = f"is {' x '.join(map(str, shape))} but its image is {' x '.join(map(str, size))}"
-    if shape == (*size[:-2], *size[:-3:-1]):
-        what += " (turned by 90 degrees?)"
+    is_turned = shape == (*size[:-2], *size[:-3:-1])
+    is_exif = is_turned and data.statistics[cases[0].id].orientation > UPRIGHT
+    if is_turned:
+        what += " (turned by its EXIF orientation)" if is_exif else " (turned by 90 degrees?)"
     resizable = "resize_masks" in data.manifest.source_keys and len(size) == 2 and same_aspect(shape, size)
     fix = "add  data.source.resize_masks=true" if resizable else f"fix the mask{'s' * (len(cases) > 1)}, or  {leave_out(cases)}"
+    fix = "drawn on the stored pixels:  data.exif=stored" if is_exif else fix
     first = data.statistics[cases[0].id]
     mask = next(pixels for plane, pixels in cases[0].masks.items() if first.masks[plane].shape == shape)
     return Problem(data.file(cases[0], mask), what + others(cases), fix)
-
-
-def _kinds(data: Audited) -> list[Problem]:
-    """Images of one data set have the same channels; mixed bit depths are only worth a warning, since all are scaled."""
-    problems: list[Problem] = []
-    by_channels = grouped((data.statistics[case.id].channels, case) for case in data.cases)
-    if len(by_channels) > 1:
-        usual = max(by_channels, key=lambda n: len(by_channels[n]))
-        odd = [case for case in data.cases if data.statistics[case.id].channels != usual]
-        n = data.statistics[odd[0].id].channels
-        what = f"{n} channel{'s' * (n > 1)}, but {len(by_channels[usual])} of {len(data.cases)} images have {usual}"
-        found = data.about(odd, what, fix=f"convert to one kind, or  {leave_out(odd)}", of_masks=False)
-        problems.append(replace(found.problem, severity="error"))
-    depths = Counter(data.statistics[case.id].dtype for case in data.cases)
-    if len(depths) > 1:
-        what = f"bit depths are mixed ({', '.join(f'{n} {kind}' for kind, n in depths.most_common())})"
-        problems.append(Problem("images", what, "each is scaled to 0..1 by its own range", "warning"))
-    return problems
-
-
-def _blank(data: Audited) -> list[Problem]:
-    """One problem for all: volumes often begin and end with empty slices."""
-    blank = [case for case in data.cases if data.statistics[case.id].is_blank]
-    return [data.about(blank, "every pixel has the same value", of_masks=False).problem] if blank else []
 
 
 def _twins(data: Audited) -> list[Problem]:

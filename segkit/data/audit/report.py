@@ -19,7 +19,8 @@ from segkit.data.case import Case, Manifest, encoded_mask, grouped
 from segkit.data.io.base import ReadError
 from segkit.data.labels import IGNORE, Array, LabelMap, color_of
 from segkit.data.overlays import Panel, class_keys, draw_grid, panel
-from segkit.data.statistics import MEDIAN, Statistics, data_fingerprint
+from segkit.data.quantiles import MEDIAN
+from segkit.data.statistics import Statistics, data_fingerprint
 from segkit.system.errors import Problem, Severity
 
 MAX_SHOWN = 24

@@ -18,9 +18,10 @@ from segkit.data.audit.label_checks import threshold_fix
 from segkit.data.case import Case, Manifest, grouped
 from segkit.data.labels import Array
 from segkit.data.mask_values import cut_between_clusters, gray_counts
+from segkit.data.quantiles import MEDIAN, NEARLY_ALL
 from segkit.data.slices import by_volume
 from segkit.data.splits import Split
-from segkit.data.statistics import MEDIAN, NEARLY_ALL, CaseStatistics, Statistics
+from segkit.data.statistics import CaseStatistics, Statistics
 from segkit.data.structures import TINY, UNCHANGED, Alignment, Structure
 from segkit.system.errors import Problem
 

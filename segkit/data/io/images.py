@@ -5,10 +5,11 @@ replace an index by its color; tifffile reads TIFF (`tiff.py`); `volumes.py` rea
 A file that is truncated or damaged is an error, never half an image: the libraries do not promise that, so the chunks of a PNG
 and the end of a JPEG are checked first.
 
-EXIF orientation is ignored for images and masks alike, so that the two of a pair cannot be rotated against each other: the
-grid is the one on disk. Samples of one bit read as 0 and 255. An image holds what a viewer shows; a mask holds what is stored:
-the index in a palette, and the number itself where a TIFF says that zero is white (so write tifffile and ImageJ). GIF has
-only palettes, whose order writers choose freely, so the gray values of a gray GIF count as what is stored.
+JPEG and PNG are turned as their EXIF orientation says, images and masks alike, each by its own: the grid is the one that viewers
+and annotation tools show. The audit refuses pairs of which only one says so, unless sizes or `data.exif` decide. Samples of one
+bit read as 0 and 255. An image holds what a viewer shows; a mask holds what is stored: the index in a palette, and the number
+itself where a TIFF says that zero is white (so write tifffile and ImageJ). GIF has only palettes, whose order writers choose
+freely, so the gray values of a gray GIF count as what is stored.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from PIL import Image
 from PIL.PngImagePlugin import ChunkStream
 
 from segkit.data.io.base import Array, ReadError, as_image, as_read_error, read_start, refuse_bomb
+from segkit.data.io.exif import UPRIGHT, orientation_in, orientation_of, shown, swaps_axes
 from segkit.data.io.masks import fitted, thresholded, whole_numbers
 from segkit.data.io.tiff import SIGNATURES, decode, read_page
 from segkit.data.io.volumes import OrientedFile, VolumeFile, VolumeMask, header
@@ -56,9 +58,11 @@ class ImageFile(OrientedFile):
     """The `Pixels` of an image file: (H, W, C) uint8, uint16 or float32, see `read_image`."""
 
     page: int | None = None
+    upright: bool = True
+    """False: the grid as stored, whatever the EXIF orientation says."""
 
     def decode(self) -> Array:
-        return read_image(self.path, self.orient, self.page)
+        return read_image(self.path, self.orient, self.page, self.upright)
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,21 @@ class MaskFile(OrientedFile):
     threshold: float | None = None
     like: Path | None = None
     """The image to whose size the mask is brought."""
+    upright: bool = True
 
     def decode(self) -> Array:
-        mask = read_mask(self.path, self.orient, self.page, self.threshold)
-        return mask if self.like is None else fitted(self.path, mask, image_shape(self.like, self.orient)[:2])
+        mask = read_mask(self.path, self.orient, self.page, self.threshold, self.upright)
+        return mask if self.like is None else fitted(self.path, mask, image_shape(self.like, self.orient, self.upright)[:2])
 
 
-def read_image(path: Path, orient: str | None = "LPS", page: int | None = None) -> Array:
+def read_image(path: Path, orient: str | None = "LPS", page: int | None = None, upright: bool = True) -> Array:
     """Read an image file of any supported format.
 
     Args:
         path: the file; its first bytes decide on the format.
         orient: axes that the single slice in a volume format is turned to; None leaves them as they are stored.
         page: the page of a TIFF that has several, from 0; None expects one page.
+        upright: whether JPEG and PNG are turned by their EXIF orientation, as viewers show them.
 
     Returns:
         (H, W, C) uint8, uint16 or float32: one channel for gray, RGB order for color, alpha dropped, palettes resolved.
@@ -89,10 +95,12 @@ def read_image(path: Path, orient: str | None = "LPS", page: int | None = None) 
     Raises:
         ReadError: the file is missing, damaged, truncated, no image, or too large.
     """
-    return as_image(path, _decode(path, orient, page, indices=False))
+    return as_image(path, _decode(path, orient, page, upright, indices=False))
 
 
-def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None, threshold: float | None = None) -> Array:
+def read_mask(
+    path: Path, orient: str | None = "LPS", page: int | None = None, threshold: float | None = None, upright: bool = True
+) -> Array:
     """Read a mask file of any supported format, see `read_image`; with a `threshold`, of colors the brightest channel counts.
 
     Returns:
@@ -101,7 +109,7 @@ def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None, t
     Raises:
         ReadError: also where the file holds fractions, or neither one channel nor three.
     """
-    mask = _decode(path, orient, page, indices=True)
+    mask = _decode(path, orient, page, upright, indices=True)
     if page is not None and mask.ndim != 2:
         raise ReadError(path, f"page {page} has {mask.shape[2]} channels; a mask has one")
     if threshold is not None:
@@ -113,14 +121,20 @@ def read_mask(path: Path, orient: str | None = "LPS", page: int | None = None, t
     return np.ascontiguousarray(whole_numbers(path, mask))
 
 
-def image_shape(path: Path, orient: str | None = "LPS") -> tuple[int, int, int]:
+def image_shape(path: Path, orient: str | None = "LPS", upright: bool = True) -> tuple[int, int, int]:
     """Return (H, W, C) as `read_image` gives it, from the header alone. Raises `ReadError`."""
+    rows, columns, channels = _stored_shape(path, orient)
+    return (columns, rows, channels) if upright and swaps_axes(orientation_of(path)) else (rows, columns, channels)
+
+
+def _stored_shape(path: Path, orient: str | None) -> tuple[int, int, int]:
     head = read_start(path, 64)
     kind = _format_of(path, head)
     if kind == "png":
         rows, columns, color = _png_header(path, head)
         refuse_bomb(path, rows, columns)
-        return rows, columns, 1 if color in _PNG_GRAY else 3
+        if color != _PNG_PALETTE:
+            return rows, columns, 1 if color in _PNG_GRAY else 3
     if kind == "volume":
         volume = header(path, orient)
         return (*volume.shape[1:], volume.channels)
@@ -131,19 +145,31 @@ def image_shape(path: Path, orient: str | None = "LPS") -> tuple[int, int, int]:
                 refuse_bomb(path, page.imagelength, page.imagewidth)
                 return page.imagelength, page.imagewidth, page.samplesperpixel
         with Image.open(path) as image:
-            return image.height, image.width, 3 if image.mode == "P" else len({*image.getbands()} - {"A"})
+            return image.height, image.width, _channels_of(image)
 
 
-def _decode(path: Path, orient: str | None, page: int | None, indices: bool) -> Array:
+def _channels_of(image: Image.Image) -> int:
+    """As `read_image` reads them: a palette of grays and one bit are gray, all that is neither is RGB."""
+    if image.mode == "P":
+        return 1 if _is_gray(image) else 3
+    return 1 if image.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
+
+
+def _is_gray(image: Image.Image) -> bool:
+    palette = image.getpalette() or []
+    return palette[0::3] == palette[1::3] == palette[2::3]
+
+
+def _decode(path: Path, orient: str | None, page: int | None, upright: bool, indices: bool) -> Array:
     if page is not None:
         return read_page(path, page, indices)
     data = read_start(path)
     with as_read_error(path):
         match _format_of(path, data):
             case "png":
-                return _decode_png(path, data, indices)
+                return shown(_decode_png(path, data, indices), orientation_in(data) if upright else UPRIGHT)
             case "jpeg":
-                return _decode_jpeg(path, data)
+                return shown(_decode_jpeg(path, data), orientation_in(data) if upright else UPRIGHT)
             case "tiff":
                 return decode(path, io.BytesIO(data), None, indices)
             case "volume":
@@ -248,8 +274,7 @@ def _decode_pillow(path: Path, data: bytes, indices: bool, is_gif: bool = False)
             raise ReadError(path, f"holds {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8) * np.uint8(255)
-        palette = (image.mode == "P" and image.getpalette()) or []
-        is_gray = palette[0::3] == palette[1::3] == palette[2::3]
+        is_gray = image.mode != "P" or _is_gray(image)
         if image.mode == "P" and not (indices and not (is_gif and is_gray)):
             colors = np.asarray(image.convert("RGB"))
             return colors[..., 0] if is_gray else colors

@@ -86,7 +86,7 @@ def _stored(path: Path, reader: Any, suffix: str, voxels: Callable[[Size], Array
         raise ReadError(path, "damaged (its spacing, origin or directions are not finite)")
     usable = LPS_TO_RAS @ affine if is_usable(affine) else None
     channels = prod(further) * int(reader.GetNumberOfComponents())
-    return Stored((x, y, z), channels, usable, lambda: voxels((x, y, z)), partial(_encode_itk, reader, suffix))
+    return Stored((x, y, z), channels, usable, lambda: voxels((x, y, z)), partial(_encode_itk, reader, suffix), prod(further))
 
 
 def _itk_direction(reader: Any) -> Array:

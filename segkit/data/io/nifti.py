@@ -69,10 +69,10 @@ def open_nifti(path: Path) -> Stored:
         raise ReadError(path, f"damaged (its voxels begin at byte {header['vox_offset']})")
     header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1  # the standard: 0 means 1
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
-    x, y, z, *further = (*map(int, header.get_data_shape()), 1, 1)
-    channels = prod(further) * len(header.get_data_dtype().fields or "1")
-    affine = _nifti_affine(header)
-    return Stored((x, y, z), channels, affine, lambda: _nifti_voxels(path, header, (x, y, z)), partial(_encode_nifti, header))
+    x, y, z, n_volumes, *further = (*map(int, header.get_data_shape()), 1, 1, 1)
+    channels = n_volumes * prod(further) * len(header.get_data_dtype().fields or "1")
+    affine, encode = _nifti_affine(header), partial(_encode_nifti, header)
+    return Stored((x, y, z), channels, affine, lambda: _nifti_voxels(path, header, (x, y, z)), encode, n_volumes)
 
 
 def _nifti_affine(header: Any) -> Array:

@@ -30,6 +30,8 @@ class Stored:
     """Read (X, Y, Z, C) after the file's own scale; raises `ReadError`."""
     encode: Callable[[Array, bool], bytes]
     """Encode a mask (X, Y, Z) in the file's format, grid and axes, gzipped or not: the same bytes for the same mask."""
+    n_volumes: int = 1
+    """Along a fourth axis of space and time; the channels that a format calls so (vectors, colors) do not count."""
 
     def check(self, path: Path) -> Stored:
         """Return it. Raises `ReadError` where its header claims no voxels, or too many."""

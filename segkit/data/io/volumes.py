@@ -47,6 +47,8 @@ class Header:
     """Where columns, rows and slices lead to, e.g. LPS; empty where the file does not say."""
     affine: tuple[tuple[float, ...], ...]
     """Voxel (column, row, slice) of the reoriented array to millimeters right, anterior, superior (RAS), 4 x 4."""
+    n_volumes: int = 1
+    """Along a fourth axis, which may be time; `channels` counts them, too."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _header(stored: Stored, transform: Array) -> Header:
         affine = stored.affine @ _nib.inv_ornt_aff(transform, stored.size)
         spacing, code = np.linalg.norm(affine[:3, :3], axis=0), "".join(_nib.aff2axcodes(affine))
     matrix = tuple(map(tuple, affine.tolist()))
-    return Header((slices, rows, columns), tuple(spacing[::-1].tolist()), stored.channels, code, matrix)
+    return Header((slices, rows, columns), tuple(spacing[::-1].tolist()), stored.channels, code, matrix, stored.n_volumes)
 
 
 def same_grid(a: Header, b: Header) -> str:
@@ -188,6 +190,16 @@ def is_volume_file(path: Path) -> bool:
         return tiff_pages(path) > 1
     except ReadError:
         return False
+
+
+def n_volumes(path: Path) -> int:
+    """Return how many volumes lie along the fourth axis of a file: 1 of all that is no volume. (A damaged one fails when it is read.)"""
+    if suffix_of(path.name).lower() not in VOLUME_SUFFIXES:
+        return 1
+    try:
+        return open_stored(path).n_volumes
+    except ReadError:
+        return 1
 
 
 def _transform(stored: Stored, orient: str | None) -> Array:

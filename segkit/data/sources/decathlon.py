@@ -37,6 +37,9 @@ class Decathlon(Source):
         orient: axes that volumes are turned to, such as LPS; None leaves them as they are stored.
     """
 
+    has_channel_axis = True
+    """The fourth axis of a file holds its channels."""
+
     def __init__(self, root: Path, orient: str | None = "LPS") -> None:
         super().__init__(root)
         self.orient = orient

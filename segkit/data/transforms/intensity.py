@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segkit.config.schema import Preprocess
 from segkit.data.case import Case
+from segkit.data.io.base import ReadError
 from segkit.data.labels import Array
 from segkit.data.slices import recent
 from segkit.data.transforms.geometry import Box, foreground_box
@@ -23,11 +25,40 @@ if TYPE_CHECKING:
 
 SIXTEEN_BIT = 65535
 SMALLEST_SD = 1e-6
+LARGEST = 1e37
+"""Of a value that counts as a number: differences and shares of such still fit float32."""
+NOTHING_KNOWN = "every value is NaN or infinite"
+
+
+def no_numbers(image: Array) -> Array:
+    """Where values are NaN, infinite or beyond what float32 can still calculate with; bool (*S, C)."""
+    return ~(np.abs(image) <= LARGEST)  # a comparison with NaN is false
+
+
+def finite(image: Array, file: Path | None = None) -> Array:
+    """Return an image (*S, C) in which every value is a number within the range of the numbers of its channel.
+
+    What is infinite becomes the least or the greatest of these, NaN 0 or the nearest to it. Resampling comes after this: it would
+    spread what is no number over its neighbors.
+
+    Raises:
+        ReadError: no value at all is a number, and `file` is given.
+    """
+    if image.dtype.kind != "f" or not (wrong := no_numbers(image)).any():
+        return image
+    if file is not None and wrong.all():
+        raise ReadError(file, NOTHING_KNOWN)
+    axes = tuple(range(image.ndim - 1))
+    low = np.min(image, axis=axes, where=~wrong, initial=LARGEST)
+    high = np.max(image, axis=axes, where=~wrong, initial=-LARGEST)
+    empty = low > high
+    low, high = np.where(empty, 0, low), np.where(empty, 0, high)
+    return np.asarray(np.clip(np.nan_to_num(image, nan=0.0), low, high), image.dtype)
 
 
 def unit_scale(image: Array) -> Array:
     """A float image under scale=auto: values outside 0..1 are stretched from the least to the greatest."""
-    image = np.nan_to_num(image.astype(np.float32))
+    image = finite(image.astype(np.float32))
     low, high = float(image.min()), float(image.max())
     return image if low >= 0 and high <= 1 else (image - low) / max(high - low, 1e-12)
 
@@ -65,7 +96,7 @@ class Intensity:
         if self.scaling.scope == "image" or case.whole is None or not self._depends_on_pixels(image.dtype):
             return self._measure(image)
         if case.whole not in self._known:
-            self._known[case.whole] = self._measure(recent.read(case.whole))
+            self._known[case.whole] = self._measure(finite(recent.read(case.whole), next(iter(case.whole.paths), None)))
         found = self._known[case.whole]
         repeats = image.shape[-1] // len(found.low)  # 2.5-D: each neighbor has the channels of the volume
         tiled = {name: np.tile(values, repeats) for name, values in vars(found).items() if name != "box" and values is not None}
@@ -75,7 +106,7 @@ class Intensity:
         """(*S, C) raw -> unit scale."""
         if self.scaling.scale == "auto" and image.dtype == np.uint8:
             return image
-        image = np.nan_to_num(image.astype(np.float32, copy=False))
+        image = image.astype(np.float32, copy=False)
         if self.scaling.scale == "none":
             return image
         span = np.maximum(found.high - found.low, np.float32(1e-12))
@@ -119,7 +150,7 @@ class Intensity:
             fixed = 0, 1
         if fixed is not None:
             return np.full(channels, fixed[0], np.float32), np.full(channels, fixed[1], np.float32)
-        values = np.nan_to_num(image.astype(np.float32, copy=False)).reshape(-1, channels)
+        values = image.astype(np.float32, copy=False).reshape(-1, channels)
         if not self.scaling.per_channel:
             low, high = self._extremes(values.reshape(-1, 1))
             return np.repeat(low, channels), np.repeat(high, channels)
@@ -129,7 +160,8 @@ class Intensity:
         """(N, C) -> least and greatest by column, as `scale` says."""
         if self.scaling.scale == "percentiles":
             low, high = np.percentile(values, self.scaling.percentiles, axis=0).astype(np.float32)
-            return low, high
+            flat = low == high  # a small structure on a constant background: all of it lies beyond the percentiles
+            return np.where(flat, values.min(axis=0), low), np.where(flat, values.max(axis=0), high)
         low, high = values.min(axis=0), values.max(axis=0)
         if self.scaling.scale == "max":
             return np.zeros_like(low), high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.transforms import geometry
 from segkit.data.transforms.geometry import Step
-from segkit.data.transforms.intensity import Intensity, Range
+from segkit.data.transforms.intensity import Intensity, Range, finite
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Decoded:
 
 
 def to_grid(case: Case, image: Array, config: Preprocess, intensity: Intensity) -> tuple[Array, tuple[Step, ...], Range]:
-    """Image (*S, C) as read -> on the network's grid in unit scale, the steps there, and what became 0 and 1."""
+    """Image (*S, C) as read -> on the network's grid in unit scale, the steps there, and what became 0 and 1.
+
+    Raises:
+        ReadError: no value of the image is a number. (A slice may hold none, if its volume does.)
+    """
+    file = next(iter(case.image.paths), Path(case.id))
+    image = finite(image, file if case.dims == 3 or not case.volume else None)
     found = intensity.range_of(case, image)
     steps = geometry.plan(config, image.shape[:-1], case.spacing_mm, found.box)
     return intensity.apply(geometry.apply(steps, image), found), steps, found

@@ -20,7 +20,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from segkit.data.io.base import ReadError, stem
 from segkit.data.io.images import ImageFile, MaskFile, image_shape, read_image, read_mask
-from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid, write_like
+from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, n_volumes, same_grid, write_like
 from segkit.system.errors import SegkitError
 
 RANDOM = np.random.default_rng(0)
@@ -253,6 +253,16 @@ def test_pages_of_a_tiff_are_slices(tmp_path: Path) -> None:
         tiff.write(SHOWN[0, :3], contiguous=False)
     with pytest.raises(ReadError, match="2 pages differ"):
         header(tmp_path / "two sizes.tif")
+
+
+def test_a_fourth_axis_is_counted_but_vectors_and_colors_are_channels(tmp_path: Path) -> None:
+    four = np.stack([SHOWN] * 3, axis=-1).transpose(2, 1, 0, 3)
+    nib.save(nib.Nifti1Image(four, LPS), tmp_path / "time.nii.gz")
+    nib.save(nib.Nifti1Image(four[:, :, :, None], LPS), tmp_path / "vector.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(four.transpose(2, 1, 0, 3), isVector=True), str(tmp_path / "vector.nrrd"))
+    sitk.WriteImage(sitk.JoinSeries([itk(SHOWN)] * 3), str(tmp_path / "time.mha"))
+    found = {name: n_volumes(tmp_path / name) for name in ("time.nii.gz", "vector.nii.gz", "vector.nrrd", "time.mha")}
+    assert found == {"time.nii.gz": 3, "vector.nii.gz": 1, "vector.nrrd": 1, "time.mha": 3}
 
 
 # single slices

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segkit.data.case import Case
+from segkit.data.io.base import ReadError
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.predictor import InMemory
@@ -87,9 +88,59 @@ def test_z_score_over_the_volume() -> None:
     np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1, atol=1e-4)
 
 
-def test_what_is_no_number_becomes_one() -> None:
-    image = np.array([[[np.nan], [np.inf], [1.0], [0.5]]], np.float32)
-    assert np.isfinite(scaled(image)).all()
+SCALES: list[dict[str, Any]] = [
+    *({"scale": scale} for scale in ("auto", "max", "minmax", "percentiles", "none")),
+    {"scale": "window", "window": (0.0, 300.0)},
+    {"scale": "minmax", "per_channel": False},
+    {"scale": "minmax", "normalize": "volume"},
+    {"scale": "percentiles", "normalize": "volume"},
+]
+
+
+@pytest.mark.parametrize("keys", SCALES, ids=str)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+def test_finite_values_set_the_range(keys: dict[str, Any], wrong: float) -> None:
+    """One value that is no number changes what the network sees of no other."""
+    sound = np.random.default_rng(0).normal(100, 20, (9, 30, 30, 2)).astype(np.float32)
+    sound[0, 0, 0] = sound[0].min(axis=(0, 1)) if wrong < 0 else sound[0].max(axis=(0, 1))
+    damaged = sound.copy()
+    damaged[0, 0, 0, 1] = wrong
+    seen, expected = (scaled(whole[0], whole, **keys) for whole in (damaged, sound))
+    assert np.isfinite(seen).all()
+    np.testing.assert_allclose(seen[1:], expected[1:], rtol=0, atol=0.03 * max(float(np.ptp(expected)), 1))
+
+
+def test_what_is_no_number_does_not_spread_when_the_image_is_resized() -> None:
+    image = np.random.default_rng(0).normal(100, 20, (40, 40, 1)).astype(np.float32)
+    damaged = image.copy()
+    damaged[0, 0] = np.inf
+    seen, _, _ = to_grid(Case("a", InMemory(damaged)), damaged, Grid((20, 20), interpolation="linear"), Intensity(Grid((20, 20))))
+    assert np.isfinite(seen).all()
+    assert 0.05 < seen.std() < 0.1
+
+
+def test_an_image_without_a_single_number_is_refused_unless_it_is_a_slice_of_a_volume_with_some() -> None:
+    void = np.full((4, 5, 1), np.nan, np.float32)
+    with pytest.raises(ReadError, match="every value is NaN or infinite"):
+        scaled(void)
+    whole = Hashable(np.stack([void, np.ones_like(void)]))
+    case = Case("a_000", InMemory(void), volume="a", whole=whole)
+    assert not to_grid(case, void, Grid(None, scale="minmax"), Intensity(Grid(None, scale="minmax")))[0].any()
+
+
+@pytest.mark.parametrize("keys", SCALES, ids=str)
+@pytest.mark.parametrize("value", [-7, 0, 4000])
+def test_a_constant_image_stays_constant_and_finite(keys: dict[str, Any], value: int) -> None:
+    seen = scaled(np.full((6, 6, 1), value, np.float32), **keys)
+    assert np.isfinite(seen).all()
+    assert np.ptp(seen) == 0
+
+
+def test_percentiles_that_coincide_leave_the_little_that_an_image_shows() -> None:
+    """A structure of less than 0.5 % on a background of one value keeps its gray levels."""
+    image = np.zeros((100, 100, 1), np.float32)
+    image[50, 50:54, 0] = [1, 2, 3, 4]
+    np.testing.assert_allclose(scaled(image, scale="percentiles")[50, 50:54, 0], [0.25, 0.5, 0.75, 1])
 
 
 def test_foreground_is_cropped_by_the_box_of_the_volume() -> None:
