@@ -34,6 +34,7 @@ from segkit.models import checkpoint
 from segkit.models.metadata import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console, track
+from segkit.system.shell import override
 from segkit.training.sweeps.folds import OutOfFold, find_folds, one_of
 
 THRESHOLDS = tuple(round(0.2 + 0.05 * i, 2) for i in range(13))
@@ -132,7 +133,7 @@ def calibrate(cfg: Calibrate) -> int:
     if cfg.sweep is None:
         paths = [checkpoint.find(cfg.ckpt or "")]
         predictor: Predictor = load_checkpoint(cfg, paths[0])
-        use = f"segkit evaluate ckpt={paths[0]} subset=test"
+        use = f"segkit evaluate {override('ckpt', str(paths[0]))} subset=test"
     else:
         folds = one_of(find_folds(cfg.sweep, cfg.where, cfg.partial))
         paths, predictor = folds.ckpts, OutOfFold(folds, partial(load_checkpoints, cfg))

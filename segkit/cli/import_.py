@@ -11,6 +11,7 @@ from segkit.models.weights.importing import ForeignNetwork, Reference, check_con
 from segkit.models.weights.load import PLAIN, SCHEMAS, typed
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console
+from segkit.system.shell import override
 
 
 def command(cfg: Import) -> int:
@@ -45,8 +46,8 @@ def report(folder: Path, found: ForeignNetwork, labels: LabelMap) -> None:
         *([f"images     {schema.images}", f"           {schema.preprocess}"] if schema else []),
         f"classes    {', '.join(labels.classes)}",
         f"checkpoint {folder}",
-        f"  segkit predict ckpt={folder} input=DIR output=DIR",
-        f"  segkit evaluate ckpt={folder} data=NAME data.root=DIR",
-        f"  segkit train init_from={folder} data=NAME data.root=DIR {model}",
+        f"  segkit predict {override('ckpt', str(folder))} input=DIR output=DIR",
+        f"  segkit evaluate {override('ckpt', str(folder))} data=NAME data.root=DIR",
+        f"  segkit train {override('init_from', str(folder))} data=NAME data.root=DIR {model}",
     ]
     console.print("\n".join(lines), markup=False)

@@ -22,6 +22,7 @@ import yaml
 import segkit
 from segkit.system import streams
 from segkit.system.errors import ProblemsFound, SegkitError, nearest, of_machine
+from segkit.system.text import one_line, readable
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dispatch(argv: Sequence[str]) -> int:
     """Run the command that the first word names; the exit code."""
     first, *rest = list(argv) or ["--help"]
+    if odd := next((word for word in rest if readable(word) != word), None):
+        print(f"segkit {first}: {one_line(odd)} is not UTF-8 text, so no config can hold it;   rename the file or folder", file=sys.stderr)
+        return 2
     if first in ("-h", "--help", "help"):
         print(HELP["usage"].format(commands="\n".join(f"  {command.name:<11} {command.help}" for command in BY_NAME.values())))
         return 0

@@ -13,6 +13,7 @@ from segkit.data.sources import is_own, source_name
 from segkit.system.errors import SegkitError
 from segkit.system.files import check_writable
 from segkit.system.progress import console
+from segkit.system.shell import override
 
 if TYPE_CHECKING:
     from segkit.config.commands import Phantom
@@ -32,7 +33,7 @@ def command(cfg: Phantom) -> int:
         shutil.rmtree(fresh, ignore_errors=True)
     console.print(f"{done} {cfg.n} synthetic images in {output}  (seed {cfg.seed})", markup=False)
     choice = source_name(cfg.data.source) if is_own(cfg.data.source) else "NAME"
-    console.print(f"train on them with:  segkit train data={choice} data.root={cfg.output}", markup=False)
+    console.print(f"train on them with:  segkit train data={choice} {override('data.root', str(cfg.output))}", markup=False)
     return 0
 
 

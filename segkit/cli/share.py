@@ -5,11 +5,12 @@ from __future__ import annotations
 from segkit.config.commands import Share
 from segkit.models.hub import push, save
 from segkit.system.progress import console
+from segkit.system.shell import override
 
 
 def command(cfg: Share) -> int:
     folder = save(cfg.ckpt, cfg.output)
-    console.print(f"written to {folder};   segkit predict ckpt={folder} input=IMAGES output=MASKS", markup=False)
+    console.print(f"written to {folder};   segkit predict {override('ckpt', str(folder))} input=IMAGES output=MASKS", markup=False)
     if cfg.push is not None:
         console.print(f"pushed to {push(folder, cfg.push, cfg.private)}", markup=False)
     return 0

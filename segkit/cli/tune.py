@@ -29,6 +29,7 @@ from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json
 from segkit.system.progress import console
+from segkit.system.shell import override
 from segkit.training.plots import Curve, duration, trial_curves
 from segkit.training.run_folder import config_hash
 from segkit.training.sweeps.results import Table, Trial, read_sweep
@@ -40,7 +41,7 @@ PREFIX = re.compile(rf"^([+~]*)({'|'.join(STAGES)})\.(.+)$", re.DOTALL)
 HANDED_ON = ("optimizer.lr", "optimizer.weight_decay")
 """Typed for all stages, they are where tuning begins, not what each trial has."""
 RESERVED = {
-    "stage": "choose with  stages=[lr,final]",
+    "stage": "choose with  'stages=[lr,final]'",
     "run": "leave it out, or choose another  name=NAME;  each trial has a folder of its own",
     "resume": "leave it out;  finished trials are skipped, interrupted ones resumed",
     "sweep.name": "leave it out, or choose another  name=NAME",
@@ -121,7 +122,7 @@ def chosen_stages(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in STAGES]
     if unknown or not names:
         what = f"there is no stage {unknown[0]}; {nearest(unknown[0], STAGES)}".rstrip("; ") if unknown else "names no stage"
-        raise SegkitError(f"stages={text}: {what};   choose from  stages=[{','.join(STAGES)}]")
+        raise SegkitError(f"stages={text}: {what};   choose from  {override('stages', list(STAGES))}")
     return tuple(stage for stage in STAGES if stage in names)
 
 
@@ -146,7 +147,7 @@ def misplaced(tuning: Tuning, common: Sequence[str]) -> list[Problem]:
     problems = [Problem(key, "is set by segkit tune", RESERVED[key]) for word in words if (key := key_of(word)) in RESERVED]
     for stage, of_stage in tuning.of_stage.items():
         if stage not in tuning.names:
-            problems.append(Problem(f"{stage}.{key_of(of_stage[0])}", f"stage {stage} is not run", f"add it to  stages=[…,{stage}]"))
+            problems.append(Problem(f"{stage}.{key_of(of_stage[0])}", f"stage {stage} is not run", f"add it to  'stages=[…,{stage}]'"))
         wrong = [key for word in of_stage if (key := key_of(word)) in WHOLE]
         problems += [Problem(f"{stage}.{key}", "is the same in all stages", f"write  {key}=VALUE") for key in wrong]
     for text in filter(is_swept, common):
@@ -174,7 +175,7 @@ def tune(tuning: Tuning) -> int:
         if tuning.stages:
             report(tuning, home)
     if final := next((stage.best for stage in tuning.stages if stage.name == "final"), None):
-        console.print(f"next     segkit evaluate ckpt={final.path}", markup=False)
+        console.print(f"next     segkit evaluate {override('ckpt', str(final.path))}", markup=False)
     elif tuning.chosen:
         console.print(f"next     segkit train {shlex.join(next_words(tuning))}", markup=False)
     return int(any(stage.best is None for stage in tuning.stages))

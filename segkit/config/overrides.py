@@ -26,6 +26,8 @@ from segkit.config.commands import COMMANDS
 from segkit.config.messages import section
 from segkit.config.targets import keywords_of
 from segkit.system.errors import Problem, first_line, nearest
+from segkit.system.shell import argument
+from segkit.system.shell import override as typed
 
 REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError)
 LAUNCHERS = {
@@ -103,7 +105,7 @@ def _parse(texts: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], 
             continue
         if override.is_sweep_override():
             what = "holds several values: -m runs them one after the other, brackets make a list"
-            problems.append(Problem(key, what, f"write  -m {text}  or  {key}=[{value}]"))
+            problems.append(Problem(key, what, f"write  -m {text}  or  {argument(key, f'[{value}]')}"))
         else:
             parsed.append(override)
     return parsed, problems
@@ -112,8 +114,7 @@ def _parse(texts: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], 
 def _readable(key: str, value: str) -> str:
     if "[" in key:
         return "write  " + re.sub(r"\[(\w+)\]", r".\1", key) + f"={value}"
-    quoted = value.replace("'", "\\'")
-    return f"quote the value:  \"{key}='{quoted}'\"" if value else f"write  {key}=VALUE"
+    return f"quote the value:  {typed(key, value)}" if value else f"write  {key}=VALUE"
 
 
 def _check_groups(

@@ -22,6 +22,7 @@ from pydantic.errors import PydanticUserError
 from segkit.config import messages
 from segkit.config.aliases import keyword_hint, renamed
 from segkit.system.errors import Problem, SegkitError, nearest
+from segkit.system.shell import override
 
 Keys = tuple[str, ...]
 """The way to a node in a config."""
@@ -195,7 +196,7 @@ def _way_in(target: str, allow: Sequence[str] = ()) -> str:
     if inside:
         return f"allowed are  {', '.join(f'{entry}*' if entry.endswith('.') else entry for entry in inside)}"
     own = package not in sys.stdlib_module_names
-    return f"add  allow_targets=[{','.join([*allow, package])}]" if own else ""
+    return f"add  {override('allow_targets', [*allow, package])}" if own else ""
 
 
 def find(target: str, allow: Sequence[str] = ()) -> Callable[..., Any]:

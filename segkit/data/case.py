@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 from segkit.data.labels import BACKGROUND, IGNORE, IGNORE_NAME, Array, LabelMap
+from segkit.system.shell import argument, quoted
+from segkit.system.text import readable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -129,7 +131,7 @@ class Manifest:
         digest = hashlib.sha256()
         for case in self.cases:
             files = [f"{relative(path, self.root)}:{size_of(path)}" for path in case.paths]
-            digest.update("\t".join([case.id, case.group, case.split, *files]).encode() + b"\n")
+            digest.update("\t".join([case.id, case.group, case.split, *files]).encode(errors="surrogateescape") + b"\n")
         return digest.hexdigest()[:16]
 
     @property
@@ -151,7 +153,14 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
 
 
 def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    """A path as tables and messages name it: relative to root where it lies below."""
+    return readable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())
+
+
+def exclude_line(ids: Sequence[str]) -> str:
+    """The override that leaves cases out; quoted, since 012 would lose its zero."""
+    names = ",".join(quoted(id_, '"') for id_ in ids)
+    return argument("data.exclude", f"[{names}]")
 
 
 def size_of(path: Path) -> int:

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from rich.markup import escape
 from segkit.config import schema
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, Manifest
+from segkit.data.io.base import suffix_of
 from segkit.data.io.exif import as_stored
 from segkit.data.io.volumes import n_volumes
 from segkit.data.labels import LabelMap
 from segkit.data.phantoms.base import MARK, VERSION, write
 from segkit.data.slices import view
-from segkit.data.sources import source_name
+from segkit.data.sources import Source, source_name
+from segkit.data.sources.files import Exclude
 from segkit.system.errors import Problem, SegkitError, nearest
 from segkit.system.files import natural
 from segkit.system.progress import console
@@ -46,7 +49,7 @@ class Listing:
         return Manifest(self.name, self.root, self.cases, labels, self.is_phantom, self.source_keys)
 
     def statistics_folder(self, cache_dir: Path) -> Path:
-        place = hashlib.sha1(str(self.root).encode(), usedforsecurity=False).hexdigest()[:10]
+        place = hashlib.sha1(os.fsencode(self.root), usedforsecurity=False).hexdigest()[:10]
         return cache_dir / f"facts-{self.name}-{place}"
 
 
@@ -54,19 +57,23 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) ->
     """Build the source, or its phantom where `data.root` is not set, and list its cases in natural order of their ids."""
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
     source = instantiate(data.source, allow=allow, root=root)
+    exclude = Exclude(tuple(data.exclude))
+    if isinstance(source, Source):
+        source.is_excluded = exclude
     try:
         listed = [_as_stored(case) if data.exif == "stored" else case for case in source.cases()]
     except OSError as error:
         raise SegkitError(f"{root} cannot be listed: {error}") from error
     problems: list[Problem] = list(source.problems)
     if data.fourth_axis == "auto" and not getattr(source, "has_channel_axis", False):
-        problems += _four_dimensional(_without(listed, data.exclude))
+        problems += _four_dimensional(_without(listed, exclude))
     unique = _unique(sorted(listed, key=lambda case: natural(case.id)), problems)
-    viewed = view(_without(unique, data.exclude), data.dims, data.neighbours, problems)
-    cases = sorted(_without(viewed, data.exclude), key=lambda case: natural(case.id))
+    viewed = view(_without(unique, exclude), data.dims, data.neighbours, problems)
+    cases = sorted(_without(viewed, exclude), key=lambda case: natural(case.id))
     settled = {id_ for id_ in data.exclude if any(_is_about(problem, id_) for problem in source.problems)}
     problems = [problem for problem in problems if not any(_is_about(problem, id_) for id_ in settled)]
-    problems += _unknown_ids([id_ for id_ in data.exclude if id_ not in settled], [*unique, *viewed])
+    unused = [id_ for id_ in data.exclude if id_ not in settled | exclude.used]
+    problems += _unknown_ids(unused, [*unique, *viewed])
     if not cases and not any(problem.severity == "error" for problem in problems):
         left = "every case is excluded" if listed else f"no case found by {type(source).__name__}"
         problems.append(Problem(str(root), left, "check data.root, data.source and data.exclude"))
@@ -102,20 +109,22 @@ def _unique(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
     return list(seen.values())
 
 
-def _without(cases: Sequence[Case], exclude: Sequence[str]) -> list[Case]:
+def _without(cases: Sequence[Case], exclude: Exclude) -> list[Case]:
     """Leave out cases by id, and all slices of a volume by its name."""
-    names = set(exclude)
-    return [case for case in cases if case.id not in names and case.volume not in names]
+    return [case for case in cases if not exclude(case.id, case.volume)]
 
 
 def _is_about(problem: Problem, id_: str) -> bool:
-    """Whether a problem of the layout is about one case, so that excluding the case solves it."""
-    return re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.fix}") is not None
+    """Whether a problem of the layout is about one case, or about one that fits a pattern, so that excluding it solves the problem."""
+    if re.search(rf'(^|[\s"/]){re.escape(id_)}($|[\s".])', f"{problem.where} {problem.fix}"):
+        return True
+    tails = [problem.where, *(problem.where[i + 1 :] for i, letter in enumerate(problem.where) if letter == "/")]
+    return any(fnmatchcase(tail.removesuffix(suffix_of(tail)), id_) for tail in tails if suffix_of(tail))
 
 
 def _unknown_ids(exclude: Sequence[str], cases: Sequence[Case]) -> list[Problem]:
     known = {case.id for case in cases} | {case.volume for case in cases}
-    return [Problem("data.exclude", f"{id_!r} is not a case", nearest(id_, known) or "remove it") for id_ in exclude if id_ not in known]
+    return [Problem("data.exclude", f"{id_!r} is not a case", nearest(id_, known) or "remove it") for id_ in exclude]
 
 
 # the phantom

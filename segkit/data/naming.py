@@ -14,6 +14,7 @@ from segkit.data.manifest import Listing
 from segkit.data.mask_values import cut_between_clusters, gray_counts
 from segkit.data.statistics import Statistics, values_seen
 from segkit.system.errors import Problem, SegkitError, few
+from segkit.system.shell import argument
 
 MAX_PROPOSED = 20
 """With more distinct values than this, a mask holds gray levels instead of labels, and no label map is proposed."""
@@ -46,7 +47,7 @@ def _names_in_files(found: Listing) -> dict[str, str]:
 def labels_line(names: Mapping[str, str]) -> str:
     """The override to type on the command line, whose grammar has no #: colors are written 0xrrggbb there."""
     inner = ", ".join(f"{_typed(value.replace('#', '0x'))}: {_typed(name)}" for value, name in names.items())
-    return f"data.labels='{{{inner}}}'"
+    return argument("data.labels", f"{{{inner}}}")
 
 
 def _typed(word: str) -> str:

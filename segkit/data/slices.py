@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from segkit.data.case import Case, Pixels, grouped
+from segkit.data.case import Case, Pixels, exclude_line, grouped
 from segkit.data.io.base import ReadError
 from segkit.data.labels import Array
 from segkit.system.errors import Problem
 from segkit.system.files import natural
+from segkit.system.shell import override
 
 KEPT_BYTES = 1 << 30
 """Memory for decoded volumes: a gigabyte (but always the latest one)."""
@@ -166,7 +167,9 @@ def view(cases: Sequence[Case], dims: int, neighbours: Sequence[int], problems: 
     """`cases` as 2-D or 3-D ones; what prevents that is added to `problems`."""
     if dims == 3:
         if list(neighbours) != [0]:
-            problems.append(Problem("data.neighbours", "is for slices; a volume contains its neighbors", "add  data.neighbours=[0]"))
+            problems.append(
+                Problem("data.neighbours", "is for slices; a volume contains its neighbors", f"add  {override('data.neighbours', [0])}")
+            )
         return volumes(cases, problems)
     return with_neighbours(slices(cases, problems), neighbours, problems)
 
@@ -181,7 +184,7 @@ def slices(cases: Sequence[Case], problems: list[Problem]) -> list[Case]:
         try:
             n = shape_of(case.image)[0]
         except ReadError as error:
-            problems.append(Problem(str(error.path), error.reason, f"fix the file, or  data.exclude='[\"{case.id}\"]'"))
+            problems.append(Problem(str(error.path), error.reason, f"fix the file, or  {exclude_line([case.id])}"))
             continue
         flat += [slice_of(case, z) for z in range(n)]
     separate = by_volume([case for case in flat if case.whole is None])  # slices that came as files of their own
@@ -218,7 +221,7 @@ def with_neighbours(cases: Sequence[Case], offsets: Sequence[int], problems: lis
     alone = [case for case in cases if not case.volume]
     if alone:
         what = f"needs neighboring slices, but {len(alone)} images belong to no volume, e.g. {alone[0].id}"
-        problems.append(Problem("data.neighbours", what, "add  data.neighbours=[0]"))
+        problems.append(Problem("data.neighbours", what, f"add  {override('data.neighbours', [0])}"))
         return list(cases)
     stacked: dict[str, Case] = {}
     for members in by_volume(cases).values():

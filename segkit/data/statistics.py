@@ -227,7 +227,7 @@ def data_fingerprint(statistics: Statistics) -> str:
     content = hashlib.sha256()
     for id_ in sorted(statistics):
         masks = [f"{plane}:{mask.sha1}" for plane, mask in sorted(statistics[id_].masks.items())]
-        content.update("\t".join([id_, statistics[id_].sha1, *masks]).encode() + b"\n")
+        content.update("\t".join([id_, statistics[id_].sha1, *masks]).encode(errors="surrogateescape") + b"\n")
     return content.hexdigest()
 
 

@@ -24,6 +24,7 @@ from segkit.system.environment import Shard
 from segkit.system.errors import DiskFull, Problem, SegkitError, first_line, nearest
 from segkit.system.files import is_full
 from segkit.system.progress import track
+from segkit.system.shell import override
 
 SIZES = "sizes.csv"
 """Area in mm2 or volume in mm3 of every class and image."""
@@ -121,7 +122,7 @@ def open_writers(names: Iterable[str], items: Sequence[InputItem], target: Targe
     for name, writer in zip(names, writers, strict=True):
         if reason := _refusal(writer, arranged):
             possible = [other for other, format_ in FORMATS.items() if not _refusal(format_(target), arranged)]
-            fix = f"possible here: formats=[{','.join(possible)}]" + ("" if possible else ", masks alone")
+            fix = f"possible here: {override('formats', possible)}" + ("" if possible else ", masks alone")
             raise SegkitError(f"formats: {name} cannot be written, as {reason};   {fix}")
     return arranged, writers
 

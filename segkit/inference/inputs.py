@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.images import ImageFile
 from segkit.data.io.volumes import VolumeFile, is_volume_file, n_volumes
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
-from segkit.data.sources.base import image_files
+from segkit.data.sources.files import all_files, image_files
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
 from segkit.system.files import natural
+from segkit.system.text import readable
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,9 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
     if path.is_dir():
         found, root = list(image_files(path, below=[output])), path
     else:
-        matches = sorted(glob.glob(str(path), recursive=True), key=natural)  # noqa: PTH207 (an absolute pattern)
-        files = [Path(match) for match in matches if Path(match).is_file()]
-        found = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
         root = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts[:-1]))  # up to the first wildcard
+        files = [match for match in matches(path, root) if match.is_file()]
+        found = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
     if not found:
         what = "folder holds no image" if path.is_dir() else "there is no such file, folder or match"
         raise SegkitError(
@@ -145,11 +147,21 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
     return found, root
 
 
+def matches(path: Path, root: Path) -> list[Path]:
+    """The files that fit a glob; `**` follows links to folders, but not back into a folder above them."""
+    if "**" not in path.parts:
+        return sorted((Path(match) for match in glob.glob(str(path))), key=lambda match: natural(str(match)))  # noqa: PTH207 (absolute)
+    parts = (path / "*" if path.name == "**" else path).relative_to(root).parts
+    below = [r"(?:[^/]+/)*" if part == "**" else fnmatch.translate(part).replace(".*", "[^/]*")[:-2] + "/" for part in parts]
+    pattern = re.compile("".join(below).removesuffix("/"))
+    return [file for file in all_files(root) if pattern.fullmatch(file.relative_to(root).as_posix())]
+
+
 def name_masks(images: Sequence[Path], root: Path) -> Mapping[Path, str]:
     """The name of each mask, without suffix. Two images that would share a name keep their suffix in it."""
-    plain = {image: (image.relative_to(root).parent / stem(image)).as_posix() for image in images}
+    plain = {image: readable((image.relative_to(root).parent / stem(image)).as_posix()) for image in images}
     taken = Counter(plain.values())
-    names = {image: name if taken[name] == 1 else image.relative_to(root).as_posix() for image, name in plain.items()}
+    names = {image: name if taken[name] == 1 else readable(image.relative_to(root).as_posix()) for image, name in plain.items()}
     if len(set(names.values())) < len(images):
         raise SegkitError("input holds images whose masks would share a name;   predict them one folder at a time")
     return names

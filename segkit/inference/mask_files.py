@@ -17,7 +17,8 @@ from segkit.data.io.images import MaskFile
 from segkit.data.io.volumes import VolumeMask
 from segkit.data.labels import Array, LabelMap
 from segkit.data.slices import Slice, Volume
-from segkit.data.sources.base import Keyed, image_files, key_of, pair, unreadable
+from segkit.data.sources.base import pair, unreadable
+from segkit.data.sources.files import Keyed, image_files, key_of
 from segkit.inference.inputs import InputItem, of_cases
 from segkit.inference.predictor import Prediction
 from segkit.inference.writers.masks import mask_paths

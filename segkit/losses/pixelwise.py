@@ -110,7 +110,7 @@ class FocalLoss(PixelLoss):
         if self.gamma < 1:
             raise SegkitError(f"FocalLoss: gamma = {self.gamma}, but below 1 the gradient of a sure pixel is infinite")
         if self.mode == "multiclass" and self.alpha is not None:
-            raise SegkitError("FocalLoss: alpha is for one structure against background;   use  class_weights={NAME: WEIGHT}")
+            raise SegkitError("FocalLoss: alpha is for one structure against background;   use  'class_weights={NAME: WEIGHT}'")
         super().__post_init__()
 
     def of_pixel(self, logits: Tensor, clean: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from segkit.models.weights import files, load
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import atomic_path
 from segkit.system.plain import read_json
+from segkit.system.shell import override
 
 HUB, SAFETENSORS = "hf://", ".safetensors"
 WEIGHTS_FILE, METADATA_FILE = f"model{SAFETENSORS}", "segkit.json"
@@ -107,7 +108,8 @@ def read_shared(path: Path) -> dict[str, Any]:
     """A checkpoint as `segkit.save` wrote it: weights in the safetensors format, the metadata beside them."""
     beside = path.with_name(METADATA_FILE)
     if not beside.is_file():
-        raise SegkitError(f"{path} has no {METADATA_FILE} beside it: it holds weights alone;   segkit import weights={path}")
+        what = f"{path} has no {METADATA_FILE} beside it: it holds weights alone"
+        raise SegkitError(f"{what};   segkit import {override('weights', str(path))}")
     content = {"state_dict": files.load(path), METADATA_KEY: read_json(beside)}
     known = files.remarks(path).get(DIGEST)
     if known is not None and known != digest(content["state_dict"], content[METADATA_KEY]):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segkit.system.errors import SegkitError
+from segkit.system.shell import override
 
 SEARCHED = 4096
 """No network of use needs a larger step to its next possible size."""
@@ -74,7 +75,7 @@ class Shape:
             above = [self._first(range(n, n + SEARCHED), axis)[0] for axis, n in enumerate(size)]
             smaller = [n for n in below if n is not None]
             choices = [above] if len(smaller) < len(below) else [smaller, above]
-            ways = "  or  ".join(f"{key}={list(choice)}".replace(" ", "") for choice in choices)
+            ways = "  or  ".join(override(key, list(choice)) for choice in choices)
             raise SegkitError(f"{key} = {list(size)}: this network cannot take that size, for its levels would not meet;   use  {ways}")
         return tuple(out for out in outputs if out is not None)
 

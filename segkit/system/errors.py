@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from segkit.system.text import one_line
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -20,6 +22,10 @@ class Problem:
     what: str
     fix: str = ""
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("where", "what", "fix"):
+            object.__setattr__(self, name, one_line(getattr(self, name)))
 
     def as_dict(self) -> dict[str, str]:
         """As in audit.json, whose key for the fix is older than this class."""

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 
@@ -31,18 +31,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written to it becomes `path` when the block ends well.
 
     The name ends in `.tmp`, so the writer must be given its format. On any failure the temporary file is removed and the old one
-    stays as it was; a full disk raises `DiskFull`.
+    stays as it was; a full disk raises `DiskFull`, and a name that is too long `SegkitError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id alone: containers that share a folder may have the same
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    start = path.name.encode(errors="ignore")[:200].decode(errors="ignore")  # a name has 255 bytes at most
+    temporary = path.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(path)
     except BaseException as error:
         full = is_full(error, path.parent)  # asked before the removal frees what was written
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            n = len(os.fsencode(path.name))
+            raise SegkitError(f"the name {path.name[:20]}…{path.name[-20:]} has {n} bytes, too many for a disk;   shorten it") from error
         if full:
             old = "the previous file is intact" if path.exists() else "nothing was kept"
             raise DiskFull(f"disk full while writing {path}; {old};   free some space and run it again") from error
@@ -51,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    write_bytes_atomic(path, text.encode())
+    write_bytes_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def write_csv_atomic(path: Path, rows: Iterable[Iterable[object]]) -> None:

@@ -34,7 +34,7 @@ def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None
     key, size = ("sampling.patch", cfg.sampling.patch) if cfg.sampling.patch else ("preprocess.size", cfg.preprocess.size)
     if size is None:
         if model.target in ("center_crop", "resize"):
-            raise SegkitError(f"model.target={model.target} needs images of one size;   add  preprocess.size=[ROWS,COLUMNS]")
+            raise SegkitError(f"model.target={model.target} needs images of one size;   add  'preprocess.size=[ROWS,COLUMNS]'")
         return
     if len(size) != metadata.dims:
         kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)

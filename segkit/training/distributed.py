@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from segkit.system.environment import PARENT, job
 from segkit.system.errors import SegkitError
+from segkit.system.shell import override
 
 POLL_SECONDS, GRACE_SECONDS, END_SECONDS = 0.5, 10.0, 3.0
 
@@ -135,7 +136,8 @@ def lost(others: Sequence[Process], run: Path, seconds: float = 0.0) -> str:
         time.sleep(0.02)
     number, code = failed[0]
     how = f"was killed by signal {-code}" if code < 0 else f"has failed (exit code {code}; see its traceback above)"
-    return f"process {number} of the {len(others) + 1} that share this training {how};   resume with  segkit train resume={run}"
+    resume = f"segkit train {override('resume', str(run))}"
+    return f"process {number} of the {len(others) + 1} that share this training {how};   resume with  {resume}"
 
 
 def is_about_connection(error: RuntimeError) -> bool:

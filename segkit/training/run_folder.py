@@ -28,6 +28,7 @@ from segkit.system.files import remove_leftovers, write_text_atomic
 from segkit.system.locks import own
 from segkit.system.plain import fitted, read_json, read_yaml
 from segkit.system.processes import identity
+from segkit.system.shell import override
 
 PLACE_KEYS = (
     *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
@@ -194,7 +195,7 @@ class RunFolder:
             return run
         state = run.status.get("state")
         if state == "finished" and run.status.get("ended_by") != TIME:
-            raise SegkitError(f"resume={path}: this run is finished;   segkit evaluate ckpt={path}")
+            raise SegkitError(f"resume={path}: this run is finished;   segkit evaluate {override('ckpt', str(path))}")
         if (state == "running" and run.is_alive()) or not run.lock():
             raise SegkitError(f"resume={path}: {run.trainer}")
         run.remove_leftovers()
@@ -210,8 +211,8 @@ class RunFolder:
 
     def how_to_resume(self, cfg: Train) -> str:
         """The command."""
-        permission = [f"allow_targets=[{','.join(cfg.allow_targets)}]"] if cfg.allow_targets else []
-        return shlex.join(["segkit", "train", f"resume={self.path}", *permission])
+        permission = [override("allow_targets", cfg.allow_targets)] if cfg.allow_targets else []
+        return " ".join(["segkit", "train", override("resume", str(self.path)), *permission])
 
     def command(self, *more: str, without: Sequence[str] = ()) -> str:
         """The command that began it, as a new run with `more` overrides, and without those of some keys."""
@@ -358,7 +359,9 @@ def reserve(parent: Path, name: str | None) -> Path:
             if not is_abandoned(parent / str(candidate)):
                 continue
         return parent / str(candidate)
-    raise SegkitError(f"{parent / str(name)} exists;   choose another  run=NAME,  or continue it with  resume={parent / str(name)}")
+    raise SegkitError(
+        f"{parent / str(name)} exists;   choose another  run=NAME,  or continue it with  {override('resume', str(parent / str(name)))}"
+    )
 
 
 def is_abandoned(folder: Path) -> bool:

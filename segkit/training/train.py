@@ -45,6 +45,7 @@ from segkit.system.files import CACHE, check_writable, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.plain import read_json
 from segkit.system.progress import console
+from segkit.system.shell import override
 from segkit.training.callbacks.checkpoints import link_or_copy
 from segkit.training.callbacks.ending import TimeLimit
 from segkit.training.callbacks.logging import record_hparams
@@ -85,7 +86,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     end_with_parent()
     cfg = named_after_job(cfg)
     if done := RunFolder.finished(cfg):
-        console.print(f"{done.path} is finished already;   segkit evaluate ckpt={done.path}")
+        console.print(f"{done.path} is finished already;   segkit evaluate {override('ckpt', str(done.path))}")
         return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)

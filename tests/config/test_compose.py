@@ -61,7 +61,7 @@ def test_all_mistakes_are_reported_together() -> None:
         ("max_epochs=3", "max_epochs", "no such key; did you mean trainer.max_epochs?"),
         ("optimizer.amsgrad=true", "optimizer.amsgrad", "add it with  +optimizer.amsgrad=true"),
         ("optimizer._target_=torch.optim.AdamX", "optimizer", "did you mean torch.optim.Adam?"),
-        ("model._target_=mynets.Net", "model", "add  allow_targets=[mynets]"),
+        ("model._target_=mynets.Net", "model", "add  allow_targets='[mynets]'"),
         ("model._target_=os.system", "model", "os.system is outside the allowed packages"),
         ("+model._partial_=true", "model._partial_", "is not supported"),
         ("+optimizer.params=3", "optimizer.params", "leave it out"),
@@ -169,7 +169,7 @@ def test_evaluate_knows_which_data_keys_were_given() -> None:
 
 
 def test_own_configs_are_found_and_own_code_is_imported_only_where_it_is_allowed(user: Path) -> None:
-    assert "add  allow_targets=[door_nets]" in complaints("train", "data=mine")["data.source"]
+    assert "add  allow_targets='[door_nets]'" in complaints("train", "data=mine")["data.source"]
     assert "door_nets" not in sys.modules
     allowed = ["data=mine", "allow_targets=[door_nets]"]
     composing.check("train", allowed)

@@ -95,7 +95,7 @@ def test_data_with_other_class_names(here: Path, trained: Path) -> None:
 
 def test_an_image_of_another_kind_and_a_format_that_cannot_hold_the_images(here: Path, trained: Path) -> None:
     said = refused("predict", f"ckpt={trained}", "input=scans", MASKS, "formats=[dicom_seg]")
-    assert "a.png is not a DICOM image;   possible here: formats=[labelme,nerve]" in said
+    assert "a.png is not a DICOM image;   possible here: formats='[labelme,nerve]'" in said
     said = refused("predict", f"ckpt={trained}", "input=scans", MASKS, "formats=[hc18]")
     assert "the pixel size of scans/a.png is not known" in said
     (here / "dicom").mkdir()

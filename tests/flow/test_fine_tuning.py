@@ -101,7 +101,7 @@ def test_an_inadmissible_size_is_refused_before_training(segkit_in: Cli, tmp_pat
     keys = ("model=unet_valid", "model.target=center_crop", "model.widths=[2,2,2,2,2]", "preprocess.size=[696,696]", "run=x")
     done = segkit_in("train", *SMALL, *keys)
     assert done.returncode == 2
-    assert "use  preprocess.size=[684,684]  or  preprocess.size=[700,700]" in done.stderr
+    assert "use  preprocess.size='[684,684]'  or  preprocess.size='[700,700]'" in done.stderr
     assert not (tmp_path / "outputs/small/x").exists()
 
 

@@ -208,7 +208,7 @@ def test_a_folder_with_three_classes_and_its_own_network_needs_no_change_in_segk
     assert np.mean([float(row["dice"]) for row in scores(run / "cases.csv")]) > 0.8
     refused = run_segkit(tmp_path, "predict", f"ckpt={run}", f"input={tmp_path}/set/images/1.png", "output=out")
     assert refused.returncode == 2
-    assert "allow_targets=[mynets]" in refused.stderr
+    assert "allow_targets='[mynets]'" in refused.stderr
     done = run_segkit(tmp_path, "predict", f"ckpt={run}", f"input={tmp_path}/set/images/1.png", "output=out", "allow_targets=[mynets]")
     assert done.returncode == 0, done.stderr
     mask = cv2.imread(str(tmp_path / "out/1.png"), 0)

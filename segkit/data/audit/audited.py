@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from segkit.data.case import Case, Manifest, Pixels, relative
+from segkit.data.case import Case, Manifest, Pixels, exclude_line, relative
 from segkit.data.statistics import CaseStatistics, MaskStatistics, Statistics
 from segkit.data.structures import Structure
 from segkit.system.errors import Problem
@@ -86,9 +86,3 @@ def others(cases: Sequence[Case]) -> str:
 
 def leave_out(cases: Sequence[Case]) -> str:
     return exclude_line([case.id for case in cases]) if len(cases) <= MAX_NAMED else INSPECT
-
-
-def exclude_line(ids: Sequence[str]) -> str:
-    """The override that leaves cases out; quoted, since 012 would lose its zero."""
-    quoted = ",".join(f'"{id_}"' for id_ in ids)
-    return f"data.exclude='[{quoted}]'"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segkit.data.audit.audited import Audited, exclude_line, leave_out, others
+from segkit.data.audit.audited import Audited, leave_out, others
 from segkit.data.audit.label_checks import MAX_LINES, check_labels
-from segkit.data.case import Case, Manifest, grouped, relative
+from segkit.data.case import Case, Manifest, exclude_line, grouped, relative
 from segkit.data.io.exif import UPRIGHT
 from segkit.data.io.masks import same_aspect
 from segkit.data.splits import IN_WORDS, SUBSETS, Split

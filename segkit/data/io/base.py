@@ -18,6 +18,7 @@ from PIL import Image
 
 from segkit.data.labels import Array as Array
 from segkit.system.errors import SegkitError, few, first_line
+from segkit.system.text import one_line
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
 VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".npy", ".npz"})
@@ -42,7 +43,8 @@ class ReadError(SegkitError):
 
     def __init__(self, path: Path | str, reason: str = "") -> None:
         reason = _printable(reason, "?")  # bytes of a damaged file, in one line
-        super().__init__(f"{path}: {reason}" if reason else str(path))
+        shown = one_line(str(path))
+        super().__init__(f"{shown}: {reason}" if reason else shown)
         self.path, self.reason = Path(path), reason
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import permutations
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from segkit.data.case import Case, Pixels, grouped, relative
-from segkit.data.io.base import IMAGE_SUFFIXES, VOLUME_SUFFIXES, ReadError, read_json, stem, suffix_of
+from segkit.data.case import Case, Pixels, relative
+from segkit.data.io.base import ReadError, read_json
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.masks import AS_STORED, MaskRules
 from segkit.data.io.slicer import is_slicer, segment_files
 from segkit.data.io.volumes import VolumeFile, VolumeMask, header, is_volume_file, same_grid
 from segkit.data.slices import Channels
+from segkit.data.sources.files import Exclude, Keyed
 from segkit.system.errors import Problem, SegkitError, Severity, nearest
-from segkit.system.files import natural
+from segkit.system.shell import override
 
-SUFFIXES = IMAGE_SUFFIXES | VOLUME_SUFFIXES
 Labels = Mapping[int | str, str]
 
 
@@ -46,6 +46,7 @@ class Source(ABC):
     Attributes:
         problems: one `Problem` for everything that is not well paired (an orphan, an ambiguous pair), filled by `cases`.
         default_labels: `labels`, or what `cases` has found in the files of the layout.
+        is_excluded: `data.exclude`, so that what is left out needs no partner.
     """
 
     def __init__(self, root: Path, labels: Labels | None = None, group: str | None = None) -> None:
@@ -53,6 +54,7 @@ class Source(ABC):
         self.default_labels = labels
         self.problems: list[Problem] = []
         self.mask_rules: MaskRules = AS_STORED
+        self.is_excluded = Exclude()
         self._warned: dict[str, tuple[int, int]] = {}
         try:
             self._pattern = re.compile(group) if group else None
@@ -86,8 +88,12 @@ class Source(ABC):
 
     def report_root(self, what: str, pattern: str, holds: str, where: Path | None = None) -> None:
         """Report that root is not the folder it should be, naming a folder in it that is, by what lies in that one."""
-        inner = sorted(self.root.glob(f"*/{pattern}"))
-        fix = f"data.root={self.root / inner[0].relative_to(self.root).parts[0]}" if inner else f"data.root = the folder that holds {holds}"
+        names = dict.fromkeys(path.relative_to(self.root).parts[0] for path in sorted(self.root.glob(f"*/{pattern}")))
+        fix = (
+            "  or  ".join(override("data.root", str(self.root / name)) for name in list(names)[:4])
+            if names
+            else f"data.root = the folder that holds {holds}"
+        )
         self.report(str(where or self.root), what, fix)
 
     def check_choice(self, key: str, value: Any, choices: Iterable[Any], severity: Severity = "error") -> None:
@@ -111,19 +117,22 @@ class Source(ABC):
     def pairs(self, images: Keyed, masks: Keyed) -> Iterator[tuple[str, Path, Path]]:
         """Yield key, image and mask; report what is ambiguous or alone, with the name that the missing partner would have."""
         self.report_ambiguous(images, masks)
-        for key, image in images.one.items():
-            if key in masks.one:
-                yield key, image, masks.one[key]
-            elif key not in masks:
-                self.report(image, f"has no mask {self.shown(masks.folder / key)}{masks.ending}", "add the mask, or move the image away")
-        for key, mask in masks.one.items():
-            if key not in images:
-                self.report(mask, f"has no image {self.shown(images.folder / key)}{images.ending}", "add the image, or move the mask away")
+        yield from ((key, image, masks.one[key]) for key, image in images.one.items() if key in masks.one)
+        for (kind, these), (partner, others) in permutations((("image", images), ("mask", masks))):
+            alone = {key: path for key, path in these.one.items() if key not in others and not self.is_excluded(key)}
+            if alone:
+                what = f"has no {partner} {self.shown(others.folder / next(iter(alone)))}{others.ending}"
+                self.report_alone(list(alone.values()), what, f"add the {partner}, or move the {kind} away")
+
+    def report_alone(self, paths: Sequence[Path], what: str, fix: str) -> None:
+        """Report files without partner as one problem: the first, and how many more."""
+        more = f" (and {len(paths) - 1} more, such as {paths[1].name})" if len(paths) > 1 else ""
+        self.report(paths[0], what + more, fix)
 
     def report_ambiguous(self, images: Keyed, masks: Keyed) -> None:
         """Report keys that several files have."""
         for kind, keyed in (("image", images), ("mask", masks)):
-            for key, paths in keyed.several.items():
+            for key, paths in ((key, paths) for key, paths in keyed.several.items() if not self.is_excluded(key)):
                 names = " and ".join(path.name for path in paths)
                 self.report(paths[0], f"ambiguous: {names} could be the {kind} of {key}", "keep one of them")
 
@@ -144,7 +153,7 @@ class Source(ABC):
             self.report(where, "names no image", "name it, or remove the entry")
             return None
         try:
-            for path in _places(name, folder):
+            for path in places_of(name, folder):
                 if not self.is_below(path):
                     fix = "put the file itself below data.root, or set data.root to a folder above all files"
                     self.report(where, f"names {name}, which leads out of data.root to {path.resolve()}", fix)
@@ -199,62 +208,7 @@ class Reporting:
         return isinstance(error, ReadError)
 
 
-# files
-
-
-def all_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield the files under `folder`, recursively, in natural order; hidden ones and those under `below` are left out."""
-    skipped = {path.absolute() for path in below}
-    for current, folders, files in os.walk(folder):
-        here = Path(current)
-        folders[:] = [f for f in sorted(folders, key=natural) if not f.startswith(".") and (here / f).absolute() not in skipped]
-        yield from (here / name for name in sorted(files, key=natural) if not name.startswith("."))
-
-
-def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield the image and volume files among `all_files`."""
-    return (path for path in all_files(folder, below) if suffix_of(path.name).lower() in SUFFIXES)
-
-
-def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """Files that lie in `folder` itself, in natural order; hidden ones are left out, and those of other suffixes."""
-    found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-    return sorted((path for path in found if suffix_of(path.name).lower() in suffixes), key=lambda path: natural(path.name))
-
-
-def key_of(path: Path, folder: Path, suffix: str = "") -> str:
-    """Path below `folder` without extension and `suffix`; composed accents, so that a file copied from a Mac finds its pair."""
-    name = path.relative_to(folder).with_name(stem(path)).as_posix()
-    return unicodedata.normalize("NFC", name.removesuffix(suffix))
-
-
-@dataclass(frozen=True)
-class Keyed:
-    """Files by key, the keys that several files have, and where a missing one is expected: `folder`, key and `ending`."""
-
-    one: Mapping[str, Path]
-    several: Mapping[str, tuple[Path, ...]]
-    folder: Path
-    ending: str
-
-    @classmethod
-    def of(
-        cls, files: Iterable[Path], folder: Path, suffix: str = "", ending: str = ".*", key: Callable[[Path], str] | None = None
-    ) -> Keyed:
-        """Files by `key`, or else by their path below `folder` without `suffix`, see `key_of`."""
-        by_key = grouped((key(path) if key else key_of(path, folder, suffix), path) for path in files)
-        several = {key: tuple(paths) for key, paths in by_key.items() if len(paths) > 1}
-        return cls({key: paths[0] for key, paths in by_key.items() if len(paths) == 1}, several, folder, f"{suffix}{ending}")
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.one or key in self.several
-
-    @property
-    def keys(self) -> list[str]:
-        return sorted({*self.one, *self.several}, key=natural)
-
-
-def _places(name: str, folder: Path) -> Iterator[Path]:
+def places_of(name: str, folder: Path) -> Iterator[Path]:
     """Where a named file may be: as written, and as Windows writes it. Drives of another computer are ignored."""
     windows = PureWindowsPath(name)
     if windows.drive:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from segkit.data.case import Case
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region, shape_of, slice_of
-from segkit.data.sources.base import Source, files_in
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import files_in, walk
 from segkit.system.files import natural
+from segkit.system.shell import override
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
@@ -84,18 +85,17 @@ class BraTS(Source):
             self.check_choice("modalities", modality, MODALITIES)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             what = "names one twice" if self.modalities else "is empty"
-            self.report("data.source.modalities", what, f"data.source.modalities=[{','.join(MODALITIES)}]")
+            self.report("data.source.modalities", what, override("data.source.modalities", MODALITIES))
         if self.slices is not None and (len(self.slices) != 3 or min(self.slices) < 0 or self.slices[2] < 1 or not range(*self.slices)):
             what = f"{list(self.slices)} is not a [start, stop, step] that holds a slice"
-            self.report("data.source.slices", what, "data.source.slices=[50,105,10]")
+            self.report("data.source.slices", what, override("data.source.slices", [50, 105, 10]))
 
     def _folders(self) -> list[Path]:
         found = []
-        for current, folders, _ in os.walk(self.root):
-            here = Path(current)
+        for here, folders, _ in walk(self.root):
             found += [here / name for name in folders if _CASE.fullmatch(name)]
             deeper = len(here.relative_to(self.root).parts) + 1 < DEPTH
-            folders[:] = [name for name in folders if deeper and not _CASE.fullmatch(name) and not name.startswith(".")]
+            folders[:] = [name for name in folders if deeper and not _CASE.fullmatch(name)]
         return sorted((folder for folder in found if any(_volumes(folder))), key=lambda folder: natural(folder.name))
 
     def _case(self, folder: Path) -> Iterator[Case]:
@@ -121,7 +121,7 @@ class BraTS(Source):
             self.report(folder, f"ambiguous: {' and '.join(path.name for path in found)}", "keep one of them")
         else:
             others = [m for m in self.modalities if m != modality]
-            fix = f"add it, or  data.source.modalities=[{','.join(others)}]" if others else "add it, or move the folder away"
+            fix = f"add it, or  {override('data.source.modalities', others)}" if others else "add it, or move the folder away"
             self.report(folder / f"{folder.name}_{modality}.nii.gz", "is missing", fix)
         return None
 
@@ -131,7 +131,7 @@ class BraTS(Source):
         wanted = [z for z in range(*self.slices) if z < depth]
         if not wanted:
             what = f"has {depth} slices, of which data.source.slices={list(self.slices)} takes none"
-            self.report(volume.image.paths[0], what, f"data.source.slices=[0,{depth},1]", "warning")
+            self.report(volume.image.paths[0], what, override("data.source.slices", [0, depth, 1]), "warning")
         return [slice_of(volume, z) for z in wanted]
 
 

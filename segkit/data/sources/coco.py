@@ -20,6 +20,7 @@ from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.slices import Blank
 from segkit.data.sources.base import Source, Unusable
 from segkit.system.errors import Severity
+from segkit.system.shell import override
 
 Code = dict[str, Any]
 """An RLE of pycocotools: size [rows, columns], counts in bytes."""
@@ -110,7 +111,7 @@ class Coco(Source):
     def _read(self) -> dict[str, list[Any]]:
         if not self.table.is_file():
             there = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.json"))
-            fix = f"data.source.annotations={there[0]}" if there else "data.root = the folder that holds it"
+            fix = override("data.source.annotations", there[0]) if there else "data.root = the folder that holds it"
             raise Unusable(self.table, "is missing", fix)
         table = read_json(self.table)
         content: dict[str, Any] = table if isinstance(table, dict) else {}

@@ -14,7 +14,8 @@ from segkit.data.io.base import stem
 from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
-from segkit.data.sources.base import Keyed, Labels, Source, Unusable, image_files, read_card
+from segkit.data.sources.base import Labels, Source, Unusable, read_card
+from segkit.data.sources.files import Keyed, image_files
 
 IMAGES, LABELS, CARD = "imagesTr", "labelsTr", "dataset.json"
 MODALITY = "t1ce"

@@ -25,8 +25,10 @@ from segkit.data.io.base import ReadError
 from segkit.data.io.dicom import DicomSlice, RoiPlane, SegPlane
 from segkit.data.io.dicom_series import UNEVEN, Annotation, ImageHeader, Piece, Series, images_of, plane_name, segmentation, structure_set
 from segkit.data.phantoms import dicom as phantom
-from segkit.data.sources.base import Source, Unusable, all_files
+from segkit.data.sources.base import Source, Unusable
+from segkit.data.sources.files import all_files
 from segkit.system.files import natural
+from segkit.system.shell import override
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -179,7 +181,7 @@ class Dicom(Source):
         listed = ", ".join(f"{letter}: {series}" for letter, series in zip("ABCDEFGH", here, strict=False)) + ", ..." * (len(here) > 8)
         why = "no mask refers to one of them" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
         what = f"{count} series of one patient in one folder ({listed}), and {why}"
-        self.report(folder, what, " or ".join(f"data.source.series={_key(series, here)}" for series in here[:4]))
+        self.report(folder, what, " or ".join(override("data.source.series", str(_key(series, here))) for series in here[:4]))
         return []
 
     def _check_stack(self, series: Series) -> None:
@@ -220,7 +222,7 @@ class Dicom(Source):
         for plane, count in counts:
             if count < len(labeled):
                 what = f"drawn in {count} of {len(labeled)} series with masks, and taken as empty in the others"
-                self.report(f"structure {plane}", what, "choose the structures: data.source.segments=[...]", "warning")
+                self.report(f"structure {plane}", what, "choose the structures: 'data.source.segments=[NAME,NAME]'", "warning")
 
     def _masks(self, series: Series, annotations: list[Annotation]) -> dict[str, list[Pixels]]:
         """Return by plane a mask for each slice."""

@@ -16,7 +16,8 @@ from segkit.data.io.base import Array, File, ReadError, read_table
 from segkit.data.io.images import ImageFile, read_mask
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_png
-from segkit.data.sources.base import Keyed, Source, image_files
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import Keyed, image_files
 
 FOLDER, SUFFIX = "training_set", "_Annotation"
 TABLE = "training_set_pixel_size_and_HC.csv"

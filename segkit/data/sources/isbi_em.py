@@ -15,7 +15,8 @@ from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.io.tiff import tiff_pages
 from segkit.data.phantoms import microscopy
 from segkit.data.phantoms.base import write_png
-from segkit.data.sources.base import Keyed, Labels, Source, Unusable, files_in
+from segkit.data.sources.base import Labels, Source, Unusable
+from segkit.data.sources.files import Keyed, files_in
 
 VOLUME = "train"
 SPACING_MM = (50e-6, 4e-6, 4e-6)

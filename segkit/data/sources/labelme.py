@@ -19,8 +19,10 @@ from segkit.data.io.polygons import EmbeddedImage, Shape, ShapeError, Shapes
 from segkit.data.phantoms import chest
 from segkit.data.phantoms.base import png_bytes, write_bytes, write_png
 from segkit.data.slices import Blank
-from segkit.data.sources.base import Source, all_files
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import all_files
 from segkit.system.files import natural
+from segkit.system.shell import override
 
 _UPRIGHT, _ORIENTATION = 1, 0x0112
 
@@ -197,7 +199,7 @@ class LabelMe(Source):
         if self.paint_order is not None:
             lost = [label for label in labels if label not in (*self.paint_order, polygons.IGNORE)]
             if lost:
-                fix = f"data.source.paint_order=[{','.join([*self.paint_order, *lost])}]  or  data.source.leave_out=[{','.join(lost)}]"
+                fix = f"{override('data.source.paint_order', [*self.paint_order, *lost])}  or  {override('data.source.leave_out', lost)}"
                 self.report("data.source.paint_order", f"lacks the labels {', '.join(lost)}", fix)
         return labels
 

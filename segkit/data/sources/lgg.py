@@ -16,7 +16,8 @@ from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_tiff
 from segkit.data.slices import Slice, Volume, recent
-from segkit.data.sources.base import Keyed, Source, files_in
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import Keyed, files_in
 from segkit.system.files import natural
 
 FOLDER = "kaggle_3m"

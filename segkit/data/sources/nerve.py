@@ -13,7 +13,8 @@ from segkit.data.io.base import read_table
 from segkit.data.io.images import ImageFile, MaskFile, image_shape
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_tiff
-from segkit.data.sources.base import Keyed, Source, files_in
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import Keyed, files_in
 
 FOLDER, TABLE, SUFFIX = "train", "train_masks.csv", "_mask"
 COLUMNS = ("subject", "img", "pixels")

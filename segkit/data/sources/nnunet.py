@@ -14,8 +14,9 @@ from segkit.data.io.volumes import header, is_volume_file
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region
-from segkit.data.sources.base import Keyed, Source, Unusable, read_card
+from segkit.data.sources.base import Source, Unusable, read_card
 from segkit.data.sources.decathlon import CARD, IMAGES, LABELS, consecutive
+from segkit.data.sources.files import Keyed
 from segkit.system.files import natural
 
 BACKGROUND = "background"

@@ -12,7 +12,8 @@ from segkit.data.io.base import Array
 from segkit.data.phantoms import xray
 from segkit.data.phantoms.base import write_nifti
 from segkit.data.slices import Region
-from segkit.data.sources.base import Keyed, Source, files_in, key_of
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import Keyed, files_in, key_of
 
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 """Subset by folder."""

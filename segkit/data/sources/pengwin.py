@@ -16,7 +16,8 @@ from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.phantoms import xray
 from segkit.data.phantoms.base import write_tiff
 from segkit.data.slices import recent
-from segkit.data.sources.base import Keyed, Source, files_in
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import Keyed, files_in
 
 CATEGORIES = {"SA": 1, "LI": 2, "RI": 3}
 FRAGMENTS = 10

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segkit.data.case import Case, Pixels, grouped
+from segkit.data.case import Case, Pixels, exclude_line, grouped
 from segkit.data.io import rle
 from segkit.data.io.base import ReadError, read_table
 from segkit.data.io.images import ImageFile
 from segkit.data.phantoms import tomography
 from segkit.data.phantoms.base import write_png
-from segkit.data.sources.base import Source, files_in
+from segkit.data.sources.base import Source
+from segkit.data.sources.files import files_in
 
 CLASSES = tomography.HOLLOW
 COLUMNS = ("id", "class", "segmentation")
@@ -189,7 +190,7 @@ class UWMadison(Source):
                 if image is not None:
                     rle.runs(coded.code, image.rows, image.columns)
             except rle.RunLengthError as error:
-                self.report(where, f"{name} of {id_}: {error}", f"fix the line, or  data.exclude='[\"{id_}\"]'")
+                self.report(where, f"{name} of {id_}: {error}", f"fix the line, or  {exclude_line([id_])}")
                 of_slice[name] = Coded(coded.line, "")  # reported once is enough
 
     def _check_ids(self, found: Mapping[str, SliceFile], table: Table) -> None:

@@ -13,13 +13,16 @@ MAX_BYTES = 100
 
 
 def find_sweep(text: str, output_dir: Path = Path("outputs")) -> Path:
-    """The folder that NAME, EXPERIMENT/NAME or a path means. Raises `SegkitError` where it is missing or ambiguous."""
+    """The folder that NAME, EXPERIMENT/NAME, a path, or an EXPERIMENT of one sweep means.
+
+    Raises `SegkitError` where it is missing or ambiguous.
+    """
     if (Path(text).expanduser() / "sweep.json").exists():
         return Path(text).expanduser()
     known = {f"{folder.parents[1].name}/{folder.name}": folder for folder in all_sweeps(output_dir)}
-    found = [name for name in known if text in (name, name.partition("/")[2])]
+    found = [name for name in known if text in (name, name.partition("/")[2])] or [name for name in known if text == name.partition("/")[0]]
     if len(found) > 1:
-        raise SegkitError(f"{len(found)} sweeps are called {text};   say which: {', '.join(found)}")
+        raise SegkitError(f"{len(found)} sweeps are called {text}, or of this experiment;   say which: {', '.join(found)}")
     if not found:
         names = [*known, *(name.partition("/")[2] for name in known)]
         hint = nearest(text, names) or (f"available: {', '.join(known)}" if known else f"{output_dir} holds none")

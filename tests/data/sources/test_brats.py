@@ -141,7 +141,7 @@ def test_a_missing_modality_is_reported_with_its_file(root: Path) -> None:
     gone = patient(root, 2) / "BraTS20_Training_002_t1ce.nii.gz"
     gone.unlink()
     where = gone.relative_to(root).as_posix()
-    assert problems(root) == [f"{where}: is missing; add it, or  data.source.modalities=[flair,t1,t2]"]
+    assert problems(root) == [f"{where}: is missing; add it, or  data.source.modalities='[flair,t1,t2]'"]
     assert len(read(root, modalities=["flair", "t2"])) == 3
 
 
@@ -194,19 +194,19 @@ def test_a_damaged_file_is_reported_and_the_others_stay(root: Path) -> None:
             {"modalities": ["t1c"]},
             "data.source.modalities: 't1c' is not a valid option; available: flair, t1, t1ce, t2; did you mean t1ce?",
         ),
-        ({"modalities": []}, "data.source.modalities: is empty; data.source.modalities=[flair,t1,t1ce,t2]"),
-        ({"modalities": ["t2", "t2"]}, "data.source.modalities: names one twice; data.source.modalities=[flair,t1,t1ce,t2]"),
+        ({"modalities": []}, "data.source.modalities: is empty; data.source.modalities='[flair,t1,t1ce,t2]'"),
+        ({"modalities": ["t2", "t2"]}, "data.source.modalities: names one twice; data.source.modalities='[flair,t1,t1ce,t2]'"),
         (
             {"slices": [50, 105]},
-            "data.source.slices: [50, 105] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [50, 105] is not a [start, stop, step] that holds a slice; data.source.slices='[50,105,10]'",
         ),
         (
             {"slices": [5, 5, 1]},
-            "data.source.slices: [5, 5, 1] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [5, 5, 1] is not a [start, stop, step] that holds a slice; data.source.slices='[50,105,10]'",
         ),
         (
             {"slices": [5, 9, 0]},
-            "data.source.slices: [5, 9, 0] is not a [start, stop, step] that holds a slice; data.source.slices=[50,105,10]",
+            "data.source.slices: [5, 9, 0] is not a [start, stop, step] that holds a slice; data.source.slices='[50,105,10]'",
         ),
     ],
 )

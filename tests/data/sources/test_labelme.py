@@ -136,7 +136,7 @@ def test_paint_order_makes_one_class_a_pixel(root: Path) -> None:
     assert source.default_labels == {0: "background", 1: "clavicle", 2: "posterior", 3: "anterior", 255: "ignore"}
     assert listed(root, paint_order=["clavicle", "posterior"])[1] == [
         "error: data.source.paint_order: lacks the labels anterior; "
-        "data.source.paint_order=[clavicle,posterior,anterior]  or  data.source.leave_out=[anterior]"
+        "data.source.paint_order='[clavicle,posterior,anterior]'  or  data.source.leave_out='[anterior]'"
     ]
 
 

@@ -25,10 +25,10 @@ def picture(path: Path) -> InputItem:
 def test_a_format_that_cannot_hold_the_images_says_which_can(tmp_path: Path) -> None:
     job = picture(tmp_path / "a.png")
     with pytest.raises(
-        SegkitError, match=r"dicom_seg cannot be written, as .*a.png is not a DICOM image;   possible here: formats=\[labelme,nerve\]"
+        SegkitError, match=r"dicom_seg cannot be written, as .*a.png is not a DICOM image;   possible here: formats='\[labelme,nerve\]'"
     ):
         open_writers(["labelme", "dicom_seg"], [job], Target(tmp_path, ONE))
-    with pytest.raises(SegkitError, match=r"nerve cannot be written, as it has one class, the checkpoint 2;   .*formats=\[labelme\]"):
+    with pytest.raises(SegkitError, match=r"nerve cannot be written, as it has one class, the checkpoint 2;   .*formats='\[labelme\]'"):
         open_writers(["nerve"], [job], Target(tmp_path, TWO))
     with pytest.raises(SegkitError, match="its classes are large_bowel, small_bowel, stomach, those of the checkpoint head"):
         open_writers(["uw_madison"], [job], Target(tmp_path, ONE))
@@ -37,7 +37,7 @@ def test_a_format_that_cannot_hold_the_images_says_which_can(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_volume_file_has_its_own_format_only(tmp_path: Path, name: str) -> None:
     scan = tmp_path / "scan.nii.gz"
-    with pytest.raises(SegkitError, match=r"cannot be written, as .*;   possible here: formats=\[\], masks alone"):
+    with pytest.raises(SegkitError, match=r"cannot be written, as .*;   possible here: formats='\[\]', masks alone"):
         open_writers([name], [InputItem("scan", scan, like=scan)], Target(tmp_path, ONE))
 
 

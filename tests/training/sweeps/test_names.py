@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from segkit.config import messages
 from segkit.config.schema import Sweep
-from segkit.training.sweeps.names import short_keys, trial_name
+from segkit.system.errors import SegkitError
+from segkit.training.sweeps.names import find_sweep, short_keys, trial_name
 
 
 def test_folders_are_named_by_what_is_tried() -> None:
@@ -42,3 +45,14 @@ def test_a_sweep_may_not_be_called(name: str) -> None:
     (problem,) = messages.fit(Sweep, {"name": name})[1]
     assert problem.where == "name"
     assert "letters, digits" in problem.what
+
+
+def test_an_experiment_of_one_sweep_names_it(tmp_path: Path) -> None:
+    for name in ("heads/sweeps/rates", "other/sweeps/rates2"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "sweep.json").write_text("{}")
+    assert find_sweep("heads", tmp_path) == find_sweep("rates", tmp_path) == tmp_path / "heads" / "sweeps" / "rates"
+    (tmp_path / "heads" / "sweeps" / "again").mkdir()
+    (tmp_path / "heads" / "sweeps" / "again" / "sweep.json").write_text("{}")
+    with pytest.raises(SegkitError, match="say which: heads/again, heads/rates"):
+        find_sweep("heads", tmp_path)
