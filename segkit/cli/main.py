@@ -150,7 +150,7 @@ class Plain:
         """Print what went wrong; the exit code."""
         from hydra.errors import HydraException
 
-        from segkit.training.run_folder import Interrupted, Pruned
+        from segkit.training.status import Interrupted, Pruned
 
         if isinstance(error, Interrupted):
             self.say(str(error) or "interrupted")

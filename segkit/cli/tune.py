@@ -30,8 +30,8 @@ from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.system.shell import override
+from segkit.training.config_hash import config_hash
 from segkit.training.plots import Curve, duration, trial_curves
-from segkit.training.run_folder import config_hash
 from segkit.training.sweeps.results import Table, Trial, read_sweep
 
 STAGES = ("sanity", "overfit", "lr", "lr_wd", "final")

@@ -32,7 +32,8 @@ from pydantic import BaseModel
 from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
-from segkit.config.schema import Split, Train
+from segkit.config.ranges import FOLD, KEY, fold_numbers
+from segkit.config.schema import Train
 from segkit.config.validate import before, checked
 from segkit.system.errors import Problem, ProblemsFound, few, raise_errors
 
@@ -43,7 +44,6 @@ COMMANDS = frozenset(path.stem for path in CONF.glob("*.yaml"))
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
 When = Mapping[str, str]
 """Key -> the override, such as `optimizer=sgd`, without which it is left alone."""
-KEY, FOLD = "folds", "split.fold"
 
 
 class UserOptions(FileConfigSource):
@@ -326,31 +326,8 @@ def spelled_out(argv: Sequence[str], overrides: Sequence[str], config_dirs: Sequ
         raise ProblemsFound([Problem(KEY, what, f"leave out {search}, and train the folds of its best values")])
     cfg = compose("train", [text for text in others if not is_swept(text)], config_dirs)
     assert isinstance(cfg, Train)
-    folds = ",".join(map(str, numbers(given[-1].partition("=")[2], cfg.split)))
+    folds = ",".join(map(str, fold_numbers(given[-1].partition("=")[2], cfg.split)))
     return ["-m", *(word for word in argv if word not in (*given, "-m", "--multirun")), f"{FOLD}={folds}"]
-
-
-def numbers(text: str, split: Split) -> list[int]:
-    """The folds that are asked for. Raises `ProblemsFound` where the split has none."""
-    words = [word.strip() for word in text.strip("[]").split(",")]
-    asked = sorted({int(word) for word in words if word.isdecimal()})
-    if split.kind == "leave_one_out":
-        what = "of split=leave_one_out are as many as the data have groups, which is not known yet"
-        fix = f"write  segkit train -m … '{FOLD}=range(0,N)'  with N groups (see segkit audit)"
-    elif split.kind != "kfold":
-        what, fix = f"needs a split into folds, and split is {split.kind}", "add  split=kfold"
-    elif text == "all":
-        return list(range(split.n_folds))
-    elif not all(map(str.isdecimal, words)) or not text.startswith("["):
-        what, fix = f"needs all, or a list of folds, got {text!r}", f"write  {KEY}=all  or  {KEY}=[0,2]"
-    elif len(asked) < 2:
-        what, fix = "needs several folds", f"write  {FOLD}={asked[0]}  for one"
-    elif asked[-1] >= split.n_folds:
-        beyond = next(fold for fold in asked if fold >= split.n_folds)
-        what, fix = f"has no fold {beyond}: there are {split.n_folds}, counted from 0", f"{KEY}=all  or another  split.n_folds"
-    else:
-        return asked
-    raise ProblemsFound([Problem(KEY, what, fix)])
 
 
 def is_swept(text: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segkit.config.schema import Preprocess
-from segkit.system.errors import Problem
+from segkit.config.schema import Preprocess, Split
+from segkit.system.errors import Problem, ProblemsFound
 
+KEY, FOLD = "folds", "split.fold"
 LEVEL_AND_WIDTH = "level L and width W are [L-W/2, L+W/2]"
 BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
 """Keys with a number for each axis."""
@@ -94,3 +95,26 @@ def _by_axis(key: str, value: Sequence[float], dims: int) -> str:
     if dims == 2:
         return f"add  '{key}=[{value[1]:g},{value[2]:g}]'"
     return f"add  {key}=null" if key in ("preprocess.size", "preprocess.spacing_mm") else f"add  '{key}=[32,{value[0]:g},{value[1]:g}]'"
+
+
+def fold_numbers(text: str, split: Split) -> list[int]:
+    """The folds that are asked for. Raises `ProblemsFound` where the split has none."""
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    asked = sorted({int(word) for word in words if word.isdecimal()})
+    if split.kind == "leave_one_out":
+        what = "of split=leave_one_out are as many as the data have groups, which is not known yet"
+        fix = f"write  segkit train -m … '{FOLD}=range(0,N)'  with N groups (see segkit audit)"
+    elif split.kind != "kfold":
+        what, fix = f"needs a split into folds, and split is {split.kind}", "add  split=kfold"
+    elif text == "all":
+        return list(range(split.n_folds))
+    elif not all(map(str.isdecimal, words)) or not text.startswith("["):
+        what, fix = f"needs all, or a list of folds, got {text!r}", f"write  {KEY}=all  or  {KEY}=[0,2]"
+    elif len(asked) < 2:
+        what, fix = "needs several folds", f"write  {FOLD}={asked[0]}  for one"
+    elif asked[-1] >= split.n_folds:
+        beyond = next(fold for fold in asked if fold >= split.n_folds)
+        what, fix = f"has no fold {beyond}: there are {split.n_folds}, counted from 0", f"{KEY}=all  or another  split.n_folds"
+    else:
+        return asked
+    raise ProblemsFound([Problem(KEY, what, fix)])

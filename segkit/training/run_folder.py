@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -14,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Any
 
 import psutil
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 
 from segkit.config import validate
 from segkit.config.schema import Train
@@ -29,12 +27,9 @@ from segkit.system.locks import own
 from segkit.system.plain import fitted, read_json, read_yaml
 from segkit.system.processes import identity
 from segkit.system.shell import override
+from segkit.training.config_hash import config_hash
+from segkit.training.status import Interrupted, NonFinite, Pruned, Status
 
-PLACE_KEYS = (
-    *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "callbacks.checkpoint", "callbacks.pictures"),
-    *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
-)
-"""Keys that say where a run lives and how it is watched, not what it is."""
 CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes")
 """Keys that may be typed with  resume=RUN:  whether a run goes on past numbers that are not finite, and for how long."""
 TIME = "trainer.max_minutes"
@@ -43,36 +38,6 @@ HELD: dict[Path, IO[str]] = {}
 """The locks of the runs that this process trains; closing the file frees it."""
 SILENCE_SECONDS = 1800
 """last.ckpt is written every few minutes: a run on another host that wrote nothing for so long is dead."""
-
-
-class Interrupted(Exception):
-    """Training was stopped (Ctrl-C, SIGTERM) and has written its checkpoint."""
-
-
-class Pruned(Exception):
-    """The pruner of a sweep has stopped this training."""
-
-
-class NonFinite(SegkitError):
-    """A loss, gradient, weight, probability or score of a training is NaN or infinite. The same command would end the same."""
-
-    exit_code = 1
-
-
-class Status(BaseModel):
-    """What is read of status.json."""
-
-    model_config = ConfigDict(strict=True)
-
-    state: Literal["running", "finished", "interrupted", "pruned", "failed"]
-    pid: Annotated[int, Field(gt=0, lt=2**31)]
-    host: str
-    process_started: float
-    process: str = ""
-    job: str | None = None
-    traceback: str = ""
-    diverged: str = ""
-    ended_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -368,27 +333,3 @@ def is_abandoned(folder: Path) -> bool:
     """Whether a kill in the first moment of a run has left a folder with nothing in it."""
     names = {path.name for path in folder.rglob("*") if not path.name.endswith(".tmp")} if folder.is_dir() else {""}
     return names <= {"checkpoints", ".run.lock"}
-
-
-def config_hash(cfg: Train) -> str:
-    content = without_places(cfg.model_dump(mode="json"))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    kept = {key: value for key, value in node.items() if not is_below(f"{prefix}{key}", PLACE_KEYS)}
-    return {key: without_places(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in kept.items()}
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a config by dotted key."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def is_below(key: str, others: Sequence[str]) -> bool:
-    """Whether a dotted key is one of them, or in a section that is."""
-    return any(key == other or key.startswith(f"{other}.") for other in others)

@@ -55,7 +55,8 @@ from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
 from segkit.training.resuming import restoring, step_to_resume
-from segkit.training.run_folder import TIME, Interrupted, NonFinite, Pruned, RunFolder
+from segkit.training.run_folder import TIME, RunFolder
+from segkit.training.status import Interrupted, NonFinite, Pruned
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
 from segkit.training.verdict import unmoved
 

@@ -111,7 +111,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, raised: str, told: str) -> N
     (tmp_path / "conf" / "data").mkdir(parents=True)
     (tmp_path / "conf" / "data" / "stop.yaml").write_text("defaults: [_defaults]\nsource: {_target_: cli_stop.Stop}\n")
     (tmp_path / "cli_stop.py").write_text(
-        f"from segkit.training.run_folder import Interrupted\nclass Stop:\n    def __init__(self, root): raise {raised}\n"
+        f"from segkit.training.status import Interrupted\nclass Stop:\n    def __init__(self, root): raise {raised}\n"
     )
     done = segkit("phantom", "data=stop", "allow_targets=[cli_stop]", "output=out", cwd=tmp_path)
     assert done.returncode == 130

@@ -23,7 +23,8 @@ from segkit.system.files import atomic_path
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.resuming import check_optimizers
-from segkit.training.run_folder import Interrupted, NonFinite, RunFolder
+from segkit.training.run_folder import RunFolder
+from segkit.training.status import Interrupted, NonFinite
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

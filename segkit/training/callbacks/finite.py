@@ -15,7 +15,8 @@ from segkit.models import checkpoint
 from segkit.system.errors import few
 from segkit.system.progress import console
 from segkit.training.distributed import all_gather
-from segkit.training.run_folder import NonFinite, RunFolder
+from segkit.training.run_folder import RunFolder
+from segkit.training.status import NonFinite
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from segkit.metrics.summary import OVERALL, Summary
 from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json, read_lines
 from segkit.system.progress import console
+from segkit.training.config_hash import flat
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.plots import best_row, read_columns
-from segkit.training.run_folder import RunFolder, flat
+from segkit.training.run_folder import RunFolder
 
 COST_NAMES = ("parameters", "ms_per_image")
 """Objectives of a sweep that `Costs` measures."""

@@ -19,7 +19,7 @@ from segkit.metrics.base import known_as
 from segkit.system.environment import TRIAL
 from segkit.system.progress import console
 from segkit.training.callbacks.checkpoints import on_any_process
-from segkit.training.run_folder import Pruned
+from segkit.training.status import Pruned
 
 
 @dataclass(frozen=True)

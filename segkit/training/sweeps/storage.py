@@ -24,7 +24,7 @@ from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import write_text_atomic
 from segkit.system.locks import flock, locked, opened
 from segkit.system.plain import read_json
-from segkit.training.run_folder import flat
+from segkit.training.config_hash import flat
 from segkit.training.sweeps.space import Space
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}

@@ -20,7 +20,7 @@ from segkit.config.overrides import as_typed
 from segkit.system.errors import SegkitError
 from segkit.system.plain import read_json
 from segkit.system.progress import console
-from segkit.training.run_folder import PLACE_KEYS, flat, is_below
+from segkit.training.config_hash import PLACE_KEYS, flat, is_below
 from segkit.training.sweeps.names import clean, short_keys
 from segkit.training.sweeps.results import read_sweep
 from segkit.training.sweeps.samplers import build_pruner

@@ -15,7 +15,8 @@ import pytest
 from optuna.trial import TrialState
 
 from segkit.system.errors import SegkitError
-from segkit.training.run_folder import NonFinite, RunFolder
+from segkit.training.run_folder import RunFolder
+from segkit.training.status import NonFinite
 from segkit.training.sweeps.samplers import build_pruner
 from segkit.training.sweeps.space import Space
 from segkit.training.sweeps.storage import cut_torn_end, differences, identity, open_storage, open_study
