@@ -21,6 +21,7 @@ from segkit.config.schema import Train
 from segkit.data.datamodule import SegmentationData
 from segkit.inference import predictor
 from segkit.models import checkpoint
+from segkit.models.fitting import model_weights
 from segkit.training import train as run
 from tests.conftest import CORES, SMALL, run_segkit
 from tests.training.sweeps.conftest import NET, SEARCH, SWEEP, states
@@ -64,7 +65,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.model_weights(checkpoint.read(folder / "checkpoints/last.ckpt"))
+    path = folder / "checkpoints/last.ckpt"
+    return model_weights(path, checkpoint.read(path))
 
 
 def epochs(folder: Path) -> list[dict[str, str]]:

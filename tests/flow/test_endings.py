@@ -20,6 +20,8 @@ from tests.conftest import SMALL, Cli
 NET = '''
 from pathlib import Path
 
+import torch
+
 
 class Net(torch.nn.Module):
     """Gives NaN in the fourth batch that it is trained on, where there is a file `nan`."""

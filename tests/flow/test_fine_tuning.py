@@ -11,14 +11,15 @@ import torch
 import segkit
 from segkit import SegkitError
 from segkit.models import checkpoint
+from segkit.models.fitting import model_weights
 from segkit.models.unet import UNet
 from segkit.training.optim import freeze, matching, parameter_groups
 from tests.conftest import SMALL, Cli
 
 
 def network_of(run: Path, file: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    content = checkpoint.read(run / "checkpoints" / file)
-    weights = checkpoint.model_weights(content)
+    path = run / "checkpoints" / file
+    weights = model_weights(path, checkpoint.read(path))
     return {key.removeprefix("network."): value for key, value in weights.items() if key.startswith("network.")}
 
 

@@ -15,7 +15,7 @@ import pytest
 from segkit.data import statistics as statistics_module
 from segkit.data.labels import MAX_CLASSES, color_of
 from segkit.data.mask_values import cut_between_clusters
-from segkit.data.statistics import PERCENTILES, quantiles
+from segkit.data.quantiles import PERCENTILES, quantiles
 from segkit.data.structures import structures
 from tests.runner import Cli, run_segkit
 
