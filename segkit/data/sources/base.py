@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import permutations
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -117,12 +116,15 @@ class Source(ABC):
     def pairs(self, images: Keyed, masks: Keyed) -> Iterator[tuple[str, Path, Path]]:
         """Yield key, image and mask; report what is ambiguous or alone, with the name that the missing partner would have."""
         self.report_ambiguous(images, masks)
+        self._report_without_partner("image", images, "mask", masks)
         yield from ((key, image, masks.one[key]) for key, image in images.one.items() if key in masks.one)
-        for (kind, these), (partner, others) in permutations((("image", images), ("mask", masks))):
-            alone = {key: path for key, path in these.one.items() if key not in others and not self.is_excluded(key)}
-            if alone:
-                what = f"has no {partner} {self.shown(others.folder / next(iter(alone)))}{others.ending}"
-                self.report_alone(list(alone.values()), what, f"add the {partner}, or move the {kind} away")
+        self._report_without_partner("mask", masks, "image", images)
+
+    def _report_without_partner(self, kind: str, these: Keyed, partner: str, others: Keyed) -> None:
+        alone = {key: path for key, path in these.one.items() if key not in others and not self.is_excluded(key)}
+        if alone:
+            what = f"has no {partner} {self.shown(others.folder / next(iter(alone)))}{others.ending}"
+            self.report_alone(list(alone.values()), what, f"add the {partner}, or move the {kind} away")
 
     def report_alone(self, paths: Sequence[Path], what: str, fix: str) -> None:
         """Report files without partner as one problem: the first, and how many more."""

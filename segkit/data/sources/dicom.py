@@ -28,7 +28,7 @@ from segkit.data.phantoms import dicom as phantom
 from segkit.data.sources.base import Source, Unusable
 from segkit.data.sources.files import all_files
 from segkit.system.files import natural
-from segkit.system.shell import override
+from segkit.system.shell import argument
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -181,7 +181,7 @@ class Dicom(Source):
         listed = ", ".join(f"{letter}: {series}" for letter, series in zip("ABCDEFGH", here, strict=False)) + ", ..." * (len(here) > 8)
         why = "no mask refers to one of them" if self.series is None else f"{self.series!r} names {'several' if meant else 'none'} of them"
         what = f"{count} series of one patient in one folder ({listed}), and {why}"
-        self.report(folder, what, " or ".join(override("data.source.series", str(_key(series, here))) for series in here[:4]))
+        self.report(folder, what, " or ".join(argument("data.source.series", _key(series, here)) for series in here[:4]))
         return []
 
     def _check_stack(self, series: Series) -> None:

@@ -246,7 +246,7 @@ def test_two_series_without_masks_are_reported_and_series_chooses(one: Path) -> 
     assert cases == []
     assert errors(problems) == [
         "patient_000: two series of one patient in one folder (A: 5 CT slices 'synthetic abdomen', B: 5 CT slices 'lung kernel'), "
-        "and no mask refers to one of them; data.source.series='synthetic abdomen' or data.source.series='lung kernel'"
+        "and no mask refers to one of them; \"data.source.series='synthetic abdomen'\" or \"data.source.series='lung kernel'\""
     ]
     for key in ("lung kernel", "1.2.3.7"):
         cases, problems = read(one, series=key)
