@@ -93,9 +93,9 @@ class Summary:
     def line(self, statistic: str, class_name: str = OVERALL, subset: str | None = None) -> Line:
         """The first line of that name (`subset=None`: of the first subset). KeyError where there is none.
 
-        That of `dice_present` is `dice` where every case holds every structure.
+        That of `dice_present` is `dice` where every case holds every structure, or none holds any.
         """
-        statistic = known_as(statistic, {line.statistic for line in self.lines})
+        statistic = known_as(statistic, {line.statistic for line in self.lines if line.class_name == class_name})
         for line in self.lines:
             if (line.statistic, line.class_name) == (statistic, class_name) and subset in (None, line.subset):
                 return line

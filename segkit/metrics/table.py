@@ -109,8 +109,9 @@ class CaseTable:
         return Summary(tuple(lines))
 
     def lacks(self, class_name: str) -> bool:
-        """Whether the reference of some case lacks this class, or any."""
-        return any(not row.n_truth_px for row in self.rows if class_name in (OVERALL, row.class_name))
+        """Whether the reference of some case lacks this class; of `overall`: any class, while some structure is there at all."""
+        shown = [row.n_truth_px > 0 for row in self.rows if class_name in (OVERALL, row.class_name)]
+        return not all(shown) and (class_name != OVERALL or any(shown))
 
     def collect(self, statistic: Statistic, class_name: str, only_present: bool = False) -> tuple[Array, list[str]]:
         """Values of one class (or the mean over classes of each case) with the group of each; NaN of cases that are left out."""

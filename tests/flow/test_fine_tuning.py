@@ -94,7 +94,8 @@ def test_names_of_modules_and_of_parameters() -> None:
 def test_batches_that_a_norm_cannot_take_are_refused_before_training(segkit_in: Cli, tmp_path: Path) -> None:
     done = segkit_in("train", *SMALL, "data.batch_size=1", "preprocess.size=[32,32]", "model.widths=[4,4,4,4,4,4]", "run=x")
     assert done.returncode == 2
-    assert "a norm would see a single pixel" in done.stderr
+    assert "(BatchNorm2d) needs two values a channel in training, but each step has a batch of 1 image of 32 x 32" in done.stderr
+    assert "add  data.batch_size=2" in done.stderr
     assert not (tmp_path / "outputs/small/x").exists()
 
 

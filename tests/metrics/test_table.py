@@ -203,6 +203,8 @@ def test_where_every_case_holds_every_structure_both_means_are_one() -> None:
 
 
 def test_a_structure_that_no_case_holds_has_no_such_mean() -> None:
-    line = CaseTable.of([of_class("a", 1, "x", 0)], {"overlap": Overlap()}).summary().line("dice_present")
+    summary = CaseTable.of([of_class("a", 1, "x", 0)], {"overlap": Overlap()}).summary()
+    line = summary.line("dice_present", "x")
     assert math.isnan(line.mean)
     assert (line.n, line.missing) == (0, 1)
+    assert summary.line("dice_present") == summary.line("dice"), "what is monitored always has a value"

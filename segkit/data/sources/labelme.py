@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from PIL import Image
-
 from segkit.data.case import Case, Pixels
 from segkit.data.io import polygons
 from segkit.data.io.base import ReadError
@@ -23,8 +21,6 @@ from segkit.data.sources.base import Source
 from segkit.data.sources.files import all_files
 from segkit.system.files import natural
 from segkit.system.shell import override
-
-_UPRIGHT, _ORIENTATION = 1, 0x0112
 
 
 class Annotated(NamedTuple):
@@ -150,9 +146,6 @@ class LabelMe(Source):
         image = self.file_named(where, name, path.parent)
         if image is None:
             return None, path, None
-        if _is_turned(image):
-            what = "its EXIF says that it is shown turned, as LabelMe does; here pixels are read as they are stored"
-            self.report(image, what, "save it upright (exiftran -a, or an image editor), and look at its shapes again")
         return ImageFile(image), image.resolve(), image_shape(image)[:2]
 
     # what is in them
@@ -211,16 +204,6 @@ class LabelMe(Source):
         own = dict.fromkeys(shape.label for shape in one.shapes)
         planes: dict[str, Pixels] = {label: Shapes(one.path, ((label, 1),), *one.size) for label in own}
         return planes or {label: Blank(one.image) for label in labels[:1]}
-
-
-def _is_turned(path: Path) -> bool:
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        return False
-    try:
-        with Image.open(path) as image:
-            return bool(image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT)
-    except OSError:
-        return False  # reported by whoever reads it
 
 
 def _instances(shapes: Sequence[Shape]) -> int:

@@ -284,16 +284,16 @@ def _decoder_message(text: str) -> str:
     return refusal.value.msg
 
 
-def test_a_photograph_that_exif_turns_is_refused(root: Path) -> None:
+def test_shapes_lie_on_a_photograph_as_exif_shows_it(root: Path) -> None:
+    """LabelMe shows it turned, and writes the size that it shows."""
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.open(root / "images" / "person00.png")
     image.save(root / "images" / "person00.jpg", exif=exif)
-    change(root / "person00.json", imagePath="images/person00.jpg")
-    assert listed(root)[1] == [
-        "error: images/person00.jpg: its EXIF says that it is shown turned, as LabelMe does; here pixels are read as they are stored; "
-        "save it upright (exiftran -a, or an image editor), and look at its shapes again"
-    ]
+    change(root / "person00.json", imagePath="images/person00.jpg", imageHeight=image.width, imageWidth=image.height)
+    cases, problems = listed(root)
+    assert not problems
+    assert cases[0].image.read().shape[:2] == (image.width, image.height)
 
 
 def test_an_empty_folder_says_what_to_type(tmp_path: Path) -> None:
