@@ -119,7 +119,7 @@ def test_predict_continues_after_a_bad_file_and_lists_it(trained: Path, tmp_path
     done = run_segkit(tmp_path, "predict", f"ckpt={trained}", f"input={tmp_path}", "output=out")
     assert done.returncode == 1
     assert "broken.png" in done.stdout
-    assert "1-channel images" in done.stdout
+    assert "is a color image, but this checkpoint takes gray ones" in done.stdout
     written = cv2.imread(str(tmp_path / "out" / "good.png"), 0)
     assert written is not None
     assert written.shape == (37, 53)
@@ -132,8 +132,9 @@ def test_python_gives_what_the_command_line_gives(trained: Path) -> None:
     assert prediction.mask.shape == (100, 150)
     assert prediction.probs.shape == (1, 100, 150)
     assert ((prediction.probs[0] >= 0.5) == (prediction.mask == 1)).all()
-    with pytest.raises(segkit.SegkitError, match="1-channel images"):
-        predictor.predict(np.zeros((10, 10, 3), np.uint8))
+    assert (predictor.predict(np.dstack([image] * 3)).mask == prediction.mask).all(), "three equal channels are gray"
+    with pytest.raises(segkit.SegkitError, match="is a color image, but this checkpoint takes gray ones"):
+        predictor.predict(np.dstack([image, image, 255 - image]))
 
 
 def test_train_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
