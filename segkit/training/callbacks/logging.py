@@ -197,7 +197,8 @@ def best_epoch(run: RunFolder, monitor: str, mode: str) -> dict[str, float]:
         return {}
     columns = read_columns(run.path / "metrics.csv")
     row = best_row(columns, f"val/{monitor}", mode)
-    return {} if row is None else {f"best/{monitor}": float(columns[known_as(f"val/{monitor}", columns)][row])}
+    name = known_as(f"val/{monitor}", columns)
+    return {} if row is None else {f"best/{name.removeprefix('val/')}": float(columns[name][row])}
 
 
 def hparams(run: RunFolder, cfg: Train) -> Iterator[tuple[str, Scalar]]:
