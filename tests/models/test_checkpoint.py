@@ -139,8 +139,10 @@ def test_a_metadata_field_out_of_bounds_is_named_with_the_file(trained: Path, tm
 
 
 def test_a_changed_byte_among_the_weights_is_noticed(trained: Path, tmp_path: Path) -> None:
-    data = bytearray((trained / "checkpoints" / "best.ckpt").read_bytes())
-    data[len(data) // 2] ^= 1
+    path = trained / "checkpoints" / "best.ckpt"
+    data, weights = bytearray(path.read_bytes()), checkpoint.read(path)["state_dict"]
+    kernel = bytes(max(weights.values(), key=torch.numel).untyped_storage())
+    data[data.index(kernel[:64]) + 40] ^= 1  # not the padding between tensors, which changes nothing
     (tmp_path / "bad.ckpt").write_bytes(data)
     with pytest.raises(SegkitError, match="damaged"):
         checkpoint.load_model(tmp_path / "bad.ckpt")

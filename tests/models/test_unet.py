@@ -72,9 +72,9 @@ def test_sizes_of_unpadded_convolutions(n: int, out: int) -> None:
 
 def test_an_impossible_size_is_refused_with_the_nearest_right_ones() -> None:
     network = UNet(1, 1, SMALL, padding="valid")
-    with pytest.raises(SegkitError, match=r"\[684,684\]  or  preprocess.size=\[700,700\]"):
+    with pytest.raises(SegkitError, match=r"'\[684,684\]'  or  preprocess.size='\[700,700\]'"):
         network.shape.check((696, 696))
-    with pytest.raises(SegkitError, match=r"use  preprocess.size=\[188,188\]"):
+    with pytest.raises(SegkitError, match=r"use  preprocess.size='\[188,188\]'"):
         network.shape.check((100, 100))
 
 
