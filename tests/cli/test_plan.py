@@ -73,6 +73,7 @@ def test_the_round_trip_of_masks_decides_where_it_is_measured() -> None:
     assert "sampling.patch" not in kept
 
 
+@pytest.mark.slow
 def test_vessels_are_planned_in_patches_and_trained_so(segkit_in: Cli, tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / "eyes" / folder).mkdir(parents=True)

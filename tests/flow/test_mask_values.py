@@ -78,6 +78,7 @@ def test_probabilities_and_nan_become_one_class(value: Callable[[np.ndarray], np
     assert "0: background, 255: foreground" in said
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_train_predict_and_evaluate(segkit_in: Cli, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for i in range(4):

@@ -202,6 +202,7 @@ def test_no_resolver_of_a_card_is_resolved(text: str, canary: Path) -> None:
             assert SECRET not in repr((opened.metadata, opened.config))
 
 
+@pytest.mark.slow
 def test_every_command_refuses_it(canary: Path, segkit_in: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = saved(canary.with_name("evil.ckpt"), "channels", BIG)
     shutil.copytree(OLD / "killed", "run")

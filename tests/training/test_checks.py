@@ -40,12 +40,19 @@ FEW = ("data=phantom", "preprocess.size=[64,64]", "trainer.accelerator=cpu", "tr
     ("keys", "layer", "words", "fix"),
     [
         (("data.phantom_n=2", "model=deeplab"), "BatchNorm2d", "1 training case makes a batch of 1 image of 64 x 64", "model=unet"),
-        (("data.phantom_n=12", "data.batch_size=1", "model=deeplab"), "BatchNorm2d", "each step has a batch of 1", "data.batch_size=2"),
-        (
+        pytest.param(
+            ("data.phantom_n=12", "data.batch_size=1", "model=deeplab"),
+            "BatchNorm2d",
+            "each step has a batch of 1",
+            "data.batch_size=2",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ("data.phantom_n=12", "data.batch_size=1", "model.widths=[4,8,8,8,8,8,8]", "preprocess.size=[64,64]"),
             "BatchNorm2d",
             "each step has a batch of 1",
             "data.batch_size=2",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -88,7 +88,7 @@ def pairs(tmp_path: Path) -> Set:
     return Set(tmp_path / "set")
 
 
-@pytest.mark.parametrize("data", ["folder", "csv"])
+@pytest.mark.parametrize("data", ["folder", pytest.param("csv", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("change", "suffix"), [(blurred, ".png"), (levels, ".png"), (lambda mask: mask.astype(np.uint8) * 255, ".jpg")])
 def test_blurred_and_jpeg_masks_are_one_finding_with_the_threshold_to_type(
     change: Callable[[Array], Array], suffix: str, data: str, pairs: Set

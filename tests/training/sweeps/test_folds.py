@@ -107,6 +107,7 @@ def results() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_every_command_of_the_results_is_one_that_segkit_takes(results: ModuleType) -> None:
     commands = [command for result in results.RESULTS for command in result.commands("DATA")]
     assert {command for command, *_ in commands} == {"train", "evaluate", "phantom"}
