@@ -22,9 +22,6 @@ LIGHTNING = ("training/", "data/datamodule.py")
 NO_TORCH = ("metrics/", "config/", "system/errors.py", "system/files.py", "system/progress.py", "cli/main.py",
             "data/sources/", "data/io/", "data/audit/", "data/labels.py", "data/case.py", "data/manifest.py", "data/splits.py")  # fmt: skip
 
-PENDING = {}
-"""Arrows that the move has laid bare and the next commits turn."""
-
 
 def name(file: Path) -> str:
     return file.relative_to(PACKAGE).as_posix()
@@ -64,8 +61,6 @@ def test_nothing_lies_loose() -> None:
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_a_file_imports_only_what_its_layer_may_know(file: Path) -> None:
     where = name(file)
-    if where in PENDING:
-        pytest.xfail("to be turned")
     if not where.startswith(HYDRA):
         assert not packages(file) & {"hydra", "omegaconf"}
     if not where.startswith(LIGHTNING):

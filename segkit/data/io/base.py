@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _printable(text: str, instead: str) -> str:
 
 
 @dataclass(frozen=True)
-class File:
+class File(ABC):
     """Base of the `Pixels` that are read from one file. A subclass implements `decode`, and may let any error of a library pass."""
 
     path: Path
@@ -70,9 +71,9 @@ class File:
         with as_read_error(self.path):
             return self.decode()
 
+    @abstractmethod
     def decode(self) -> Array:
         """Read the array, see `Pixels.read`."""
-        raise NotImplementedError
 
 
 def stem(path: Path) -> str:
