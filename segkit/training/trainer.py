@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import get_ema_avg_fn
 
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
@@ -31,6 +30,7 @@ from segkit.system.environment import is_child, job
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware, missing_for_compilation
 from segkit.system.progress import console
+from segkit.training.callbacks.averaging import ema_with_warmup
 from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, Interruption, StopEarly
 from segkit.training.callbacks.ending import LastValidation, TimeLimit
 from segkit.training.callbacks.finite import NonFiniteGuard
@@ -161,7 +161,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     guard = NonFiniteGuard(run, cfg)
     checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes, guard)
     decay = own.weight_averaging.decay
-    averaging = [WeightAveraging(avg_fn=get_ema_avg_fn(decay))] if decay else []  # type: ignore[no-untyped-call]
+    averaging = [WeightAveraging(multi_avg_fn=ema_with_warmup(decay))] if decay else []
     callbacks: list[L.Callback] = [
         *averaging,  # before all that save or log
         guard,

@@ -1,1 +1,1 @@
-"""Lightning callbacks: checkpoints and interruption, logging, pruning."""
+"""Lightning callbacks: averaged weights, checkpoints and interruption, logging, pruning."""

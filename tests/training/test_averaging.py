@@ -1,0 +1,30 @@
+"""The running mean of the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from segkit.training.callbacks.averaging import ema_with_warmup
+
+
+def test_the_mean_follows_the_closed_form() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    averaged, mean = AveragedModel(model, multi_avg_fn=ema_with_warmup(0.5)), 0.0
+    for n, value in enumerate(range(3, 30)):
+        model.weight.data.fill_(value)
+        averaged.update_parameters(model)
+        kept = min(0.5, (1 + n) / (10 + n)) if n else 0  # the first update copies
+        mean = kept * mean + (1 - kept) * value
+        assert averaged.module.weight.item() == pytest.approx(mean, rel=1e-5)
+
+
+def test_random_first_weights_are_soon_forgotten() -> None:
+    """A constant decay of 0.99 would still keep 90 % of them."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(model, multi_avg_fn=ema_with_warmup(0.99))
+    for value in (1000.0, *([1.0] * 10)):
+        model.weight.data.fill_(value)
+        averaged.update_parameters(model)
+    assert averaged.module.weight.item() == pytest.approx(1, abs=0.1)
