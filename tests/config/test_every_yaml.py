@@ -39,13 +39,26 @@ def test_a_command_needs_nothing_but_what_it_asks_for(command: str) -> None:
     assert (compose.CONF / f"{command}.yaml").is_file()
 
 
-@pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f"{f.parent.name}/{f.stem}")
-def test_an_option_composes(file: Path) -> None:
+def users(file: Path) -> list[str]:
     group = file.parent.relative_to(compose.CONF).as_posix()
-    users = [command for command, groups in GROUPS.items() if group in groups and file.stem in groups[group][1]]
-    assert users, f"no command offers {group}={file.stem}"
-    for command in users:
-        compose.compose(command, needed(command, file))
+    return [command for command, groups in GROUPS.items() if group in groups and file.stem in groups[group][1]]
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_an_option_is_offered(file: Path) -> None:
+    assert users(file)
+
+
+def uses() -> list[object]:
+    """Each option with each command; what a training offers is composed and built by test_instantiation.py anyway."""
+    pairs = [(command, file) for file in OPTIONS for command in users(file)]
+    slow = {file: [pytest.mark.slow] * ("train" in users(file)) for file in OPTIONS}
+    return [pytest.param(command, file, id=f"{command}-{file.parent.name}/{file.stem}", marks=slow[file]) for command, file in pairs]
+
+
+@pytest.mark.parametrize(("command", "file"), uses())
+def test_an_option_composes(command: str, file: Path) -> None:
+    compose.compose(command, needed(command, file))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(compose.CONF).as_posix())
