@@ -82,13 +82,25 @@ OF_MACHINE = frozenset(
 """Errors of files and disks, of which a traceback says no more than one line."""
 
 
+SMALLER = "a smaller  data.batch_size, sampling.patch or preprocess.size  to train,  inference.batch_size or inference.window  to predict"
+
+
 def of_machine(error: Exception) -> str:
     """One line about an error of the machine; empty of any other."""
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib
         return "~ stands for a home folder, and this process has none;   set HOME, or type the whole path"
+    if is_out_of_memory(error):
+        said = first_line(error).rpartition("DefaultCPUAllocator: ")[2]
+        return f"out of memory ({said});   choose {SMALLER}"
     return ""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the processor or of a GPU did not suffice, as Python, NumPy or torch says it."""
+    of_torch = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in of_torch))
 
 
 def describe(problems: Sequence[Problem], before: str, most: int = 40) -> str:

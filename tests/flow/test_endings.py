@@ -24,7 +24,7 @@ import torch
 
 
 class Net(torch.nn.Module):
-    """Gives NaN in the fourth batch that it is trained on, where there is a file `nan`."""
+    """Gives NaN in the fourth batch that it is trained on, where there is a file `nan`; needs too much memory, where one `large`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -35,6 +35,7 @@ class Net(torch.nn.Module):
         if torch.is_grad_enabled():
             self.n += 1
             x = x * float("nan") if self.n == 4 and Path("nan").exists() else x
+            x = x + torch.empty(10**16).sum() if self.n == 4 and Path("large").exists() else x
         return self.head(self.norm(self.conv(x)).relu())
 '''
 OWN = (*(key for key in SMALL if not key.startswith("model.")), "model=own", "allow_targets=[ownnet]", "trainer.max_epochs=3")
@@ -74,6 +75,16 @@ def write_images(root: Path, filled: Iterable[int]) -> None:
 
 def typed(line: str) -> list[str]:
     return shlex.split(line.partition("segkit ")[2])
+
+
+def test_out_of_memory_is_one_line_that_names_what_to_make_smaller(segkit_in: Cli, fourth_batch: Path) -> None:
+    (fourth_batch / "nan").rename(fourth_batch / "large")
+    done = segkit_in("train", *OWN, "run=r")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "out of memory" in line
+    assert "data.batch_size" in line
+    assert status(fourth_batch / "outputs/small/r")["state"] == "failed"
 
 
 def test_a_rate_that_is_far_too_high_stops_at_the_first_loss_that_is_nan(segkit_in: Cli, tmp_path: Path) -> None:

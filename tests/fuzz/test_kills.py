@@ -38,8 +38,8 @@ TRAININGS = {
 SWEEPS = {"sweep": (), "sweep of two at a time": ("hydra.sweeper.n_jobs=2",)}
 PREDICTIONS = {"predict": ()}
 MODES = (*TRAININGS, *SWEEPS, *PREDICTIONS)
-BEFORE = 6
-"""One kill of so many comes before the first checkpoint."""
+BEFORE = 2
+"""Of so many runs, one is killed before its first checkpoint."""
 AT_ONCE = 3
 """Kills of one run, before it may end."""
 PATIENCE_S = 300
