@@ -19,9 +19,10 @@ from segkit.data.io.base import Array, stem, suffix_of
 from segkit.data.io.images import ImageFile
 from segkit.data.io.volumes import VolumeFile, is_volume_file, n_volumes
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
-from segkit.data.sources.files import all_files, image_files
+from segkit.data.sources.files import all_files, image_files, unread_files
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
 from segkit.system.files import natural
+from segkit.system.progress import console
 from segkit.system.text import readable
 
 
@@ -135,6 +136,7 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
         return [path], path.parent
     if path.is_dir():
         found, root = list(image_files(path, below=[output])), path
+        print_left_out(path, output)
     else:
         root = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts[:-1]))  # up to the first wildcard
         files = [match for match in matches(path, root) if match.is_file()]
@@ -145,6 +147,13 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
             f"input={source}: {what};   images, NIfTI, NRRD, MHA, NPY are read (DICOM and other layouts: data=NAME data.root=FOLDER)"
         )
     return found, root
+
+
+def print_left_out(folder: Path, output: Path) -> None:
+    """Say which images of a folder are of a kind that is not read."""
+    if unread := unread_files(folder, below=[output]):
+        what = f"{len(unread)} files of a kind that is not read are left out, e.g. {unread[0].relative_to(folder)}"
+        console.print(f"input      {what};   save them as PNG or NIfTI (DICOM: data=dicom data.root=FOLDER)", markup=False)
 
 
 def matches(path: Path, root: Path) -> list[Path]:

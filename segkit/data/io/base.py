@@ -21,7 +21,7 @@ from segkit.data.labels import Array as Array
 from segkit.system.errors import SegkitError, few, first_line
 from segkit.system.text import one_line
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"})
 VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".npy", ".npz"})
 _DOUBLE = (".nii.gz", ".seg.nrrd")
 MAX_PIXELS = 10**9

@@ -1,7 +1,8 @@
 """Image and mask files as arrays. The first bytes of a file decide on its format, not its suffix.
 
-imagecodecs reads PNG and JPEG (fast, and without a word on the terminal); Pillow reads palettes, BMP and GIF, because others
-replace an index by its color; tifffile reads TIFF (`tiff.py`); `volumes.py` reads a single slice of NIfTI, NRRD, MHA or NumPy.
+imagecodecs reads PNG and JPEG (fast, and without a word on the terminal); Pillow reads palettes, BMP, GIF and WebP, because others
+replace an index by its color; tifffile reads TIFF (`tiff.py`); `netpbm.py` PGM and its like; `volumes.py` a single slice of NIfTI,
+NRRD, MHA or NumPy.
 A file that is truncated or damaged is an error, never half an image: the libraries do not promise that, so the chunks of a PNG
 and the end of a JPEG are checked first.
 
@@ -27,13 +28,14 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import ChunkStream
 
+from segkit.data.io import netpbm
 from segkit.data.io.base import Array, ReadError, as_image, as_read_error, read_start, refuse_bomb
 from segkit.data.io.exif import UPRIGHT, orientation_in, orientation_of, shown, swaps_axes
-from segkit.data.io.masks import fitted, thresholded, whole_numbers
+from segkit.data.io.masks import fitted, thresholded, whole_numbers, without_alpha
 from segkit.data.io.tiff import SIGNATURES, decode, read_page
 from segkit.data.io.volumes import OrientedFile, VolumeFile, VolumeMask, header
 
-KINDS = "PNG, JPG, TIFF, BMP, GIF, NIfTI, NRRD, MHA, MHD, NPY, NPZ"
+KINDS = "PNG, JPG, TIFF, BMP, GIF, WebP, PGM, PPM, NIfTI, NRRD, MHA, MHD, NPY, NPZ"
 _NIFTI_HEADER_LENGTHS = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 _FORMATS = {
     "png": (b"\x89PNG\r\n\x1a\n",),
@@ -41,6 +43,8 @@ _FORMATS = {
     "tiff": SIGNATURES,
     "bmp": (b"BM",),
     "gif": (b"GIF8",),
+    "webp": (b"RIFF",),
+    "netpbm": netpbm.SIGNATURES,
     "volume": (
         *(b"\x1f\x8b", *_NIFTI_HEADER_LENGTHS),  # gzip: NIfTI
         *(b"NRRD", b"ObjectType", b"NDims", b"Comment"),  # NRRD, MHA, MHD
@@ -50,6 +54,7 @@ _FORMATS = {
 _PNG_PALETTE, _PNG_GRAY = 3, (0, 4)
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel by color type."""
+_BMP_BITS = slice(28, 30)
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -128,8 +133,10 @@ def image_shape(path: Path, orient: str | None = "LPS", upright: bool = True) ->
 
 
 def _stored_shape(path: Path, orient: str | None) -> tuple[int, int, int]:
-    head = read_start(path, 64)
+    head = read_start(path, netpbm.HEAD)
     kind = _format_of(path, head)
+    if kind == "netpbm":
+        return netpbm.shape_of(path, head)
     if kind == "png":
         rows, columns, color = _png_header(path, head)
         refuse_bomb(path, rows, columns)
@@ -170,6 +177,8 @@ def _decode(path: Path, orient: str | None, page: int | None, upright: bool, ind
                 return shown(_decode_png(path, data, indices), orientation_in(data) if upright else UPRIGHT)
             case "jpeg":
                 return shown(_decode_jpeg(path, data), orientation_in(data) if upright else UPRIGHT)
+            case "netpbm":
+                return netpbm.decode(path, data)
             case "tiff":
                 return decode(path, io.BytesIO(data), None, indices)
             case "volume":
@@ -208,7 +217,7 @@ def _decode_png(path: Path, data: bytes, indices: bool) -> Array:
     if color == _PNG_PALETTE:
         return _decode_pillow(path, data, indices)
     pixels = np.asarray(imagecodecs.png_decode(needed))
-    return pixels if pixels.ndim == 2 else pixels[..., 0] if color in _PNG_GRAY else pixels[..., :3]
+    return pixels if pixels.ndim == 2 else without_alpha(pixels, 1 if color in _PNG_GRAY else 3, indices)
 
 
 def _png_chunks(path: Path, data: bytes) -> bytes:
@@ -222,7 +231,10 @@ def _png_chunks(path: Path, data: bytes) -> bytes:
     kept, place = [data[:8]], 8
     while place < len(data) and kept[-1][4:8] != b"IEND":
         end = place + 12 + int.from_bytes(data[place : place + 4])
-        if data[place + 4 : place + 8] in (b"IHDR", b"IDAT", b"IEND"):
+        name = data[place + 4 : place + 8]
+        if name == b"acTL" and (frames := int.from_bytes(data[place + 8 : place + 12])) > 1:
+            raise ReadError(path, f"holds {frames} frames, expected one")
+        if name in (b"IHDR", b"IDAT", b"IEND"):
             kept.append(data[place:end])
         place = end
     claimed = height * (1 + -(-width * bits * _PNG_SAMPLES[color] // 8))
@@ -259,7 +271,7 @@ def _check_jpeg_end(path: Path, data: bytes) -> None:
 
 
 def _decode_opencv(path: Path, data: bytes) -> Array:
-    """CMYK as RGB (H, W, 3)."""
+    """Gray (H, W), or RGB (H, W, 3), also of CMYK."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ReadError(path, "damaged (the pixels cannot be decoded)")
@@ -273,7 +285,11 @@ def _decode_pillow(path: Path, data: bytes, indices: bool, is_gif: bool = False)
         if getattr(image, "n_frames", 1) > 1:
             raise ReadError(path, f"holds {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
         if image.mode == "1":
+            if data.startswith(b"BM") and int.from_bytes(data[_BMP_BITS], "little") != 1:
+                return _decode_opencv(path, data)  # black and white in bytes or half bytes, which Pillow takes for bits
             return np.asarray(image).astype(np.uint8) * np.uint8(255)
+        if image.mode == "RGBA":
+            return without_alpha(np.asarray(image), 3, indices)
         is_gray = image.mode != "P" or _is_gray(image)
         if image.mode == "P" and not (indices and not (is_gif and is_gray)):
             colors = np.asarray(image.convert("RGB"))

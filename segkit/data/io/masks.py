@@ -69,6 +69,17 @@ def thresholded(mask: Array, threshold: float) -> Array:
     return np.where(mask >= threshold, 255, 0).astype(np.uint8)
 
 
+def without_alpha(pixels: Array, colors: int, is_mask: bool) -> Array:
+    """The `colors` of pixels (H, W, C) without their transparency, as (H, W) or (H, W, 3).
+
+    Of a mask that has one color alone, transparent in places, the transparency: that is where its shape is drawn.
+    """
+    kept, alpha = pixels[..., :colors], pixels[..., -1]
+    if is_mask and pixels.shape[2] > colors and not alpha.all() and (kept == kept[:1, :1]).all():
+        return alpha
+    return kept[..., 0] if colors == 1 else kept
+
+
 def same_aspect(a: Sequence[int], b: Sequence[int]) -> bool:
     """Whether (rows, columns) of one image is a scaled version of the other, to a pixel."""
     (rows, columns), (other_rows, other_columns) = a, b

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from segkit.data.io.base import Array, ReadError, as_read_error, refuse_bomb
+from segkit.data.io.masks import without_alpha
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ALPHA = (1, 2)
@@ -97,8 +98,11 @@ def decode(path: Path, file: IO[bytes], number: int | None, indices: bool) -> Ar
         return pixels if indices else _colors(pixels, np.asarray(colormap))
     if photometric == "MINISWHITE" and not indices and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
+    if pixels.ndim == 2:
+        return pixels
     alphas = sum(int(kind) in _ALPHA for kind in extra)
-    return pixels[..., : 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas] if pixels.ndim == 3 else pixels
+    colors = 3 if photometric in ("RGB", "YCBCR") else pixels.shape[2] - alphas
+    return without_alpha(pixels, colors, indices and alphas > 0)
 
 
 def _check_strips(path: Path, page: Any, size: int) -> None:

@@ -16,6 +16,11 @@ from segkit.system.files import natural
 from segkit.system.text import readable
 
 SUFFIXES = IMAGE_SUFFIXES | VOLUME_SUFFIXES
+UNREAD = frozenset({
+    *(".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".psd", ".svs", ".ndpi", ".mrxs", ".scn", ".czi", ".lif", ".nd2", ".oib", ".oif"),
+    *(".mgz", ".mgh", ".hdr", ".img", ".mnc", ".vtk", ".vti", ".dcm", ".dicom", ".ima"),
+})  # fmt: skip
+"""Suffixes of images that no reader of files takes; DICOM belongs to a source of its own."""
 JUNK = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 
@@ -49,6 +54,11 @@ def is_junk(name: str) -> bool:
 def image_files(folder: Path, below: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield the image and volume files among `all_files`."""
     return (path for path in all_files(folder, below) if suffix_of(path.name).lower() in SUFFIXES)
+
+
+def unread_files(folder: Path, below: Iterable[Path] = ()) -> list[Path]:
+    """Return the images among `all_files` of a kind that is not read, so that it can be said."""
+    return [path for path in all_files(folder, below) if suffix_of(path.name).lower() in UNREAD]
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:

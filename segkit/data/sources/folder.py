@@ -15,7 +15,7 @@ from segkit.data.io.masks import MaskRules
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_png
 from segkit.data.sources.base import Source
-from segkit.data.sources.files import image_files
+from segkit.data.sources.files import image_files, unread_files
 from segkit.data.sources.pairing import IMAGE_PARTS, MASK_PARTS, Found, Rule, by_structure, name_below
 from segkit.data.sources.proposals import Proposal, proposals, shared_end
 from segkit.system.shell import override
@@ -208,6 +208,7 @@ class Folder(Source):
                 image.folder, f"{len(images) - len(named)} images {rule} and are left out, e.g. {left_out.name}", severity="warning"
             )
         of_masks = [path for path in masks if mask and mask.name(path)]
+        self._report_unread({rule.folder for rule in (image, mask) if rule})
         if not named:
             fix = override("data.source.image_suffix", "") if images and not image.text else "put the images there, or name another folder"
             self.report(str(image.folder), f"holds no images{_ending(image, self.image_suffix)} ({KINDS})", fix)
@@ -217,6 +218,14 @@ class Folder(Source):
         if not named or (mask and not of_masks):
             return None
         return Found.of(named, image), Found.of(of_masks, mask) if mask else Found({}, {}, {})
+
+    def _report_unread(self, folders: set[Path]) -> None:
+        found = dict.fromkeys(path for folder in sorted(folders) for path in unread_files(folder))
+        unread = [path for path in found if not self._is_ignored(path)]
+        if unread:
+            what = f"{len(unread)} files of a kind that is not read are left out, e.g. {self.shown(unread[0])}"
+            fix = f"save them as PNG or NIfTI (DICOM: data=dicom), or  {override('data.source.ignore', '*' + unread[0].suffix)}"
+            self.report(self.root, what, fix, "warning")
 
     def _root_exists(self) -> bool:
         if self.root.is_dir():

@@ -55,6 +55,21 @@ def cv2_write(path: Path, rgb: np.ndarray) -> None:
     assert cv2.imwrite(str(path), rgb[..., channels] if rgb.ndim == 3 else rgb)
 
 
+def raw(data: bytes):
+    return lambda path: path.write_bytes(data)
+
+
+def two_gray_bmp(path: Path) -> None:
+    """A byte a pixel, and a table of two colors, black and white: what ImageJ and Windows write for a mask."""
+    image = Image.frombytes("P", (53, 37), BIT.astype(np.uint8).tobytes())
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(path)
+
+
+def drawn_in_alpha(colors: int) -> np.ndarray:
+    return np.dstack([np.full((37, 53, colors), 200, np.uint8), BIT.astype(np.uint8) * 255])
+
+
 def pillow(image: Image.Image | np.ndarray):
     def write(path: Path) -> None:
         (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
@@ -105,6 +120,11 @@ IMAGES = {
     "palette png, white first": ("a.png", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
     "palette gif, white first": ("a.gif", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
     "32 bit tiff": ("a.tif", tiff(GREY16.astype(np.uint32)), GREY16.astype(np.float32)),
+    "webp": ("a.webp", lambda path: Image.fromarray(RGB).save(path, lossless=True), RGB),
+    "pgm": ("a.pgm", pillow(GREY), GREY),
+    "ppm": ("a.ppm", pillow(RGB), RGB),
+    "pbm": ("a.pbm", pillow(BIT), BIT.astype(np.uint8) * 255),
+    "pgm of 16 bits, with a comment": ("a.pgm", raw(b"P5\n# ImageJ\n53 37\n65535\n" + GREY16.astype(">u2").tobytes()), GREY16),
     "half float tiff": ("a.tif", tiff((GREY / 8).astype(np.float16)), (GREY / 8).astype(np.float32)),
 }
 
@@ -151,6 +171,16 @@ MASKS = {
     "black and white gif": ("m.gif", lambda path: black_and_white(0).save(path), BIT.astype(np.uint8) * 255),
     "white and black gif": ("m.gif", lambda path: black_and_white(255).save(path), BIT.astype(np.uint8) * 255),
     "gif all white": ("m.gif", pillow(np.full((37, 53), 255, np.uint8)), np.full((37, 53), 255, np.uint8)),
+    "bmp of two grays, a byte each": ("m.bmp", two_gray_bmp, BIT.astype(np.uint8) * 255),
+    "pgm of two classes": ("m.pgm", raw(b"P5 53 37 3\n" + INDEX.tobytes()), INDEX),
+    "one color, drawn in alpha": ("m.png", pillow(drawn_in_alpha(3)), BIT.astype(np.uint8) * 255),
+    "one gray, drawn in alpha": ("m.png", pillow(drawn_in_alpha(1)), BIT.astype(np.uint8) * 255),
+    "one color, drawn in alpha, tiff": (
+        "m.tif",
+        tiff(drawn_in_alpha(3), photometric="rgb", extrasamples=["unassalpha"]),
+        BIT.astype(np.uint8) * 255,
+    ),
+    "black, half transparent": ("m.png", pillow(np.full((37, 53, 4), (0, 0, 0, 128), np.uint8)), np.zeros((37, 53), np.uint8)),
     "int32 tiff": ("m.tif", tiff(GREY16.astype(np.int32)), GREY16.astype(np.int32)),
     "double tiff of whole numbers": ("m.tif", tiff(INDEX.astype(np.float64)), INDEX.astype(np.int32)),
 }
@@ -230,7 +260,7 @@ def encoded(kind: str) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["png", "palette png", "jpeg", "tiff", "tiff lzw", "bmp", "gif"])
+@pytest.mark.parametrize("kind", ["png", "palette png", "jpeg", "tiff", "tiff lzw", "bmp", "gif", "webp", "ppm"])
 def test_a_truncated_file_is_an_error_never_half_an_image(kind: str, tmp_path: Path) -> None:
     whole = encoded(kind)
     path = tmp_path / "cut.img"
@@ -307,6 +337,14 @@ def test_other_faults_are_named(tmp_path: Path) -> None:
         with pytest.raises(ReadError, match=reason) as caught:
             read_mask(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_a_film_is_no_image(kind: str, tmp_path: Path) -> None:
+    first = Image.fromarray(RGB)
+    first.save(tmp_path / f"a.{kind}", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    with pytest.raises(ReadError, match="holds 2 frames, expected one"):
+        read_image(tmp_path / f"a.{kind}")
 
 
 def pages(path: Path) -> Path:

@@ -53,6 +53,21 @@ def test_links_to_folders_are_followed_also_out_of_the_root(tmp_path: Path) -> N
     assert [item.name for item in inputs.of_files(str(tmp_path / "set" / "images"), tmp_path / "out")] == ["p1/a", "p2/a", "p2/b"]
 
 
+def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_pairs(tmp_path / "set", ("a",))
+    (root / "images" / "b.jp2").touch()
+    source = Folder(root)
+    assert [case.id for case in source.cases()] == ["a"]
+    (said,) = [problem for problem in source.problems if problem.severity == "warning"]
+    assert said.what == "1 files of a kind that is not read are left out, e.g. images/b.jp2"
+    assert "data.source.ignore='*.jp2'" in said.fix
+    ignoring = Folder(root, ignore="*.jp2")
+    assert list(ignoring.cases())
+    assert ignoring.problems == []
+    inputs.of_files(str(root / "images"), tmp_path / "out")
+    assert "1 files of a kind that is not read are left out, e.g. b.jp2" in capsys.readouterr().out
+
+
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
     write(tmp_path / "p" / "a.png")
     (tmp_path / "p" / "up").symlink_to(tmp_path)
