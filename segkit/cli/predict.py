@@ -76,7 +76,7 @@ def cases_to_predict(cfg: Predict, predictor: Predictor) -> tuple[Case, ...]:
     """The cases of a data set in a layout that a source reads, labelled or not."""
     config = predictor.config
     data = checkpoint_data(predictor.metadata, config.data, cfg.data.model_dump(exclude_unset=True))
-    found = find(data, config.seed, cfg.allow_targets, cache_folder())
+    found = find(data, config.seed, cfg.allow_targets, cache_folder(), needs_masks=False)
     raise_errors(found.problems, before="prediction starts")
     return found.cases
 

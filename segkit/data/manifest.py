@@ -53,13 +53,16 @@ class Listing:
         return cache_dir / f"facts-{self.name}-{place}"
 
 
-def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path) -> Listing:
-    """Build the source, or its phantom where `data.root` is not set, and list its cases in natural order of their ids."""
+def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path, needs_masks: bool = True) -> Listing:
+    """Build the source, or its phantom where `data.root` is not set, and list its cases in natural order of their ids.
+
+    A prediction needs no masks; sources that pair files by name then list images that have none.
+    """
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
     source = instantiate(data.source, allow=allow, root=root)
     exclude = Exclude(tuple(data.exclude))
     if isinstance(source, Source):
-        source.is_excluded = exclude
+        source.is_excluded, source.needs_masks = exclude, needs_masks
     try:
         listed = [_as_stored(case) if data.exif == "stored" else case for case in source.cases()]
     except OSError as error:

@@ -209,7 +209,8 @@ def _always_together(data: Audited) -> list[DataWarning]:
 
 def _overlapping(data: Audited) -> list[DataWarning]:
     """Which planes overlap, as a share of the smaller one."""
-    names = dict(data.manifest.labels.values)
+    classes = data.manifest.labels.classes
+    names = {raw: name for raw, name in data.manifest.labels.values if name in classes}
     alone = sum(map(Counter, data.class_pixels), Counter[str]())
     both: Counter[tuple[str, str]] = Counter()
     for stats in data.masked if data.manifest.labels.overlap else ():

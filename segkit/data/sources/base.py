@@ -46,6 +46,7 @@ class Source(ABC):
         problems: one `Problem` for everything that is not well paired (an orphan, an ambiguous pair), filled by `cases`.
         default_labels: `labels`, or what `cases` has found in the files of the layout.
         is_excluded: `data.exclude`, so that what is left out needs no partner.
+        needs_masks: false in a prediction, where an image without mask is a case as any other.
     """
 
     def __init__(self, root: Path, labels: Labels | None = None, group: str | None = None) -> None:
@@ -54,6 +55,7 @@ class Source(ABC):
         self.problems: list[Problem] = []
         self.mask_rules: MaskRules = AS_STORED
         self.is_excluded = Exclude()
+        self.needs_masks = True
         self._warned: dict[str, tuple[int, int]] = {}
         try:
             self._pattern = re.compile(group) if group else None

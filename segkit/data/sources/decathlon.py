@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ PHANTOM_LABELS = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}
 class Decathlon(Source):
     """Medical Segmentation Decathlon: the volumes of one task.
 
-        ROOT/dataset.json           optional: names of labels and modalities, and `training`, the list of images with their labels
+        ROOT/dataset.json           optional: names of labels and modalities, and `training`, the list of images with their labels;
+                                    a list `validation` beside it, as AMOS and MONAI have it, is the split of the data set
         ROOT/imagesTr/NAME.nii.gz   volumes; with several modalities, these are their fourth axis
         ROOT/labelsTr/NAME.nii.gz   label maps on the same grid
 
@@ -53,8 +54,8 @@ class Decathlon(Source):
             card = self._card()
             self.default_labels = self._labels(card)
             modalities = len(card.get("modality") or ())
-            for image, label in self._listed(card["training"]) if card.get("training") else self._by_name():
-                yield from self._case(image, label, modalities)
+            for image, label, split in self._listed(card) if card.get("training") else self._by_name():
+                yield from self._case(image, label, modalities, split)
 
     def write_phantom(self, root: Path, n: int, seed: int) -> None:
         training = []
@@ -79,7 +80,7 @@ class Decathlon(Source):
         """Read dataset.json; empty where there is none. Raises `ReadError` where it cannot be used."""
         path = self.root / CARD
         card = read_card(path) if path.is_file() else {}
-        kinds: dict[str, tuple[type, ...]] = {"labels": (dict, list), "modality": (dict, list), "training": (list,)}
+        kinds: dict[str, tuple[type, ...]] = {"labels": (dict, list), "modality": (dict, list), "training": (list,), "validation": (list,)}
         for key, allowed in kinds.items():
             if card.get(key) is not None and not isinstance(card[key], allowed):
                 what = f"{key!r} is not a {allowed[0].__name__}"
@@ -106,16 +107,19 @@ class Decathlon(Source):
             return None
         return {0: "background"} | {value: name for value, name in named.items() if value != 0}
 
-    def _listed(self, training: list[Any]) -> Iterator[tuple[Path, Path]]:
-        for i, entry in enumerate(training):
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-                what = f"entry {i} of 'training' does not name an image and a label"
+    def _listed(self, card: Mapping[str, Any]) -> Iterator[tuple[Path, Path, str]]:
+        labelled = any(isinstance(entry, dict) and "label" in entry for entry in card.get("validation") or ())
+        splits = {"training": "train", "validation": "val"} if labelled else {"training": ""}
+        entries = [(key, i, entry) for key in splits for i, entry in enumerate(card[key])]
+        for key, i, entry in entries:
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(part), str) for part in ("image", "label")):
+                what = f"entry {i} of {key!r} does not name an image and a label"
                 self.report(self.root / CARD, what, 'write it as  {"image": "./imagesTr/NAME.nii.gz", "label": "./labelsTr/NAME.nii.gz"}')
                 continue
-            files = [self.file_named(CARD, entry[key], self.root) for key in ("image", "label")]
+            files = [self.file_named(CARD, entry[part], self.root) for part in ("image", "label")]
             if files[0] and files[1]:
-                yield files[0], files[1]
-        names = {stem(Path(entry["image"])) for entry in training if isinstance(entry, dict) and isinstance(entry.get("image"), str)}
+                yield files[0], files[1], splits[key]
+        names = {stem(Path(entry["image"])) for *_, entry in entries if isinstance(entry, dict) and isinstance(entry.get("image"), str)}
         others = [path for path in image_files(self.root / IMAGES) if stem(path) not in names]
         if others:
             what = f"{len(others)} images are not among those that {CARD} lists, and are left out, e.g. {others[0].name}"
@@ -123,13 +127,13 @@ class Decathlon(Source):
 
     # files
 
-    def _by_name(self) -> Iterator[tuple[Path, Path]]:
+    def _by_name(self) -> Iterator[tuple[Path, Path, str]]:
         images, labels = (Keyed.of(image_files(self.root / name), self.root / name) for name in (IMAGES, LABELS))
         if not images.keys:
             self.report(self.root / IMAGES, "holds no images", "put the volumes there")
-        return ((image, label) for _, image, label in self.pairs(images, labels))
+        return ((image, label, "") for _, image, label in self.pairs(images, labels))
 
-    def _case(self, image: Path, label: Path, modalities: int) -> Iterator[Case]:
+    def _case(self, image: Path, label: Path, modalities: int, split: str) -> Iterator[Case]:
         files = self.read_pair(image, {"": label}, self.orient)
         if files is None:
             return
@@ -138,7 +142,7 @@ class Decathlon(Source):
             self.report(image, what, "replace the file, or fix 'modality'")
             return
         key = stem(image)
-        yield Case(key, files.image, files.masks[""], group=key, spacing_mm=files.spacing_mm, dims=files.dims)
+        yield Case(key, files.image, files.masks[""], group=key, split=split, spacing_mm=files.spacing_mm, dims=files.dims)
 
 
 def _named_as_listed(root: Path, card: dict[str, Any]) -> bool:

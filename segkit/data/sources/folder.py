@@ -114,6 +114,8 @@ class Folder(Source):
             return None
         if mask is None and self.masks is not None:
             mask = Rule.suffix(self.masks, self.mask_suffix)
+        if mask and not self.needs_masks and not any(map(mask.name, self._files(mask, image))):
+            return (image, None) if image.folder.is_dir() else self._proposed([image.folder])
         missing = [rule.folder for rule in (image, mask) if rule and not rule.folder.is_dir()]
         if missing or (mask and not self._any_pair(image, mask)):
             return self._proposed(missing)
@@ -240,6 +242,10 @@ class Folder(Source):
 
     # pairs
 
+    @property
+    def _takes_unlabelled(self) -> bool:
+        return self.missing_masks == "skip" or not self.needs_masks
+
     def _paired(self, images: Found, masks: Found, image: Rule, mask: Rule | None) -> Iterator[Case]:
         self._report_ambiguous("image", images)
         self._report_ambiguous("mask", masks)
@@ -252,7 +258,7 @@ class Folder(Source):
         if mask:
             self._report_alone(images, masks, mask)
         for id_, files in images.one.items():
-            has_mask = mask is None or id_ in masks.one or (self.missing_masks == "skip" and id_ not in masks.several)
+            has_mask = mask is None or id_ in masks.one or (self._takes_unlabelled and id_ not in masks.several)
             if has_mask and set(files) == set(complete):
                 yield from self._case(id_, files, masks.one.get(id_, {}), mask, images.splits[id_])
 
@@ -274,7 +280,7 @@ class Folder(Source):
     def _report_alone(self, images: Found, masks: Found, mask: Rule) -> None:
         """Report images without mask and masks without image, each as one problem."""
         alone = {id_: next(iter(parts.values())) for id_, parts in images.one.items() if id_ not in masks and not self.is_excluded(id_)}
-        if alone and self.missing_masks != "skip":
+        if alone and not self._takes_unlabelled:
             id_ = next(iter(alone))
             expected = f"that fits {mask.text!r}" if mask.text else f"{self.shown(mask.folder / id_)}{self.mask_suffix}.*"
             paired = [stem(path) for id_, parts in images.one.items() if id_ in masks for path in parts.values()]

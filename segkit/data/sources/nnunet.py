@@ -20,6 +20,7 @@ from segkit.data.sources.files import Keyed
 from segkit.system.files import natural
 
 BACKGROUND = "background"
+TEST = "imagesTs"
 KEYS = ("channel_names", "labels", "file_ending")
 PHANTOM_CHANNELS = ("flair", "t1ce")
 PHANTOM_LABELS = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
@@ -34,7 +35,8 @@ class NnUNet(Source):
         ROOT/labelsTr/CASE.nii.gz       label map; with .png, .bmp or .tif images are 2-D (a TIFF of several pages is a volume)
 
     `labels` maps names to a number or, for regions that lie in one another, to a list of numbers: every label is then a plane
-    of its own. Voxels labeled "ignore" do not count. The unlabeled imagesTs is not part of the cases.
+    of its own. Voxels labeled "ignore" do not count. The unlabeled imagesTs is part of
+    predictions only.
 
     Reference: Isensee et al., Nat. Methods 18, 2021; github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 
@@ -58,10 +60,18 @@ class NnUNet(Source):
             return
         with self.reporting("fix it; a superfluous comma is the usual reason"):
             self._read_card(self.root / CARD)
-            yield from self._complete()
+            yield from self._complete() if self.needs_masks else self._unlabelled()
+
+    def _unlabelled(self) -> Iterator[Case]:
+        """Every image, also of imagesTs: a prediction needs no label maps."""
+        for folder in [name for name in (IMAGES, TEST) if (self.root / name).is_dir()] or [IMAGES]:
+            images = self._images(folder)
+            for name in sorted(images, key=natural):
+                if self._is_complete(name, images[name]):
+                    yield from self._case(name, [images[name][i] for i in sorted(images[name])], None)
 
     def _complete(self) -> Iterator[Case]:
-        images = self._images()
+        images = self._images(IMAGES)
         first = {name: images[name][min(images[name])] for name in sorted(images, key=natural)}
         keyed = Keyed(first, {}, self.root / IMAGES, f"_0000{self._ending}")
         for name, _, label in self.pairs(keyed, Keyed(self._files(LABELS), {}, self.root / LABELS, self._ending)):
@@ -149,10 +159,10 @@ class NnUNet(Source):
             self.report(place, what, "fix 'file_ending'")
         return found
 
-    def _images(self) -> dict[str, dict[int, Path]]:
+    def _images(self, folder: str) -> dict[str, dict[int, Path]]:
         """Files of each case by channel."""
         images: dict[str, dict[int, Path]] = {}
-        for name, path in self._files(IMAGES).items():
+        for name, path in self._files(folder).items():
             match = _CHANNEL.fullmatch(name)
             if match is None:
                 self.report(path, f"is not called CASE_0000{self._ending}: its channel, in four digits, is missing", "rename it")
@@ -166,19 +176,19 @@ class NnUNet(Source):
             there = sum(header(path).channels if is_volume_file(path) else image_shape(path)[2] for path in files.values())
             if there == self._channels and sorted(files) == list(range(len(files))):
                 return True
-            missing = [self.root / IMAGES / f"{name}_{i:04d}{self._ending}" for i in range(self._channels) if i not in files]
+            missing = [files[min(files)].with_name(f"{name}_{i:04d}{self._ending}") for i in range(self._channels) if i not in files]
             for path in missing:
                 self.report(path, "is missing", f"add it, or fix 'channel_names' of {CARD}")
             if not missing:
                 raise Unusable(files[0], f"{name} has {there} channels, but {CARD} names {self._channels}", "fix 'channel_names'")
         return False
 
-    def _case(self, name: str, images: list[Path], label: Path) -> Iterator[Case]:
-        files = self.read_pair(images, {"": label}, self.orient)
+    def _case(self, name: str, images: list[Path], label: Path | None) -> Iterator[Case]:
+        files = self.read_pair(images, {"": label} if label else {}, self.orient)
         with self.reporting("fix it; a superfluous comma is the usual reason"):
             if files:
-                mask = files.masks[""]
-                regions = {region: Region(mask, values) for region, values in self._regions.items()}
+                mask = files.masks.get("")
+                regions = {region: Region(mask, values) for region, values in self._regions.items()} if mask else {}
                 spacing = files.spacing_mm or _spacing_beside(images[0])
                 yield Case(name, files.image, regions or mask, group=name, spacing_mm=spacing, dims=files.dims)
 

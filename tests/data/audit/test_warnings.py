@@ -183,7 +183,8 @@ def test_overlapping_planes_are_a_note() -> None:
     half[:, :80] = 1
     quarter = half.copy()
     quarter[80:] = 0
-    found = suspect([case(f"c{i}", blob(i)[0], {"a": half, "b": quarter}) for i in range(3)], LabelMap.of({"a": "a", "b": "b"}, True))
+    cases = [case(f"c{i}", blob(i)[0], {"a": half, "b": quarter, "left out": half}) for i in range(3)]
+    found = suspect(cases, LabelMap.of({"a": "a", "b": "b", "left out": "background"}, True))
     assert [s.problem.what for s in found] == ["overlap: a and b (100.0% of the smaller)"]
 
 

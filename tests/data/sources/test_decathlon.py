@@ -123,6 +123,18 @@ def test_a_listed_file_that_is_missing_is_reported(root: Path) -> None:
     assert problems(root) == [f"dataset.json: {said}"]
 
 
+def test_a_list_for_validation_is_the_split_of_the_data_set(root: Path) -> None:
+    training = json.loads((root / "dataset.json").read_text())["training"]
+    for kind in ("images", "labels"):
+        (root / f"{kind}Va").mkdir()
+        (root / f"{kind}Tr" / "brain_004.nii.gz").rename(root / f"{kind}Va" / "brain_004.nii.gz")
+    moved = {key: f"./{key}sVa/brain_004.nii.gz" for key in ("image", "label")}
+    card(root, training=training[:3], validation=[moved])
+    assert [case.split for case in read(root)] == ["train", "train", "train", "val"]
+    card(root, validation=[{"image": moved["image"]}])  # without labels it is no part of the cases
+    assert [case.split for case in read(root)] == ["", "", ""]
+
+
 def test_images_that_are_not_listed_are_reported(root: Path) -> None:
     card(root, training=json.loads((root / "dataset.json").read_text())["training"][:3])
     (said,) = problems(root)

@@ -175,6 +175,19 @@ def test_images_and_label_maps_without_partners_are_reported(root: Path) -> None
     ]
 
 
+def test_a_prediction_takes_every_image_with_or_without_label_map(root: Path) -> None:
+    (root / "imagesTs").mkdir()
+    for i in range(2):
+        (root / "imagesTr" / f"brain_002_{i:04d}.nii.gz").rename(root / "imagesTs" / f"brain_009_{i:04d}.nii.gz")
+    (root / "labelsTr" / "brain_001.nii.gz").unlink()
+    source = NnUNet(root)
+    source.needs_masks = False
+    cases = list(source.cases())
+    assert source.problems == []
+    assert [case.id for case in cases] == ["brain_001", "brain_003", "brain_004", "brain_009"]
+    assert {case.image.read().shape[-1] for case in cases} == {2}
+
+
 def test_an_image_without_channel_number_is_reported(flat: Path) -> None:
     (flat / "imagesTr" / "a_0_0000.png").rename(flat / "imagesTr" / "a_0.png")
     found = problems(flat)

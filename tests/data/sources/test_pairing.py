@@ -152,6 +152,17 @@ def test_a_file_for_each_channel(tmp_path: Path) -> None:
     assert [(p.where, p.what) for p in problems] == [("c1/t1.png", "c1 lacks a channel: others have t1, t2")]
 
 
+@pytest.mark.parametrize("kept", [(), ("c1/seg.png",)])
+def test_a_prediction_needs_no_masks(kept: tuple[str, ...], data: Callable[..., schema.Data], tmp_path: Path) -> None:
+    keys = {"image": "(?P<id>[^/]+)/(?P<channel>t1|t2)", "mask": "(?P<id>[^/]+)/seg"}
+    touch(tmp_path / "set", *(f"c{i}/{name}.png" for i in range(3) for name in ("t1", "t2")), *kept)
+    found = find(data("folder", tmp_path / "set", keys), 0, (), tmp_path / "cache", needs_masks=False)
+    assert ([case.id for case in found.cases], found.problems) == (["c0", "c1", "c2"], ())
+    touch(tmp_path / "plain", "images/a.png")
+    found = find(data("folder", tmp_path / "plain"), 0, (), tmp_path / "cache", needs_masks=False)
+    assert ([case.id for case in found.cases], found.problems) == (["a"], ())
+
+
 def test_one_flat_folder_of_images_and_masks(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{c} ({i}){end}.png" for c in ("benign", "normal") for i in range(3) for end in ("", "_mask")))
     cases, _ = listed(Folder(tmp_path))
