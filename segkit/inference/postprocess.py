@@ -140,8 +140,9 @@ class FillHoles:
     def __call__(self, mask: Array, pixel_mm: tuple[float, ...] = ()) -> Array:
         holes = ndimage.binary_fill_holes(mask) & ~mask
         if self.px is not None:
-            objects, sizes = components(holes)
-            holes = np.concatenate([[False], sizes <= self.px])[objects]
+            objects, _ = ndimage.label(holes)  # across faces: objects that touch by a corner part their holes
+            small = np.bincount(objects.ravel()) <= self.px
+            holes = small[objects] & holes
         return np.asarray(mask | holes)
 
 

@@ -16,7 +16,7 @@ import torch
 from segkit.config.schema import Train
 from segkit.data.case import Case
 from segkit.data.channels import COLOR, GRAY, IS_COLOR, is_picture, with_channels
-from segkit.data.io.base import ReadError
+from segkit.data.io.base import ReadError, as_image
 from segkit.data.io.exif import as_stored
 from segkit.data.io.images import ImageFile
 from segkit.data.labels import Array, LabelMap
@@ -81,7 +81,8 @@ class InMemory:
         return ()
 
     def read(self) -> Array:
-        return self.array
+        """In the type of numbers that the same image has when it is read from a file."""
+        return as_image(Path("the image"), self.array).reshape(self.array.shape)
 
 
 class Predictor(ABC):
@@ -134,7 +135,7 @@ class CheckpointPredictor(Predictor):
     ) -> None:
         self.metadata, self.hardware = metadata, hardware
         self.config = config.model_copy(update={"inference": config.inference.model_copy(update=dict(inference or {}))})
-        self.labels, self._has_converted = metadata.label_map(), False
+        self.labels, self._has_converted, self._has_warned = metadata.label_map(), False, False
         self.intensity = Intensity(self.config.preprocess, metadata.intensity_max)
         self.decide = Decision.of(self.config.inference, self.labels, allow)
         self.views = views(self.config.inference.tta, metadata.dims)
@@ -171,6 +172,7 @@ class CheckpointPredictor(Predictor):
             raise SegkitError(
                 f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.metadata.channels})"
             )
+        self._compare_types(case, raw)
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         name = str(case.image.paths[0]) if case.image.paths else case.id
         return Ready(raw, np.moveaxis(self.intensity.normalize(pixels, found), -1, 0), name, steps, case.pixel_mm)
@@ -197,6 +199,21 @@ class CheckpointPredictor(Predictor):
             console.print(f"channels   this checkpoint takes {takes}: {done}, in {name} and all images like it", markup=False)
         return case, raw
 
+    def _compare_types(self, case: Case, raw: Array) -> None:
+        """Print, once, where `scale=auto` may bring the numbers of an image to another scale than those of the training images."""
+        ours, its = self.metadata.dtypes, str(raw.dtype)
+        if self._has_warned or self.config.preprocess.scale != "auto" or not ours or its in ours:
+            return
+        low, high = float(raw.min()), float(raw.max())
+        if (its == "uint8" and ours == ["uint16"]) or (its == "float32" and low >= 0 and high <= 1):
+            return  # shares of the whole scale, too
+        self._has_warned = True
+        span = {"uint8": "0 to 255", "uint16": f"0 to {self.intensity.intensity_max}"}.get(its, "the range of each image")
+        name = case.image.paths[0].name if case.image.paths else "the image"
+        what = f"{name} holds {its} ({low:g} to {high:g}), of which preprocess.scale=auto maps {span} to 0..1"
+        fix = f"the training images hold {' and '.join(ours)}: convert the images alike"
+        console.print(f"warning    {what};   {fix}", markup=False)
+
     @torch.inference_mode()
     def _probabilities(self, stack: Array) -> Array:
         """(B, C, *s) -> (B, n_outputs, *s) float32."""
@@ -219,11 +236,15 @@ def check_finite(probs: Array, ready: Ready) -> None:
     raise SegkitError(f"{ready.name}: the probabilities are not finite: {why};   {fix}")
 
 
-def as_case(image: Image) -> Case:
+def as_case(image: object) -> Case:
+    """The case of an `Image`. SegkitError for all else."""
     if isinstance(image, Case):
         return image
     if isinstance(image, np.ndarray):
         return Case("image", InMemory(image))
+    if not isinstance(image, str | Path):
+        kind = type(image).__name__
+        raise SegkitError(f"predict takes the name of a file, a NumPy array or a Case, not {kind};   convert it with  numpy.asarray(IMAGE)")
     path = Path(image)
     return Case(path.stem, ImageFile(path))
 

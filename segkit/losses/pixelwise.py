@@ -153,7 +153,8 @@ class LovaszLoss(nn.Module):
         counted = (target != IGNORE).flatten(1).any(dim=1)
         if not counted.any():
             return logits.sum() * 0
-        logits, target = logits[counted], target[counted]  # of an image without, smp's multi-class loss would be no scalar
+        # smp's knows float32 alone, and its multi-class loss would be no scalar of an image without
+        logits, target = logits[counted].float(), target[counted]
         if self.mode == "multiclass":
             return self.loss(logits, target)  # type: ignore[no-any-return]
         # one structure at a time: smp would sort the pixels of all structures into one line

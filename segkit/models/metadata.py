@@ -80,6 +80,7 @@ class Card(Strict):
     calibration: Annotated[Calibrated, Field(default_factory=dict)]
     format: Literal[1]
     dims: Literal[2, 3] = 2
+    dtypes: Annotated[list[Literal["uint8", "uint16", "float32"]], Field(default_factory=list)]
 
     @model_validator(mode="after")
     def _one_a_channel(self) -> Card:
@@ -112,6 +113,7 @@ class Metadata:
         calibration: what `segkit calibrate` chose, on how many validation cases.
         format: version of this layout.
         dims: 2 for images, 3 for volumes.
+        dtypes: types of numbers of the training images, as they are read; empty where they are not known.
     """
 
     config: dict[str, Any]
@@ -130,6 +132,7 @@ class Metadata:
     calibration: dict[str, Any] = field(default_factory=dict)
     format: int = 1
     dims: int = 2
+    dtypes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Metadata:

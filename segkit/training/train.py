@@ -171,6 +171,7 @@ def make_metadata(cfg: Train, prepared: Prepared, hardware: Hardware) -> Metadat
         is_phantom=manifest.is_phantom,
         precision=hardware.precision,
         versions=versions(),
+        dtypes=seen.dtypes,
     )
 
 

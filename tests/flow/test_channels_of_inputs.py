@@ -61,6 +61,25 @@ def test_other_numbers_of_channels_are_refused_as_ever(trained: Path) -> None:
         segkit.load(trained).predict(np.zeros((48, 64, 4), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("kind", "most", "said"),
+    [(np.uint8, 200, ""), (np.uint16, 4000, "0 to 65535"), (np.float32, 200, "the range of each image"), (np.float32, 1, "")],
+)
+def test_numbers_of_another_type_than_those_of_the_training_are_told_once(
+    kind: type[np.generic], most: int, said: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = (np.linspace(0, 1, 48 * 64).reshape(48, 64) * most).astype(kind)
+    assert len(list(segkit.load(trained).predict_all([image, image, image]))) == 3
+    text = " ".join(capsys.readouterr().out.split())
+    told = f"warning the image holds {image.dtype} (0 to {most}), of which preprocess.scale=auto maps {said} to 0..1;"
+    assert text.count(told) == text.count("warning") == int(bool(said))
+
+
+def test_what_is_no_image_is_refused(trained: Path) -> None:
+    with pytest.raises(SegkitError, match="not list"):
+        segkit.load(trained).predict([[1, 2], [3, 4]])  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def of_color(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on gray pictures read as color."""

@@ -57,6 +57,13 @@ def test_holes_are_filled_if_they_are_enclosed_and_small_enough() -> None:
     assert not FillHoles(px=4)(mask)[3, 15]
 
 
+def test_holes_that_touch_by_a_corner_are_two() -> None:
+    mask = np.ones((9, 9), bool)
+    mask[2:4, 2:4] = mask[4:6, 4:6] = False
+    assert FillHoles(px=4)(mask).all()
+    assert not FillHoles(px=3)(mask)[2, 2]
+
+
 def test_smoothing_removes_a_spike_and_keeps_a_half_plane() -> None:
     mask = np.zeros((40, 40), bool)
     mask[20:] = True

@@ -22,7 +22,7 @@ from segkit.system.errors import SegkitError, few, first_line
 from segkit.system.text import one_line
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"})
-VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".npy", ".npz"})
+VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".nhdr", ".npy", ".npz"})
 _DOUBLE = (".nii.gz", ".seg.nrrd")
 MAX_PIXELS = 10**9
 """A larger image is taken for a decompression bomb."""
@@ -127,7 +127,7 @@ def as_image(path: Path, pixels: Array) -> Array:
     if not pixels.size:
         raise ReadError(path, f"holds no pixels ({' x '.join(map(str, pixels.shape))})")
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     native = pixels.dtype.newbyteorder("=")

@@ -171,11 +171,12 @@ class Intensity:
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """Intensities of the training images: largest value of their bit depth, mean and SD by channel in unit scale."""
+    """Intensities of the training images: largest value of their bit depth, mean and SD by channel in unit scale, types of numbers."""
 
     intensity_max: int
     mean: list[float]
     sd: list[float]
+    dtypes: list[str]
 
     @classmethod
     def of(
@@ -188,16 +189,27 @@ class IntensityStatistics:
             statistics: of the training cases.
             decoded: called with `intensity_max`; yields training images (*S, C) on the network's grid.
         """
-        top, first = intensity_max(statistics), statistics[0]
-        if scaling.scale == "auto" and first.dtype in ("uint8", "uint16"):
-            n = sum(math.prod(stats.shape) for stats in statistics)
-            mean = np.sum([stats.sum for stats in statistics], axis=0) / n * SIXTEEN_BIT / top
-            square = np.sum([stats.sum_of_squares for stats in statistics], axis=0) / n * (SIXTEEN_BIT / top) ** 2
+        top, channels = intensity_max(statistics), statistics[0].channels
+        dtypes = sorted({stats.dtype for stats in statistics})
+        if scaling.scale == "auto" and set(dtypes) <= {"uint8", "uint16"}:
+            mean, square = _moments_of_sums(statistics, top)
         elif scaling.normalize == "dataset":
             mean, square = _moments(decoded(top))
         else:
-            mean, square = np.zeros(first.channels), np.ones(first.channels)
-        return cls(top, mean.tolist(), np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+            mean, square = np.zeros(channels), np.ones(channels)
+        return cls(top, mean.tolist(), np.sqrt(np.maximum(square - mean**2, 0)).tolist(), dtypes)
+
+
+def _moments_of_sums(statistics: Sequence[CaseStatistics], top: int) -> tuple[Array, Array]:
+    """Mean and mean square by channel from the audit's sums, in which 65535 is 1 of 16-bit images."""
+    n = sum(math.prod(stats.shape) for stats in statistics)
+    mean, square = np.zeros(statistics[0].channels), np.zeros(statistics[0].channels)
+    for dtype, largest in (("uint8", SIXTEEN_BIT), ("uint16", top)):
+        alike = [stats for stats in statistics if stats.dtype == dtype]
+        if alike:
+            mean += np.sum([stats.sum for stats in alike], axis=0) / n * SIXTEEN_BIT / largest
+            square += np.sum([stats.sum_of_squares for stats in alike], axis=0) / n * (SIXTEEN_BIT / largest) ** 2
+    return mean, square
 
 
 def _moments(images: Iterable[Array]) -> tuple[Array, Array]:
@@ -210,8 +222,6 @@ def _moments(images: Iterable[Array]) -> tuple[Array, Array]:
 
 
 def intensity_max(statistics: Sequence[CaseStatistics]) -> int:
-    """Largest value of the bit depth that 16-bit images really use (4095 for 12 bit); 65535 for other images."""
-    if statistics[0].dtype != "uint16":
-        return SIXTEEN_BIT
-    largest = max(round(SIXTEEN_BIT * max(stats.maximum)) for stats in statistics)
-    return max(255, int(2 ** largest.bit_length()) - 1)
+    """Largest value of the bit depth that 16-bit images really use (4095 for 12 bit); 65535 where there are none."""
+    largest = [round(SIXTEEN_BIT * max(stats.maximum)) for stats in statistics if stats.dtype == "uint16"]
+    return max(255, int(2 ** max(largest).bit_length()) - 1) if largest else SIXTEEN_BIT

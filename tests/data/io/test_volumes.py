@@ -329,7 +329,7 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     refused(tmp_path / "gone.nii.gz", "is missing")
     (tmp_path / "folder.nii.gz").mkdir()
     refused(tmp_path / "folder.nii.gz", "cannot be opened")
-    for suffix in ("nii", "nii.gz", "nrrd", "mha", "mhd", "npy", "npz", "tif"):
+    for suffix in ("nii", "nii.gz", "nrrd", "nhdr", "mha", "mhd", "npy", "npz", "tif"):
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(b"")
         refused(path, "zero bytes")

@@ -10,7 +10,9 @@ import pytest
 
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
-from segkit.data.transforms.intensity import Intensity
+from segkit.data.io.volumes import VolumeFile
+from segkit.data.statistics import CaseStatistics, statistics_of
+from segkit.data.transforms.intensity import Intensity, IntensityStatistics
 from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.predictor import InMemory
 from tests.data.transforms.test_geometry import Grid
@@ -149,3 +151,33 @@ def test_foreground_is_cropped_by_the_box_of_the_volume() -> None:
     whole[0, 4:7, 3:4] = 0.5
     assert scaled(whole[2], whole, crop_foreground=0.1).shape == (5, 6, 1)
     assert scaled(whole[2], whole, crop_foreground=0.6).shape == (3, 6, 1)
+
+
+def measured(kind: type[np.generic], least: int, most: int) -> CaseStatistics:
+    """Statistics of an image of two values."""
+    return statistics_of(Case("a", InMemory(np.array([[[least], [most]]], kind))))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_mixed_bit_depths_are_measured_each_by_its_own_range_in_any_order(order: int) -> None:
+    mixed = [measured(np.uint8, 0, 255), measured(np.uint16, 0, 4095)][::order]
+    seen = IntensityStatistics.of(Grid(None), mixed, decoded=lambda top: [])
+    assert (seen.intensity_max, seen.dtypes) == (4095, ["uint16", "uint8"])
+    assert (seen.mean, seen.sd) == (pytest.approx([0.5]), pytest.approx([0.5]))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, ">u2", np.uint32, np.int64, np.float16, bool])
+def test_an_array_has_the_type_of_numbers_that_a_file_of_it_has(kind: Any, tmp_path: Path) -> None:
+    array = (np.arange(12).reshape(3, 4, 1) % 2 * 200).astype(kind)
+    np.save(tmp_path / "a.npy", array[None])
+    of_file, in_memory = VolumeFile(tmp_path / "a.npy").read()[0], InMemory(array).read()
+    assert in_memory.dtype == of_file.dtype
+    assert np.array_equal(in_memory, of_file)
+
+
+@pytest.mark.parametrize(
+    ("array", "why"), [(np.zeros((0, 5)), "holds no pixels"), (np.zeros((5, 5), complex), "numbers of type complex128")]
+)
+def test_an_array_without_gray_values_is_refused(array: Array, why: str) -> None:
+    with pytest.raises(ReadError, match=f"the image: .*{why}"):
+        InMemory(array).read()
