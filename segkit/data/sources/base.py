@@ -128,10 +128,10 @@ class Source(ABC):
             what = f"has no {partner} {self.shown(others.folder / next(iter(alone)))}{others.ending}"
             self.report_alone(list(alone.values()), what, f"add the {partner}, or move the {kind} away")
 
-    def report_alone(self, paths: Sequence[Path], what: str, fix: str) -> None:
+    def report_alone(self, paths: Sequence[Path], what: str, fix: str, severity: Severity = "error") -> None:
         """Report files without partner as one problem: the first, and how many more."""
         more = f" (and {len(paths) - 1} more, such as {paths[1].name})" if len(paths) > 1 else ""
-        self.report(paths[0], what + more, fix)
+        self.report(paths[0], what + more, fix, severity)
 
     def report_ambiguous(self, images: Keyed, masks: Keyed) -> None:
         """Report keys that several files have."""

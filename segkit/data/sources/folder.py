@@ -17,7 +17,8 @@ from segkit.data.phantoms.base import write_png
 from segkit.data.sources.base import Source
 from segkit.data.sources.files import image_files, unread_files
 from segkit.data.sources.pairing import IMAGE_PARTS, MASK_PARTS, Found, Rule, by_structure, name_below
-from segkit.data.sources.proposals import Proposal, proposals, shared_end
+from segkit.data.sources.proposals import NUMBER, Proposal, escaped, proposals, shared_end
+from segkit.system.errors import Severity
 from segkit.system.shell import override
 
 SHOWN = 4
@@ -280,6 +281,8 @@ class Folder(Source):
     def _report_alone(self, images: Found, masks: Found, mask: Rule) -> None:
         """Report images without mask and masks without image, each as one problem."""
         alone = {id_: next(iter(parts.values())) for id_, parts in images.one.items() if id_ not in masks and not self.is_excluded(id_)}
+        further = self._further_masks(images, mask, alone) if self.needs_masks else set()
+        alone = {id_: path for id_, path in alone.items() if id_ not in further}
         if alone and not self._takes_unlabelled:
             id_ = next(iter(alone))
             expected = f"that fits {mask.text!r}" if mask.text else f"{self.shown(mask.folder / id_)}{self.mask_suffix}.*"
@@ -292,6 +295,21 @@ class Folder(Source):
             folder = self.root if self.image else self.images
             expected = f"that fits {self.image!r}" if self.image else f"{self.shown(folder / next(iter(lonely)))}{self.image_suffix}.*"
             self.report_alone(list(lonely.values()), f"has no image {expected}", "add the image, or move the mask away")
+
+    def _further_masks(self, images: Found, mask: Rule, alone: Mapping[str, Path]) -> set[str]:
+        """Files called as the mask of an image and a number (`a_mask_1` beside `a_mask`), which are reported; they are no images."""
+        if mask.parts or not (mask.text or self.mask_suffix):
+            return set()
+        base = self.root if mask.text else self.images
+        pattern = (mask.text or f"(?P<id>.+){escaped(self.mask_suffix)}") + NUMBER
+        rule = Rule.of(base, pattern, MASK_PARTS)
+        further = {id_: path for id_, path in alone.items() if (name := rule.name(path)) and name.id in images}
+        if further:
+            image = self.image or f"(?P<id>.+){escaped(self.image_suffix)}"
+            fix = f"join them:  {override('data.source.image', image)} {override('data.source.mask', pattern)}"
+            severity: Severity = "warning" if self.missing_masks == "skip" else "error"
+            self.report_alone(list(further.values()), "is called like a further mask of its image", fix, severity)
+        return set(further)
 
 
 def _ending(rule: Rule, suffix: str) -> str:

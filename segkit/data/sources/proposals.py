@@ -26,6 +26,8 @@ MOST = 0.8
 """Share of the names that a common beginning or end must have; a few stray files do not change a rule."""
 FEWEST = 0.2
 """A rule that pairs a smaller share of the files is a coincidence."""
+NUMBER = r"(?P<instance>(?:_\d+)?)"
+"""Behind the name of a mask: further ones of the same image, such as `a_mask_1` beside `a_mask`."""
 Feature = tuple[str, str]
 """Its kind (folder, start, end, name) and the text."""
 Featured = tuple[Feature, set[int]]
@@ -86,7 +88,7 @@ def _effort(proposal: Proposal) -> tuple[int, bool, bool, int]:
 
 
 def tried(names: Sequence[str], image: str, mask: str) -> Proposal:
-    """What two patterns pair. A file that fits the mask's is no image; several images of one id are no pair."""
+    """What two patterns pair. A file that fits the mask's is no image; several images of one id are no pair, unless they are channels."""
     of_image, of_mask = Rule.of(Path(), image, IMAGE_PARTS), Rule.of(Path(), mask, MASK_PARTS)
     images, masks = defaultdict(list), defaultdict(list)
     for i, name in enumerate(names):
@@ -94,9 +96,9 @@ def tried(names: Sequence[str], image: str, mask: str) -> Proposal:
             masks[found.id].append((found.part, i))
         elif found := of_image.read(name):
             images[found.id].append((found.part, i))
-    sound = [id_ for id_, files in images.items() if len(files) == 1 and id_ in masks]
-    sound = [id_ for id_ in sound if len({part for part, _ in masks[id_]}) == len(masks[id_])]
-    pairs = frozenset((images[id_][0][1], *(i for _, i in masks[id_])) for id_ in sound)
+    both = {id_: (files, masks[id_]) for id_, files in images.items() if id_ in masks}
+    sound = [files for files in both.values() if all(len({part for part, _ in some}) == len(some) for some in files)]
+    pairs = frozenset(tuple(i for some in files for _, i in some) for files in sound)
     return Proposal(image, mask, pairs, len(pairs), len(names))
 
 
@@ -127,7 +129,9 @@ def speaks_of_masks(name: str) -> bool:
 def _patterns(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Patterns of images and masks that are worth a try."""
     every = sorted(features(names).items(), key=lambda item: (-len(item[1]), item[0]))
-    of_masks = [item for item in every if speaks_of_masks(item[0][1])] or [item for item in every if item[0][0] != "end"]
+    of_masks = [item for item in every if speaks_of_masks(item[0][1])] or [
+        item for item in every if item[0][0] != "end" and not re.search(r"\d", item[0][1])
+    ]
     for kind, write in _WRITERS.items():
         masks = _frequent([item for item in of_masks if item[0][0] == kind])
         images = _frequent([item for item in every if item[0][0] == kind and not speaks_of_masks(item[0][1])])
@@ -137,6 +141,8 @@ def _patterns(names: Sequence[str]) -> Iterator[tuple[str, str]]:
                 own = [names[i] for i in sorted(with_image - with_mask)]
                 if own and image != mask:
                     yield from write(own, its, image, mask)
+        if kind in _CHANNELS:
+            yield from _channels(names, kind, [feature[1] for feature, _ in images], [feature[1] for feature, _ in masks])
         if kind == "folder":
             yield from _structures([feature[1] for feature, _ in masks], list(_patterns_of_folders(names, masks, images)))
 
@@ -157,11 +163,26 @@ def _structures(folders: Sequence[str], written: Sequence[tuple[str, str]]) -> I
         alike = [name for name in folders if name.startswith(start) and name.endswith(end) and len(name) > len(start + end)]
         if not speaks_of_masks(start + end):
             continue
-        inner = "|".join(_escape(name[len(start) : len(name) - len(end)]) for name in sorted(alike))
-        folder = f"{_escape(start)}(?P<structure>{inner}){_escape(end)}/"
+        inner = "|".join(escaped(name[len(start) : len(name) - len(end)]) for name in sorted(alike))
+        folder = f"{escaped(start)}(?P<structure>{inner}){escaped(end)}/"
         for image, mask in written:
-            if mask.startswith(f"{_escape(alike[0])}/"):
-                yield image, folder + mask.removeprefix(f"{_escape(alike[0])}/")
+            if mask.startswith(f"{escaped(alike[0])}/"):
+                yield image, folder + mask.removeprefix(f"{escaped(alike[0])}/")
+
+
+def _channels(names: Sequence[str], kind: str, images: Sequence[str], masks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """`KEY_t1`, `KEY_t2` and `KEY_seg`: a file for each channel; also in a folder a case. Some case must have all of them."""
+    if len(images) < 2:
+        return
+    key, between = _CHANNELS[kind]
+    start = _apart(*sorted(images)[:: len(images) - 1])[0] if kind == "end" else ""
+    inner = "|".join(escaped(name.removeprefix(start)) for name in sorted(images))
+    if not all(name.startswith(start) for name in images):
+        return
+    for mask in masks:
+        rule = f"{key}{between}{escaped(start)}(?P<channel>{inner})", f"{key}{between}{escaped(mask)}"
+        if any(len(pair) > len(images) for pair in tried(names, *rule).pairs):
+            yield rule
 
 
 def _apart(a: str, b: str) -> tuple[str, str]:
@@ -182,7 +203,7 @@ def _apart(a: str, b: str) -> tuple[str, str]:
 def _in_folders(images: Sequence[str], masks: Sequence[str], image: str, mask: str) -> Iterator[tuple[str, str]]:
     """`image/KEY` and `mask/KEY`, also within each subset of a split; and a folder a case, with a mask for each object or structure."""
     own, its = [_around(name, image) for name in images], [_around(name, mask) for name in masks]
-    before, folder = (f"{_escape(name)}/" if name else "" for name in (image, mask))
+    before, folder = (f"{escaped(name)}/" if name else "" for name in (image, mask))
     ours, theirs = _affixed([tail for _, tail in own], [tail for _, tail in its])
     yield f"{before}{ours}", f"{folder}{theirs}"
     parents = {PurePosixPath(head).name for head, _ in its}
@@ -195,16 +216,18 @@ def _in_folders(images: Sequence[str], masks: Sequence[str], image: str, mask: s
         return
     of_case = Counter(tail for _, tail in its)
     part = "structure" if all(n == len(parents) for n in of_case.values()) and len(of_case) > 1 else "instance"
-    tails = [_escape(PurePosixPath(tail).name) for tail, n in Counter(tail for _, tail in own).most_common(2) if n > 1] or ["[^/]+"]
+    tails = [escaped(PurePosixPath(tail).name) for tail, n in Counter(tail for _, tail in own).most_common(2) if n > 1] or ["[^/]+"]
     for tail in tails:
         yield f"(?P<id>[^/]+)/{before}{tail}", f"(?P<id>[^/]+)/{folder}(?P<{part}>[^/]+)"
 
 
 def _whole(images: Sequence[str], masks: Sequence[str], image: str, mask: str) -> Iterator[tuple[str, str]]:
-    """`KEY/image` and `KEY/mask`."""
-    if image:
+    """`KEY/image` and `KEY/mask`, also `KEY/KEY` and `KEY/mask`."""
+    if not image:
+        yield "(?P<id>[^/]+)/(?P=id)", f"(?P<id>[^/]+)/{escaped(mask)}"
+    else:
         for id_ in ("(?P<id>[^/]+)", "(?P<id>.+)"):
-            yield f"{id_}/{_escape(image)}", f"{id_}/{_escape(mask)}"
+            yield f"{id_}/{escaped(image)}", f"{id_}/{escaped(mask)}"
 
 
 def _within(images: Sequence[str], masks: Sequence[str], image: str, mask: str) -> Iterator[tuple[str, str]]:
@@ -214,10 +237,15 @@ def _within(images: Sequence[str], masks: Sequence[str], image: str, mask: str) 
     if any("/" in name for name in images):
         first = "(?P<id>[^/]+)/"
         yield first + ours.replace("?P<id>", "?P<id2>"), first + theirs.replace("?P<id>", "?P<id2>")
-    if mask and not image and theirs.endswith(_escape(mask)):
-        yield "(?P<id>.+)", f"(?P<id>.+){_escape(mask)}"
+        yield ours.replace(".+", "[^/]+"), theirs.replace(".+", "[^/]+")
+    if mask and not image and theirs.endswith(escaped(mask)):
+        yield "(?P<id>.+)", f"(?P<id>.+){escaped(mask)}"
+        if any(re.search(rf"{escaped(mask)}_\d+$", name) for name in images):
+            yield "(?P<id>.+)", f"(?P<id>.+){escaped(mask)}{NUMBER}"
 
 
+_CHANNELS = {"end": ("(?P<id>.+)", ""), "name": ("(?P<id>[^/]+)", "/")}
+"""Kinds of features that may tell channels apart: the key, and what stands between it and the feature."""
 _WRITERS: dict[str, Callable[[Sequence[str], Sequence[str], str, str], Iterator[tuple[str, str]]]] = {
     "folder": _in_folders,
     "name": _whole,
@@ -248,7 +276,7 @@ def _affixed(images: Sequence[str], masks: Sequence[str]) -> tuple[str, str]:
     for names, start, end in zip((images, masks), starts, ends, strict=True):
         before, behind = "".join(start), "".join(end[::-1])
         keys = [name.removeprefix(before).removesuffix(behind) for name in names if name.startswith(before) and name.endswith(behind)]
-        patterns.append((_escape(before), all(key.isdecimal() for key in keys), _escape(behind)))
+        patterns.append((escaped(before), all(key.isdecimal() for key in keys), escaped(behind)))
     key = r"(?P<id>\d+)" if all(is_number for _, is_number, _ in patterns) else "(?P<id>.+)"
     (before, _, behind), (its_before, _, its_behind) = patterns
     return f"{before}{key}{behind}", f"{its_before}{key}{its_behind}"
@@ -262,7 +290,7 @@ def shared_end(names: Sequence[str]) -> str:
     return "".join(reversed(tokens))
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """As `re.escape`, but a space and a hyphen stay as they are."""
     return re.sub(r"\\([ \-])", r"\1", re.escape(text))
 

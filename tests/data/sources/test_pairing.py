@@ -57,6 +57,7 @@ NAMED = [f"{patient}/{name}.png" for patient in ("anna", "bert", "carl") for nam
 ISIC = [f"ISIC_{i:07d}{end}.png" for i in range(4) for end in ("", "_segmentation")]
 SLICES = [f"p{p}/{name}_{i}.png" for p in range(2) for i in range(3) for name in ("img", "mask")]
 SCANS = [f"p{p}_1996/p{p}_1996_{i}{end}.png" for p in range(2) for i in range(12) for end in ("", "_mask")]
+SEGTHOR = [f"Patient_{i:02d}/{name}.png" for i in range(1, 5) for name in (f"Patient_{i:02d}", "GT")]
 BTCV = [f"{name}/{name}{i:04d}.png" for i in range(4) for name in ("img", "label")]
 
 
@@ -70,6 +71,7 @@ BTCV = [f"{name}/{name}{i:04d}.png" for i in range(4) for name in ("img", "label
         (ISIC, "ISIC_0000000"),
         (SLICES, "p0_0"),
         (BTCV, "0000"),
+        (SEGTHOR, "Patient_01"),
         (SCANS, "p0_1996/p0_1996_0"),
     ],
 )
@@ -91,14 +93,30 @@ STRUCTURES = [f"{folder}/{i:03d}.png" for folder in ("images", "masks_heart", "m
 SEQUENCES = [f"{folder}/sub-{i:02d}.png" for folder in ("dmri", "t1", "t2", "seg_gm") for i in range(4)]
 OBJECTS = [f"{i:x}a/images/{i:x}a.png" for i in range(9)] + [f"{i:x}a/masks/{i * 7 + j:x}b.png" for i in range(9) for j in range(3)]
 TOTAL = [f"s{i:04d}/{name}.png" for i in range(3) for name in ("ct", "segmentations/liver", "segmentations/spleen")]
+BRATS = [f"B-{i:05d}-000/B-{i:05d}-000-{name}.png" for i in range(4) for name in ("t1c", "t1n", "t2f", "t2w", "seg")]
+BIDS = [f"p{i}/{name}.png" for i in range(4) for name in ("flair", "t1", "mask")]
+LESIONS = [f"benign ({i}){end}.png" for i in range(4) for end in ("", "_mask")] + ["benign (2)_mask_1.png"]
+CITY = [f"photo/train/{c}/{c}_{i}_photo.png" for c in ("ulm", "jena") for i in range(3)]
+CITY += [f"gt/train/{c}/{c}_{i}_gt_{kind}.png" for c in ("ulm", "jena") for i in range(3) for kind in ("color", "labelIds")]
 NO_WORD = [f"{folder}/{i}.png" for folder in ("a", "b") for i in range(4)]
 
 
-@pytest.mark.parametrize(
-    ("layout", "n", "lines"),
-    [(FUNDUS, 4, 2), (SUBSETS, 9, 1), (STRUCTURES, 4, 3), (SEQUENCES, 4, 3), (OBJECTS, 9, 1), (TOTAL, 3, 1), (NO_WORD, 4, 2)],
-    ids=["fundus", "subsets", "structures", "sequences", "objects", "total", "no word"],
-)
+CHOICES: dict[str, tuple[Layout, int, int]] = {
+    "fundus": (FUNDUS, 4, 2),
+    "subsets": (SUBSETS, 9, 1),
+    "structures": (STRUCTURES, 4, 3),
+    "sequences": (SEQUENCES, 4, 3),
+    "objects": (OBJECTS, 9, 1),
+    "total": (TOTAL, 3, 1),
+    "no word": (NO_WORD, 4, 2),
+    "channels": (BRATS, 4, 4),
+    "named channels": (BIDS, 4, 3),
+    "lesions": (LESIONS, 4, 2),
+    "city": (CITY, 6, 2),
+}
+
+
+@pytest.mark.parametrize(("layout", "n", "lines"), CHOICES.values(), ids=CHOICES)
 def test_where_there_is_a_choice_every_rule_is_proposed_and_none_taken(layout: Layout, n: int, lines: int, tmp_path: Path) -> None:
     cases, problems = listed(Folder(touch(tmp_path, *layout)))
     assert cases == []
@@ -109,6 +127,24 @@ def test_where_there_is_a_choice_every_rule_is_proposed_and_none_taken(layout: L
         cases, problems = listed(Folder(tmp_path, **typed(line)))
         assert len(cases) == n, line
         assert not [p for p in problems if p.severity == "error" and "has no mask" in p.what]
+
+
+def test_numbered_folders_are_cases_never_images_and_masks(tmp_path: Path) -> None:
+    _, problems = listed(Folder(touch(tmp_path, *(f"MR/{p}/Ground/IMG-{i:05d}.png" for p in range(1, 6) for i in range(8)))))
+    assert not any("pairs" in problem.fix for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"images": ".", "masks": ".", "mask_suffix": "_mask"}, {"image": "(?P<id>.+)", "mask": "(?P<id>.+)_mask"}]
+)
+def test_further_masks_of_an_image_are_not_taken_for_images(keys: dict[str, str], tmp_path: Path) -> None:
+    _, (problem,) = listed(Folder(touch(tmp_path, *LESIONS), **keys))
+    assert (problem.where, problem.what) == ("benign (2)_mask_1.png", "is called like a further mask of its image")
+    cases, problems = listed(Folder(tmp_path, **typed(problem.fix.removeprefix("join them:  "))))
+    assert [len(case.masks[""].paths) for case in cases] == [1, 1, 2, 1]
+    assert problems == []
+    _, (problem,) = listed(Folder(tmp_path, **keys, missing_masks="skip"))
+    assert problem.severity == "warning"
 
 
 def test_a_split_in_the_folders_is_prescribed(tmp_path: Path) -> None:
