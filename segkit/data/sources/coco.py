@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from segkit.data.io.polygons import Shape, ShapeError
 from segkit.data.phantoms import chest
 from segkit.data.phantoms.base import write_bytes, write_png
 from segkit.data.slices import Blank
-from segkit.data.sources.base import Source, Unusable
+from segkit.data.sources.base import Source, Unusable, places_of
+from segkit.data.sources.files import all_files
 from segkit.system.errors import Severity
 from segkit.system.shell import override
 
@@ -138,6 +139,7 @@ class Coco(Source):
 
     def _images(self, entries: Sequence[Any]) -> dict[Any, Listed | None]:
         """By id; None for images whose problem has been reported."""
+        self._check_place(next((entry.get("file_name") for entry in entries if isinstance(entry, dict)), None))
         listed: dict[Any, Listed | None] = {}
         files: dict[Path, str] = {}
         for number, entry in enumerate(entries, 1):
@@ -149,6 +151,17 @@ class Coco(Source):
             else:
                 listed[id_] = self._image(f"image {id_}", entry, files)
         return listed
+
+    def _check_place(self, name: Any) -> None:
+        """Raise `Unusable` where the first image lies in another folder below root, as all of an export then do."""
+        if not isinstance(name, str) or not name or "\0" in name or any(path.is_file() for path in places_of(name, self.images)):
+            return
+        end = f"/{PureWindowsPath(name).as_posix()}"
+        place = next((path for path in all_files(self.root) if path.as_posix().endswith(end)), None)
+        if place:
+            folder = place.as_posix().removesuffix(end)
+            what = f"names {name}, which lies in {self.shown(Path(folder))}"
+            raise Unusable(self.table, what, override("data.source.images", Path(folder).relative_to(self.root).as_posix()))
 
     def _image(self, where: str, entry: Mapping[str, Any], files: dict[Path, str]) -> Listed | None:
         path = self.file_named(f"{self.shown(self.table)} {where}", entry.get("file_name"), self.images)

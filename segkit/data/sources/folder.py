@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from segkit.data.io.masks import MaskRules
 from segkit.data.phantoms import ultrasound
 from segkit.data.phantoms.base import write_png
 from segkit.data.sources.base import Source
-from segkit.data.sources.files import image_files, unread_files
+from segkit.data.sources.files import all_files, image_files, unread_files
 from segkit.data.sources.pairing import IMAGE_PARTS, MASK_PARTS, Found, Rule, by_structure, name_below
 from segkit.data.sources.proposals import NUMBER, Proposal, escaped, proposals, shared_end
 from segkit.system.errors import Severity
@@ -173,9 +174,25 @@ class Folder(Source):
         self.report(where, what, choose + "   or   ".join(lines))
 
     def _without_rule(self, missing: Sequence[Path]) -> str:
+        if other := self._other_layout():
+            return other
         table = "or list the files in a table: segkit guide data, data=csv"
+        if not self._subfolders():
+            image, mask = override("data.source.image", "(?P<id>.+)"), override("data.source.mask", "(?P<id>.+)_END")
+            return f"{image} {mask}  if END is what ends the name of a mask, {table}"
         unlabeled = "data.source.masks=null takes images without masks, " if missing == [self.masks] else ""
         return f"{unlabeled}data.source.images=FOLDER data.source.masks=FOLDER name the folders, {table}"
+
+    def _other_layout(self) -> str:
+        """The source that reads outlines in place of masks, by what a JSON file below root begins with; empty where there is none."""
+        for path in islice((path for path in all_files(self.root) if path.suffix.lower() == ".json"), 3):
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+            if b'"shapes"' in head:
+                return "data=labelme  reads the outlines of LabelMe"
+            if b'"categories"' in head or b'"file_name"' in head:
+                return f"data=coco {override('data.source.annotations', self.shown(path))}  reads COCO instances"
+        return ""
 
     # finding files
 

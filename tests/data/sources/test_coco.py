@@ -138,6 +138,16 @@ def test_files_may_lie_elsewhere_below_root_and_groups_come_from_their_names(tmp
     assert [(case.id, case.group) for case in cases] == [(f"person{i:02d}", f"{i:02d}") for i in range(4)]
 
 
+def test_images_in_a_folder_that_is_not_named_are_one_line(root: Path) -> None:
+    (root / "images" / "default").mkdir(parents=True)
+    for image in root.glob("*.png"):
+        image.rename(root / "images" / "default" / image.name)
+    cases, (problem,) = listed(root)
+    assert cases == []
+    assert problem.endswith("which lies in images/default; data.source.images=images/default")
+    assert len(listed(root, images="images/default")[0]) == IMAGES
+
+
 def test_faults_of_the_table_are_reported_all_at_once(root: Path) -> None:
     def spoil(table: Table) -> None:
         images, annotations = table["images"], table["annotations"]

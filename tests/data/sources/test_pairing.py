@@ -135,6 +135,22 @@ def test_numbered_folders_are_cases_never_images_and_masks(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"version": "5.0", "shapes": []}', "data=labelme "),
+        ('{"categories": [], "images": []}', "data=coco data.source.annotations=notes.json "),
+        ('{"patients": 3}', "\"data.source.image='(?P<id>.+)'\" "),
+    ],
+)
+def test_without_a_rule_the_layout_of_the_outlines_is_named(text: str, line: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.png" for i in range(4)))
+    (tmp_path / "notes.json").write_text(text)
+    _, problems = listed(Folder(tmp_path))
+    assert problems
+    assert all(problem.fix.startswith(line) for problem in problems)
+
+
+@pytest.mark.parametrize(
     "keys", [{"images": ".", "masks": ".", "mask_suffix": "_mask"}, {"image": "(?P<id>.+)", "mask": "(?P<id>.+)_mask"}]
 )
 def test_further_masks_of_an_image_are_not_taken_for_images(keys: dict[str, str], tmp_path: Path) -> None:
