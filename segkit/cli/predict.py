@@ -19,7 +19,7 @@ from typing import Any
 from segkit.cli.checkpoints import ELSEWHERE, load_predictor
 from segkit.config.aliases import renamed
 from segkit.config.commands import Predict, PredictHardware
-from segkit.data.case import Case
+from segkit.data.case import Case, grouped
 from segkit.data.manifest import find
 from segkit.inference import inputs
 from segkit.inference.batch import BatchResult, OutputOptions, predict_items
@@ -27,7 +27,7 @@ from segkit.inference.ensemble import Combination, JointPredictor
 from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
 from segkit.system.environment import Shard, take_share, visible_gpus
-from segkit.system.errors import SegkitError, raise_errors
+from segkit.system.errors import SegkitError, few, raise_errors
 from segkit.system.files import cache_folder, check_writable, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
 from segkit.system.hardware import choose_device, usable_cores
 from segkit.system.plain import read_json
@@ -55,8 +55,8 @@ def predict(cfg: Predict) -> int:
         console.print(f"note       {note.where}   {note.what}", markup=False)
     if done.problems:
         console.print(f"{len(done.problems)} images could not be predicted:")
-        for problem in done.problems:
-            console.print(f"  {problem.where}   {problem.what}")
+        for what, where in grouped((problem.what, problem.where) for problem in done.problems).items():
+            console.print(f"  {few(where, most=1)}   {what}", markup=False)
     return 1 if done.problems else 0
 
 

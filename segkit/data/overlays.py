@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -218,7 +219,9 @@ def draw_grid(panels: Sequence[Panel], labels: LabelMap, keys: Sequence[Line2D],
     legend = figure.legend(handles=keys, loc="lower left", bbox_to_anchor=corner, ncols=key_columns, **style)
     for line in legend.get_texts():
         line.set_parse_math(False)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters that the font lacks are drawn as boxes
+        canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 

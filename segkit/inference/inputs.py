@@ -20,6 +20,7 @@ from segkit.data.io.images import ImageFile
 from segkit.data.io.volumes import VolumeFile, is_volume_file, n_volumes
 from segkit.data.slices import Channels, Volume, by_volume, slices, with_neighbours
 from segkit.data.sources.files import all_files, image_files, unread_files
+from segkit.data.sources.proposals import speaks_of_masks
 from segkit.system.errors import Problem, ProblemsFound, SegkitError
 from segkit.system.files import natural
 from segkit.system.progress import console
@@ -136,7 +137,7 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
         return [path], path.parent
     if path.is_dir():
         found, root = list(image_files(path, below=[output])), path
-        print_left_out(path, output)
+        print_doubtful(path, found, output)
     else:
         root = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts[:-1]))  # up to the first wildcard
         files = [match for match in matches(path, root) if match.is_file()]
@@ -149,11 +150,15 @@ def find_images(source: str, output: Path) -> tuple[list[Path], Path]:
     return found, root
 
 
-def print_left_out(folder: Path, output: Path) -> None:
-    """Say which images of a folder are of a kind that is not read."""
+def print_doubtful(folder: Path, images: Sequence[Path], output: Path) -> None:
+    """Say which images of a folder are of a kind that is not read, and which are called like masks but predicted all the same."""
     if unread := unread_files(folder, below=[output]):
         what = f"{len(unread)} files of a kind that is not read are left out, e.g. {unread[0].relative_to(folder)}"
         console.print(f"input      {what};   save them as PNG or NIfTI (DICOM: data=dicom data.root=FOLDER)", markup=False)
+    masks = [image.relative_to(folder) for image in images if speaks_of_masks(str(image.relative_to(folder)))]
+    if 0 < len(masks) < len(images):
+        what = f"{len(masks)} of {len(images)} images are called like masks and predicted as the others, e.g. {masks[0]}"
+        console.print(f"input      {what};   input='{folder}/PATTERN'  names the images alone", markup=False)
 
 
 def matches(path: Path, root: Path) -> list[Path]:

@@ -169,9 +169,9 @@ class CheckpointPredictor(Predictor):
             if offsets != [0] and not case.volume:
                 fix = "give a volume, or a data set with  data.root=FOLDER"
                 raise SegkitError(f"{where} is a single image, but this checkpoint takes the slices at {offsets} as channels;   {fix}")
-            raise SegkitError(
-                f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.metadata.channels})"
-            )
+            what = f"{where} has shape {raw.shape}, but this checkpoint was trained on {kind} ({axes}, {self.metadata.channels})"
+            fix = ";   channels in files of their own are read with  data.root=FOLDER, laid out as for the training"
+            raise SegkitError(what + (fix if raw.shape[-1] == 1 else ""))
         self._compare_types(case, raw)
         pixels, steps, found = to_grid(case, raw, self.config.preprocess, self.intensity)
         name = str(case.image.paths[0]) if case.image.paths else case.id

@@ -99,6 +99,7 @@ def test_samples_stay_small_on_disk(tmp_path: Path, n: int) -> None:
     assert cv2.imread(str(tmp_path / "samples.png")) is not None
 
 
+@pytest.mark.filterwarnings("error")
 def test_samples_of_mixed_shapes_long_captions_and_odd_names(tmp_path: Path) -> None:
     labels = LabelMap.of({"$x_1$": "$x_1$", **{f"class {i}": f"class {i}" for i in range(9)}}, overlap=True)
     panels = []
@@ -106,5 +107,5 @@ def test_samples_of_mixed_shapes_long_captions_and_odd_names(tmp_path: Path) -> 
         planes = np.zeros((10, *shape[:2]), bool)
         planes[:, 5:20, 5:20] = True
         panels.append(Panel(np.zeros(shape, np.float32), planes, caption="$ a very long name $ " * 5))
-    samples(panels, labels, tmp_path / "samples.png", "$ no mathematics $")
+    samples(panels, labels, tmp_path / "samples.png", "$ no mathematics $, 日本")
     assert (tmp_path / "samples.png").is_file()

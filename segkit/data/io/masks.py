@@ -26,6 +26,8 @@ class MaskRules:
 
 
 AS_STORED = MaskRules()
+ROUNDING = 1e-3
+"""How far a number may lie from a whole one: what is left of 2 where it was scaled, or resampled and found again."""
 
 
 class NotWhole(ReadError):
@@ -53,7 +55,7 @@ def whole_numbers(path: Path, mask: Array) -> Array:
         finite = np.nan_to_num(mask, posinf=0, neginf=0)
         raise NotWhole(path, "holds NaN or infinity; a mask holds whole numbers, one a class", _extremes(finite))
     whole = np.round(mask)
-    if not np.allclose(mask, whole, rtol=0, atol=1e-4):
+    if not np.allclose(mask, whole, rtol=0, atol=ROUNDING):
         raise NotWhole(path, "holds fractions; a mask holds whole numbers, one a class", _extremes(mask))
     if max(map(abs, _extremes(whole))) > np.iinfo(np.int32).max:
         raise ReadError(path, "holds numbers beyond 32 bits; a mask holds small whole numbers, one a class")

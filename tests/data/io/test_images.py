@@ -182,6 +182,7 @@ MASKS = {
     ),
     "black, half transparent": ("m.png", pillow(np.full((37, 53, 4), (0, 0, 0, 128), np.uint8)), np.zeros((37, 53), np.uint8)),
     "int32 tiff": ("m.tif", tiff(GREY16.astype(np.int32)), GREY16.astype(np.int32)),
+    "float tiff of almost whole numbers": ("m.tif", tiff(INDEX.astype(np.float32) * 0.9999), INDEX.astype(np.int32)),
     "double tiff of whole numbers": ("m.tif", tiff(INDEX.astype(np.float64)), INDEX.astype(np.int32)),
 }
 

@@ -68,6 +68,15 @@ def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path, capsys: pyt
     assert "1 files of a kind that is not read are left out, e.g. b.jp2" in capsys.readouterr().out
 
 
+def test_files_called_like_masks_are_named_before_they_are_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_pairs(tmp_path / "set", ("a", "b"))
+    inputs.of_files(str(root / "images"), tmp_path / "out")
+    inputs.of_files(str(root / "masks"), tmp_path / "out")  # where all are, the folder was meant
+    assert capsys.readouterr().out == ""
+    inputs.of_files(str(root), tmp_path / "out")
+    assert "2 of 4 images are called like masks and predicted as the others, e.g. masks/a.png" in capsys.readouterr().out
+
+
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
     write(tmp_path / "p" / "a.png")
     (tmp_path / "p" / "up").symlink_to(tmp_path)
