@@ -66,6 +66,8 @@ class Comparison:
 def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
     """A line a subset, class and statistic that both tables have; `overall` averages the classes of each case first.
 
+    Lines over the cases that hold the structure (`dice_present`) stand where `CaseTable.summary` has them.
+
     SegkitError where they have none that both made by one rule.
     """
     rows_a, rows_b = ({(row.subset, row.case, row.class_name): row for row in table.rows} for table in (a, b))
@@ -78,7 +80,11 @@ def compare(a: CaseTable, b: CaseTable, seed: int = 0) -> Comparison:
         classes = list(dict.fromkeys(row.class_name for row, _ in of_subset))
         for class_name in (OVERALL, *classes):
             chosen = [pair for pair in of_subset if class_name in (OVERALL, pair[0].class_name)]
-            lines += [difference(chosen, statistic, class_name, seed) for statistic in shared]
+            lacks = CaseTable(tuple(row for row, _ in chosen), ()).lacks(class_name)
+            for statistic in shared:
+                lines.append(difference(chosen, statistic, class_name, seed))
+                if statistic.scores_empty and lacks:
+                    lines.append(difference(chosen, statistic.of_present, class_name, seed, only_present=True))
     only_a, only_b = (
         tuple(dict.fromkeys(key[1] for key in ours if key not in theirs)) for ours, theirs in ((rows_a, rows_b), (rows_b, rows_a))
     )
@@ -115,11 +121,14 @@ def check(pairs: Sequence[tuple[Row, Row]]) -> None:
             raise SegkitError(f"{a.case}: the true {a.class_name} has {sizes}: they were evaluated against different masks")
 
 
-def difference(pairs: Sequence[tuple[Row, Row]], statistic: Statistic, class_name: str, seed: int) -> Difference:
+def difference(
+    pairs: Sequence[tuple[Row, Row]], statistic: Statistic, class_name: str, seed: int, only_present: bool = False
+) -> Difference:
     values: dict[str, list[Array]] = {}
     columns = [statistic.of_rows([row.values for row in side]) for side in zip(*pairs, strict=True)]
     for (row, _), of_pair in zip(pairs, np.stack(columns, axis=1), strict=True):
-        values.setdefault(row.case, []).append(of_pair)
+        counts = row.n_truth_px or not only_present
+        values.setdefault(row.case, []).append(of_pair if counts else np.full(2, NAN))
     groups = {row.case: row.group for row, _ in pairs}
     both = {case: known for case, found in values.items() if len(known := np.array([v for v in found if not np.isnan(v).any()]))}
     means = np.array([known.mean(axis=0) for known in both.values()]).reshape(-1, 2)  # (N, 2)

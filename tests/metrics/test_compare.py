@@ -56,6 +56,19 @@ def test_overall_averages_only_classes_known_on_both_sides() -> None:
     assert math.isnan(line(compare(a, b), "y").p)
 
 
+def test_means_over_the_cases_that_hold_the_structure_are_compared_as_the_summaries_have_them() -> None:
+    shown = Statistic("dice", "dice", scores_empty=True)
+    a = table(row("1", 0.5), row("2", 1.0, n=0), row("3", 0.6), row("3", 0.4, "x"), statistics=(shown,))
+    b = table(row("1", 0.7), row("2", 0.0, n=0), row("3", 0.9), row("3", 0.6, "x"), statistics=(shown,))
+    comparison = compare(a, b)
+    for class_name in ("head", "overall"):
+        found = line(comparison, class_name, "dice_present")
+        of_a, of_b = (one.summary().line("dice_present", class_name) for one in (a, b))
+        assert (found.mean_a, found.mean_b) == (pytest.approx(of_a.mean), pytest.approx(of_b.mean))
+        assert (found.n, found.missing) == (of_a.n, of_a.missing) == (2, 1)
+    assert [one.statistic for one in comparison.lines if one.class_name == "x"] == ["dice"]
+
+
 def test_absolute_errors_are_compared_as_such() -> None:
     """From -4 mm to +1 mm is 3 mm better."""
     error = Statistic("mae_mm", "dice", absolute=True)
