@@ -71,6 +71,7 @@ def as_new_process(cwd: Path, argv: list[str], env: dict[str, str]) -> Iterator[
         stack.callback(setattr, sys, "argv", before)
         yield
         gc.collect()  # ends the loader workers that a trainer has left
+        gc.freeze()  # what is left is modules: a million objects that no later collection need look at
 
 
 @contextmanager

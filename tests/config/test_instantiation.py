@@ -24,7 +24,9 @@ from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
 from segkit.training.trainer import build_callbacks, build_trainer
 
-OPTIONS = [f"{group}={name}" for group, (_, names) in sorted(compose.groups("train").items()) for name in names]
+GROUPS = sorted(compose.groups("train").items())
+OPTIONS = [f"{group}={name}" for group, (_, names) in GROUPS if group != "hparams_search" for name in names]
+SEARCHES = [pytest.param(f"hparams_search={name}", marks=pytest.mark.slow) for name in dict(GROUPS)["hparams_search"][1]]
 
 
 def metadata_of(cfg: Train) -> Metadata:
@@ -36,7 +38,7 @@ def metadata_of(cfg: Train) -> Metadata:
     return Metadata(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", [*OPTIONS, *SEARCHES])
 def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])

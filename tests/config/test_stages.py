@@ -54,6 +54,7 @@ def test_every_stage_changes_what_it_says(preset: str) -> None:
     assert lr.trainer.max_epochs < final.trainer.max_epochs == own.trainer.max_epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stages_fit_every_preset_with_lists_around_its_own_values(preset: str) -> None:
     """`overfit` changes the most, `lr_wd` reads the most of a preset."""
@@ -101,8 +102,8 @@ def test_a_stage_is_a_sweep_like_any_other(tmp_path: Path) -> None:
     ("overrides", "key"),
     [
         (["experiment=gi_tract_sgd,fetal_head", "stage=lr"], "experiment"),
-        (["experiment=gi_tract_sgd", "stage=lr,lr_wd"], "stage"),
-        (["optimizer=sgd,adam", "stage=lr"], "optimizer"),
+        pytest.param(["experiment=gi_tract_sgd", "stage=lr,lr_wd"], "stage", marks=pytest.mark.slow),
+        pytest.param(["optimizer=sgd,adam", "stage=lr"], "optimizer", marks=pytest.mark.slow),
     ],
 )
 def test_a_list_around_values_that_are_swept_as_well_is_refused(overrides: list[str], key: str) -> None:

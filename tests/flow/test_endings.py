@@ -144,7 +144,13 @@ def test_time_that_is_over_before_the_first_validation_ends_with_one_and_resume_
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_minutes"] == 0.02
 
 
-@pytest.mark.parametrize("keys", [("trainer.check_val_every_n_epoch=5",), ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("trainer.check_val_every_n_epoch=5",),
+        pytest.param(("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"), marks=pytest.mark.slow),
+    ],
+)
 def test_the_last_epoch_is_validated(keys: tuple[str, ...], segkit_in: Cli, tmp_path: Path) -> None:
     assert segkit_in("train", *SMALL, *keys, "run=r").returncode == 0
     assert rows(tmp_path / "outputs/small/r")[-1]["val/dice"]

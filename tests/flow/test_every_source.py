@@ -24,6 +24,8 @@ from segkit.inference.predictor import load
 SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
 N = {"decathlon": 4, "nnunet": 4, "brats": 4}
 """Volumes; of all others twelve images."""
+TRAINED = ("coco", "decathlon", "dicom", "folder", "hc18", "phantom")
+"""By the fast tests."""
 SMALL = ("model=unet_light", "model.widths=[8,16]", "trainer.accelerator=cpu", "debug=fast", "split=holdout", "split.val_fraction=0.25")
 
 
@@ -49,6 +51,9 @@ def test_its_phantom_audits_clean(made: tuple[str, Path], tmp_path: Path, capsys
     assert [p for p in problems if p["severity"] != "note"] == []
 
 
+@pytest.mark.parametrize(
+    "made", [pytest.param(name, marks=[] if name in TRAINED else [pytest.mark.slow]) for name in SOURCES], indirect=True, scope="module"
+)
 def test_a_network_trains_on_it_and_its_masks_come_back_on_the_original_grid(
     made: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +111,8 @@ def best_threshold_dice(case: Case, manifest: Manifest) -> float | None:
 
 VIEWS = [
     ("uw_madison", "data.dims=3"),
-    ("dicom", "data.dims=3"),
-    ("lgg", "data.dims=3"),
+    pytest.param("dicom", "data.dims=3", marks=pytest.mark.slow),
+    pytest.param("lgg", "data.dims=3", marks=pytest.mark.slow),
     pytest.param("brats", "data.dims=2", marks=pytest.mark.slow),  # as decathlon, with regions
     ("decathlon", "data.dims=2 data.neighbours=[-1,0,1]"),
     ("uw_madison", "data.neighbours=[-2,0,2]"),

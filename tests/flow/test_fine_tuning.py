@@ -31,6 +31,7 @@ def test_frozen_parts_keep_every_value_and_statistic_while_the_rest_learns(train
         assert torch.equal(value, after[key]) == key.startswith("encoder."), key
 
 
+@pytest.mark.slow
 def test_a_part_with_a_rate_of_its_own_moves_less(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     moved = {}
     for run, keys in {"plain": (), "slow": ("lr_scales={encoder.*: 0.001}",)}.items():
@@ -107,6 +108,7 @@ def test_an_inadmissible_size_is_refused_before_training(segkit_in: Cli, tmp_pat
     assert not (tmp_path / "outputs/small/x").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["overlap_tile", *(pytest.param(name, marks=pytest.mark.slow) for name in ("center_crop", "resize"))])
 def test_unpadded_networks_train_and_predict_with_every_target(target: str, segkit_in: Cli, tmp_path: Path) -> None:
     size = "preprocess.size=[60,60]"

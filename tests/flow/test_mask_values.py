@@ -39,6 +39,7 @@ def with_border(ball: np.ndarray) -> np.ndarray:
     return mask
 
 
+@pytest.mark.slow
 def test_a_negative_value_is_ignored_from_audit_to_evaluation(segkit_in: Cli, tmp_path: Path) -> None:
     volumes(tmp_path / "set", with_border)
     data = ("data=folder", "data.root=set", "data.dims=3", "data.labels={-1: ignore, 0: background, 1: organ}")
@@ -53,6 +54,7 @@ def test_a_negative_value_is_ignored_from_audit_to_evaluation(segkit_in: Cli, tm
         assert {float(row["dice"]) for row in csv.DictReader(file)} == {1.0}
 
 
+@pytest.mark.slow
 def test_jpeg_masks_of_half_the_size_train_and_evaluate(segkit_in: Cli, tmp_path: Path) -> None:
     y, x = np.mgrid[:64, :64]
     for i in range(8):

@@ -58,6 +58,7 @@ def only_line(text: str) -> str:
 # a working folder that cannot be written
 
 
+@pytest.mark.slow
 def test_a_read_only_working_folder_with_the_output_elsewhere(read_only: Path, heads: Path, trained: Path, tmp_path: Path) -> None:
     root = f"data.root={heads}"
     for command in (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SMALL, Cli
 
 OWN = [key for key in SMALL if not key.startswith(("data", "name"))]
 
 
+@pytest.mark.slow
 def test_slices_are_evaluated_as_volumes_and_two_runs_are_compared(segkit_in: Cli, tmp_path: Path) -> None:
     for run, rate in {"a": "1e-3", "b": "3e-3"}.items():
         keys = ("data=uw_madison", "metric=uw_madison", "data.phantom_n=24", f"optimizer.lr={rate}", "trainer.max_epochs=1")

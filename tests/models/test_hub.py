@@ -72,6 +72,7 @@ def test_the_model_card_warns_of_phantoms_and_has_the_header_of_the_hub(shared: 
     assert "synthetic phantom data" in card.text
 
 
+@pytest.mark.slow
 def test_a_folder_in_the_cache_of_the_hub_is_found_by_its_address(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = tmp_path / "models--me--net/snapshots/0123456789012345678901234567890123456789"
     snapshot.mkdir(parents=True)

@@ -89,7 +89,14 @@ def pairs(tmp_path: Path) -> Set:
 
 
 @pytest.mark.parametrize("data", ["folder", pytest.param("csv", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("change", "suffix"), [(blurred, ".png"), (levels, ".png"), (lambda mask: mask.astype(np.uint8) * 255, ".jpg")])
+@pytest.mark.parametrize(
+    ("change", "suffix"),
+    [
+        pytest.param(blurred, ".png", marks=pytest.mark.slow),
+        pytest.param(levels, ".png", marks=pytest.mark.slow),
+        (lambda mask: mask.astype(np.uint8) * 255, ".jpg"),
+    ],
+)
 def test_blurred_and_jpeg_masks_are_one_finding_with_the_threshold_to_type(
     change: Callable[[Array], Array], suffix: str, data: str, pairs: Set
 ) -> None:
@@ -160,7 +167,15 @@ def test_fractions_and_nan_are_one_finding_with_the_threshold_to_type(empty: flo
     assert words[0].startswith("data.source.threshold=0.")
 
 
-@pytest.mark.parametrize(("size", "suffix"), [((32, 32), ".png"), ((128, 128), ".png"), ((21, 21), ".png"), ((32, 32), ".jpg")])
+@pytest.mark.parametrize(
+    ("size", "suffix"),
+    [
+        ((32, 32), ".png"),
+        pytest.param((128, 128), ".png", marks=pytest.mark.slow),
+        ((21, 21), ".png"),
+        pytest.param((32, 32), ".jpg", marks=pytest.mark.slow),
+    ],
+)
 def test_masks_of_another_size_are_one_finding_with_the_key_to_type(size: tuple[int, int], suffix: str, pairs: Set) -> None:
     pairs.fill(lambda mask: cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST), suffix)
     before = ["data.source.threshold=128"] * (suffix == ".jpg")

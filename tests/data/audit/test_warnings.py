@@ -258,6 +258,7 @@ def test_near_duplicates_among_twenty_thousand_are_found() -> None:
     assert [s.cases for s in found] == [("00007", "15000")]
 
 
+@pytest.mark.slow
 def test_real_fetal_heads_are_not_accused(real_hc18: Path) -> None:
     assert suspect(list(HC18(real_hc18).cases())) == []
 

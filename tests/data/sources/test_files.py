@@ -115,6 +115,7 @@ def test_a_name_that_no_disk_takes_is_named(tmp_path: Path) -> None:
     assert (tmp_path / ("ä" * 125)).read_text() == "whole"
 
 
+@pytest.mark.slow
 def test_odd_names_in_audit_training_prediction_and_tables(tmp_path: Path, segkit_in: Cli) -> None:
     write_pairs(tmp_path / "set", ODD)
     data = ("data=folder", f"data.root={tmp_path / 'set'}")

@@ -20,7 +20,9 @@ def test_hydra_finds_the_sweeper() -> None:
     assert "hydra_plugins.segkit_optuna" in {plugin.__module__ for plugin in Plugins.instance().discover(Sweeper)}
 
 
-@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [*PRESETS[:2], *(pytest.param(file, marks=pytest.mark.slow) for file in PRESETS[2:])], ids=lambda file: file.stem
+)
 def test_a_preset_is_valid_and_names_how_to_run_it(file: Path) -> None:
     text = file.read_text()
     assert f"hparams_search={file.stem}" in text.partition("defaults:")[0]
