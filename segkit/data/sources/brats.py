@@ -20,6 +20,8 @@ REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
 NAMES: dict[int | str, str] = {"WT": "whole_tumor", "TC": "tumor_core", "ET": "enhancing_tumor"}
 CLASSES: dict[int | str, str] = {0: "background", 1: "necrosis", 2: "oedema", 4: "enhancing"}
 _CASE = re.compile(r"BraTS.*_\d+", re.IGNORECASE)
+SINCE_2023 = {"image": "(?P<id>.+)-(?P<channel>t1c|t1n|t2f|t2w)", "mask": "(?P<id>.+)-seg"}
+"""The rule of the later releases, whose enhancing tumor is 3, and which data=folder reads."""
 DEPTH = 4
 """Folders below root in which patients are looked for; copies nest them differently."""
 
@@ -61,9 +63,11 @@ class BraTS(Source):
             return
         folders = self._folders()
         if not folders:
-            self.report(
-                str(self.root), "no folders BraTS20_Training_NNN in it", "data.root = the folder that holds them, in any subfolders"
-            )
+            fix = "data.root = the folder that holds them, in any subfolders"
+            if next(self.root.rglob("*-t1c.nii*"), None):
+                line = " ".join(override(f"data.source.{key}", pattern) for key, pattern in SINCE_2023.items())
+                fix = f"the files are called as those of BraTS 2023 and later:  data=folder data.dims=3 {line}"
+            self.report(str(self.root), "no folders BraTS20_Training_NNN in it", fix)
         seen: dict[str, Path] = {}
         for folder in folders:
             if folder.name in seen:

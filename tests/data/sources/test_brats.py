@@ -112,6 +112,13 @@ def test_patients_are_found_at_any_depth(root: Path, nesting: str) -> None:
 ANYWHERE = "data.root = the folder that holds them, in any subfolders"
 
 
+def test_the_names_since_2023_are_sent_to_the_source_that_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "BraTS-GLI-00000-000").mkdir()
+    (tmp_path / "BraTS-GLI-00000-000" / "BraTS-GLI-00000-000-t1c.nii.gz").touch()
+    (said,) = problems(tmp_path)
+    assert "BraTS 2023 and later:  data=folder data.dims=3 \"data.source.image='(?P<id>.+)-(?P<channel>t1c|" in said
+
+
 def test_the_same_phantom_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         BraTS(tmp_path).write_phantom(tmp_path / name, 2, seed=3)
