@@ -9,9 +9,18 @@ from segkit.config.commands import Calibrate, Evaluate, Predict
 from segkit.inference.ensemble import Combination, Ensemble, Member
 from segkit.inference.predictor import CheckpointPredictor, Predictor, load
 from segkit.models import checkpoint
+from segkit.system.errors import SegkitError
+from segkit.system.files import check_writable
 from segkit.training.sweeps.folds import find_folds, one_of
 
 ELSEWHERE = "choose another  output=FOLDER"
+
+
+def check_output(folder: Path) -> None:
+    """Raise SegkitError unless files can be made in `folder`, and it is no run folder, whose own tables they would replace."""
+    if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+        raise SegkitError(f"output={folder} is a run folder, whose own tables and figures would be replaced;   {ELSEWHERE}")
+    check_writable(folder, ELSEWHERE)
 
 
 def load_predictor(cfg: Evaluate | Predict) -> tuple[Predictor, list[Path]]:

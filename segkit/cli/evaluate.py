@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from segkit.cli.checkpoints import ELSEWHERE, load_checkpoints, load_predictor
+from segkit.cli.checkpoints import check_output, load_checkpoints, load_predictor
 from segkit.config.commands import Evaluate
 from segkit.config.schema import Data
 from segkit.data.audit.audit import load_labelled
@@ -23,7 +23,7 @@ from segkit.inference.evaluation import (
 from segkit.inference.mask_files import OVERLAP, MaskFiles, Rules, find_masks
 from segkit.inference.predictor import Predictor
 from segkit.system.errors import SegkitError
-from segkit.system.files import cache_folder, check_writable
+from segkit.system.files import cache_folder
 from segkit.training.sweeps.folds import OutOfFold, best_of, find_folds
 
 
@@ -93,7 +93,7 @@ def evaluate_masks(cfg: Evaluate, folder: Path) -> Result:
 def output_folder(cfg: Evaluate, default: Path) -> Path:
     """Where the tables go; checked to be writable before hours are spent on them."""
     folder = Path(cfg.output) if cfg.output else default
-    check_writable(folder, ELSEWHERE)
+    check_output(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from segkit.cli.checkpoints import ELSEWHERE, load_predictor
+from segkit.cli.checkpoints import check_output, load_predictor
 from segkit.config.aliases import renamed
 from segkit.config.commands import Predict, PredictHardware
 from segkit.data.case import Case, grouped
@@ -28,7 +28,7 @@ from segkit.inference.evaluation import checkpoint_data
 from segkit.inference.predictor import Predictor
 from segkit.system.environment import Shard, take_share, visible_gpus
 from segkit.system.errors import SegkitError, few, raise_errors
-from segkit.system.files import cache_folder, check_writable, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
+from segkit.system.files import cache_folder, sha256_of, write_bytes_atomic, write_text_atomic, write_text_if_new
 from segkit.system.hardware import choose_device, usable_cores
 from segkit.system.plain import read_json
 from segkit.system.processes import INTERRUPTED, die_with
@@ -42,7 +42,7 @@ PATIENCE_S = 20.0
 
 def predict(cfg: Predict) -> int:
     """Write masks for new images, or for a part of them. Exit code 1 where an image could not be predicted."""
-    check_writable(Path(cfg.output), ELSEWHERE)
+    check_output(Path(cfg.output))
     part = Shard.named(cfg.part)
     done = predict_shard(cfg, part) if cfg.hardware.devices == 1 else predict_parallel(cfg, part)
     n = done.written + done.skipped + len(done.problems)

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, create_model
 
-from segkit.config.schema import Accelerator, Data, Hash, Inference, Metric, PartName, Positive, Precision, Seed, Split, Strict, Train
+from segkit.config.schema import (
+    Accelerator,
+    Data,
+    Hash,
+    Inference,
+    Metric,
+    PartName,
+    PathText,
+    Positive,
+    Precision,
+    Processes,
+    Seed,
+    Split,
+    Strict,
+    Train,
+)
 
 
 def optional(model: type[Strict]) -> type[Strict]:
@@ -29,7 +44,7 @@ class Hardware(Strict):
 
     accelerator: Accelerator
     precision: Precision | None
-    threads: Literal["auto"] | Positive
+    threads: Literal["auto"] | Annotated[Processes, Field(gt=0)]
 
 
 class PredictHardware(Hardware):
@@ -49,21 +64,21 @@ class Trained(Strict):
 class Calibrate(Trained):
     """`segkit calibrate`"""
 
-    ckpt: str | None
+    ckpt: PathText | None
     hardware: Hardware
 
 
 class Member(Strict):
     """A member of a combination: a checkpoint, and the classes that it owns (None: all of its)."""
 
-    ckpt: str
+    ckpt: PathText
     labels: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class FromCheckpoints(Trained):
     """The keys of a command that takes one checkpoint or several, and settings of inference."""
 
-    ckpt: str | Annotated[list[str], Field(min_length=1)] | None
+    ckpt: PathText | Annotated[list[PathText], Field(min_length=1)] | None
     members: dict[str, Member]
     merge: Literal["max_prob", "priority", "multilabel"]
     inference: InferenceOverride
@@ -72,18 +87,18 @@ class FromCheckpoints(Trained):
 class Evaluate(FromCheckpoints):
     """`segkit evaluate`"""
 
-    masks: str | None
+    masks: PathText | None
     metric: Metric | None = None
     subset: Literal["train", "val", "test", "all"]
-    output: str | None
+    output: PathText | None
     hardware: Hardware
 
 
 class Predict(FromCheckpoints):
     """`segkit predict`"""
 
-    input: str | None
-    output: str
+    input: PathText | None
+    output: PathText
     probabilities: bool
     overlays: bool
     palette: bool
@@ -96,11 +111,11 @@ class Predict(FromCheckpoints):
 class Import(Train):
     """`segkit import`: the training config that the imported network's checkpoint is to carry, and where the network is."""
 
-    weights: str
+    weights: PathText
     sha256: Hash | None
     schema_: Annotated[str, Field(alias="schema")]
     key: str | None
-    reference: str | None
+    reference: PathText | None
 
 
 class OfData(Strict):
@@ -114,14 +129,14 @@ class OfData(Strict):
 class Phantom(OfData):
     """`segkit phantom`"""
 
-    output: str
+    output: PathText
     n: Positive
 
 
 class Audit(OfData):
     """`segkit audit`"""
 
-    output: str | None
+    output: PathText | None
     part: PartName | None = None
     split: Split
 
@@ -131,7 +146,7 @@ class Plan(OfData):
 
     name: str | None
     choice: str | None
-    output: str
+    output: PathText
     overwrite: bool
     accelerator: Accelerator
     memory_gb: Annotated[float, Field(gt=0)] | None
@@ -141,15 +156,15 @@ class Plan(OfData):
 class Cache(Strict):
     """`segkit cache`"""
 
-    output_dir: str
+    output_dir: PathText
     clear: bool
 
 
 class Share(Strict):
     """`segkit share`"""
 
-    ckpt: str
-    output: str
+    ckpt: PathText
+    output: PathText
     push: Annotated[str, Field(pattern="^[^/]+/[^/]+$")] | None
     private: bool
 
@@ -157,7 +172,7 @@ class Share(Strict):
 class Compare(Strict):
     """`segkit compare`"""
 
-    runs: str | list[str]
+    runs: PathText | list[PathText]
     allow_targets: list[str]
 
 
@@ -177,14 +192,14 @@ class Tensorboard(Strict):
     name: str | None
     port: Annotated[int, Field(gt=0, lt=65536)]
     host: str
-    output_dir: str
+    output_dir: PathText
 
 
 class SweepResults(Strict):
     """`segkit sweep`"""
 
     words: str | list[str] | None
-    output_dir: str
+    output_dir: PathText
     storage: str | None
     all: bool
 

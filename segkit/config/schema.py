@@ -7,6 +7,7 @@ The models are strict and frozen, and refuse unknown keys; `validate.py` turns t
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -53,6 +54,8 @@ def _fits_in_memory(size: tuple[int, ...]) -> tuple[int, ...]:
     return size
 
 
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder. No shell expands the ~ of a value in quotes."""
 PartName = Annotated[str, AfterValidator(_is_a_part)]
 """A share of a list that several jobs work on; auto: as SLURM or torchrun number their jobs."""
 FolderName = Annotated[str, AfterValidator(_stays_below)]
@@ -62,6 +65,8 @@ Hash = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["auto", "32", "bf16", "16"]
 Positive = Annotated[int, Field(gt=0)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
+"""Or threads: more would only exhaust the machine."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -75,7 +80,7 @@ class Strict(BaseModel):
 
 class Data(Strict):
     source: Target
-    root: str | None = None
+    root: PathText | None = None
     labels: dict[str, str] | None = None
     overlap: bool | None = None
     exclude: list[str] = []
@@ -84,10 +89,10 @@ class Data(Strict):
     exif: Literal["auto", "shown", "stored"] = "auto"
     fourth_axis: Literal["auto", "channels"] = "auto"
     neighbours: Annotated[list[int], Field(min_length=1)] = [0]
-    phantom_n: Positive = 60
+    phantom_n: Annotated[int, Field(gt=0, le=100_000)] = 60
     batch_size: Positive = 8
     shuffle: bool = True
-    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    num_workers: Literal["auto"] | Processes = "auto"
     cache_gb: Literal["auto"] | NotNegative = "auto"
     disk_cache_gb: NotNegative = 0
 
@@ -98,10 +103,10 @@ class Split(Strict):
     test_fraction: Fraction = 0.0
     n_folds: Annotated[int, Field(ge=2)] = 5
     fold: Annotated[int, Field(ge=0)] = 0
-    path: str | None = None
+    path: PathText | None = None
     stratify: bool = True
     grouped: bool = True
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Preprocess(Strict):
@@ -123,7 +128,7 @@ class Preprocess(Strict):
 
 class Sampling(Strict):
     patch: Size | None = None
-    patches_per_image: Positive = 1
+    patches_per_image: Annotated[int, Field(gt=0, le=10_000)] = 1
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
     class_weights: dict[str, NotNegative] = {}
     weights: Literal["uniform", "foreground"] = "uniform"
@@ -161,7 +166,7 @@ class Scheduler(Strict):
 
 
 class Benchmark(Strict):
-    root: str | None = None
+    root: PathText | None = None
     labels: dict[str, str] | None = None
 
 
@@ -175,7 +180,7 @@ class Trainer(Strict):
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
     deterministic: bool = True
-    threads: Literal["auto"] | Positive = "auto"
+    threads: Literal["auto"] | Annotated[Processes, Field(gt=0)] = "auto"
     max_epochs: Positive = 50
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     accumulate_grad_batches: Positive = 1
@@ -230,7 +235,7 @@ class Inference(Strict):
 class Weights(Strict):
     """Weights of a network that another program trained."""
 
-    path: str | None = None
+    path: PathText | None = None
     url: str | None = None
     sha256: Hash | None = None
     schema_: Annotated[str, Field(alias="schema")] = "auto"
@@ -250,9 +255,9 @@ class Train(Strict):
     name: FolderName | None = None
     run: FolderName | None = None
     seed: Seed = 0
-    output_dir: str = "outputs"
-    resume: str | None = None
-    init_from: str | None = None
+    output_dir: PathText = "outputs"
+    resume: PathText | None = None
+    init_from: PathText | None = None
     freeze: list[str] = []
     lr_scales: dict[str, NotNegative] | None = None
     allow_targets: list[str] = []

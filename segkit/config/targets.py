@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter
@@ -173,7 +174,11 @@ def _type(parameter: Parameter, build: Callable[..., Any]) -> Any:
 
 def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
     """Built objects stand in for nodes later, so a value that holds one is not checked."""
-    if kind is Any or any(True for _ in target_nodes(value)):
+    if any(True for _ in target_nodes(value)):
+        return []
+    if (odd := next(not_finite(value), None)) is not None:
+        return [Problem(where, f"needs a finite number, got {odd}")]
+    if kind is Any:
         return []
     try:
         text = json.dumps(value, default=str)
@@ -187,6 +192,15 @@ def _check_value(value: Any, kind: Any, where: str) -> list[Problem]:
     except (PydanticUserError, TypeError, AttributeError):  # an annotation that pydantic has no idea of
         return []
     return []
+
+
+def not_finite(value: Any) -> Iterator[float]:
+    """Every NaN and infinity at any depth: a saved config, which is JSON, cannot hold them, so its checkpoint could not be opened."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from not_finite(inner)
 
 
 def _way_in(target: str, allow: Sequence[str] = ()) -> str:
@@ -255,7 +269,14 @@ def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), **supplie
     except Exception as error:
         if _is_own(target, allow) and not isinstance(error, TypeError | ValueError):
             raise  # the traceback shows the user where
-        raise SegkitError(f"{target}: {error}") from error
+        raise SegkitError(f"{target}: {refusal(error, keywords)}") from error
+
+
+def refusal(error: Exception, keywords: Mapping[str, Any]) -> str:
+    """Why a class refuses its keywords; of albumentations, which prints pydantic's text, in segkit's words."""
+    if not isinstance(error.__cause__, ValidationError):
+        return str(error)
+    return "; ".join(f"{problem.where} {problem.what}" for problem in messages.describe(error.__cause__, keywords))
 
 
 def _built(value: Any, allow: Sequence[str]) -> Any:

@@ -300,7 +300,7 @@ def _from_file(manifest: Manifest, config: schema.Split, excluded: Sequence[str]
     wrong = _wrong_ids(manifest, split)
     if split.manifest_hash not in ("", manifest.hash):
         what = f"was made for another state of the data ({split.manifest_hash}, now {manifest.hash}): files came, went or changed"
-        wrong.insert(0, (what, "make a new one with  split=holdout, or delete manifest_hash from the file if it is still right"))
+        wrong.insert(0, (what, "start a new training with  split=holdout,  or delete manifest_hash from the file if it is still right"))
     if wrong:
         raise ProblemsFound([Problem(str(path), what, fix) for what, fix in wrong])
     return replace(split, kind="file", manifest_hash=manifest.hash)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from segkit.config.targets import check_call, check_name, instantiate, target_no
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
-from segkit.metrics.summary import OVERALL, Summary, summarize
+from segkit.metrics.summary import OVERALL, Summary, Tree, summarize
 from segkit.system.errors import SegkitError, of_file, raise_errors
 from segkit.system.files import Natural, natural, write_csv_atomic
 from segkit.system.plain import fitted, read_json, read_yaml, reading
@@ -185,7 +187,22 @@ def read_table(place: str | Path, allow: Sequence[str] = ()) -> CaseTable:
         return CaseTable.from_csv(path)
     home, section = found
     nodes = fitted(home, section.get("volumes" if path.name == VOLUMES else "cases") or {}, dict[str, dict[str, Any] | None])
-    return CaseTable.from_csv(path, build_metrics(home, {name: node for name, node in nodes.items() if node}, allow))
+    table = CaseTable.from_csv(path, build_metrics(home, {name: node for name, node in nodes.items() if node}, allow))
+    if path.name == TABLE:
+        check_means(path, table, fitted(path.with_name(SUMMARY), read_json(path.with_name(SUMMARY)).get("results") or {}, Tree))
+    return table
+
+
+def check_means(path: Path, table: CaseTable, results: Tree) -> None:
+    """Raise SegkitError where the mean of a structure is not that of `results`, which were computed from the table as it was."""
+    for subset, name, statistic in product(results, table.classes, table.statistics):
+        rows = tuple(row for row in table.rows if row.subset == subset)
+        line = results[subset].get(name, {}).get(statistic.name, {}) if rows else {}
+        was, now = line.get("mean"), mean_of_known(list(CaseTable(rows, table.statistics).collect(statistic, name)[0]))
+        if was is not None and not math.isclose(was, now, rel_tol=1e-6, abs_tol=1e-9):
+            what = f"its mean {statistic.name} of {name} is {now:.6g}, and was {was:.6g}"
+            fix = "evaluate again,  segkit evaluate ckpt=RUN,  and compare  RUN/evaluation/val"
+            raise SegkitError(f"{path} has been changed since {SUMMARY} was written: {what};   {fix}")
 
 
 def build_metrics(home: Path, nodes: Mapping[str, Mapping[str, Any]], allow: Sequence[str]) -> dict[str, CaseMetric]:

@@ -79,9 +79,9 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def find(ckpt: str | Path) -> Path:
-    """Return the file that `ckpt` means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a shared folder, here or
-    on the Hugging Face hub (`hf://OWNER/NAME`)."""
+def find(ckpt: str | Path, key: str = "ckpt") -> Path:
+    """Return the file that `ckpt`, the value of `key`, means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a
+    shared folder, here or on the Hugging Face hub (`hf://OWNER/NAME`)."""
     path = from_hub(str(ckpt)) if str(ckpt).startswith(HUB) else Path(ckpt).expanduser()
     if path.is_dir():
         candidates = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / WEIGHTS_FILE]
@@ -90,7 +90,7 @@ def find(ckpt: str | Path) -> Path:
             raise SegkitError(f"{path} holds no checkpoints/best.ckpt;   give a run folder or a .ckpt file")
         return found[0]
     if not path.is_file():
-        raise SegkitError(f"ckpt={path}: no such file")
+        raise SegkitError(f"{key}={path}: no such file")
     return path
 
 

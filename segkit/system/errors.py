@@ -39,6 +39,11 @@ class SegkitError(Exception):
 class DiskFull(SegkitError):
     """A file could not be written for want of space: nothing else will be, so the command ends here."""
 
+    @classmethod
+    def in_sweep(cls, folder: Path) -> DiskFull:
+        """Of a sweep, or of the folder of one of its trials."""
+        return cls(f"disk full while writing {folder};   free some space, and the same command continues the sweep")
+
 
 class ProblemsFound(SegkitError):
     """Several problems, found together and reported together.
@@ -87,6 +92,8 @@ SMALLER = "a smaller  data.batch_size, sampling.patch or preprocess.size  to tra
 
 def of_machine(error: Exception) -> str:
     """One line about an error of the machine; empty of any other."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"{error.strerror}: this shell allows too few;   type  ulimit -n 4096  and the line again"
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib

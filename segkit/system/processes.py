@@ -8,13 +8,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
-FAILED, INTERRUPTED = 1, 130
+from segkit.system.errors import DiskFull
+from segkit.system.files import is_full
+
+FAILED, NO_SPACE, INTERRUPTED = 1, 28, 130
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,7 +47,7 @@ def identity(pid: int) -> str:
 
 
 def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
-    """Leaves with 0, or with 1 and traceback.txt. Everything printed goes to console.txt."""
+    """Leaves with 0, or with 1 and traceback.txt, or with 28 where the disk is full. Everything printed goes to console.txt."""
     try:
         die_with(parent)
         with redirected(folder / "console.txt"), leaving_traceback(folder):
@@ -52,8 +55,8 @@ def run_apart(work: Callable[[], None], folder: Path, parent: int) -> None:
             work()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BaseException:
-        sys.exit(FAILED)
+    except BaseException as error:
+        sys.exit(NO_SPACE if isinstance(error, DiskFull) or is_full(error, folder) else FAILED)
 
 
 @contextmanager
@@ -64,7 +67,8 @@ def leaving_traceback(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # the disk may be full
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 

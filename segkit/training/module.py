@@ -97,12 +97,19 @@ class SegmentationModule(L.LightningModule):
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return parts  # type: ignore[no-any-return]
 
+    def build_optimizer(self) -> Optimizer:
+        """Raises SegkitError where its class refuses a value, such as a negative rate."""
+        cfg = self.config
+        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
+        built: Optimizer = instantiate(
+            cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.metadata.precision)
+        )
+        return built
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule. A plateau schedule is stepped by hand: Lightning steps it after the checkpoint is written, so a
         resumed run would miss one step."""
-        cfg = self.config
-        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
-        optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.metadata.precision))
+        cfg, optimizer = self.config, self.build_optimizer()
         n_steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
         scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
@@ -110,7 +117,7 @@ class SegmentationModule(L.LightningModule):
             self.plateau = scheduler
             if self.plateau_state is not None:
                 scheduler.load_state_dict(self.plateau_state)
-            return optimizer  # type: ignore[no-any-return]
+            return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from segkit.config.validate import fit_sections
 from segkit.models import checkpoint, fitting
 from segkit.models.metadata import read_metadata
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights.files import sound_tensors
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.plain import fitted
+from segkit.system.progress import console
+from segkit.training.config_hash import flat, without_places
+from segkit.training.run_folder import CONTINUED
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -77,10 +81,15 @@ OF_EACH_WEIGHT = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum
 """Parts of an optimizer's state that have the shape of the weight. Fused kernels do not look."""
 
 
-def step_to_resume(path: Path, model: SegmentationModel) -> int:
-    """Return the step that a checkpoint continues from. SegkitError where it is damaged, or of another network than `model`."""
+def step_to_resume(path: Path, model: SegmentationModel, config: Mapping[str, Any] | None = None) -> int:
+    """Return the step that a checkpoint continues from. SegkitError where it is damaged, or of another network than `model`.
+
+    Prints what differs between its config and that of the run, which can be edited by hand.
+    """
     content = checkpoint.read(path)
-    read_metadata(path, content)
+    saved = read_metadata(path, content).config
+    for line in edited(saved, config or saved):
+        console.print(f"note       config.yaml was edited: {line}", markup=False)
     weights = fitting.model_weights(path, content)
     if different := fitting.difference(model, weights):
         raise SegkitError(f"{path}: its weights are not those of the network in config.yaml: {different}")
@@ -91,6 +100,16 @@ def step_to_resume(path: Path, model: SegmentationModel) -> int:
     for place, tensors in states.items():
         sound_tensors(path, {f"{place}.{name}": tensor for name, tensor in tensors.items()})
     return known.global_step
+
+
+def edited(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """A line for each key of a training that two configs hold unlike values of."""
+    known, _ = fit_sections(saved)
+    if known is None:
+        return []
+    before, now = (dict(flat(without_places(one))) for one in (known.model_dump(mode="json"), config))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in CONTINUED]
+    return [f"{key} was {before.get(key, 'missing')} in the checkpoint, now {now.get(key, 'missing')}" for key in changed]
 
 
 def check_optimizers(path: Path, optimizers: Sequence[Optimizer]) -> None:

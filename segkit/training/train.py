@@ -181,7 +181,7 @@ def build_module(cfg: Train, metadata: Metadata, is_new: bool = True) -> Segment
         seed_all(cfg.seed)
     model = build_model(metadata, cfg.allow_targets, is_new and cfg.init_from is None, cfg)
     if cfg.init_from and is_new:
-        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from), metadata.label_map().classes)
+        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from, "init_from"), metadata.label_map().classes)
         console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
     check_size(model, cfg, metadata)
     freeze(model.network, cfg.freeze)
@@ -190,7 +190,9 @@ def build_module(cfg: Train, metadata: Metadata, is_new: bool = True) -> Segment
     if known_as(cfg.metric.monitor.split("/")[0], measured) not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
-    return SegmentationModule(model, build_loss(cfg, metadata.label_map()), metrics, cfg, metadata)
+    module = SegmentationModule(model, build_loss(cfg, metadata.label_map()), metrics, cfg, metadata)
+    module.build_optimizer()  # what it refuses is found before there is a run folder
+    return module
 
 
 def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
@@ -249,7 +251,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
     parameters = sum(p.numel() for p in module.model.parameters())
     layout = "channels last" if cfg.trainer.channels_last else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
-    step = step_to_resume(run.resume_from, module.model) if run.resume_from else 0
+    step = step_to_resume(run.resume_from, module.model, module.metadata.config) if run.resume_from else 0
     group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
     try:
         with group, naming_killed_workers(data.train, data.val):

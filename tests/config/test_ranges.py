@@ -37,6 +37,13 @@ WITHOUT_ADVICE = {
     ("preprocess.size=[0,64]",): "needs more than 0, got 0",
     ("preprocess.spacing_mm=[-1,1]",): "needs more than 0, got -1",
     ("sampling.patch=[0,64]",): "needs more than 0, got 0",
+    ("sampling.patches_per_image=1000000000000",): "needs at most 10000",
+    ("data.num_workers=1000000000000",): "needs auto or at most 1024",
+    ("trainer.threads=1000000000000",): "needs auto or at most 1024",
+    ("split.seed=-1",): "needs at least 0, got -1",
+    ("optimizer.lr=nan",): "needs a finite number, got nan",  # of keys that no schema of ours knows: a saved config could not hold them
+    ("augment.transforms.affine.scale=[1,inf]",): "needs a finite number, got inf",
+    ("loss.parts.dice.smooth=-inf",): "needs a finite number, got -inf",
 }
 
 

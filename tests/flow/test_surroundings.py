@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,6 +136,17 @@ def test_without_shared_memory_the_training_loads_by_itself(segkit_in: Cli, tmp_
     assert "0 MB free, too little for 2 loader workers: 0 are used" in done.stdout
 
 
+@pytest.mark.slow
+def test_two_processes_without_shared_memory(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system here")
+    command = [sys.executable, "-m", "segkit", "train", *QUICK, "trainer=cpu", "trainer.devices=2", "data.num_workers=2", "data.cache_gb=0"]
+    line = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {shlex.join(command)}"
+    done = subprocess.run(["unshare", "-m", "bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "too little for 2 loader workers: 0 are used" in done.stdout
+
+
 # full and failing disks
 
 
@@ -161,6 +174,75 @@ def test_a_cache_that_cannot_be_written_stops_nothing(segkit_in: Cli, heads: Pat
     monkeypatch.setattr(Path, "write_bytes", no_space)
     done = segkit_in("audit", "data=phantom", f"data.root={heads}")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_at_a_full_disk_and_continues(tmp_path: Path) -> None:
+    """A limit on the size of files: the first checkpoint does not fit, and so would no other."""
+    line = shlex.join([sys.executable, "-m", "segkit", "train", "-m", *QUICK, "seed=0,1"])
+    full = subprocess.run(["bash", "-c", f"ulimit -f 40; {line}"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert full.returncode == 2
+    assert "disk full while writing outputs/small/sweeps/seed/seed-0;   free some space" in only_line(full.stderr)
+    assert not (tmp_path / "outputs/small/sweeps/seed/seed-1").exists()
+    again = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "finished   2 finished" in again.stdout, again.stderr
+
+
+def test_a_prediction_outlives_an_image_that_is_deleted_meanwhile(
+    trained: Path, heads: Path, segkit_in: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(heads / "images", tmp_path / "images")
+    last = sorted((tmp_path / "images").iterdir())[-1]
+    write = batch.write_mask
+
+    def then_delete(*args: Any, **keys: Any) -> Any:
+        last.unlink(missing_ok=True)
+        return write(*args, **keys)
+
+    monkeypatch.setattr(batch, "write_mask", then_delete)
+    done = segkit_in("predict", f"ckpt={trained}", "input=images", "output=masks")
+    assert done.returncode == 1
+    assert "1 images could not be predicted" in done.stdout
+    assert last.name in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_folder_is_no_output(trained: Path, heads: Path, segkit_in: Cli) -> None:
+    """Its cases.csv would become that of another subset."""
+    before = (trained / "cases.csv").read_bytes()
+    for command in (("evaluate", "subset=train"), ("predict", f"input={heads / 'images'}")):
+        done = segkit_in(*command, f"ckpt={trained}", f"output={trained}")
+        assert f"output={trained} is a run folder" in only_line(done.stderr)
+    assert (trained / "cases.csv").read_bytes() == before
+
+
+# the home folder
+
+
+def test_a_home_in_quotes_is_the_home(trained: Path, segkit_in: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").symlink_to(trained)
+    done = segkit_in("evaluate", "ckpt='~/run'", "output='~/found'")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "found/cases.csv").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_without_a_home(trained: Path, segkit_in: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc/none")
+    done = segkit_in("evaluate", f"ckpt={trained}", "output=found")
+    assert done.returncode == 0, done.stderr
+
+
+# terminals
+
+
+@pytest.mark.parametrize("columns", ["0", "3", "-5", "abc"])
+def test_tables_are_whole_whatever_the_width(columns: str, trained: Path, segkit_in: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    done = segkit_in("compare", str(trained), str(trained))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"val +head +dice +\d\.\d{4} +\d\.\d{4} +0\.0000", done.stdout), done.stdout
 
 
 # folders that vanish

@@ -14,7 +14,7 @@ from segkit.data.case import Case
 from segkit.data.labels import LabelMap
 from segkit.metrics.overlap import Overlap
 from segkit.metrics.summary import Summary
-from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.metrics.table import CaseTable, Row, evaluate_case, read_table
 from segkit.system.errors import SegkitError
 
 METRICS = {"overlap": Overlap(both_empty=None)}
@@ -208,3 +208,15 @@ def test_a_structure_that_no_case_holds_has_no_such_mean() -> None:
     assert math.isnan(line.mean)
     assert (line.n, line.missing) == (0, 1)
     assert summary.line("dice_present") == summary.line("dice"), "what is monitored always has a value"
+
+
+def test_a_number_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    """The means in summary.json are those of the table as it was."""
+    before, after = table(row("a", 0.9), row("b", 0.8)), table(row("a", 0.9), row("b", 0.7))
+    cases = {"overlap": {"_target_": "segkit.metrics.Overlap", "both_empty": None}}
+    (tmp_path / "summary.json").write_text(json.dumps({"metric": {"cases": cases}, "results": before.summary().as_dict()}))
+    before.to_csv(tmp_path / "cases.csv")
+    assert read_table(tmp_path).rows == before.rows
+    after.to_csv(tmp_path / "cases.csv")
+    with pytest.raises(SegkitError, match=r"changed since summary\.json was written: its mean dice of head is 0\.8, and was 0\.85"):
+        read_table(tmp_path)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from segkit.config import validate
 from segkit.models import checkpoint
 from segkit.system.errors import SegkitError
-from segkit.training.resuming import check_optimizers, step_to_resume
+from segkit.training.resuming import check_optimizers, edited, step_to_resume
 
 OLD = Path(__file__).parent.parent / "fixtures/v0_1/killed/checkpoints/last.ckpt"
 MISSING = object()
@@ -64,6 +65,15 @@ def test_a_network_of_another_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(SegkitError, match=r"not those of the network in config\.yaml: it lacks 0\.weight"):
         step_to_resume(OLD, torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3)))  # type: ignore[arg-type]
     assert model
+
+
+def test_what_was_edited_in_the_config_is_said() -> None:
+    saved = checkpoint.load_model(OLD)[1].config
+    now = validate.restore(saved, ()).model_dump(mode="json")
+    assert edited(saved, now) == []
+    now["trainer"]["max_epochs"], now["output_dir"] = 77, "elsewhere"
+    before = saved["trainer"]["max_epochs"]
+    assert edited(saved, now) == [f"trainer.max_epochs was {before} in the checkpoint, now 77"]
 
 
 def test_a_state_of_another_shape_does_not_reach_a_fused_kernel() -> None:

@@ -17,7 +17,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from segkit.config.overrides import as_typed
-from segkit.system.errors import SegkitError
+from segkit.system.errors import DiskFull, SegkitError
+from segkit.system.files import is_full
 from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.training.config_hash import PLACE_KEYS, flat, is_below
@@ -48,6 +49,8 @@ class Multirun:
 
     def __init__(self, context: HydraContext, task: TaskFunction, cfg: DictConfig) -> None:
         self.context, self.task, self.cfg = context, task, cfg
+        with read_write(cfg), open_dict(cfg):
+            cfg.output_dir = os.path.expanduser(cfg.output_dir)  # noqa: PTH111  as the schema does it for one run
         launcher = cfg.hydra.runtime.choices.get("hydra/launcher")
         self.launcher = None if launcher == "basic" else launcher
 
@@ -66,6 +69,10 @@ class Multirun:
         self._announce(self.study.requeue_failed())
         try:
             self._runner().run()
+        except OSError as error:  # of the study's journal
+            if not is_full(error, self.study.folder):
+                raise
+            raise DiskFull.in_sweep(self.study.folder) from error
         finally:
             draw(self.study.folder, settings.storage)
         self._summarize()
@@ -128,7 +135,8 @@ class Multirun:
     def _overrides(self, attempt: Attempt) -> list[str]:
         """The overrides of a trial; the last ones put its training into the trial's folder, and have it resume what is there."""
         run = attempt.folder.relative_to(Path(self.cfg.output_dir, self.name))
-        where = {"name": self.name, "run": run, "hydra.sweep.dir": attempt.folder.parent, "hydra.sweep.subdir": attempt.folder.name}
+        where = {"output_dir": self.cfg.output_dir, "name": self.name, "run": run}
+        where |= {"hydra.sweep.dir": attempt.folder.parent, "hydra.sweep.subdir": attempt.folder.name}
         quoted = {key: QuotedString(str(value), Quote.single).with_quotes() for key, value in where.items()}
         place = [f"{key}={value}" for key, value in quoted.items()]
         return [*self.study.space.fixed, *attempt.values, *place, "resume=auto"]

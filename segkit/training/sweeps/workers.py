@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -22,9 +22,9 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from segkit.system.environment import take_share, visible_gpus
-from segkit.system.errors import first_line
+from segkit.system.errors import DiskFull, first_line
 from segkit.system.locks import is_locked, try_lock
-from segkit.system.processes import INTERRUPTED, last_line, leaving_traceback, redirected, run_apart, signals_held
+from segkit.system.processes import INTERRUPTED, NO_SPACE, last_line, leaving_traceback, redirected, run_apart, signals_held
 from segkit.training.callbacks.pruning import RunningTrial
 from segkit.training.sweeps.study import JOB_LOCK, Attempt, Outcome, SweepStudy, read_outcome
 
@@ -85,7 +85,10 @@ class ForkedWorkers(Runner):
     workers: dict[int, Worker] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Run until no trial is left. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise `KeyboardInterrupt`."""
+        """Run until no trial is left. Ctrl-C and SIGTERM stop the trials, which write checkpoints, and raise `KeyboardInterrupt`.
+
+        Raises `DiskFull` at the first trial that could not write: the others could not, either.
+        """
         self.gpus = visible_gpus() if self.n_jobs > 1 else []
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         gc.collect()
@@ -94,7 +97,7 @@ class ForkedWorkers(Runner):
             while self._fill() or self._wait_for_others():
                 self._wait()
             self._stop()  # with fail_fast; else none is left
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DiskFull):
             self._stop()
             raise
         finally:
@@ -143,7 +146,11 @@ class ForkedWorkers(Runner):
         worker.process.join()
         del self.workers[worker.number]
         outcome = read_outcome(worker.attempt.folder, self.study.objectives) or failure(worker)
+        is_full = worker.process.exitcode == NO_SPACE
         worker.process.close()
+        if is_full:
+            worker.attempt.lock.close()  # the next start finds a trial that waits
+            raise DiskFull.in_sweep(worker.attempt.folder)
         self.settle(worker.attempt, outcome, time.monotonic() - worker.since)
 
     def _stop(self) -> None:
@@ -154,7 +161,8 @@ class ForkedWorkers(Runner):
         for worker in list(self.workers.values()):
             worker.process.join(max(0.0, until - time.monotonic()))
             worker.process.kill()
-            self._finish(worker)
+            with suppress(DiskFull):
+                self._finish(worker)
 
 
 def failure(worker: Worker) -> Outcome:
