@@ -24,6 +24,7 @@ from segkit.inference.mask_files import OVERLAP, MaskFiles, Rules, find_masks
 from segkit.inference.predictor import Predictor
 from segkit.system.errors import SegkitError
 from segkit.system.files import cache_folder
+from segkit.system.progress import console
 from segkit.training.sweeps.folds import OutOfFold, best_of, find_folds
 
 
@@ -65,6 +66,8 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
     manifest = load_labelled(checkpoint_data(metadata, config.data, given), config.seed, cfg.allow_targets, cache_dir=cache_folder())
     labels = match_labels(manifest.labels, predictor.labels)
     cases, subsets = select_cases(manifest, metadata, "other" if is_other else cfg.subset)
+    if not is_other and metadata.split.get("manifest_hash", "") not in ("", manifest.hash):
+        console.print("note       the data have changed since the training: files came, went, or have another size")
     folder = output_folder(cfg, home / (f"{manifest.name}-{manifest.hash[:8]}" if is_other else cfg.subset))
     evaluation = evaluate_cases(predictor, cases, labels, subsets, cfg.metric)
     if is_other:

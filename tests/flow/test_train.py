@@ -59,6 +59,17 @@ def test_evaluate_repeats_the_numbers_of_the_training(trained: Path) -> None:
     done = run_segkit(trained.parents[2], "evaluate", f"ckpt={trained}")
     assert done.returncode == 0, done.stderr
     assert (trained / "evaluation" / "val" / "cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
+    assert "have changed" not in done.stdout
+
+
+def test_evaluate_says_that_the_data_have_changed(trained: Path, tmp_path: Path) -> None:
+    (root,) = (trained.parents[1] / ".cache").glob("phantom-*/")
+    shutil.copytree(root, tmp_path / "copy")
+    evaluate = ("evaluate", f"ckpt={trained}", f"data.root={tmp_path / 'copy'}", "output=e")
+    assert "have changed" not in run_segkit(tmp_path, *evaluate).stdout
+    mask = next((tmp_path / "copy/masks").iterdir())
+    cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)[:, ::-1])  # type: ignore[operator, call-overload, index]
+    assert "the data have changed since the training" in run_segkit(tmp_path, *evaluate).stdout
 
 
 @pytest.mark.slow
