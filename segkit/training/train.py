@@ -118,6 +118,10 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             if cfg.logger.tensorboard:
                 record_hparams(run, cfg)
             raise
+        except NonFinite:
+            with suppress(Exception):  # the error is what counts
+                draw_curves(run, cfg)
+            raise
         return finish(run, cfg, hardware, prepared, benchmark)
 
 

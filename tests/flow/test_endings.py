@@ -124,6 +124,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(fourt
     done = segkit_in("train", *OWN, "trainer.gradient_clip_val=null", "preprocess.normalize=unit", "run=r")
     assert done.returncode == 1
     assert "gradient nan: not finite in epoch 1, batch 0 (step 4)" in done.stderr
+    assert (fourth_batch / "outputs/small/r/curves.png").exists()
 
 
 @pytest.mark.slow
