@@ -137,7 +137,7 @@ def test_without_shared_memory_the_training_loads_by_itself(segkit_in: Cli, tmp_
 
 
 @pytest.mark.slow
-def test_two_processes_without_shared_memory(tmp_path: Path) -> None:
+def test_two_processes_without_shared_memory(tmp_path: Path, all_cores: None) -> None:
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("no right to mount a file system here")
     command = [sys.executable, "-m", "segkit", "train", *QUICK, "trainer=cpu", "trainer.devices=2", "data.num_workers=2", "data.cache_gb=0"]
