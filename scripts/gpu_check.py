@@ -1,4 +1,4 @@
-"""What segkit does on a GPU, measured in one command of about eight minutes: a table, and the same as JSON.
+"""What segkit does on a GPU, measured by one command: a table, and the same as JSON. Never run on one so far.
 
     python scripts/gpu_check.py [--data HC18_FOLDER] [--output gpu_check.json] [--only step resume …] [--tiny]
 
