@@ -14,6 +14,7 @@ KEYWORDS: dict[str, dict[str, str]] = _TABLES["keywords"]
 """Present public name -> {old keyword: present keyword}."""
 VALUES: dict[str, dict[str, str]] = _TABLES["values"]
 """Old keyword -> {old value: present value}."""
+SMP, SMP_NETWORKS = "segkit.models.SMP", frozenset(f"segmentation_models_pytorch.{name}" for name in _TABLES["smp"])
 
 
 def renamed(node: object, typed: bool = False) -> object:
@@ -27,12 +28,24 @@ def renamed(node: object, typed: bool = False) -> object:
         return node
     out = {key: renamed(value, typed) for key, value in node.items()}
     target = out.get("_target_")
+    if target in SMP_NETWORKS:
+        return of_smp(out)
     if not isinstance(target, str) or (typed and target not in ALIASES):
         return out
     present = ALIASES.get(target, target)
     keywords = KEYWORDS.get(present, {})
     values = {key: VALUES[key].get(str(value), value) if key in VALUES and key in keywords else value for key, value in out.items()}
     return {**{keywords.get(key, key): value for key, value in values.items()}, "_target_": present}
+
+
+def present_name(target: str) -> str:
+    return SMP if target in SMP_NETWORKS else ALIASES.get(target, target)
+
+
+def of_smp(node: dict[str, object]) -> dict[str, object]:
+    """A network of segmentation-models-pytorch as one of ours, with that package's own default for the encoder's weights."""
+    rest = {"out_channels" if key == "classes" else key: value for key, value in node.items()}
+    return {"encoder_weights": "imagenet", **rest, "_target_": SMP, "arch": str(node["_target_"]).rpartition(".")[2]}
 
 
 def keyword_hint(target: str, keyword: str, prefix: str = "") -> str:

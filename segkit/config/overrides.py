@@ -25,6 +25,7 @@ from segkit.config.aliases import keyword_hint
 from segkit.config.commands import COMMANDS
 from segkit.config.messages import section
 from segkit.config.targets import keywords_of
+from segkit.config.validate import only_training
 from segkit.system.errors import Problem, first_line, nearest
 from segkit.system.shell import argument
 from segkit.system.shell import override as typed
@@ -192,7 +193,7 @@ def _missing(
     names = [str(name) for name in node if name != "hydra"]
     target = node.get("_target_")
     if target is not None and depth == len(parts) - 1:
-        keywords = keywords_of(str(target), tree.get("allow_targets") or ())
+        keywords = keywords_of(str(target), tree.get("allow_targets") or (), only_training(tuple(parents)))
         if part in keywords:
             return Problem(key, "is not in the config yet", f"add it with  +{text}")
         names += keywords

@@ -4,7 +4,7 @@ checkpoint does not need it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,7 +14,8 @@ from segkit.config import messages, schema
 from segkit.config.aliases import renamed
 from segkit.config.commands import COMMANDS
 from segkit.config.ranges import check_ranges
-from segkit.config.targets import Keys, check_call, check_name, target_nodes
+from segkit.config.signatures import check_call, check_name
+from segkit.config.targets import PARTIAL, Keys, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 from segkit.system.plain import excess
 
@@ -29,6 +30,14 @@ CALLS: dict[Keys, tuple[Names, Names]] = {
     ("loss", "parts", "*"): ((), ("mode", "classes")),
 }
 """Path of a target -> what segkit passes when it builds it, beside the keywords of the config, and what besides to those that take it."""
+ONLY_TRAINING = frozenset({"augment", "callbacks", "logger", "loss", "module", "optimizer", "scheduler", "trainer"})
+"""Sections that nobody needs who uses a checkpoint."""
+UNUSED: dict[str, Any] = {
+    "optimizer": {"_target_": "unknown"},
+    "augment": {"transforms": {}},
+    "loss": {"parts": {}, "weights": {}, "deep_supervision": None},
+}
+"""In place of sections that every training has."""
 AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
     ("preprocess", "size"): ([256, 256], None),
     ("sampling", "patch"): (None, [32, 96, 96]),
@@ -55,6 +64,33 @@ def restore(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
     config = validate("train", {**_of_today(saved), "allow_targets": list(allow)})
     assert isinstance(config, schema.Train)
     return config
+
+
+def opened(saved: Mapping[str, Any], allow: Sequence[str]) -> schema.Train:
+    """A checkpoint's training config for whoever uses the checkpoint.
+
+    Nothing is asked of sections that only training needs: another segkit, or packages that are absent here, may have filled them.
+    Metrics and data set are looked at where they are built.
+    """
+    container = {**_of_today(saved), "allow_targets": list(allow)}
+    model, problems = _fit_used(container)
+    used: dict[str, Any] = {key: container[key] for key in ("model", "inference") if key in container}
+    nodes, wrong = _targets(used)
+    problems += [*wrong, *_check_names(nodes, allow)]
+    if problems or model is None:
+        raise ProblemsFound(dict.fromkeys(problems), before("train"))
+    raise_errors(_check_calls(used, allow), before("train"))
+    return model
+
+
+def _fit_used(container: dict[str, Any]) -> tuple[schema.Train | None, list[Problem]]:
+    """The model; sections that only training needs are left out where they are wrong."""
+    model, problems = messages.fit(schema.Train, _settled(container))
+    bad = {problem.where.partition(".")[0] for problem in problems} & ONLY_TRAINING
+    if not bad:
+        return model, problems
+    kept = {key: value for key, value in container.items() if key not in bad}
+    return messages.fit(schema.Train, _settled({**kept, **{key: UNUSED[key] for key in bad if key in UNUSED}}))
 
 
 def fit_sections(saved: Mapping[str, Any]) -> tuple[schema.Train | None, list[Problem]]:
@@ -95,7 +131,7 @@ def _checked(command: str, container: dict[str, Any], known: Sequence[Problem], 
     allow = container.get("allow_targets")
     extras = [str(name) for name in allow] if isinstance(allow, list) else []
     nodes, wrong = _targets(container)
-    problems += [*wrong, *(problem for path, node in nodes for problem in check_name(node, ".".join(path), extras, is_ours(path)))]
+    problems += [*wrong, *_check_names(nodes, extras)]
     if command == "predict" and container.get("input") is None and not container.get("data"):
         problems.append(
             Problem("input", "is needed", "add  input=FILE_OR_FOLDER,  or a data set in the training's layout  data.root=FOLDER")
@@ -107,7 +143,7 @@ def _checked(command: str, container: dict[str, Any], known: Sequence[Problem], 
     problems = [*known, *(problem for problem in problems if problem.where not in unread)]
     if problems or model is None:
         raise ProblemsFound(dict.fromkeys(problems), before(command))
-    raise_errors((problem for path, node in nodes for problem in _check_call(path, node, extras)), before(command))
+    raise_errors(_check_calls(container, extras), before(command))
     return model
 
 
@@ -147,20 +183,39 @@ def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
     return [p for p in problems if last[p.where.rpartition(".")[2], p.what] is p]
 
 
-def _targets(container: Mapping[str, Any]) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
+def _targets(container: Mapping[str, Any], built: bool = False) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
     """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
     model, problems = without_weights(container.get("model"))
-    return [(path, dict(node)) for path, node in target_nodes({**container, "model": model})], problems
+    return [(path, dict(node)) for path, node in target_nodes({**container, "model": model}, built=built)], problems
 
 
 def is_ours(path: Keys) -> bool:
-    """Whether only segkit has what belongs there, or the user's own packages: metrics and post-processing."""
-    return path[0] in ("metric", "inference")
+    """Whether only segkit has what belongs there, or the user's own packages: metrics by case and post-processing."""
+    return path[0] == "inference" or path[:2] in (("metric", "cases"), ("metric", "volumes"))
 
 
-def _check_call(path: Keys, node: Mapping[str, Any], allow: Sequence[str]) -> list[Problem]:
-    place = (*path[:2], "*") if path[:2] == ("loss", "parts") and len(path) == 3 else path
-    return check_call(node, ".".join(path), allow, *CALLS.get(place, ((), ())))
+def only_training(path: Keys) -> bool:
+    """Whether a target is needed to train, and never where a checkpoint is used."""
+    return path[0] in ONLY_TRAINING or (path[0] == "metric" and not is_ours(path))
+
+
+def _check_names(nodes: Sequence[tuple[Keys, Mapping[str, Any]]], allow: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with targets before anything is imported."""
+    places = {path for path, _ in nodes}
+    for path, node in nodes:
+        yield from check_name(node, ".".join(path), allow, is_ours(path), only_training(path))
+        is_inner = any(path[:n] in places for n in range(len(path)))
+        if node.get(PARTIAL) is True and not is_inner and not _calls(path)[0]:
+            yield Problem(".".join((*path, PARTIAL)), "has no place here: what is named is built at once", "leave it out")
+
+
+def _check_calls(container: Mapping[str, Any], allow: Sequence[str]) -> Iterator[Problem]:
+    for path, node in _targets(container, built=True)[0]:
+        yield from check_call(node, ".".join(path), allow, *_calls(path), only_training(path))
+
+
+def _calls(path: Keys) -> tuple[Names, Names]:
+    return CALLS.get((*path[:2], "*") if path[:2] == ("loss", "parts") and len(path) == 3 else path, ((), ()))
 
 
 def without_weights(node: Any) -> tuple[Any, list[Problem]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from segkit.config.targets import check_call, check_name, instantiate, target_nodes
+from segkit.config.signatures import check_call, check_name
+from segkit.config.targets import instantiate, target_nodes
 from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic

@@ -145,7 +145,7 @@ class Metadata:
         return cls(**card.model_dump(exclude_unset=True), split=dict(split or {}))
 
     def train_config(self, allow: Sequence[str] = ()) -> Train:
-        return validate.restore(self.config, allow)
+        return validate.opened(self.config, allow)
 
     def label_map(self) -> LabelMap:
         return LabelMap.from_dict(self.labels)

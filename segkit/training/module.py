@@ -102,7 +102,7 @@ class SegmentationModule(L.LightningModule):
         cfg = self.config
         groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
         built: Optimizer = instantiate(
-            cfg.optimizer, allow=cfg.allow_targets, params=groups, **fused(cfg.optimizer, self.metadata.precision)
+            cfg.optimizer, allow=cfg.allow_targets, training=True, params=groups, **fused(cfg.optimizer, self.metadata.precision)
         )
         return built
 

@@ -205,8 +205,8 @@ def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
     parts = {}
     for name, node in cfg.loss.parts.items():
         if node is not None:
-            taken = keywords_of(str(node["_target_"]), cfg.allow_targets)
-            part = instantiate(node, allow=cfg.allow_targets, **{key: known[key] for key in known if key in taken})
+            taken = keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
+            part = instantiate(node, allow=cfg.allow_targets, training=True, **{key: known[key] for key in known if key in taken})
             parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
     for name in cfg.loss.weights:
         if name not in cfg.loss.parts:

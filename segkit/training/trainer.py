@@ -176,7 +176,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
         callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode))
     if console.is_terminal:
         callbacks.append(RichProgressBar(leave=False))
-    callbacks += [instantiate(node, allow=cfg.allow_targets) for node in own.extra.values() if node is not None]
+    callbacks += [instantiate(node, allow=cfg.allow_targets, training=True) for node in own.extra.values() if node is not None]
     if trial := RunningTrial.current():
         callbacks += [Costs(run.path / "costs.json")] if set(COST_NAMES) & set(trial.objectives) else []
         callbacks += [Pruning(monitor, trial)] if trial.pruner[0] != "none" else []

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from segkit.config.targets import check_call, check_name, instantiate, keywords_of, target_nodes
+from segkit.config.aliases import renamed
+from segkit.config.signatures import check_call, check_name
+from segkit.config.targets import instantiate, keywords_of, target_nodes
 from segkit.system.errors import SegkitError
 
 OWN = '''
@@ -79,11 +83,13 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     sys.path.remove(str(folder))
 
 
-def complaints(node: dict[str, Any], allow: list[str] | None = None, supplied: tuple[str, ...] = ()) -> dict[str, str]:
-    found = [(".".join(path), inner) for path, inner in target_nodes(node, ("model",))]
-    problems = [problem for where, inner in found for problem in check_name(inner, where, allow or [])]
+def complaints(
+    node: dict[str, Any], allow: list[str] | None = None, supplied: tuple[str, ...] = (), training: bool = False
+) -> dict[str, str]:
+    found = [(".".join(path), inner) for path, inner in target_nodes(node, ("model",), built=True)]
+    problems = [problem for where, inner in found for problem in check_name(inner, where, allow or [], training=training)]
     problems = problems or [
-        p for where, inner in found for p in check_call(inner, where, allow or [], supplied if where == "model" else ())
+        p for where, inner in found for p in check_call(inner, where, allow or [], supplied if where == "model" else (), training=training)
     ]
     return {p.where: f"{p.what} {p.fix}".strip() for p in problems}
 
@@ -119,7 +125,6 @@ def test_names_and_requirements(own: list[str]) -> None:
     assert not complaints({"_target_": "target_nets.Open", "width": 3, "anything": 4}, own, ("mode",))
     assert "did you mean target_nets.Net?" in complaints({"_target_": "target_nets.Nett"}, own)["model"]
     assert "there is no package nowhere" in complaints({"_target_": "nowhere.Net"}, ["nowhere"])["model"]
-    assert "_args_" in next(iter(complaints({"_target_": "target_nets.Starred", "_args_": [1]}, own)))
 
 
 def test_nested_targets_are_checked(own: list[str]) -> None:
@@ -149,6 +154,61 @@ def test_building(own: list[str]) -> None:
     assert holder.many[0].width == 4
     assert holder.many[1] == 3
     assert instantiate({"_target_": "target_nets.Net", "width": 5}, allow=own, in_channels=1, out_channels=2).width == 5
+
+
+def test_the_keys_of_hydra(own: list[str]) -> None:
+    inner = {"_target_": "target_nets.Net", "_partial_": True, "width": 4}
+    holder = {"_target_": "target_nets.Holder", "_args_": [inner], "_convert_": "all"}
+    assert not complaints(holder, own), "a partial lacks keywords"
+    net = instantiate(holder, allow=own).inner
+    assert isinstance(net, partial)
+    assert net(in_channels=1, out_channels=2).width == 4
+    raw = {**holder, "_recursive_": False, "_args_": [{**inner, "_partial_": False}]}
+    assert not complaints(raw, own), "it gets the node as it is written"
+    assert instantiate(raw, allow=own).inner["_target_"] == "target_nets.Net"
+    assert instantiate(inner, allow=own, in_channels=1, out_channels=2).width == 4, "complete, so it is built"
+    function = {"_target_": "target_nets.function", "_args_": [1, [1, "x"]], "c": 1.0}
+    assert complaints(function, own) == {"model.b.1": "needs a whole number, got 'x'"}
+    assert "at most 2" in complaints({**function, "_args_": [1, [1, 2], 3]}, own)["model._args_"]
+    assert complaints({**inner, "widht": 4}, own) == {"model.widht": "Net takes no widht; did you mean model.width?"}
+    assert complaints({**inner, "_convert_": "none", "_recurse_": 1, "_args_": 1}, own).keys() == {
+        "model._convert_",
+        "model._recurse_",
+        "model._args_",
+    }
+
+
+def test_more_may_be_named_of_what_only_training_needs() -> None:
+    schedule = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3, "gama": 0.1}
+    assert complaints(schedule, supplied=("optimizer",), training=True) == {"model.gama": "StepLR takes no gama; did you mean model.gamma?"}
+    for target in ("timm.optim.Lion", "lightning.pytorch.plugins.environments.SLURMEnvironment", "torchmetrics.Dice"):
+        assert "outside the allowed packages" in complaints({"_target_": target})["model"]
+    assert not complaints({"_target_": "timm.optim.Lion", "lr": 0.1}, supplied=("params",), training=True)
+    assert not complaints({"_target_": "lightning.pytorch.plugins.environments.SLURMEnvironment"}, training=True)
+    assert not complaints({"_target_": "torchmetrics.F1Score", "task": "binary"}, training=True)
+    f1 = instantiate({"_target_": "torchmetrics.F1Score", "task": "binary"}, training=True)
+    assert type(f1).__name__ == "BinaryF1Score"
+    average = instantiate({"_target_": "torch.optim.swa_utils.get_ema_multi_avg_fn", "decay": 0.9}, training=True)
+    assert callable(average), "a function"
+    for target in ("torch.nn.attention._fa3._fa3_import_module", "lightning.pytorch.Trainer", "os.system", "torch.hub.load"):
+        with pytest.raises(SegkitError):
+            instantiate({"_target_": target}, training=True)
+
+
+def test_a_network_of_smp_is_ours_by_another_name() -> None:
+    theirs = {"_target_": "segmentation_models_pytorch.FPN", "encoder_name": "resnet18", "classes": 2, "in_channels": 1}
+    assert renamed(theirs) == {
+        "encoder_weights": "imagenet",
+        "_target_": "segkit.models.SMP",
+        "arch": "FPN",
+        "encoder_name": "resnet18",
+        "out_channels": 2,
+        "in_channels": 1,
+    }, "as there, weights are downloaded where nothing else is said"
+    wrapped = instantiate({"_target_": "torch.nn.Sequential", "_args_": [{**theirs, "encoder_weights": None}]})
+    assert wrapped(torch.zeros(2, 1, 32, 32)).shape == (2, 2, 32, 32)
+    assert "decoder_channels" not in keywords_of("segmentation_models_pytorch.FPN")
+    assert "encoder_name" in keywords_of("segmentation_models_pytorch.FPN")
 
 
 def test_complaints_of_a_constructor_name_it(own: list[str]) -> None:

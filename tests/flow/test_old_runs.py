@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from segkit.config.targets import check_call, instantiate, is_allowed
+from segkit.config.signatures import check_call
+from segkit.config.targets import instantiate, is_allowed
 from segkit.config.validate import restore
 from segkit.system.errors import Problem
 from tests.conftest import REPOSITORY, Cli
