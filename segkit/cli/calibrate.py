@@ -24,7 +24,8 @@ from segkit.config.commands import Calibrate
 from segkit.config.targets import instantiate
 from segkit.data.case import Case, encoded_mask
 from segkit.data.labels import Array, LabelMap
-from segkit.inference.evaluation import build_metrics, evenly, validation_cases
+from segkit.inference.evaluation import build_metrics, validation_cases
+from segkit.inference.examples import evenly
 from segkit.inference.postprocess import Decision, Threshold, threshold_of
 from segkit.inference.predictor import Predictor
 from segkit.metrics import CaseMetric, Statistic

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from segkit.config.commands import Compare
-from segkit.metrics.compare import Comparison, Difference, compare
-from segkit.metrics.summary import MOST_WIDTH, OVERALL, unit
+from segkit.metrics.compare import NOTE, Comparison, compare
+from segkit.metrics.summary import MOST_WIDTH, OVERALL
 from segkit.metrics.table import read_table
 from segkit.system.errors import SegkitError
 from segkit.system.progress import console as shared
 
 MAX_NAMES = 5
-NOTE = "p: Wilcoxon signed-rank test of the groups (patients), for each line by itself: of 20 lines one is below 0.05 by chance"
 
 
 def command(cfg: Compare) -> None:
@@ -41,7 +38,7 @@ def show(comparison: Comparison, console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in comparison.lines:
         if several or line.class_name != OVERALL:
-            table.add_row(*cells(line))
+            table.add_row(*map(escape, line.cells()))
     table.width = console.measure(table, options=console.options.update(width=MOST_WIDTH)).maximum
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
     for one in comparison.unlike:
@@ -51,12 +48,3 @@ def show(comparison: Comparison, console: Console) -> None:
         if cases:
             shown = ", ".join(cases[:MAX_NAMES]) + (" ..." if len(cases) > MAX_NAMES else "")
             console.print(f"in {name} alone, not compared: {len(cases)} ({shown})", markup=False)
-
-
-def cells(line: Difference) -> list[str]:
-    shown_as = unit(line.statistic)
-    known = math.isfinite(line.difference)
-    change = f"{'+' if line.difference > 0 else ''}{shown_as(line.difference)}" if known else "-"
-    interval = f"[{shown_as(line.low)}, {shown_as(line.high)}]" if math.isfinite(line.low) else "-"
-    numbers = [shown_as(line.mean_a), shown_as(line.mean_b), change, interval, f"{line.p:.3g}" if known else "-"]
-    return [line.subset, escape(line.class_name), escape(line.statistic), *numbers, str(line.n), str(line.n_groups), str(line.missing)]

@@ -11,10 +11,11 @@ from rich.table import Table as RichTable
 
 from segkit.config.commands import SweepResults
 from segkit.system.errors import SegkitError, nearest
+from segkit.system.page import Table
 from segkit.system.progress import console
 from segkit.training.sweeps.names import all_sweeps, find_sweep
 from segkit.training.sweeps.plots import FEWEST, draw_sweep, importances, n_top
-from segkit.training.sweeps.results import Sweep, Table, means_table, read_sweep, trials_table
+from segkit.training.sweeps.results import Sweep, means_table, read_sweep, trials_table
 from segkit.training.sweeps.ties import tie_line
 
 MAX_ROWS, MAX_FAILURES, MAX_WIDTH = 30, 10, 2000

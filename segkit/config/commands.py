@@ -176,6 +176,15 @@ class Compare(Strict):
     allow_targets: list[str]
 
 
+class Report(Strict):
+    """`segkit report`"""
+
+    runs: PathText | list[PathText]
+    output: PathText | None
+    pdf: bool
+    allow_targets: list[str]
+
+
 class Models(Strict):
     """`segkit models`"""
 
@@ -204,6 +213,6 @@ class SweepResults(Strict):
     all: bool
 
 
-_NAMED = (Train, Evaluate, Predict, Calibrate, Import, Audit, Plan, Phantom, Cache, Share, Compare, Models, Tensorboard)
+_NAMED = (Train, Evaluate, Predict, Calibrate, Import, Audit, Plan, Phantom, Cache, Share, Compare, Report, Models, Tensorboard)
 COMMANDS: dict[str, type[Strict]] = {**{model.__name__.lower(): model for model in _NAMED}, "sweep": SweepResults}
 """Name of a command -> the model of its keys."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,21 +13,22 @@ from segkit.config.schema import Data, Metric, Train
 from segkit.config.targets import instantiate
 from segkit.data.audit.audit import inspect, load_labelled
 from segkit.data.case import Case, Manifest, encoded_mask
-from segkit.data.labels import Array, LabelMap
-from segkit.data.overlays import Panel, panel, samples
+from segkit.data.labels import LabelMap
+from segkit.data.overlays import Panel, samples
 from segkit.data.statistics import Statistics
+from segkit.inference.examples import Example, Examples, write_examples
 from segkit.inference.mask_files import MaskFiles
-from segkit.inference.predictor import Prediction, Predictor
-from segkit.metrics.base import NAN
+from segkit.inference.predictor import Predictor
+from segkit.metrics import calibration
+from segkit.metrics.calibration import Calibration
 from segkit.metrics.summary import Summary
-from segkit.metrics.table import EXCLUDED, SUMMARY, TABLE, VOLUMES, CaseTable, Row, evaluate_case, mean_of_known
+from segkit.metrics.table import EXCLUDED, SUMMARY, TABLE, VOLUMES, CaseTable, Row, evaluate_case
 from segkit.metrics.volumes import Stacks, evaluate_volume
 from segkit.models.metadata import Metadata
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, raise_errors
 from segkit.system.files import CACHE, cache_folder, write_text_atomic
 from segkit.system.progress import console, track
 
-N_WORST, N_OTHERS = 4, 8
 BENCHMARK = "benchmark"
 """Folder in a run: tables and figures of the external validation."""
 
@@ -44,6 +44,10 @@ class Evaluation:
     """Cases in which several members of a combination claimed the same pixels, and how many pixels."""
     volumes: CaseTable = field(default_factory=lambda: CaseTable((), ()))
     """Rows of whole volumes, where `metric.volumes` asks for some; their lines stand in `summary` with the others."""
+    extremes: tuple[Example, ...] = ()
+    """The worst cases and the best ones."""
+    calibration: Calibration = field(default_factory=lambda: Calibration({}))
+    """Of the probabilities; of masks without any it is empty."""
 
     def without(self, classes: Collection[str], seed: int) -> Evaluation:
         """The same without these classes."""
@@ -150,7 +154,7 @@ def evaluate_cases(
         metric: Metrics to use in place of those of the predictor's config.
 
     Returns:
-        Table, summary and panels: the worst cases by the first metric, then others evenly from all cases.
+        Table, summary, calibration, and panels: the worst cases by the first metric, then others evenly from all cases.
 
     Raises:
         SegkitError: No case has masks, or `metric.volumes` is set and no case belongs to a volume.
@@ -163,7 +167,7 @@ def evaluate_cases(
     metrics, volume_metrics = (build_metrics(nodes, config.allow_targets) for nodes in (used.cases, used.volumes))
     if volume_metrics:
         check_volumes(cases)
-    stacks, examples = Stacks(cases if volume_metrics else ()), Examples(len(cases), labels)
+    stacks, examples, counts = Stacks(cases if volume_metrics else ()), Examples(len(cases), labels), Calibration.of(labels.classes)
     rows: list[Row] = []
     volume_rows: list[Row] = []
     collisions: dict[str, int] = {}
@@ -172,12 +176,14 @@ def evaluate_cases(
         found = evaluate_case(prediction.mask, target, labels, case, metrics, subsets[case.id])
         rows += found
         examples.add(case, prediction, target, found)
+        counts.add(prediction.probs, target, labels)
         if volume_metrics and (volume := stacks.add(case, prediction.mask, target)):
             volume_rows += evaluate_volume(volume, labels, volume_metrics, subsets[case.id])
         if prediction.collisions:
             collisions[case.id] = prediction.collisions
     table, volumes = CaseTable.of(rows, metrics), CaseTable.of(volume_rows, volume_metrics)
-    return Evaluation(table, summarize(table, volumes, config.seed), tuple(examples.panels()), collisions, volumes)
+    summary, extremes = summarize(table, volumes, config.seed), tuple(examples.extremes())
+    return Evaluation(table, summary, tuple(examples.panels()), collisions, volumes, extremes, counts)
 
 
 def check_volumes(cases: Iterable[Case]) -> None:
@@ -187,59 +193,6 @@ def check_volumes(cases: Iterable[Case]) -> None:
 
 def summarize(table: CaseTable, volumes: CaseTable, seed: int) -> Summary:
     return Summary((*table.summary(seed).lines, *volumes.summary(seed).lines))
-
-
-class Examples:
-    """The cases of samples.png, kept while they are evaluated, so that none is predicted twice.
-
-    The worst are known at the end only, so the worst so far are kept. Candidates for the others are set beforehand, evenly over
-    all cases. So no more than `2 * N_WORST + N_OTHERS` panels are in memory.
-    """
-
-    def __init__(self, n_cases: int, labels: LabelMap) -> None:
-        self.labels, self.n = labels, 0
-        self.candidates = set(evenly(range(n_cases), N_WORST + N_OTHERS))
-        self.scores: dict[int, float] = {}  # by position, of the cases that are kept
-        self.kept: dict[int, Panel] = {}
-
-    def add(self, case: Case, prediction: Prediction, target: Array, rows: Sequence[Row]) -> None:
-        """`rows`: the case's lines of the table; their first column is its score."""
-        position, self.n = self.n, self.n + 1
-        column = next(iter(rows[0].values))
-        score = mean_of_known([row.values.get(column, NAN) for row in rows])
-        if math.isnan(score):
-            return
-        self.scores[position] = score
-        for dropped in self.scores.keys() - self.candidates - set(self._by_score()[:N_WORST]):
-            del self.scores[dropped]
-            self.kept.pop(dropped, None)
-        if position in self.scores:
-            caption = f"{case.id}   {column} {score:.3f}"
-            shown = panel(prediction.image, self.labels.planes(prediction.mask), self.labels.planes(target), caption)
-            self.kept[position] = own_memory(shown)
-
-    def _by_score(self) -> list[int]:
-        return sorted(self.scores, key=lambda position: (self.scores[position], position))
-
-    def panels(self) -> list[Panel]:
-        """The worst first, then the others; both by their score. No more than a third is marked, and none that is as good as the best."""
-        ranked = self._by_score()
-        most = min(N_WORST, max(1, len(ranked) // 3))
-        marked = [position for position in ranked[:most] if self.scores[position] < self.scores[ranked[-1]]]
-        worst, others = ranked[:N_WORST], evenly(ranked[N_WORST:], N_OTHERS)
-        panels = {position: self.kept[position] for position in (*worst, *others)}
-        return [replace(shown, mark="worst") if position in marked else shown for position, shown in panels.items()]
-
-
-def evenly(items: Sequence[Any], n: int) -> list[Any]:
-    """At most `n` of the items, evenly from all over the list."""
-    return [items[i * len(items) // n] for i in range(n)] if len(items) > n else list(items)
-
-
-def own_memory(view: Panel) -> Panel:
-    """A copy, so that one slice does not keep its volume in memory."""
-    reference = None if view.reference is None else view.reference.copy()
-    return replace(view, image=view.image.copy(), pred=view.pred.copy(), reference=reference)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -253,7 +206,7 @@ def report_collisions(evaluation: Evaluation) -> None:
 
 
 def write_results(folder: Path, evaluation: Evaluation, name: str, manifest: Manifest, metric: Metric | None = None) -> None:
-    """Write cases.csv, volumes.csv where whole volumes were evaluated, samples.png and summary.json; print the summary.
+    """Write cases.csv, volumes.csv where whole volumes were evaluated, calibration.csv, figures and summary.json; print the summary.
 
     `metric` is recorded in summary.json: an evaluation may use another than the run's config names.
     """
@@ -263,6 +216,9 @@ def write_results(folder: Path, evaluation: Evaluation, name: str, manifest: Man
     if evaluation.volumes.rows:
         evaluation.volumes.to_csv(folder / VOLUMES)
     samples(evaluation.panels, manifest.labels, folder / "samples.png", title)
+    write_examples(folder, evaluation.extremes, manifest.labels)
+    if evaluation.calibration.known:
+        evaluation.calibration.to_csv(folder / calibration.TABLE)
     recorded = {} if metric is None else {"metric": metric.model_dump(mode="json")}
     content = {"is_phantom": manifest.is_phantom, **recorded, "results": evaluation.summary.as_dict()}
     write_text_atomic(folder / SUMMARY, json.dumps(content, indent=1))

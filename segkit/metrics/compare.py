@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,10 +10,11 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from segkit.metrics.base import NAN, Array, Statistic
-from segkit.metrics.summary import OVERALL, bootstrap_interval, rules_of
+from segkit.metrics.summary import OVERALL, bootstrap_interval, rules_of, unit
 from segkit.metrics.table import CaseTable, Row, mean_of_known
 from segkit.system.errors import SegkitError
 
+NOTE = "p: Wilcoxon signed-rank test of the groups (patients), for each line by itself: of 20 lines one is below 0.05 by chance"
 DIGITS = 12
 """Beyond them differences are rounding errors, which would part ties and turn zeros into wins."""
 
@@ -38,6 +40,14 @@ class Difference:
     missing: int
     n_groups: int
     rule: str = ""
+
+    def cells(self) -> list[str]:
+        """Subset, class and statistic, then A, B, B - A, interval, p, n, groups and missing as text."""
+        shown_as, known = unit(self.statistic), math.isfinite(self.difference)
+        change = f"{'+' if self.difference > 0 else ''}{shown_as(self.difference)}" if known else "-"
+        interval = f"[{shown_as(self.low)}, {shown_as(self.high)}]" if math.isfinite(self.low) else "-"
+        numbers = [shown_as(self.mean_a), shown_as(self.mean_b), change, interval, f"{self.p:.3g}" if known else "-"]
+        return [self.subset, self.class_name, self.statistic, *numbers, str(self.n), str(self.n_groups), str(self.missing)]
 
 
 @dataclass(frozen=True)

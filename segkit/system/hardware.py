@@ -19,6 +19,11 @@ import torch
 from segkit.system.environment import job, layout
 from segkit.system.errors import SegkitError
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Precision = Literal["32", "bf16", "16"]
 
@@ -118,6 +123,17 @@ def cpu_features() -> set[str]:
 
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else {"cpu": "processor", "mps": "Apple GPU"}[device]
+
+
+def peak_memory_gb() -> dict[str, float]:
+    """The most memory that this process has held so far, and that of its GPU; in gigabytes."""
+    found = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
+        found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if torch.cuda.is_initialized():
+        found["GPU memory"] = torch.cuda.max_memory_allocated() / 1e9
+    return {name: round(gb, 3) for name, gb in found.items()}
 
 
 def keep_freed_memory() -> None:

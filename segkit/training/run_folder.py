@@ -23,6 +23,7 @@ from segkit.config.schema import Train
 from segkit.system.environment import TRIAL, is_child, job_name, now, session
 from segkit.system.errors import ProblemsFound, SegkitError, first_line, of_file
 from segkit.system.files import remove_leftovers, write_text_atomic
+from segkit.system.hardware import peak_memory_gb
 from segkit.system.locks import own
 from segkit.system.plain import fitted, read_json, read_yaml
 from segkit.system.processes import identity
@@ -299,6 +300,7 @@ class RunFolder:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "process": identity(os.getpid())}
         me |= {"process_started": psutil.Process().create_time()}  # for an older segkit
         me |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+        me |= {"memory_gb": peak_memory_gb()} if state != "running" else {}
         started = self.status.get("started", now())
         status = {"state": state, "started": started, "changed": now(), **me, **more}
         write_text_atomic(self.path / "status.json", json.dumps(status, indent=1))
@@ -306,10 +308,10 @@ class RunFolder:
     def write_failure(self, message: str) -> None:
         self.write_status("failed", traceback=message)
 
-    def write_provenance(self, data: Mapping[str, Any]) -> None:
+    def write_provenance(self, data: Mapping[str, Any], hardware: str) -> None:
         """Write data, versions, command and machine to provenance.json; each resume adds a session."""
         path = self.path / "provenance.json"
-        sessions = [*read_json(path).get("sessions", []), session()]
+        sessions = [*read_json(path).get("sessions", []), {**session(), "hardware": hardware}]
         write_text_atomic(path, json.dumps({"data": dict(data), "sessions": sessions}, indent=1))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -54,6 +55,7 @@ from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import freeze
 from segkit.training.plots import curves
+from segkit.training.report.report import leaving_report
 from segkit.training.resuming import restoring, step_to_resume
 from segkit.training.run_folder import TIME, RunFolder
 from segkit.training.status import Interrupted, NonFinite, Pruned
@@ -110,8 +112,8 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             fit(run, cfg, hardware, module, data)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, prepared, hardware)
-    with run.recording() as facts:
-        record_start(run, prepared, metadata)
+    with leaving_report(run.path), run.recording() as facts:
+        record_start(run, prepared, metadata, hardware)
         try:
             facts |= fit(run, cfg, hardware, module, data)
         except Pruned:
@@ -236,7 +238,7 @@ def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
     return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
-def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata) -> None:
+def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata, hardware: Hardware) -> None:
     if not run.resumed or not (run.path / "split.json").exists():
         prepared.split.to_json(run.path / "split.json")
     manifest = prepared.manifest
@@ -245,11 +247,11 @@ def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata) -> None
             run.path / MARK, f"Trained and evaluated on synthetic images in {metadata.data_root}: says nothing about patients.\n"
         )
     facts = {"fingerprint": metadata.data_fingerprint, "manifest": manifest.hash, "root": metadata.data_root}
-    run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom})
+    run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom}, str(hardware))
 
 
-def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> dict[str, str]:
-    """Train to the end, or stop with a checkpoint and print how to resume. Returns what ended it before its last epoch, if anything."""
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> dict[str, Any]:
+    """Train to the end, or stop with a checkpoint and print how to resume. Returns what its status tells besides its state."""
     n_train = len(data.train)
     compiled = prepare_network(module.model, cfg, hardware, module.metadata.channels, n_train, module.metadata.dims)
     parameters = sum(p.numel() for p in module.model.parameters())
@@ -269,7 +271,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
             with suppress(Exception):  # the checkpoint is what counts, and is written
                 draw_unfinished(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
-    return ended_by(trainer, run, cfg)
+    return {"parameters": parameters, **ended_by(trainer, run, cfg)}
 
 
 def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:

@@ -9,7 +9,8 @@ import pytest
 
 from segkit.data.case import Case
 from segkit.data.labels import LabelMap
-from segkit.inference.evaluation import N_OTHERS, N_WORST, Evaluation, evaluate_cases, match_labels
+from segkit.inference.evaluation import Evaluation, evaluate_cases, match_labels
+from segkit.inference.examples import N_OTHERS, N_WORST
 from segkit.inference.mask_files import OVERLAP, Rules
 from segkit.inference.predictor import InMemory, Prediction
 from segkit.metrics import Statistic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 
@@ -14,6 +13,7 @@ from segkit.data.case import Case, Manifest
 from segkit.data.io.base import ReadError
 from segkit.data.overlays import displayable, panel
 from segkit.data.splits import Split
+from segkit.system.page import image, jpeg
 
 MAX_DRAWN = 40
 """Pairs that are drawn; the others are listed."""
@@ -50,11 +50,10 @@ def section(manifest: Manifest, pairs: Sequence[Pair], split: Split | None) -> s
 def picture(case: Case) -> str:
     """An inline JPEG of an image, or of the middle slice of a volume; empty where it cannot be read."""
     try:
-        image = case.image.read()
+        read = case.image.read()
     except ReadError:
         return ""
-    shown = displayable(panel(image, np.zeros((1, *image.shape[:-1]), bool)).image)
+    shown = displayable(panel(read, np.zeros((1, *read.shape[:-1]), bool)).image)
     scale = CELL / max(shown.shape[:2])
     small = cv2.resize(shown, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    jpeg = base64.b64encode(cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
-    return f'<img alt="{escape(case.id)}" src="data:image/jpeg;base64,{jpeg}">'
+    return image(jpeg(small), case.id)

@@ -1,17 +1,14 @@
-"""The report of an audit: its numbers, `contact_sheet.png`, and `audit.html`, one self-contained page in light and dark."""
+"""The report of an audit: its numbers, `contact_sheet.png`, and `audit.html`, one self-contained page."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from segkit.data.audit.audit import SEVERITIES, AuditResult
@@ -22,6 +19,7 @@ from segkit.data.overlays import Panel, class_keys, draw_grid, panel
 from segkit.data.quantiles import MEDIAN
 from segkit.data.statistics import Statistics, data_fingerprint
 from segkit.system.errors import Problem, Severity
+from segkit.system.page import document, image, jpeg
 
 MAX_SHOWN = 24
 """Cases on the contact sheet."""
@@ -32,7 +30,6 @@ MAX_HISTOGRAMS = 8
 BARS = 24
 WIDTH, HEIGHT = 260, 84
 """Size of a histogram, in pixels."""
-STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 # numbers
@@ -176,9 +173,10 @@ def audit_page(
     verdict = ", ".join(f'<span class="{kind if n else ""}">{n} {kind}{"s" * (n != 1)}</span>' for kind, n in counts.items())
     charts = "".join(histogram(title, values) for title, values in distributions.items() if len(set(values)) > 1)
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in summary_rows(summary))
-    title = f"Audit of {escape(summary['data'])}"
+    title = f"Audit of {summary['data']}"
     sections = [
-        f"<h1>{title}{' (synthetic)' * summary['synthetic']}</h1><p>{escape(summary['root'])}<br>{verdict}</p><table>{rows}</table>",
+        f"<h1>{escape(title)}{' (synthetic)' * summary['synthetic']}</h1>",
+        f"<p>{escape(summary['root'])}<br>{verdict}</p><table>{rows}</table>",
         *(_problems(severity, [p for p in problems if p.severity == severity]) for severity in SEVERITIES),
     ]
     if summary["classes"]:
@@ -188,13 +186,9 @@ def audit_page(
         first = f"<p>Of {len(classes)} classes the first {MAX_HISTOGRAMS} are drawn.</p>" if len(classes) > MAX_HISTOGRAMS else ""
         sections.append(f'<h2>Distributions</h2>{first}<div class="charts">{charts}</div>')
     if sheet is not None:
-        jpeg = base64.b64encode(cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
         what = "Those with errors or warnings first, the others evenly spread."
-        sections.append(f'<h2>Cases</h2><p>{what}</p><img alt="Contact sheet" src="data:image/jpeg;base64,{jpeg}">')
-    sections.append(alike)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-    body = "\n".join(sections)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+        sections.append(f"<h2>Cases</h2><p>{what}</p>{image(jpeg(sheet), 'Contact sheet')}")
+    return document(title, [*sections, alike])
 
 
 def _problems(severity: Severity, problems: Sequence[Problem]) -> str:
@@ -230,5 +224,5 @@ def histogram(title: str, values: Sequence[float]) -> str:
     low, high = (f"{value:.4g}" for value in (min(values), max(values)))
     axis = f'<line x1="0" x2="{WIDTH}" y1="{base}" y2="{base}"/><text x="0" y="{HEIGHT - 3}">{low}</text>'
     axis += f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{high}</text>'
-    figure = f'<svg role="img" aria-label="{escape(title)}" width="{WIDTH}" height="{HEIGHT}">{bars}{axis}</svg>'
+    figure = f'<svg class="bars" role="img" aria-label="{escape(title)}" width="{WIDTH}" height="{HEIGHT}">{bars}{axis}</svg>'
     return f"<figure>{figure}<figcaption>{escape(title)} (n = {len(values)})</figcaption></figure>"

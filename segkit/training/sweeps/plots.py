@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 from optuna.visualization import matplotlib as optuna_plots
 
-from segkit.data.audit.report import STYLE
 from segkit.system.files import atomic_path, write_text_atomic
-from segkit.training.sweeps.results import Sweep, Table, Trial, means_table, trials_csv, trials_table
+from segkit.system.page import Table, cells, document, image
+from segkit.training.sweeps.results import Sweep, Trial, means_table, trials_csv, trials_table
 from segkit.training.sweeps.storage import DIRECTIONS, quiet
 from segkit.training.sweeps.ties import tie_line
 
@@ -210,9 +209,9 @@ def n_top(n: int) -> int:
 
 MORE_STYLE = """
 body { max-width: 84rem; } td, th { padding-right: 1.1rem; } td { overflow-wrap: normal; white-space: nowrap; }
-.scroll { max-height: 44rem; overflow: auto; } thead th { position: sticky; top: 0; background: var(--paper); cursor: pointer; }
+@media screen { .scroll { max-height: 44rem; overflow: auto; } }
+thead th { position: sticky; top: 0; background: var(--paper); cursor: pointer; }
 tr.front td { font-weight: 600; } .pruned, .waiting { color: var(--soft); } .failed { color: var(--error); } a { color: inherit; }
-img { background: #fff; padding: .5rem; box-sizing: border-box; }
 """
 SORT = """
 document.querySelectorAll("thead th").forEach(head => head.onclick = () => {
@@ -234,26 +233,23 @@ TITLES = {
 
 def sweep_page(sweep: Sweep, figures: Sequence[Path]) -> str:
     """HTML with the tables and the embedded figures (PNG files known by their names)."""
-    title = f"Sweep {escape(sweep.name)}"
-    space = "; ".join(f"{key}: {text}" for key, text in sweep.space.items())
-    means, tie = means_table(sweep), tie_line(sweep)
+    title, tie, means = f"Sweep {sweep.name}", tie_line(sweep), means_table(sweep)
     sections = [
-        f"<h1>{title}</h1><p>{escape(sweep.counts)}<br>{escape(space)}</p>",
+        f"<h1>{escape(title)}</h1><p>{escape(sweep.counts)}<br>{escape(space_line(sweep))}</p>",
         f"<h2>Trials</h2>{f'<p>Tie: {escape(tie)}</p>' if tie else ''}{_html(trials_table(sweep), sweep)}",
         f"<h2>Means</h2>{_html(means)}" if means else "",
         *map(_figure, figures),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = "\n".join(filter(None, sections))
-    style = f"<style>{STYLE}{MORE_STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}{style}</head>\n<body>\n{body}\n<script>{SORT}</script>\n</body></html>\n'
+    return document(title, sections, MORE_STYLE, SORT)
+
+
+def space_line(sweep: Sweep) -> str:
+    return "; ".join(f"{key}: {text}" for key, text in sweep.space.items())
 
 
 def _html(table: Table, sweep: Sweep | None = None) -> str:
     """The table; that of a sweep's trials with links to their folders, and the reasons of failures."""
-    classes = [' class="number"' if heading in table.numbers else "" for heading in table.headings]
-    heads = [f"<th{c}>{escape(heading)}</th>" for c, heading in zip(classes, table.headings, strict=True)]
-    rows = [[f"<td{c}>{escape(text)}</td>" for c, text in zip(classes, row, strict=True)] for row in table.rows]
+    heads, rows = cells(table, table.headings, "th"), [cells(table, row) for row in table.rows]
     tags = ["<tr>"] * len(rows)
     if sweep:
         heads.append("<th>reason</th>")
@@ -266,16 +262,21 @@ def _html(table: Table, sweep: Sweep | None = None) -> str:
 
 
 def _links(trial: Trial) -> list[str]:
-    """The cells of its folder, and of the reason why it failed."""
+    """The cells of its folder and page, and of the reason why it failed."""
     folder, link = escape(trial.folder), quote(trial.folder)
     has_traceback = trial.state == "failed" and (trial.path / "traceback.txt").exists()
     traceback = f' <a href="{link}/traceback.txt">traceback.txt</a>' if has_traceback else ""
-    return [f'<td><a href="{link}/">{folder}</a></td>' if folder else "<td></td>", f"<td>{escape(trial.reason)}{traceback}</td>"]
+    page = f' <a href="{link}/report.html">report</a>' if trial.folder and (trial.path / "report.html").exists() else ""
+    return [f'<td><a href="{link}/">{folder}</a>{page}</td>' if folder else "<td></td>", f"<td>{escape(trial.reason)}{traceback}</td>"]
+
+
+def heading_of(figure: Path) -> tuple[str, str]:
+    """The heading of a figure of a sweep, and what it shows."""
+    name, _, objective = figure.stem.partition("_")
+    heading, text = TITLES[name]
+    return f"{heading}, {objective}" if objective else heading, text
 
 
 def _figure(path: Path) -> str:
-    name, _, objective = path.stem.partition("_")
-    heading, text = TITLES[name]
-    heading = escape(f"{heading}, {objective}" if objective else heading)
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<h2>{heading}</h2><p>{escape(text)}</p><img alt="{heading}" src="data:image/png;base64,{data}">'
+    heading, text = heading_of(path)
+    return f"<h2>{escape(heading)}</h2><p>{escape(text)}</p>{image(path.read_bytes(), heading)}"

@@ -20,6 +20,7 @@ from segkit.metrics.base import known_as
 from segkit.system.environment import absolute
 from segkit.system.errors import SegkitError
 from segkit.system.locks import is_locked
+from segkit.system.page import Table
 from segkit.system.plain import read_json
 from segkit.training.plots import best_row, read_columns
 from segkit.training.sweeps.names import short_keys, shown
@@ -191,16 +192,6 @@ def _trial(frozen: FrozenTrial, home: Path) -> Trial:
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings and rows. `numbers`: headings of right-aligned columns."""
-
-    headings: Sequence[str]
-    numbers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
 
 
 def trials_table(sweep: Sweep) -> Table:

@@ -1,0 +1,182 @@
+"""The charts of a report: each draws into a pair of axes, for the page and the PDF alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from segkit.data.labels import Array
+from segkit.metrics.base import known_as
+from segkit.metrics.calibration import Calibration
+from segkit.metrics.table import CaseTable
+from segkit.system.page import Chart
+from segkit.training.plots import (
+    COLORS,
+    GRAY,
+    TRAIN,
+    Columns,
+    best_row,
+    draw_line,
+    draw_panel,
+    has_values,
+    loss_names,
+    mark_best,
+    metric_names,
+    scale,
+)
+
+MOST_CLASSES = 12
+"""Classes that one chart can hold; those beyond are left out, which its caption says."""
+
+
+# --- learning curves ----------------------------------------------------------------------------------------------------
+
+
+def curves(columns: Columns, monitor: str, mode: str) -> Iterator[Chart]:
+    """Losses, scores between 0 and 1, other metrics, the learning rate: a chart each."""
+    scores, others = metric_names(columns)
+    for label, names in (("loss", loss_names(columns)), ("score", scores), ("other metrics", others), ("learning rate", ["lr"])):
+        if any(has_values(columns, name) for name in names):
+            caption = {"score": "Validation metrics by epoch", "learning rate": "Learning rate by epoch"}.get(label, f"{label} by epoch")
+            size = (4.7, 1.6) if label == "learning rate" else (4.7, 3.1)
+            yield Chart(caption.capitalize(), partial(_curve, columns, names, label, f"val/{monitor}", mode), size)
+
+
+def _curve(columns: Columns, names: Sequence[str], label: str, monitor: str, mode: str, axes: Axes) -> None:
+    draw_panel(axes, columns, names, label)
+    mark_best(axes, columns, best_row(columns, monitor, mode), known_as(monitor, columns), names)
+    axes.set_xlabel("epoch")
+    if label != "learning rate":
+        _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> None:
+    """Where it takes no width, which a phone lacks."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
+
+
+def several_curves(runs: Mapping[str, Columns], name: str) -> Chart:
+    """One column of several runs."""
+    return Chart(f"{name} by epoch", partial(_several, runs, name), (4.7, 3.1))
+
+
+def _several(runs: Mapping[str, Columns], name: str, axes: Axes) -> None:
+    series = []
+    for i, (label, columns) in enumerate(runs.items()):
+        if has_values(columns, column := known_as(name, columns)):
+            draw_line(axes, columns, column, label=label, color=COLORS[i % len(COLORS)], marker=".", markersize=4)
+            series.append(columns[column])
+    scale(axes, series, "loss" if "loss" in name else "")
+    axes.set(xlabel="epoch", ylabel=name)
+    _legend_below(axes)
+
+
+# --- cases --------------------------------------------------------------------------------------------------------------
+
+
+def distribution(table: CaseTable, column: str) -> Chart:
+    """Every case as a dot, a line of dots a class, with the median."""
+    classes = table.classes[:MOST_CLASSES]
+    values = {name: _values(table, name, column) for name in classes}
+    more = f", the first {MOST_CLASSES} of {len(table.classes)} classes" if len(table.classes) > MOST_CLASSES else ""
+    height = 1.1 + 0.42 * len(classes)
+    return Chart(f"{column} of each case; the line is the median{more}", partial(_strips, values, column), (4.7, height))
+
+
+def _values(table: CaseTable, class_name: str, column: str) -> Array:
+    found = np.array([row.values.get(column, np.nan) for row in table.rows if row.class_name == class_name])
+    return found[np.isfinite(found)]
+
+
+def _strips(values: Mapping[str, Array], column: str, axes: Axes) -> None:
+    for i, (color, of_class) in enumerate(zip(_colors(len(values)), values.values(), strict=True)):
+        spread = np.random.default_rng(i).uniform(-0.28, 0.28, len(of_class))
+        axes.plot(of_class, i + spread, "o", markersize=6, alpha=0.55, color=color, markeredgewidth=0)
+        if len(of_class):
+            axes.plot([np.median(of_class)] * 2, [i - 0.38, i + 0.38], color="black", linewidth=1.6)
+    axes.set_yticks(range(len(values)), list(values), fontsize=8)
+    axes.set(xlabel=column, ylim=(len(values) - 0.5, -0.5))
+    _plain(axes)
+
+
+def by_size(table: CaseTable, column: str) -> Chart:
+    """The score of each structure against its size."""
+    return Chart(f"{column} against the size of the structure", partial(_sizes, table, column), (4.7, 3.1))
+
+
+def _sizes(table: CaseTable, column: str, axes: Axes) -> None:
+    classes = table.classes[:MOST_CLASSES]
+    for name, color in zip(classes, _colors(len(classes)), strict=True):
+        rows = [row for row in table.rows if row.class_name == name and row.n_truth_px]
+        values = [row.values.get(column, np.nan) for row in rows]
+        label = name if len(classes) > 1 else None
+        axes.plot([row.n_truth_px for row in rows], values, "o", markersize=6, alpha=0.55, color=color, markeredgewidth=0, label=label)
+    axes.set_xscale("log")
+    axes.set(xlabel="pixels of the structure in the ground truth", ylabel=column)
+    _plain(axes)
+    _legend_below(axes)
+
+
+def _colors(n: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(n)] if n > 1 else [TRAIN]
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+# --- probabilities ------------------------------------------------------------------------------------------------------
+
+
+def reliability(calibration: Calibration) -> Chart:
+    return Chart("Reliability: how often a pixel of some probability shows the class", partial(_reliability, calibration), (4.0, 3.6))
+
+
+def _reliability(calibration: Calibration, axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.9, linestyle=":", label="perfect")
+    known = dict(list(calibration.known.items())[:MOST_CLASSES])
+    for (name, counts), color in zip(known.items(), _colors(len(known)), strict=True):
+        mean, frequency, n = counts.reliability()
+        axes.plot(mean[n > 0], frequency[n > 0], "o-", markersize=4, linewidth=1.4, color=color, label=name)
+    axes.set(xlabel="predicted probability", ylabel="share of pixels of the class", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    _plain(axes)
+    _legend_below(axes)
+
+
+def precision_recall(calibration: Calibration) -> Chart:
+    return Chart("Precision and recall of pixels over all thresholds; the dot is 0.5", partial(_precision, calibration), (4.0, 3.6))
+
+
+def _precision(calibration: Calibration, axes: Axes) -> None:
+    known = dict(list(calibration.known.items())[:MOST_CLASSES])
+    for (name, counts), color in zip(known.items(), _colors(len(known)), strict=True):
+        precision, recall = counts.precision_recall()
+        axes.plot(recall, precision, linewidth=1.4, color=color, label=name)
+        axes.plot(recall[len(recall) // 2], precision[len(recall) // 2], "o", markersize=5, color=color)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+    _plain(axes)
+    _legend_below(axes)
+
+
+# --- two runs -----------------------------------------------------------------------------------------------------------
+
+
+def paired(differences: Sequence[float], column: str) -> Chart:
+    """The differences of all cases, sorted."""
+    caption = f"Difference of {column}, B - A, of each case, sorted; above 0 B is greater"
+    return Chart(caption, partial(_paired, sorted(differences), column), (4.7, 2.6))
+
+
+def _paired(differences: Sequence[float], column: str, axes: Axes) -> None:
+    values = np.array(differences)
+    axes.bar(range(len(values)), values, color=np.where(values > 0, TRAIN, "#d55e00"), width=0.9)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="cases", ylabel=f"{column}, B - A", xticks=[])
+    _plain(axes)
