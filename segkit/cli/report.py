@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.config.commands import Report
 from segkit.system.errors import SegkitError
+from segkit.system.files import write_text_atomic
 from segkit.system.page import Picture, Section, Text
 from segkit.system.progress import console
 from segkit.training.report import report
+from segkit.training.report.pdf import write_pdf
 from segkit.training.report.runs import Run
+from segkit.training.sweeps.plots import draw_sweep, heading_of, space_line
+from segkit.training.sweeps.results import Sweep, means_table, read_sweep, trials_table
+from segkit.training.sweeps.ties import tie_line
 
 
 def command(cfg: Report) -> None:
@@ -24,32 +30,27 @@ def command(cfg: Report) -> None:
     if sweeps and len(places) > 1:
         raise SegkitError(f"{sweeps[0]} is a sweep, which has a page of its own;   segkit report {sweeps[0]}")
     runs = [] if sweeps else [Run.named(place) for place in places]
-    for path in report.write(runs, output, cfg.pdf, cfg.allow_targets) if runs else of_sweep(sweeps[0], output, cfg.pdf):
+    for path in report.write(runs, output, cfg.pdf, cfg.allow_targets) if runs else of_sweep(read_sweep(sweeps[0]), output, cfg.pdf):
         console.print(f"report     {path}", markup=False)
 
 
-def of_sweep(folder: Path, output: Path | None, pdf: bool) -> list[Path]:
-    """The page that `segkit sweep show` writes as well."""
-    from segkit.training.sweeps.plots import draw_sweep, heading_of, space_line
-    from segkit.training.sweeps.results import means_table, read_sweep, trials_table
-    from segkit.training.sweeps.ties import tie_line
-
-    sweep = read_sweep(folder)
+def of_sweep(sweep: Sweep, output: Path | None, pdf: bool) -> list[Path]:
+    """Write the page that `segkit sweep show` writes as well, to `output` too; the paths written."""
     *figures, _, page = draw_sweep(sweep)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(page.read_bytes())
+        write_text_atomic(output, page.read_text(encoding="utf-8"))
     written = [output or page]
     if pdf:
-        from segkit.training.report.pdf import write_pdf
-
-        means, tie = means_table(sweep), tie_line(sweep)
-        sections = [
-            Section("", [Text(sweep.counts, "lead"), Text(space_line(sweep)), *([Text(f"Tie: {tie}")] if tie else [])]),
-            Section("Trials", [trials_table(sweep)]),
-            Section("Means", [means] if means else []),
-            *(Section(heading_of(path)[0], [Text(heading_of(path)[1]), Picture("", path.read_bytes())]) for path in figures),
-        ]
-        write_pdf(written[0].with_suffix(".pdf"), f"Sweep {sweep.name}", sections)
         written.append(written[0].with_suffix(".pdf"))
+        write_pdf(written[1], f"Sweep {sweep.name}", sweep_sections(sweep, figures))
     return written
+
+
+def sweep_sections(sweep: Sweep, figures: Sequence[Path]) -> list[Section]:
+    means, tie = means_table(sweep), tie_line(sweep)
+    return [
+        Section("", [Text(sweep.counts, "lead"), Text(space_line(sweep)), *([Text(f"Tie: {tie}")] if tie else [])]),
+        Section("Trials", [trials_table(sweep)]),
+        Section("Means", [means] if means else []),
+        *(Section(heading_of(path)[0], [Text(heading_of(path)[1]), Picture("", path.read_bytes())]) for path in figures),
+    ]

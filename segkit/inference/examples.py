@@ -58,9 +58,9 @@ class Example:
 def error_map(image: Array, pred: Array, reference: Array, size: tuple[int, ...]) -> Array:
     """RGB (*size, 3): the image (H, W[, C]) in light gray, with wrong pixels of the planes (K, H, W) in color."""
     height, width = size
-    gray = cv2.cvtColor(displayable(image), cv2.COLOR_RGB2GRAY)
-    canvas = cv2.cvtColor(cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
-    canvas = (96 + canvas * 0.6).astype(np.uint8)
+    gray = np.asarray(cv2.cvtColor(displayable(image), cv2.COLOR_RGB2GRAY))
+    light = (96 + cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA) * 0.6).astype(np.uint8)
+    canvas = np.repeat(light[..., None], 3, axis=2)
     missed, extra = (reference & ~pred).any(0), (pred & ~reference).any(0)
     for wrong, color in ((missed, MISSED), (extra, EXTRA), (missed & extra, CONFUSED)):
         canvas[cv2.resize(wrong.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0] = color

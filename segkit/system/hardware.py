@@ -131,7 +131,7 @@ def peak_memory_gb() -> dict[str, float]:
     if resource is not None:
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
         found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["GPU memory"] = torch.cuda.max_memory_allocated() / 1e9
     return {name: round(gb, 3) for name, gb in found.items()}
 

@@ -52,11 +52,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """What `draw` draws into one pair of axes of `size` inches."""
+    """What `draw` draws into one pair of axes. All in inches: `size`, and the room for labels left of the axes and below."""
 
     caption: str
     draw: Callable[[Axes], None]
     size: tuple[float, float] = (4.7, 2.9)
+    left: float = 0.62
+    below: float = 0.5
+
+    def place(self, width: float, height: float) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height of the axes in a cell, in inches. Fixed, as a layout engine takes as long as the drawing."""
+        return self.left, self.below, width - self.left - 0.12, height - self.below - 0.14
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,9 @@ def svg(chart: Chart) -> str:
     from matplotlib import rc_context  # here: a page without charts needs no matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=chart.size, layout="constrained")
-    chart.draw(figure.subplots())
+    figure, (width, height) = Figure(figsize=chart.size), chart.size
+    left, bottom, wide, high = chart.place(width, height)
+    chart.draw(figure.add_axes((left / width, bottom / height, wide / width, high / height)))
     out = io.StringIO()
     # the salt makes names that no other chart of the page has, and that are the same each time
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.caption, "font.family": "sans-serif"}):

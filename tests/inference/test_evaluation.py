@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from segkit.data.case import Case
 from segkit.data.labels import LabelMap
 from segkit.inference.evaluation import Evaluation, evaluate_cases, match_labels
-from segkit.inference.examples import N_OTHERS, N_WORST
+from segkit.inference.examples import CELL, EXTRA, MISSED, N_OTHERS, N_WORST, read_examples, write_examples
 from segkit.inference.mask_files import OVERLAP, Rules
 from segkit.inference.predictor import InMemory, Prediction
 from segkit.metrics import Statistic
@@ -91,3 +92,19 @@ def test_a_class_that_no_mask_shows_is_not_evaluated() -> None:
     assert table.absent == ("b",)
     scored = Evaluation(table, table.summary(), ()).without(table.absent, 0)
     assert scored.summary.line("dice").mean == 0.8
+
+
+def test_the_worst_and_the_best_are_kept_with_their_errors_and_none_is_both(tmp_path: Path) -> None:
+    scores = [30, 5, 40, 10, 20, 35, 25, 15, 38, 12, 33, 8]
+    cases = [case(i) for i in range(len(scores))]
+    found = evaluate_cases(Shrinking(scores), cases, HEAD, {case.id: "val" for case in cases}).extremes
+    assert [(one.kind, int(one.case)) for one in found] == [("worst", scores.index(n)) for n in (5, 8, 10, 12)] + [
+        ("best", scores.index(n)) for n in (40, 38, 35, 33)
+    ]
+    errors = found[0].picture(HEAD.colors)[:, -CELL:].reshape(-1, 3)
+    assert (errors == MISSED).all(1).mean() == pytest.approx(35 / SIZE**2, rel=0.1)
+    assert not (errors == EXTRA).all(1).any()
+    write_examples(tmp_path, found, HEAD)
+    assert [(one.kind, one.case, one.path.is_file()) for one in read_examples(tmp_path)] == [(one.kind, one.case, True) for one in found]
+    few = evaluate_cases(Shrinking([5, 30, 10]), cases[:3], HEAD, {case.id: "val" for case in cases}).extremes
+    assert [(one.kind, one.case) for one in few] == [("worst", "0"), ("worst", "2"), ("best", "1")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -41,8 +42,9 @@ def curves(columns: Columns, monitor: str, mode: str) -> Iterator[Chart]:
     for label, names in (("loss", loss_names(columns)), ("score", scores), ("other metrics", others), ("learning rate", ["lr"])):
         if any(has_values(columns, name) for name in names):
             caption = {"score": "Validation metrics by epoch", "learning rate": "Learning rate by epoch"}.get(label, f"{label} by epoch")
-            size = (4.7, 1.6) if label == "learning rate" else (4.7, 3.1)
-            yield Chart(caption.capitalize(), partial(_curve, columns, names, label, f"val/{monitor}", mode), size)
+            room = below(0 if label == "learning rate" else sum(has_values(columns, name) for name in names) + 1)
+            size = (4.7, 1.2 + room if label == "learning rate" else 2.5 + room)
+            yield Chart(caption.capitalize(), partial(_curve, columns, names, label, f"val/{monitor}", mode), size, below=room)
 
 
 def _curve(columns: Columns, names: Sequence[str], label: str, monitor: str, mode: str, axes: Axes) -> None:
@@ -53,15 +55,22 @@ def _curve(columns: Columns, names: Sequence[str], label: str, monitor: str, mod
         _legend_below(axes)
 
 
+def below(n_labels: int) -> float:
+    """Room for ticks, label and a legend of so many lines below the axes, in inches."""
+    return 0.5 + 0.18 * math.ceil(n_labels / 2)
+
+
 def _legend_below(axes: Axes) -> None:
     """Where it takes no width, which a phone lacks."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
+        height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.4 / height), ncols=2, frameon=False, fontsize=8, borderaxespad=0)
 
 
 def several_curves(runs: Mapping[str, Columns], name: str) -> Chart:
     """One column of several runs."""
-    return Chart(f"{name} by epoch", partial(_several, runs, name), (4.7, 3.1))
+    room = below(len(runs))
+    return Chart(f"{name} by epoch", partial(_several, runs, name), (4.7, 2.5 + room), below=room)
 
 
 def _several(runs: Mapping[str, Columns], name: str, axes: Axes) -> None:
@@ -83,13 +92,13 @@ def distribution(table: CaseTable, column: str) -> Chart:
     classes = table.classes[:MOST_CLASSES]
     values = {name: _values(table, name, column) for name in classes}
     more = f", the first {MOST_CLASSES} of {len(table.classes)} classes" if len(table.classes) > MOST_CLASSES else ""
-    height = 1.1 + 0.42 * len(classes)
-    return Chart(f"{column} of each case; the line is the median{more}", partial(_strips, values, column), (4.7, height))
+    size, left = (4.7, 0.95 + 0.42 * len(classes)), min(1.6, 0.3 + 0.075 * max(map(len, classes), default=0))
+    return Chart(f"{column} of each case; the line is the median{more}", partial(_strips, values, column), size, left)
 
 
 def _values(table: CaseTable, class_name: str, column: str) -> Array:
     found = np.array([row.values.get(column, np.nan) for row in table.rows if row.class_name == class_name])
-    return found[np.isfinite(found)]
+    return np.asarray(found[np.isfinite(found)])
 
 
 def _strips(values: Mapping[str, Array], column: str, axes: Axes) -> None:
@@ -105,7 +114,9 @@ def _strips(values: Mapping[str, Array], column: str, axes: Axes) -> None:
 
 def by_size(table: CaseTable, column: str) -> Chart:
     """The score of each structure against its size."""
-    return Chart(f"{column} against the size of the structure", partial(_sizes, table, column), (4.7, 3.1))
+    n = min(MOST_CLASSES, len(table.classes))
+    room = below(n if n > 1 else 0)
+    return Chart(f"{column} against the size of the structure", partial(_sizes, table, column), (4.7, 2.5 + room), below=room)
 
 
 def _sizes(table: CaseTable, column: str, axes: Axes) -> None:
@@ -136,7 +147,9 @@ def _plain(axes: Axes) -> None:
 
 
 def reliability(calibration: Calibration) -> Chart:
-    return Chart("Reliability: how often a pixel of some probability shows the class", partial(_reliability, calibration), (4.0, 3.6))
+    room = below(1 + min(MOST_CLASSES, len(calibration.known)))
+    caption = "Reliability: how often a pixel of some probability shows the class"
+    return Chart(caption, partial(_reliability, calibration), (4.0, 3.2 + room), below=room)
 
 
 def _reliability(calibration: Calibration, axes: Axes) -> None:
@@ -151,7 +164,9 @@ def _reliability(calibration: Calibration, axes: Axes) -> None:
 
 
 def precision_recall(calibration: Calibration) -> Chart:
-    return Chart("Precision and recall of pixels over all thresholds; the dot is 0.5", partial(_precision, calibration), (4.0, 3.6))
+    room = below(1 + min(MOST_CLASSES, len(calibration.known)))
+    caption = "Precision and recall of pixels over all thresholds; the dot is 0.5"
+    return Chart(caption, partial(_precision, calibration), (4.0, 3.2 + room), below=room)
 
 
 def _precision(calibration: Calibration, axes: Axes) -> None:
@@ -171,7 +186,7 @@ def _precision(calibration: Calibration, axes: Axes) -> None:
 def paired(differences: Sequence[float], column: str) -> Chart:
     """The differences of all cases, sorted."""
     caption = f"Difference of {column}, B - A, of each case, sorted; above 0 B is greater"
-    return Chart(caption, partial(_paired, sorted(differences), column), (4.7, 2.6))
+    return Chart(caption, partial(_paired, sorted(differences), column), (4.7, 2.4))
 
 
 def _paired(differences: Sequence[float], column: str, axes: Axes) -> None:

@@ -31,8 +31,6 @@ LETTER, LINE = 0.58, 1.45
 SIZE, SMALLEST = 8.0, 5.0
 GAP = 0.14
 COLORS = {"": "#333333", "lead": "#000000", "warning": "#9a5b00", "error": "#b3261e"}
-PADDING = (0.62, 0.1, 0.12, 0.85)
-"""Of the axes in their cell: left, right, top, and bottom with ticks, label and legend; in inches."""
 
 
 def write_pdf(path: Path, title: str, sections: Iterable[Section]) -> None:
@@ -67,7 +65,7 @@ class Pages:
 
     def end(self) -> None:
         if self.figure is not None:
-            self.pdf.savefig(self.figure)
+            self.pdf.savefig(self.figure)  # type: ignore[no-untyped-call]
         self.figure = None
 
     def write(self, x: float, text: str, size: float, **style: Any) -> None:
@@ -103,7 +101,7 @@ class Pages:
             for line in block.lines:
                 self.text(line, SIZE - 1, family="monospace")
         elif isinstance(block, Facts):
-            self.rows([list(row) for row in block.rows], set(), {0})
+            self.rows([list(row) for row in block.rows], set(), {0}, smallest=SIZE)
         elif isinstance(block, Table):
             self.table(block)
 
@@ -115,10 +113,12 @@ class Pages:
         right = {i for i, heading in enumerate(table.headings) if heading in table.numbers}
         self.rows([list(table.headings), *map(list, table.rows)], right, set(range(len(table.headings))), only_first=True)
 
-    def rows(self, rows: Sequence[Sequence[str]], right: set[int], bold: set[int], only_first: bool = False) -> None:
+    def rows(
+        self, rows: Sequence[Sequence[str]], right: set[int], bold: set[int], only_first: bool = False, smallest: float = SMALLEST
+    ) -> None:
         """Columns as wide as their longest text, in smaller letters where the page is too narrow; what is still too long is wrapped."""
         letters = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
-        size = max(SMALLEST, min(SIZE, WIDTH / (sum(letters) * LETTER * POINT)))
+        size = max(smallest, min(SIZE, WIDTH / (sum(letters) * LETTER * POINT)))
         most = fitting(WIDTH, size)
         while sum(letters) > most and max(letters) > 12:
             letters[letters.index(max(letters))] -= 1
@@ -137,10 +137,10 @@ class Pages:
     # --- charts and pictures ------------------------------------------------------------------------------------------
 
     def pairs(self, blocks: Sequence[Any]) -> None:
-        """Two side by side."""
+        """Two side by side; one alone that has no caption takes the whole width."""
         for i in range(0, len(blocks), 2):
             pair = blocks[i : i + 2]
-            width = WIDTH / 2 - GAP / 2
+            width = WIDTH if len(blocks) == 1 and not pair[0].caption else WIDTH / 2 - GAP / 2
             draws = [self.drawing(block, width) for block in pair]
             captions = [textwrap.wrap(block.caption, fitting(width, SIZE - 1)) for block in pair]
             text = max(map(len, captions)) * LINE * (SIZE - 1) * POINT
@@ -157,17 +157,19 @@ class Pages:
     def drawing(self, block: Chart | Picture, width: float) -> tuple[float, Callable[[float, float, float, float], None]]:
         """Its height in inches at that width, and what draws it into (x, y, width, height)."""
         if isinstance(block, Chart):
-            return max(1.5, width * block.size[1] / block.size[0]) + 0.3, lambda *cell: block.draw(self.axes(cell, PADDING))
+            height = max(1.5, width * block.size[1] / block.size[0])
+            return height, lambda x, y, *size: block.draw(self.axes(x, y, height, block.place(*size)))
         image = cv2.imdecode(np.frombuffer(block.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index]
-        return width * image.shape[0] / image.shape[1], lambda *cell: self.show(image, cell)
+        return width * image.shape[0] / image.shape[1], lambda x, y, *size: self.show(image, x, y, size)
 
-    def show(self, image: Any, cell: tuple[float, ...]) -> None:
-        axes = self.axes(cell, (0, 0, 0, 0))
+    def show(self, image: Any, x: float, y: float, size: tuple[float, ...]) -> None:
+        axes = self.axes(x, y, size[1], (0, 0, *size))
         axes.imshow(image, aspect="auto")
         axes.axis("off")
 
-    def axes(self, cell: tuple[float, ...], padding: tuple[float, ...]) -> Axes:
-        (x, y, width, height), (left, right, top, bottom) = cell, padding
+    def axes(self, x: float, y: float, height: float, place: tuple[float, ...]) -> Axes:
+        """Axes at `place` (left, bottom, width, height) in a cell whose upper left corner is (x, y); all in inches."""
         assert self.figure is not None
-        place = (x + left, PAGE[1] - y - height + bottom, width - left - right, height - top - bottom)
-        return self.figure.add_axes((place[0] / PAGE[0], place[1] / PAGE[1], place[2] / PAGE[0], place[3] / PAGE[1]))
+        (left, bottom, wide, high), (page_width, page_height) = place, PAGE
+        floor = page_height - y - height + bottom
+        return self.figure.add_axes(((x + left) / page_width, floor / page_height, wide / page_width, high / page_height))

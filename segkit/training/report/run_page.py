@@ -41,9 +41,9 @@ def sections(run: Run) -> list[Section]:
         Section("Worst and best cases", list(examples(run))),
         Section("Failures", list(failures(one)) if one else []),
         Section("Calibration", list(calibration(run))),
-        Section("Time and memory", [Facts(costs(run))]),
-        Section("Provenance", [Facts(provenance(run))]),
-        Section("Repeat it", [Code(commands(run))]),
+        Section("Time and memory", [Facts(rows) for rows in [costs(run)] if rows]),
+        Section("Provenance", [Facts(rows) for rows in [provenance(run)] if rows]),
+        Section("Repeat it", [Code(lines) for lines in [commands(run)] if lines]),
     ]
 
 

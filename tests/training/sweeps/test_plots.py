@@ -14,6 +14,7 @@ import pytest
 from matplotlib.axes import Axes
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from segkit.cli.report import of_sweep
 from segkit.training.sweeps import plots
 from segkit.training.sweeps.plots import draw_sweep
 from segkit.training.sweeps.results import Sweep, Trial
@@ -54,6 +55,12 @@ def test_the_page_needs_nothing_else_and_believes_no_text(sweep: Sweep) -> None:
     links = re.findall(r'href="([^"]+)/"', page)
     assert len(links) == 16
     assert all((sweep.folder / link.replace("%20", " ")).is_dir() for link in links)
+
+
+def test_the_report_of_a_sweep_is_its_page_and_a_pdf_of_the_same(sweep: Sweep, tmp_path: Path) -> None:
+    page, pdf = of_sweep(sweep, tmp_path / "there/search.html", pdf=True)
+    assert page.read_bytes() == (sweep.folder / "sweep.html").read_bytes()
+    assert pdf.read_bytes().startswith(b"%PDF")
 
 
 def labels(axes: Axes) -> dict[str, np.ndarray]:
