@@ -63,7 +63,7 @@ def error_map(image: Array, pred: Array, reference: Array, size: tuple[int, ...]
     canvas = np.repeat(light[..., None], 3, axis=2)
     missed, extra = (reference & ~pred).any(0), (pred & ~reference).any(0)
     for wrong, color in ((missed, MISSED), (extra, EXTRA), (missed & extra, CONFUSED)):
-        canvas[cv2.resize(wrong.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0] = color
+        canvas[cv2.resize(np.asarray(wrong, np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0] = color
     return canvas
 
 
