@@ -182,9 +182,12 @@ class Application(Plain):
         """Make `argv` the command line."""
         from hydra._internal.utils import get_args_parser
 
+        from segkit.config.groups import present_words
+
         parser = get_args_parser()
         parser.prog = f"segkit {self.command.name}"
-        self.argv, self.args = argv, parser.parse_args(list(argv))
+        self.argv = present_words(argv)
+        self.args = parser.parse_args(self.argv)
 
     def __call__(self) -> int:
         args = self.args

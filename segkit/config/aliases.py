@@ -10,6 +10,8 @@ _TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding=
 _MOVED = {f"{package}.{old}": f"{package}.{old.partition('.')[2]}" for package, names in _TABLES["moved"].items() for old in names}
 ALIASES: dict[str, str] = {**_TABLES["renamed"], **{f"segkit.{old}": f"segkit.{new}" for old, new in _MOVED.items()}}
 """Old name -> present public name."""
+KEYS: dict[str, str] = _TABLES["keys"]
+"""Old key of a config -> present key."""
 KEYWORDS: dict[str, dict[str, str]] = _TABLES["keywords"]
 """Present public name -> {old keyword: present keyword}."""
 VALUES: dict[str, dict[str, str]] = _TABLES["values"]

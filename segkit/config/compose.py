@@ -31,14 +31,12 @@ from pydantic import BaseModel
 
 from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
+from segkit.config.groups import CONF, present_words
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
 from segkit.config.ranges import FOLD, KEY, fold_numbers
 from segkit.config.schema import Train
 from segkit.config.validate import before, checked
 from segkit.system.errors import Problem, ProblemsFound, few, raise_errors
-
-PACKAGE = Path(__file__).resolve().parents[1]
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 COMMANDS = frozenset(path.stem for path in CONF.glob("*.yaml"))
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
@@ -96,7 +94,7 @@ def shadows() -> list[str]:
 def compose(command: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> BaseModel:
     """The checked config of `command` with Hydra overrides, as on the command line. Raises `ProblemsFound`."""
     with _hydra(config_dirs) as loader:
-        return _compose(command, list(overrides), loader)
+        return _compose(command, present_words(overrides), loader)
 
 
 def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | str] = (), multirun: bool = False) -> None:

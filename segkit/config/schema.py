@@ -134,12 +134,16 @@ class Sampling(Strict):
     weights: Literal["uniform", "foreground"] = "uniform"
 
 
-def _none_at_all(transforms: Any) -> Any:
-    return {} if transforms is None else transforms
+def _none_at_all(nodes: Any) -> Any:
+    return {} if nodes is None else nodes
+
+
+Nodes = Annotated[dict[str, Target | None], BeforeValidator(_none_at_all)]
+"""What is built, by name; null leaves one out, and in place of the mapping all of them."""
 
 
 class Augment(Strict):
-    transforms: Annotated[dict[str, Target | None], BeforeValidator(_none_at_all)]
+    transforms: Nodes
 
 
 class Loss(Strict):
@@ -189,38 +193,8 @@ class Trainer(Strict):
     limit_train_batches: Positive | None = None
     limit_val_batches: Positive | None = None
     check_val_every_n_epoch: Positive = 1
-    profiler: Literal["simple", "advanced", "pytorch"] | None = None
-
-
-class Checkpoint(Strict):
-    every_minutes: Annotated[float, Field(gt=0)] = 5
-
-
-class EarlyStopping(Strict):
-    patience: Positive | None = None
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
-
-
-class WeightAveraging(Strict):
-    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-
-
-class Pictures(Strict):
-    every_n_epochs: Positive = 5
-    n_images: Positive = 8
-
-
-class Callbacks(Strict):
-    checkpoint: Checkpoint = Checkpoint()
-    early_stopping: EarlyStopping = EarlyStopping()
-    weight_averaging: WeightAveraging = WeightAveraging()
-    pictures: Pictures = Pictures()
-    extra: dict[str, Target | None] = {}
-
-
-class Logger(Strict):
-    tensorboard: bool = True
     log_every_n_steps: Positive = 10
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
 
 class Inference(Strict):
@@ -275,6 +249,6 @@ class Train(Strict):
     optimizer: Target
     scheduler: Scheduler = Scheduler()
     trainer: Trainer = Trainer()
-    callbacks: Callbacks = Callbacks()
-    logger: Logger = Logger()
+    callbacks: Nodes = {}
+    logger: Nodes = {}
     inference: Inference = Inference()

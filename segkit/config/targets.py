@@ -58,6 +58,8 @@ IN_TRAINING = (
     "lightning.pytorch.plugins.",
     "lightning.pytorch.profilers.",
     "lightning.pytorch.strategies.",
+    "segkit.training.callbacks.",
+    "segkit.training.loggers.",
     "timm.optim.",
     "timm.scheduler.",
     "torchmetrics.",

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from segkit.config import messages, schema
 from segkit.config.aliases import renamed
 from segkit.config.commands import COMMANDS
+from segkit.config.groups import check_groups, present, with_folder
 from segkit.config.ranges import check_ranges
 from segkit.config.signatures import check_call, check_name
 from segkit.config.targets import PARTIAL, Keys, target_nodes
@@ -103,7 +104,7 @@ def _of_today(saved: Mapping[str, Any]) -> dict[str, Any]:
     for name, section in saved.items():
         if too_much := excess(section, MOST_IDS if name == "data" else MOST_VALUES):
             raise ProblemsFound([Problem(str(name)[:60], too_much)], before("train"))
-    return _known(cast("dict[str, Any]", renamed(dict(saved))), schema.Train)
+    return _known(present(cast("dict[str, Any]", renamed(dict(saved)))), schema.Train)
 
 
 def _known(saved: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -121,7 +122,8 @@ def checked(command: str, container: dict[str, Any], known: Sequence[Problem]) -
             with the keywords of the targets, which takes seconds of imports.
     """
     container = _settled(container)
-    return _checked(command, container, known, check_ranges(container) if command in ("train", "import") else [])
+    between = [*check_ranges(container), *check_groups(container)] if command in ("train", "import") else []
+    return _checked(command, container, known, between)
 
 
 def _checked(command: str, container: dict[str, Any], known: Sequence[Problem], between: Sequence[Problem]) -> BaseModel:
@@ -163,7 +165,7 @@ def _what_is_evaluated(container: Mapping[str, Any], half: bool) -> list[Problem
 
 def _settled(container: Mapping[str, Any]) -> dict[str, Any]:
     """With keys under their present names, and without `auto`."""
-    return fitted_to_dims(cast("dict[str, Any]", renamed(dict(container), typed=True)))
+    return fitted_to_dims(present(cast("dict[str, Any]", renamed(dict(container), typed=True))))
 
 
 def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +213,7 @@ def _check_names(nodes: Sequence[tuple[Keys, Mapping[str, Any]]], allow: Sequenc
 
 def _check_calls(container: Mapping[str, Any], allow: Sequence[str]) -> Iterator[Problem]:
     for path, node in _targets(container, built=True)[0]:
-        yield from check_call(node, ".".join(path), allow, *_calls(path), only_training(path))
+        yield from check_call(with_folder(path, node, allow), ".".join(path), allow, *_calls(path), only_training(path))
 
 
 def _calls(path: Keys) -> tuple[Names, Names]:

@@ -48,8 +48,8 @@ from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.system.shell import override
 from segkit.training.callbacks.checkpoints import link_or_copy
-from segkit.training.callbacks.ending import TimeLimit
-from segkit.training.callbacks.logging import record_hparams
+from segkit.training.callbacks.ending import Timer
+from segkit.training.callbacks.logging import N_PICTURES, record_hparams
 from segkit.training.checks import check_sense, check_size, check_smallest_batch
 from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.module import SegmentationModule
@@ -117,7 +117,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
         try:
             facts |= fit(run, cfg, hardware, module, data)
         except Pruned:
-            if cfg.logger.tensorboard:
+            if cfg.logger.get("tensorboard"):
                 record_hparams(run, cfg)
             raise
         except NonFinite:
@@ -276,7 +276,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModu
 
 def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:
     """For the status; prints how a run that its time limit has ended is trained on."""
-    limit = next((callback for callback in trainer.callbacks if isinstance(callback, TimeLimit)), None)  # type: ignore[attr-defined]
+    limit = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
     if limit is None or not limit.is_over or trainer.current_epoch >= (trainer.max_epochs or 0):
         return {}
     said = f"time is over after {trainer.current_epoch} of {trainer.max_epochs} epochs ({TIME})"
@@ -289,7 +289,8 @@ def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: Segmen
     draw_curves(run, cfg)
     if with_samples and run.last.exists():
         latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-        few = data.val.cases[: cfg.callbacks.pictures.n_images]
+        n = (cfg.callbacks.get("pictures") or {}).get("n_images", N_PICTURES)
+        few = data.val.cases[:n]
         panels = evaluate_cases(latest, few, data.val.labels, {case.id: "val" for case in few}).panels
         samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
 
@@ -308,7 +309,7 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, b
     draw_curves(run, cfg)
     for line in unmoved(run, cfg, evaluation.table):
         console.print(line, style="yellow", markup=False)
-    if cfg.logger.tensorboard:
+    if cfg.logger.get("tensorboard"):
         record_hparams(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)
 

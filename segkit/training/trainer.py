@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -16,13 +14,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.config.schema import Train
-from segkit.config.targets import instantiate
 from segkit.inference.predictor import memory_order
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import SegmentationModel
@@ -30,12 +26,9 @@ from segkit.system.environment import is_child, job
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware, missing_for_compilation
 from segkit.system.progress import console
-from segkit.training.callbacks.averaging import ema_with_warmup
-from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, Interruption, StopEarly
-from segkit.training.callbacks.ending import LastValidation, TimeLimit
-from segkit.training.callbacks.finite import NonFiniteGuard
-from segkit.training.callbacks.logging import COST_NAMES, Costs, EpochTable, ValidationFigures
-from segkit.training.callbacks.pruning import Pruning, RunningTrial
+from segkit.training.callbacks.build import build_callbacks
+from segkit.training.callbacks.checkpoints import AtomicCheckpointIO
+from segkit.training.loggers import build_loggers
 from segkit.training.run_folder import RunFolder
 
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
@@ -69,6 +62,7 @@ def build_trainer(
     """The Trainer of a run. `global_step` is where a resumed run continues: TensorBoard's events beyond it are dropped."""
     quiet()
     n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // (cfg.data.batch_size * hardware.world)))
+    callbacks = build_callbacks(cfg, run)
     return L.Trainer(
         accelerator=ACCELERATORS[hardware.device],
         devices=hardware.processes,
@@ -85,15 +79,15 @@ def build_trainer(
         # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
         deterministic="warn" if cfg.trainer.deterministic else False,
         profiler=cfg.trainer.profiler,
-        callbacks=build_callbacks(cfg, run),
-        logger=build_logger(cfg, run, global_step),
-        log_every_n_steps=min(cfg.logger.log_every_n_steps, n_batches),  # at least one point an epoch
-        plugins=[AtomicCheckpointIO(), *([environment()] if hardware.world > 1 else [])],
+        callbacks=callbacks,
+        logger=build_loggers(cfg, run, global_step),
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, n_batches),  # at least one point an epoch
+        plugins=[AtomicCheckpointIO(run), *([environment()] if hardware.world > 1 else [])],
         num_sanity_val_steps=0,  # the audit has read every file, and the first validation comes soon enough
         use_distributed_sampler=False,  # EpochSampler deals the cases out itself, without repeats
         enable_checkpointing=True,
         enable_model_summary=False,
-        enable_progress_bar=console.is_terminal,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         default_root_dir=run.path,
     )
 
@@ -102,8 +96,9 @@ def check_devices(cfg: Train, hardware: Hardware) -> None:
     """Raise SegkitError for keys that these devices do not support."""
     if cfg.trainer.strategy == "fsdp" and hardware.device != "cuda":
         raise SegkitError("trainer.strategy=fsdp shards a network over GPUs;   without these use  trainer.strategy=ddp")
-    if cfg.trainer.strategy == "fsdp" and cfg.callbacks.weight_averaging.decay:
-        raise SegkitError("trainer.strategy=fsdp cannot average weights that no device holds whole;   add  callbacks=default")
+    if cfg.trainer.strategy == "fsdp" and (cfg.callbacks.get("weight_averaging") or {}).get("decay"):
+        fix = "add  callbacks.weight_averaging.decay=null"
+        raise SegkitError(f"trainer.strategy=fsdp cannot average weights that no device holds whole;   {fix}")
     if cfg.trainer.compile is True and (missing := missing_for_compilation(hardware.device)):
         raise SegkitError(f"trainer.compile=true needs {missing}, which this machine lacks;   install it, or use  trainer.compile=false")
     if cfg.trainer.sync_batchnorm is True and hardware.device != "cuda":
@@ -154,66 +149,6 @@ def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool
         normed = any(isinstance(module, _BatchNorm) for module in model.modules())
         wanted = hardware.device == "cuda" and normed and cfg.data.batch_size < SMALL_BATCH
     return wanted and hardware.world > 1
-
-
-def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
-    own, monitor = cfg.callbacks, cfg.metric.monitor
-    guard = NonFiniteGuard(run, cfg)
-    checkpoints = Checkpoints(run.best.parent, monitor, cfg.metric.mode, own.checkpoint.every_minutes, guard)
-    decay = own.weight_averaging.decay
-    averaging = [WeightAveraging(multi_avg_fn=ema_with_warmup(decay))] if decay else []
-    callbacks: list[L.Callback] = [
-        *averaging,  # before all that save or log
-        guard,
-        *([TimeLimit(cfg.trainer.max_minutes)] if cfg.trainer.max_minutes else []),
-        EpochTable(run.path / "metrics.csv", announce=not console.is_terminal),
-        ValidationFigures(own.pictures.every_n_epochs, own.pictures.n_images),
-        checkpoints,
-        Interruption(checkpoints),
-    ]
-    if own.early_stopping.patience is not None:
-        patience, delta = own.early_stopping.patience, own.early_stopping.min_delta
-        callbacks.append(StopEarly(f"val/{monitor}", delta, patience, mode=cfg.metric.mode))
-    if console.is_terminal:
-        callbacks.append(RichProgressBar(leave=False))
-    callbacks += [instantiate(node, allow=cfg.allow_targets, training=True) for node in own.extra.values() if node is not None]
-    if trial := RunningTrial.current():
-        callbacks += [Costs(run.path / "costs.json")] if set(COST_NAMES) & set(trial.objectives) else []
-        callbacks += [Pruning(monitor, trial)] if trial.pruner[0] != "none" else []
-    return [*callbacks, LastValidation()]
-
-
-def build_logger(cfg: Train, run: RunFolder, global_step: int) -> TensorBoardLogger | bool:
-    if not cfg.logger.tensorboard:
-        return False
-    threading.excepthook = silence_writer
-    purge = global_step + 1 if global_step else None
-    return EventLogger(run.events, name="", version="", default_hp_metric=False, purge_step=purge)
-
-
-class EventLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder, without Lightning's empty hparams.yaml beside config.yaml.
-
-    A disk that cannot hold them is reported with the checkpoint that does not fit on it, not by the writer's thread.
-    """
-
-    def save(self) -> None:
-        with suppress(OSError):
-            self.experiment.flush()
-
-    def finalize(self, status: str) -> None:
-        with suppress(OSError):
-            super().finalize(status)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with suppress(OSError):
-            super().log_metrics(metrics, step)
-
-
-def silence_writer(failed: threading.ExceptHookArgs) -> None:
-    """The thread that writes events hands its error on to the logger; that of any other thread is printed as ever."""
-    if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__name__ == "_AsyncWriterThread"):
-        threading.__excepthook__(failed)
 
 
 def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int) -> bool:

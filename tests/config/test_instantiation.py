@@ -19,10 +19,11 @@ from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training import train as run
+from segkit.training.callbacks.build import build_callbacks
 from segkit.training.callbacks.checkpoints import Checkpoints
 from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
-from segkit.training.trainer import build_callbacks, build_trainer
+from segkit.training.trainer import build_trainer
 
 GROUPS = sorted(compose.groups("train").items())
 OPTIONS = [f"{group}={name}" for group, (_, names) in GROUPS if group != "hparams_search" for name in names]

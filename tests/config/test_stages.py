@@ -46,7 +46,7 @@ def test_every_stage_changes_what_it_says(preset: str) -> None:
     assert not overfit.augment.transforms
     assert (overfit.data.batch_size, overfit.data.shuffle, overfit.trainer.limit_train_batches) == (2, False, 1)
     for short in (sanity, overfit, lr, lr_wd):
-        assert short.callbacks.weight_averaging.decay is None
+        assert short.callbacks["weight_averaging"]["decay"] is None
         assert (short.metric.monitor, short.metric.mode) == ("loss", "min") == (final.metric.monitor, final.metric.mode)
         assert short.trainer.check_val_every_n_epoch <= short.trainer.max_epochs
     for chosen in (lr, lr_wd, final):

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from lightning.pytorch import callbacks
+from pydantic import Field
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+class WeightAveraging(callbacks.WeightAveraging):
+    """Validates and keeps an exponential moving average of the weights, with a warm-up.
+
+    Args:
+        decay: see `ema_with_warmup`.
+    """
+
+    def __init__(self, decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99) -> None:
+        super().__init__(multi_avg_fn=ema_with_warmup(decay or 0.0))
 
 
 def ema_with_warmup(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Checkpoint
+from pydantic import Field
 
 from segkit.metrics.base import known_as
 from segkit.models import checkpoint
@@ -33,8 +38,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     restoring: Path | None = None
     """The file, from the reading of a checkpoint to the first step after it."""
 
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        RunFolder(Path(path).parents[1]).check_exists()
+        self.run.check_exists()
         checkpoint.save(checkpoint_, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
@@ -146,16 +154,78 @@ class Interruption(L.Callback):
         self._previous = {}
 
 
-class StopEarly(EarlyStopping):
+def takes_all_of(parent: type) -> Callable[[type], type]:
+    """Give a class that hands its further keywords on the signature of both, so that a config is checked against it."""
+
+    def describe(cls: type) -> type:
+        own, theirs = (inspect.signature(one).parameters for one in (cls, parent))
+        named = {name: parameter for name, parameter in {**theirs, **own}.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
+        cls.__signature__ = inspect.Signature([one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in named.values()])  # type: ignore[attr-defined]
+        return cls
+
+    return describe
+
+
+@takes_all_of(callbacks.ModelCheckpoint)
+class ModelCheckpoint(callbacks.ModelCheckpoint):
+    """Keeps further checkpoints beside best.ckpt and last.ckpt, as Lightning's own class does; right after a resume, too.
+
+    Args:
+        every_minutes: Of `Checkpoints`, which writes last.ckpt.
+        save_last: last.ckpt is always written.
+        **keywords: Of Lightning's class.
+    """
+
+    def __init__(
+        self,
+        every_minutes: Annotated[float, Field(gt=0)] = 5,
+        save_last: bool | Literal["link"] | None = None,
+        mode: Literal["min", "max"] | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.every_minutes = every_minutes
+        repeats = {"enable_version_counter": False, **keywords}  # an epoch that is repeated writes the same file again
+        super().__init__(mode=mode or "min", **repeats)
+
+    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = super()._monitor_candidates(trainer)
+        known = known_as(str(self.monitor), found)
+        return {**found, str(self.monitor): found[known]} if known in found else found
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        for guard in (callback for callback in trainer.callbacks if isinstance(callback, NonFiniteGuard)):  # type: ignore[attr-defined]
+            guard.check_weights(trainer, trainer.lightning_module)
+        super()._save_checkpoint(trainer, filepath)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The files have moved with their run folder; one that was deleted is forgotten."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+        kept = {here(path): score for path, score in state_dict["best_k_models"].items() if Path(here(path)).exists()}
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": kept, "dirpath": self.dirpath})
+
+
+@takes_all_of(callbacks.EarlyStopping)
+class EarlyStopping(callbacks.EarlyStopping):
     """Early stopping that survives a resume: Lightning's checkpoint keeps the count of bad epochs, but not the decision to stop."""
 
-    def __init__(self, monitor: str, min_delta: float, patience: int, mode: str) -> None:
-        self.named = monitor
-        super().__init__(monitor, min_delta, patience, mode=mode, check_finite=False)
+    def __init__(
+        self,
+        monitor: str | None = None,
+        min_delta: Annotated[float, Field(ge=0)] = 0.0,
+        patience: Annotated[int, Field(gt=0)] | None = 20,
+        mode: Literal["min", "max"] | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.named = str(monitor)
+        super().__init__(self.named, min_delta, patience or 0, mode=mode or "min", **{"check_finite": False, **keywords})
 
     @property
     def state_key(self) -> str:
-        return str(self._generate_state_key(monitor=self.named, mode=self.mode))
+        return f"StopEarly{ {'monitor': self.named, 'mode': self.mode} }"  # as earlier checkpoints have it
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.monitor = known_as(self.named, trainer.callback_metrics)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch import callbacks
 
 
-class TimeLimit(Timer):
-    """Stops after so many minutes of training. A run that was killed resumes with what is left, one that ended by time with all of it."""
+class Timer(callbacks.Timer):
+    """Stops after so long. A run that was killed resumes with what is left, one that ended by time with all of it.
+
+    Args:
+        duration: days:hours:minutes:seconds, such as 00:12:00:00; or `{minutes: 90}`, with any of the keywords of `timedelta`.
+        interval: step, or epoch to let an epoch end.
+    """
 
     state_key = "Timer"  # as Lightning's own, which wrote earlier checkpoints
 
-    def __init__(self, minutes: float) -> None:
-        super().__init__(duration={"minutes": minutes}, verbose=False)  # type: ignore[dict-item]
+    def __init__(self, duration: str | dict[str, float], interval: Literal["step", "epoch"] = "step") -> None:
+        super().__init__(duration, interval, verbose=False)  # type: ignore[arg-type]
 
     @property
     def is_over(self) -> bool:

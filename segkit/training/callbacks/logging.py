@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import Field
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as summaries
@@ -36,6 +37,8 @@ from segkit.training.run_folder import RunFolder
 COST_NAMES = ("parameters", "ms_per_image")
 """Objectives of a sweep that `Costs` measures."""
 COST_REPEATS = 5
+N_PICTURES = 8
+"""Validation images that are drawn, unless `callbacks.pictures` says otherwise."""
 Scalar = str | int | float | bool
 COMPARED = ("model.", "optimizer.", "scheduler.", "preprocess.", "loss.", "seed", "data.batch_size")
 """Keys that people compare runs by, for TensorBoard's HPARAMS tab."""
@@ -109,10 +112,10 @@ class EpochTable(L.Callback):
         self._sums = {name: torch.tensor(total) for name, total in mine.items()}
 
 
-class ValidationFigures(L.Callback):
+class Pictures(L.Callback):
     """Log the first `n_images` validation cases with outlines to TensorBoard, every `every_n_epochs` epochs and after the last."""
 
-    def __init__(self, every_n_epochs: int, n_images: int) -> None:
+    def __init__(self, every_n_epochs: Annotated[int, Field(gt=0)] = 5, n_images: Annotated[int, Field(gt=0)] = N_PICTURES) -> None:
         self.every_n_epochs, self.n_images = every_n_epochs, n_images
         self._panels: dict[int, Panel] = {}
 

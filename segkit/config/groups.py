@@ -1,0 +1,134 @@
+"""The groups of named nodes, `callbacks` and `logger`: as older versions of segkit wrote them, and what does not go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkit.config.aliases import KEYS
+from segkit.config.targets import keywords_of
+from segkit.system.errors import Problem
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+Config = dict[str, Any]
+FOLDERS = {"callbacks": "dirpath", "logger": "save_dir"}
+"""Group -> the keyword of its classes that is a folder of the run unless it is given."""
+WITH_PLUS = ("callbacks.extra", "logger.tensorboard")
+"""Keys that may stand alone where the config has them no longer, or not yet."""
+NEED_A_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
+NO_RESUME = {
+    "LearningRateFinder": "search the rate instead:  segkit tune  or  segkit train -m stage=lr",
+    "BatchSizeFinder": "type the number instead:  data.batch_size=N",
+}
+"""Callbacks that train by themselves before the training does, which no resume could repeat -> what to do."""
+
+
+# --- older configs ----------------------------------------------------------------------------------------------------
+
+
+def present_words(words: Sequence[str]) -> list[str]:
+    """Overrides, or the words of a command line, with keys under their present names."""
+    return [_present_word(word) for word in words]
+
+
+def _present_word(word: str) -> str:
+    sign, key, rest = re.fullmatch(r"([+~]*)([^=]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key in WITH_PLUS and rest:
+        return f"++{key}{rest}"
+    for old, new in KEYS.items():
+        if key.startswith(f"{old}.") or key == old:
+            return f"{sign}{new}{key.removeprefix(old)}{rest}"
+    return word
+
+
+def present(config: Config) -> Config:
+    """A config with its callbacks and loggers as today: each key a node with a `_target_`.
+
+    A known name without one is what a preset sets for a callback that is not chosen, and is left out. In the sections of an older
+    version, which had no targets, it gets its target.
+    """
+    is_old = "checkpoint" in _section(config, "callbacks")
+    config = _moved(config)
+    for group in ("callbacks", "logger"):
+        nodes = {name: _switched(group, name, node) for name, node in _section(config, group).items()}
+        if is_old:
+            nodes = {name: {**default(group, name), **node} if isinstance(node, dict) else node for name, node in nodes.items()}
+        if group in config:
+            config = {**config, group: {name: node for name, node in nodes.items() if not _is_unchosen(group, name, node)} or None}
+    return config
+
+
+def _section(config: Mapping[str, Any], name: str) -> Config:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _moved(config: Config) -> Config:
+    """With what stands under an old key under its present one."""
+    for old, new in KEYS.items():
+        section, _, key = old.partition(".")
+        if key in _section(config, section):
+            value = config[section][key]
+            config = {**config, section: {name: inner for name, inner in config[section].items() if name != key}}
+            config = _with(config, new.split("."), value)
+    return config
+
+
+def _with(node: Any, path: Sequence[str], value: Any) -> Any:
+    """`node` with `value` merged in at `path`."""
+    if path:
+        inner = node if isinstance(node, dict) else {}
+        return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)}
+    return {**node, **value} if isinstance(node, dict) and isinstance(value, dict) else value
+
+
+def _switched(group: str, name: str, node: Any) -> Any:
+    """`logger.tensorboard=true` is its node, false none."""
+    return (default(group, name) or None if node else None) if isinstance(node, bool) else node
+
+
+def _is_unchosen(group: str, name: str, node: Any) -> bool:
+    return isinstance(node, dict) and "_target_" not in node and bool(default(group, name))
+
+
+@cache
+def default(group: str, name: str) -> Config:
+    """The node of an option that adds one; empty where there is no such option."""
+    path = CONF / group / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if re.fullmatch(r"\w+", name) and path.is_file() else {}
+    node = content.get(name)
+    return node if isinstance(node, dict) else {}
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def with_folder(path: Sequence[str], node: Mapping[str, Any], allow: Sequence[str], folder: str = ".") -> dict[str, Any]:
+    """The node of a callback or logger with its folder, where its class wants one that is not given; any other node as it is."""
+    wanted = FOLDERS.get(path[0]) if len(path) == 2 else None
+    if wanted is None or node.get(wanted) is not None or wanted not in keywords_of(str(node["_target_"]), allow, training=True):
+        return dict(node)
+    return {**node, wanted: folder}
+
+
+# --- what does not go together ----------------------------------------------------------------------------------------
+
+
+def check_groups(container: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong between callbacks and loggers, each of which may be right by itself."""
+    has_logger = any(_section(container, "logger").values())
+    for name, node in _section(container, "callbacks").items():
+        target = str(node.get("_target_")) if isinstance(node, dict) else ""
+        kind, at = target.rpartition(".")[2], f"callbacks.{name}"
+        if kind in NEED_A_LOGGER and not has_logger:
+            yield Problem(at, f"{kind} writes to a logger, and there is none", f"add  logger=csv  or  ~{at}")
+        if target.startswith("segkit.") and node.get("monitor") and not node.get("mode"):
+            yield Problem(f"{at}.mode", "is needed where another metric is monitored", f"add  {at}.mode=min  or  {at}.mode=max")
+        if kind in NO_RESUME and target.startswith("lightning."):
+            yield Problem(at, f"{kind} trains before the training, which no resume could repeat", NO_RESUME[kind])
