@@ -30,7 +30,7 @@ CELL, GAP = 300, 6
 """Longer side of a picture, and the white between two, in pixels."""
 MISSED, EXTRA, CONFUSED = (0, 114, 178), (213, 94, 0), (204, 121, 167)
 """Pixels of a structure that were not found, that were found and show none, and that were taken for another one."""
-ERROR_COLORS = "blue: missed; orange: found where nothing is; pink: taken for another class"
+ERROR_COLORS = {"missed": MISSED, "found where nothing is": EXTRA, "taken for another class": CONFUSED}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -74,13 +74,21 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Legend:
+    """What colors (RGB, 0 to 255) stand for."""
+
+    title: str
+    colors: Mapping[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
 class Code:
     """Lines to type."""
 
     lines: Sequence[str]
 
 
-Block = Text | Facts | Table | Chart | Picture | Code
+Block = Text | Facts | Table | Chart | Picture | Legend | Code
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,15 @@ def picture_html(block: Picture) -> str:
     return f"<figure>{image(block.data, block.caption)}<figcaption>{escape(block.caption)}</figcaption></figure>"
 
 
+def legend_html(block: Legend) -> str:
+    keys = [f'<span class="key">{swatch(color)}{escape(name)}</span>' for name, color in block.colors.items()]
+    return f"<p>{escape(block.title)} {' '.join(keys)}</p>"
+
+
+def swatch(color: tuple[int, int, int]) -> str:
+    return f'<span class="swatch" style="background: rgb{tuple(color)}"></span>'
+
+
 def code_html(block: Code) -> str:
     return f"<pre>{escape(chr(10).join(block.lines))}</pre>"
 
@@ -157,6 +174,7 @@ _HTML: dict[type, Callable[[Any], str]] = {
     Table: table_html,
     Chart: chart_html,
     Picture: picture_html,
+    Legend: legend_html,
     Code: code_html,
 }
 

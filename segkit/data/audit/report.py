@@ -19,7 +19,7 @@ from segkit.data.overlays import Panel, class_keys, draw_grid, panel
 from segkit.data.quantiles import MEDIAN
 from segkit.data.statistics import Statistics, data_fingerprint
 from segkit.system.errors import Problem, Severity
-from segkit.system.page import document, image, jpeg
+from segkit.system.page import document, image, jpeg, swatch
 
 MAX_SHOWN = 24
 """Cases on the contact sheet."""
@@ -204,7 +204,7 @@ def _problems(severity: Severity, problems: Sequence[Problem]) -> str:
 
 def _classes(shares: Mapping[str, Mapping[str, float]]) -> str:
     rows = "".join(
-        f'<tr><th><span class="swatch" style="background: rgb{color_of(i)}"></span>{escape(name)}</th>'
+        f"<tr><th>{swatch(color_of(i))}{escape(name)}</th>"
         f'<td class="number">{share["pixel_share"]:.2%}</td><td class="number">{share["mask_share"]:.0%}</td></tr>'
         for i, (name, share) in enumerate(shares.items())
     )

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
-from segkit.data.labels import Array
+from segkit.data.labels import Array, color_of
 from segkit.metrics.base import known_as
 from segkit.metrics.calibration import Calibration
 from segkit.metrics.table import CaseTable
@@ -18,6 +18,7 @@ from segkit.training.plots import (
     COLORS,
     GRAY,
     TRAIN,
+    YELLOW,
     Columns,
     best_row,
     draw_line,
@@ -29,6 +30,7 @@ from segkit.training.plots import (
     scale,
 )
 
+DARK_YELLOW = (178, 165, 0)
 MOST_CLASSES = 12
 """Classes that one chart can hold; those beyond are left out, which its caption says."""
 
@@ -133,7 +135,9 @@ def _sizes(table: CaseTable, column: str, axes: Axes) -> None:
 
 
 def _colors(n: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(n)] if n > 1 else [TRAIN]
+    """Those of the outlines in pictures, yellow darker, which white would hide."""
+    colors = [DARK_YELLOW if color == YELLOW else color for color in map(color_of, range(n))]
+    return ["#{:02x}{:02x}{:02x}".format(*color) for color in colors] if n > 1 else [TRAIN]
 
 
 def _plain(axes: Axes) -> None:

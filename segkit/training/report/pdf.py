@@ -20,7 +20,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from segkit.system.files import atomic_path
-from segkit.system.page import Block, Chart, Code, Facts, Picture, Section, Table, Text
+from segkit.system.page import Block, Chart, Code, Facts, Legend, Picture, Section, Table, Text
 
 PAGE = (8.27, 11.69)
 MARGIN = 0.7
@@ -100,10 +100,18 @@ class Pages:
         elif isinstance(block, Code):
             for line in block.lines:
                 self.text(line, SIZE - 1, family="monospace")
+        elif isinstance(block, Legend):
+            self.legend(block)
         elif isinstance(block, Facts):
             self.rows([list(row) for row in block.rows], set(), {0}, smallest=SIZE)
         elif isinstance(block, Table):
             self.table(block)
+
+    def legend(self, block: Legend) -> None:
+        """A line each, in its color."""
+        self.text(block.title, SIZE - 1)
+        for name, color in block.colors.items():
+            self.text(f"\N{BLACK SQUARE} {name}", SIZE - 1, "#{:02x}{:02x}{:02x}".format(*color))
 
     # --- tables -------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segkit.data.labels import color_of
 from segkit.inference.examples import ERROR_COLORS
 from segkit.metrics.base import known_as
 from segkit.metrics.summary import Summary, interval, rules_of, unit
 from segkit.metrics.table import CaseTable, Row
-from segkit.system.page import Block, Code, Facts, Picture, Section, Table, Text, jpeg
+from segkit.system.page import Block, Code, Facts, Legend, Picture, Section, Table, Text, jpeg
 from segkit.system.shell import override
 from segkit.training.config_diff import changes, shown
 from segkit.training.plots import best_row
@@ -163,7 +164,9 @@ def examples(run: Run) -> Iterator[Block]:
         for one in (one for one in run.examples if one.kind == kind):
             yield Picture(f"{kind}: {one.case}, {one.metric} {one.score:.3f}", one.path.read_bytes())
     if run.examples:
-        yield Text(f"Left: prediction solid, ground truth dashed. Right: wrong pixels; {ERROR_COLORS}.")
+        classes = run.evaluation.table.classes if run.evaluation else ()
+        yield Legend("Left: prediction solid, ground truth dashed.", {name: color_of(k) for k, name in enumerate(classes)})
+        yield Legend("Right: wrong pixels.", ERROR_COLORS)
     elif (path := run.path / "samples.png").is_file():
         yield Picture("Validation images: prediction solid, ground truth dashed", smaller(path))
 
@@ -231,7 +234,7 @@ def costs(run: Run) -> list[tuple[str, str]]:
         ("Training", f"{run.time}, {run.epochs} epochs" if run.epochs else ""),
         ("An epoch", a_epoch),
         ("Images per second", f"{speed:.1f} in training" if isinstance(speed, float) else ""),
-        ("Memory", ", ".join(f"{what} {gb:.2f} GB" for what, gb in memory.items()) + " at most" if isinstance(memory, dict) else ""),
+        ("Memory", ", ".join(f"{gb:.2f} GB of {what}" for what, gb in memory.items()) + " at most" if isinstance(memory, dict) else ""),
         ("Began", str(run.status.get("started", ""))),
         ("Last change", str(run.status.get("changed", ""))),
     ]
