@@ -75,6 +75,13 @@ class Calibration:
     def of(cls, classes: Sequence[str]) -> Calibration:
         return cls({name: Counts.empty() for name in classes})
 
+    @classmethod
+    def together(cls, parts: Sequence[Calibration]) -> Calibration:
+        """That of all cases of several, which have the same classes."""
+        counts = [part.counts for part in parts]
+        return cls({name: Counts(*(sum(getattr(one[name], part) for one in counts) for part in ("n", "positive", "total")))
+                    for name in counts[0]})  # fmt: skip
+
     @property
     def known(self) -> dict[str, Counts]:
         """Those of classes that some pixel shows."""

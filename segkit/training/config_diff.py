@@ -32,7 +32,12 @@ def differences(leaves: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Key -> its value in each of several configs, flat, where these are not all the same; in the order of the last ones."""
     keys = dict.fromkeys(key for one in reversed(leaves) for key in one)
     values = {key: [one.get(key, ABSENT) for one in leaves] for key in keys if not is_below(key, (*PLACE_KEYS, *NAMES))}
-    return {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
+    return {key: found for key, found in values.items() if any(known(value) != known(found[0]) for value in found[1:])}
+
+
+def known(value: Any) -> Any:
+    """The value; none at all is the same as null."""
+    return None if value is ABSENT else value
 
 
 def shown(value: Any) -> str:

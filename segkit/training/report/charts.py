@@ -8,6 +8,9 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from segkit.data.labels import Array, color_of
 from segkit.metrics.base import known_as
@@ -16,6 +19,7 @@ from segkit.metrics.table import CaseTable
 from segkit.system.page import Chart
 from segkit.training.plots import (
     COLORS,
+    DPI,
     GRAY,
     TRAIN,
     YELLOW,
@@ -129,6 +133,8 @@ def _sizes(table: CaseTable, column: str, axes: Axes) -> None:
         label = name if len(classes) > 1 else None
         axes.plot([row.n_truth_px for row in rows], values, "o", markersize=6, alpha=0.55, color=color, markeredgewidth=0, label=label)
     axes.set_xscale("log")
+    if len({len(str(row.n_truth_px)) for row in table.rows if row.n_truth_px}) > 1:
+        axes.xaxis.set_minor_formatter(NullFormatter())  # the labels of powers of ten are enough, and those between would overlap
     axes.set(xlabel="pixels of the structure in the ground truth", ylabel=column)
     _plain(axes)
     _legend_below(axes)
@@ -182,6 +188,19 @@ def _precision(calibration: Calibration, axes: Axes) -> None:
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
     _plain(axes)
     _legend_below(axes)
+
+
+def rendered(charts: Sequence[Chart]) -> Array:
+    """RGB uint8 (H, W, 3): charts side by side, for loggers."""
+    width, height = sum(chart.size[0] for chart in charts), max(chart.size[1] for chart in charts)
+    figure, start = Figure(figsize=(width, height), dpi=DPI), 0.0
+    canvas = FigureCanvasAgg(figure)
+    for chart in charts:
+        left, bottom, wide, high = chart.place(*chart.size)
+        chart.draw(figure.add_axes(((start + left) / width, bottom / height, wide / width, high / height)))
+        start += chart.size[0]
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 # --- two runs -----------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Pages:
             return
         if section.title:
             self.y += GAP
-            self.room(1.3)  # a heading does not end a page
+            self.room(3.2 if isinstance(section.blocks[0], Chart | Picture) else 1.3)  # a heading does not end a page
             self.text(section.title, 11, "#000000", weight="bold")
         for is_figure, group in groupby(section.blocks, lambda block: isinstance(block, Chart | Picture)):
             blocks = list(group)
