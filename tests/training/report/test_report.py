@@ -70,7 +70,7 @@ def test_the_page_that_a_training_leaves_holds_the_numbers_of_its_tables_and_nee
     provenance = json.loads((trained / "provenance.json").read_text())
     assert ["Data fingerprint", provenance["data"]["fingerprint"]] in page.rows
     assert ["Hardware", provenance["sessions"][0]["hardware"]] in page.rows
-    for text in ("synthetic images", "worst: ", "best: ", "Expected calibration error", "GB at most", "segkit train data=phantom"):
+    for text in ("synthetic images", "worst: ", "best: ", "Expected calibration error", "GB of memory", "segkit train data=phantom"):
         assert text in page.text
     assert (trained / "report.html").stat().st_size < 1_500_000
 
