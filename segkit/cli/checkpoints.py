@@ -45,6 +45,8 @@ def load_checkpoints(cfg: Evaluate | Predict | Calibrate, ckpts: Sequence[Path])
 
 def load_checkpoint(cfg: Evaluate | Predict | Calibrate, path: Path) -> CheckpointPredictor:
     """On the hardware and with the inference settings that the command asks for."""
+    if isinstance(cfg, Calibrate) and path.suffix in checkpoint.EXPORTED:
+        raise SegkitError(f"{path} is an exported network;   calibrate the checkpoint that it was made of, then export that")
     settings = {} if isinstance(cfg, Calibrate) else cfg.inference.model_dump(exclude_unset=True, exclude_none=True)
     hardware = (cfg.hardware.accelerator, cfg.hardware.precision, cfg.hardware.threads)
     return load(path, *hardware, cfg.allow_targets, settings, cfg.data.channels)

@@ -169,6 +169,19 @@ class Share(Strict):
     private: bool
 
 
+class Export(Strict):
+    """`segkit export`"""
+
+    ckpt: PathText
+    format: Literal["onnx", "openvino", "torchscript", "pt2"]
+    precision: Literal["fp32", "fp16", "int8"]
+    output: PathText
+    input: PathText | None
+    n: Positive
+    allow_targets: list[str]
+    data: DataOverride
+
+
 class Compare(Strict):
     """`segkit compare`"""
 
@@ -213,6 +226,6 @@ class SweepResults(Strict):
     all: bool
 
 
-_NAMED = (Train, Evaluate, Predict, Calibrate, Import, Audit, Plan, Phantom, Cache, Share, Compare, Report, Models, Tensorboard)
+_NAMED = (Train, Evaluate, Predict, Calibrate, Import, Audit, Plan, Phantom, Cache, Share, Export, Compare, Report, Models, Tensorboard)
 COMMANDS: dict[str, type[Strict]] = {**{model.__name__.lower(): model for model in _NAMED}, "sweep": SweepResults}
 """Name of a command -> the model of its keys."""

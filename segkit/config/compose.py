@@ -149,7 +149,7 @@ def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None], k
         container["name"] = str(choices.get("experiment") or choices.get("data"))
     if command == "plan" and container.get("choice") is None:
         container["choice"] = choices.get("data")
-    if command in ("evaluate", "predict", "calibrate") and not choices.get("data") and isinstance(container.get("data"), dict):
+    if command in ("evaluate", "predict", "calibrate", "export") and not choices.get("data") and isinstance(container.get("data"), dict):
         container["data"] = {key: value for key, value in container["data"].items() if value is not None}
     return checked(command, container, problems)
 

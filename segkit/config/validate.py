@@ -20,7 +20,7 @@ from segkit.config.targets import PARTIAL, Keys, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 from segkit.system.plain import excess
 
-STARTS = {"train": "training", "evaluate": "evaluation", "predict": "prediction", "calibrate": "calibration"}
+STARTS = {"train": "training", "evaluate": "evaluation", "predict": "prediction", "calibrate": "calibration", "export": "the export"}
 MOST_IDS, MOST_VALUES = 1_000_000, 5_000
 """Values in a section of a config: only `data` may list cases."""
 Names = tuple[str, ...]

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from segkit.config.schema import Train
 from segkit.data.case import Case
@@ -23,6 +24,8 @@ from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
+from segkit.inference.export import runtime
+from segkit.inference.export.runtime import ExportedModel
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
@@ -35,6 +38,7 @@ from segkit.system.progress import console
 
 T = TypeVar("T")
 R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 Image = str | Path | Array | Case
 """A file, an array (H, W) or (H, W, C) (a volume: (D, H, W) or (D, H, W, C)), or a case of a manifest."""
 READ_AHEAD = 4
@@ -126,7 +130,7 @@ class CheckpointPredictor(Predictor):
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: SegmentationModel | ExportedModel,
         metadata: Metadata,
         config: Train,
         hardware: Hardware,
@@ -143,7 +147,7 @@ class CheckpointPredictor(Predictor):
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Reads ahead; images of equal size on the network's grid share a batch."""
-        ready = read_ahead(self._prepare, images)
+        ready = read_ahead(self.prepare, images)
         for group in batches(ready, self.config.inference.batch_size):
             stack = np.stack([one.pixels for one in group])
             for one, probs in zip(group, self._probabilities(stack), strict=True):
@@ -151,7 +155,8 @@ class CheckpointPredictor(Predictor):
                 on_grid = restore(probs, one.steps, self.labels)
                 yield Prediction(self.decide(on_grid, one.pixel_mm), on_grid, one.image, one.pixel_mm)
 
-    def _prepare(self, image: Image) -> Ready:
+    def prepare(self, image: Image) -> Ready:
+        """Read an image and bring it to the network's grid."""
         case, dims = as_case(image), self.metadata.dims
         if self.config.data.exif == "stored":
             case = replace(case, image=as_stored(case.image), whole=as_stored(case.whole))
@@ -254,7 +259,7 @@ def window_of(config: Train) -> tuple[int, ...] | None:
     return config.sampling.patch if config.inference.window == "auto" else config.inference.window
 
 
-def memory_order(model: SegmentationModel, channels_last: bool, dims: int) -> SegmentationModel:
+def memory_order(model: M, channels_last: bool, dims: int) -> M:
     """Channels last, where it is asked for: the memory order in which convolutions are fastest."""
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     return model.to(memory_format=last) if channels_last else model
@@ -272,9 +277,10 @@ def load(
     """Load a checkpoint for prediction.
 
     Args:
-        ckpt: A checkpoint file, a run folder (its best.ckpt), a shared folder, or `hf://OWNER/NAME` on the Hugging Face hub.
-        accelerator: "auto", "cpu", "gpu" or "mps".
-        precision: "auto", "32", "bf16" or "16"; None: that of the training, where this machine has it.
+        ckpt: A checkpoint file, a run folder (its best.ckpt), a shared folder, `hf://OWNER/NAME` on the Hugging Face hub, or a file
+            that `segkit export` wrote.
+        accelerator: "auto", "cpu", "gpu" or "mps"; exported files run on the processor.
+        precision: "auto", "32", "bf16" or "16"; None: that of the training, where this machine has it. Exported files have their own.
         threads: Processor threads of torch, or "auto".
         allow: Packages whose classes the checkpoint may name besides segkit's own and those it trusts.
         inference: Keys of the inference section that replace the checkpoint's, such as `{"tta": "flips"}`.
@@ -284,10 +290,11 @@ def load(
         SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
     """
     path = find(ckpt)
-    model, metadata, config = load_model(path, allow)
+    model, metadata, config = runtime.load(path, allow, threads) if runtime.is_exported(path) else load_model(path, allow)
     if channels is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"channels": channels})})
-    hardware = Hardware.choose(accelerator, precision, threads)
+    chosen = runtime.hardware(path, accelerator, precision) if runtime.is_exported(path) else (accelerator, precision)
+    hardware = Hardware.choose(*chosen, threads)
     if precision is None and metadata.precision == "32":
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)

@@ -30,6 +30,8 @@ from segkit.system.shell import override
 HUB, SAFETENSORS = "hf://", ".safetensors"
 WEIGHTS_FILE, METADATA_FILE = f"model{SAFETENSORS}", "segkit.json"
 """Files of a shared folder (`hub.py`)."""
+EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2")
+"""Files that `segkit export` writes (`inference/export`): a network to run, not one to train further."""
 DIGEST = "sha256"
 """The remark in the file of weights that holds the digest of both; older folders have none."""
 
@@ -81,10 +83,11 @@ def save(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 def find(ckpt: str | Path, key: str = "ckpt") -> Path:
     """Return the file that `ckpt`, the value of `key`, means: itself; best.ckpt (else last.ckpt) of a run folder; the weights of a
-    shared folder, here or on the Hugging Face hub (`hf://OWNER/NAME`)."""
+    shared folder, here or on the Hugging Face hub (`hf://OWNER/NAME`); the model of a folder of `segkit export`."""
     path = from_hub(str(ckpt)) if str(ckpt).startswith(HUB) else Path(ckpt).expanduser()
     if path.is_dir():
         candidates = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / WEIGHTS_FILE]
+        candidates += [path / f"model{suffix}" for suffix in EXPORTED]
         found = [candidate for candidate in candidates if candidate.is_file()]
         if not found:
             raise SegkitError(f"{path} holds no checkpoints/best.ckpt;   give a run folder or a .ckpt file")
@@ -98,6 +101,8 @@ def read(path: Path) -> dict[str, Any]:
     """Return the checkpoint as plain data and tensors. A file with code in it is refused, never run."""
     if path.suffix == SAFETENSORS:
         return read_shared(path)
+    if path.suffix in EXPORTED:
+        raise SegkitError(f"{path} is an exported network, for predict and evaluate;   name the checkpoint that it was made of")
     content = files.load(path)
     if not isinstance(content, dict):
         raise SegkitError(f"{path} holds a {type(content).__name__}, not a checkpoint")
