@@ -14,7 +14,7 @@ from segkit.config.targets import find
 
 FILES = sorted(compose.CONF.rglob("*.yaml"))
 NEEDED = {"evaluate": ["ckpt=x"], "predict": ["ckpt=x", "input=x", "output=x"], "phantom": ["output=x"]}
-NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
+NEEDED |= {"import": ["weights=x"], "share": ["ckpt=x", "output=x"], "export": ["ckpt=x", "output=x"], "calibrate": ["ckpt=x"]}
 GROUPS = {command: compose.groups(command) for command in COMMANDS}
 OPTIONS = [f for f in FILES if f.parent != compose.CONF and "hydra" not in f.parts and not f.name.startswith("_")]
 

@@ -71,7 +71,9 @@ def read(path: Path) -> tuple[Metadata, Exported]:
         what = f"{path} has no card {card.name} beside it, so its classes and preprocessing are not known"
         raise SegkitError(f"{what};   write both with  segkit export ckpt=RUN {override('output', str(path.parent))}")
     plain = read_json(card)
-    about, problems = messages.fit(Exported, plain.pop(SECTION, None) or {})
+    if SECTION not in plain:
+        raise SegkitError(f"{card} has no section {SECTION}: it is the card of no exported file;   {AGAIN}")
+    about, problems = messages.fit(Exported, plain.pop(SECTION))
     if about is None or problems:
         raise of_file(card, "has a damaged section export", ProblemsFound(problems))
     metadata = read_metadata(card, {METADATA_KEY: plain})

@@ -84,7 +84,7 @@ class OpenVino(Runtime):
         # It computes in bf16 on its own account where the processor can.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self.network = core.compile_model(core.read_model(path), "CPU", settings)
-        check_names(*([name for one in ports for name in one.get_names()] for ports in (self.network.inputs, self.network.outputs)))
+        check_names(*([name_of(port.get_names()) for port in ports] for ports in (self.network.inputs, self.network.outputs)))
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
         found = self.network({INPUT: images})
@@ -135,6 +135,11 @@ def check_names(inputs: Sequence[str], outputs: Sequence[str]) -> None:
     if list(inputs) != [INPUT] or not {*OUTPUTS} <= {*outputs}:
         given, wanted = (f"{', '.join(a)} -> {', '.join(b)}" for a, b in ((inputs, outputs), ((INPUT,), OUTPUTS)))
         raise SegkitError(f"it maps {given}, not {wanted}: another program wrote it")
+
+
+def name_of(names: set[str]) -> str:
+    """The name that matters of a port of OpenVINO, which keeps those of operators that it has removed as well."""
+    return next(iter(sorted(names, key=lambda name: (name not in (INPUT, *OUTPUTS), name))), "")
 
 
 class ExportedModel(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +40,12 @@ def find(predictor: CheckpointPredictor, data: DataOverride, allow: Sequence[str
         SegkitError: `source` or `data` is given, and holds no images for this checkpoint.
     """
     if source is not None:
-        cases = evenly(list(islice(chain.from_iterable(cases_in(predictor, source, output)), 4 * n)), n)
+        cases = evenly(list(chain.from_iterable(cases_in(predictor, source, output))), n)
         return Samples(on_grid(predictor, cases), f"images of {source}")
     try:
         found, labels = validation_cases(predictor.metadata, predictor.config, data, allow)
+        if not found:
+            raise SegkitError("the checkpoint names no validation cases")
         chosen = tuple(evenly(found, n))
         return Samples(on_grid(predictor, chosen), "validation images", chosen, labels)
     except SegkitError as error:

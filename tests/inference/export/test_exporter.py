@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 import segkit
 from segkit.config.schema import Train
 from segkit.data.labels import LabelMap
-from segkit.inference.export import exporter, parity
+from segkit.inference.export import card, exporter, parity
 from segkit.inference.export.card import Format
 from segkit.inference.export.exporter import Export, Written
 from segkit.inference.export.samples import Samples
@@ -20,6 +22,7 @@ from segkit.inference.predictor import CheckpointPredictor
 from segkit.models.checkpoint import build_model
 from segkit.models.metadata import Metadata
 from segkit.models.segmentation import SegmentationModel
+from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 
 ORGANS = {"0": "background", "1": "liver", "2": "spleen"}
@@ -36,14 +39,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 }
 FIXED = ("unet_valid", "unet_resize_up")
 """Their graphs depend on the size."""
-FAST = [
-    ("unet", "onnx"),
-    ("unet", "openvino"),
-    ("unet", "torchscript"),
-    ("unet_3d", "pt2"),
-    ("unet_valid", "torchscript"),
-    ("unet_3d", "onnx"),
-]
+FAST = [("unet", "onnx"), ("unet_3d", "torchscript")]
 
 
 def networks_and_formats() -> list[Any]:
@@ -65,9 +61,10 @@ def predictor_of(*overrides: str, allow: tuple[str, ...] = ()) -> CheckpointPred
     """An untrained network, as if it had been opened from a checkpoint."""
     config: Any = segkit.compose("train", ["data=phantom", "name=x", f"allow_targets=[{','.join(allow)}]", *overrides])
     assert isinstance(config, Train)
-    labels = LabelMap.of(ORGANS, bool(config.data.overlap)) if not config.data.overlap else LabelMap.of({"a": "liver", "b": "spleen"}, True)
-    metadata = Metadata(config.model_dump(mode="json"), labels.as_dict(), 1, 255, [0.4], [0.2], {"train": [], "val": []}, "", "", True, "32", {},
-                        dims=config.data.dims)  # fmt: skip
+    labels = LabelMap.of({"a": "liver", "b": "spleen"}, True) if config.data.overlap else LabelMap.of(ORGANS)
+    split: dict[str, Any] = {"train": [], "val": []}
+    known = Metadata(config.model_dump(mode="json"), labels.as_dict(), 1, 255, [0.4], [0.2], split, "", "", True, "32", {})
+    metadata = replace(known, dims=config.data.dims)
     torch.manual_seed(0)
     model = build_model(metadata, allow, config=config)
     sides = (16, 32, 32) if metadata.dims == 3 else (188, 188) if "unet_valid" in "".join(overrides) else (64, 96)
@@ -107,3 +104,71 @@ def predictor_with(predictor: CheckpointPredictor, done: Written) -> CheckpointP
     """The predictor with the window that the file asks for."""
     window = {"window": done.about.size} if done.about.size else {}
     return CheckpointPredictor(predictor.model, predictor.metadata, predictor.config, predictor.hardware, inference=window)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", ["onnx", "openvino"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_files_are_nearly_the_same(fmt: Format, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = predictor_of("model=unet", "model.widths=[16,32]")
+    whole, done = (exported(predictor, fmt, tmp_path, monkeypatch, precision=name) for name in ("fp32", precision))
+    assert done.path.stem == f"model_{precision}"
+    assert weights(done.path) < 0.75 * weights(whole.path)
+    assert 0 < done.parity.largest < (0.01 if precision == "fp16" else 0.2)
+    assert segkit.load(done.path).metadata.label_map().classes == ("liver", "spleen")
+
+
+def weights(path: Path) -> int:
+    return sum(file.stat().st_size for file in card.weights_of(path)[-1:])
+
+
+OWN = """
+import torch
+
+class Own(torch.nn.Module):
+    stride = 1
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 1)
+
+class Random(Own):
+    def forward(self, x):
+        logits = self.conv(x)
+        return logits + torch.randn_like(logits)
+
+class Bessel(Own):
+    def forward(self, x):
+        return torch.special.bessel_j0(self.conv(x))
+
+class Asks(Own):
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else -self.conv(x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_networks", raising=False)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "fmt", "words"),
+    [
+        ("Random", "torchscript", "model.torchscript is not what torch computes, so it was not kept: largest difference"),
+        ("Bessel", "onnx", "ONNX has no operator for prims.bessel_j0.*export with  format=pt2  or  format=torchscript"),
+        ("Asks", "pt2", "format=pt2 cannot hold this network: .*try  format=torchscript"),
+    ],
+)
+def test_what_cannot_be_exported_leaves_nothing_behind(
+    name: str, fmt: Format, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictor_of("~model", f"+model={{_target_: own_networks.{name}}}", allow=("own_networks",))
+    with pytest.raises(SegkitError, match=words) as caught:
+        exported(predictor, fmt, tmp_path / "new" / "folder", monkeypatch, allow=("own_networks",))
+    assert getattr(caught.value, "exit_code", 2) == (1 if name == "Random" else 2)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new" / "folder").exists()
