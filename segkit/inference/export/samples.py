@@ -12,7 +12,8 @@ import numpy as np
 from segkit.config.commands import DataOverride
 from segkit.data.case import Case
 from segkit.data.labels import Array, LabelMap
-from segkit.inference.evaluation import evenly, validation_cases
+from segkit.inference.evaluation import validation_cases
+from segkit.inference.examples import evenly
 from segkit.inference.inputs import cases_of, of_files
 from segkit.inference.predictor import CheckpointPredictor, window_of
 from segkit.models.sizes import box
