@@ -53,8 +53,8 @@ def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
 
     from segkit.data.datamodule import SegmentationData
     from segkit.system.hardware import Hardware
-    from segkit.training import train as run
     from segkit.training import trainer
+    from segkit.training.module import SegmentationModule
     from segkit.training.run_folder import RunFolder
 
     class Clock(L.Callback):
@@ -69,10 +69,9 @@ def seconds_of_segkit(folder: Path, steps: int, network: str) -> list[float]:
     cfg = config(folder, steps + 3, network)
     hardware = Hardware.choose("cpu", cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
-    prepared = run.prepare_data(cfg, None)
-    task = run.build_module(cfg, run.make_metadata(cfg, prepared, hardware))
-    data = SegmentationData(prepared, cfg, hardware.device, task.metadata.intensity_max)
-    trainer.prepare_network(task.model, cfg, hardware, task.metadata.channels, len(data.train), task.metadata.dims)
+    data = SegmentationData.from_config(cfg)
+    task = SegmentationModule.from_config(cfg, data, hardware.precision)
+    trainer.prepare_network(task.model, cfg, hardware, len(data.train), task.metadata)
     lightning = trainer.build_trainer(cfg, RunFolder(folder), hardware, 0, len(data.train))
     clock = Clock()
     lightning.callbacks = [clock]

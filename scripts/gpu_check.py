@@ -36,7 +36,7 @@ from segkit.data.datamodule import SegmentationData
 from segkit.inference.sliding_window import sliding
 from segkit.models.probe import flop_per_image
 from segkit.system.hardware import Hardware
-from segkit.training import train
+from segkit.training.module import SegmentationModule
 
 LIMIT_S = 180
 """Of one check; `dice` trains, and has more."""
@@ -149,10 +149,7 @@ def loader(machine: Machine) -> Iterator[Row]:
     for workers in (0, 1) if machine.tiny else (0, 4, 8, 16):
         keys = (*machine.images, "augment=medical", "data.cache_gb=0", f"data.num_workers={workers}", f"data.phantom_n={n}")
         cfg: Any = compose("train", [*keys, *machine.keys])
-        prepared = train.prepare_data(cfg, None)
-        metadata = train.make_metadata(cfg, prepared, Hardware.choose(cfg.trainer.accelerator, "32", "auto"))
-        data = SegmentationData(prepared, cfg, machine.device, metadata.intensity_max)
-        batches = data.train_dataloader()
+        batches = SegmentationData.from_config(cfg).train_dataloader()
         list(batches)  # starts the workers
         start = time.perf_counter()
         n_seen = sum(len(batch.indices) for _ in range(2) for batch in batches)
@@ -246,7 +243,7 @@ def window(machine: Machine) -> Iterator[Row]:
     side, shape = (16, (20, 24, 24)) if machine.tiny else (128, (300, 512, 512))
     cfg: Any = compose("train", [*machine.volumes, *machine.keys])
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    module = train.build_module(cfg, train.make_metadata(cfg, train.prepare_data(cfg, None), hardware)).to(machine.device).eval()
+    module = SegmentationModule.from_config(cfg, SegmentationData.from_config(cfg), hardware.precision).to(machine.device).eval()
     image = torch.rand((1, module.metadata.channels, *shape), device=machine.device)
     with torch.inference_mode(), torch.autocast(machine.device, hardware.autocast_dtype, hardware.autocast_dtype is not None):
         start = time.perf_counter()

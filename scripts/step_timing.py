@@ -15,7 +15,7 @@ from segkit.config.compose import compose
 from segkit.data.datamodule import SegmentationData
 from segkit.data.dataset import Batch
 from segkit.system.hardware import Hardware
-from segkit.training import train, trainer
+from segkit.training import trainer
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
@@ -47,15 +47,14 @@ def timed_steps(keys: tuple[str, ...], folder: Path, n_warm: int, n: int, strate
     cfg: Any = compose("train", ["trainer.max_epochs=1", "logger=none", *keys])
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
     hardware.prepare_process()
-    prepared = train.prepare_data(cfg, None)
-    module = train.build_module(cfg, train.make_metadata(cfg, prepared, hardware))
-    trainer.prepare_network(module.model, cfg, hardware, module.metadata.channels, n, module.metadata.dims)
-    strategy = strategy or trainer.build_strategy(cfg, hardware, module.model, module.metadata.channels)
+    data = Repeated.from_config(cfg)
+    module = SegmentationModule.from_config(cfg, data, hardware.precision)
+    trainer.prepare_network(module.model, cfg, hardware, n, module.metadata)
+    strategy = strategy or trainer.build_strategy(cfg, hardware, module.model, module.metadata)
     run, clock = RunFolder(folder), Clock(hardware.device, n_warm, n)
     fitting = trainer.build_trainer(cfg, run, hardware, 0, n_warm + n, strategy)
     fitting.callbacks = [NonFiniteGuard(run, cfg), clock]  # type: ignore[attr-defined]
     fitting.limit_val_batches = 0
-    data = Repeated(prepared, cfg, hardware.device, module.metadata.intensity_max)
     data.batch, data.n = batch_of(cfg, module.metadata.channels, hardware.device), n_warm + n
     fitting.fit(module, data)
     return cfg, module, clock.seconds

@@ -10,23 +10,42 @@ if TYPE_CHECKING:
     from segkit.cli.api import evaluate, predict, train
     from segkit.config.compose import compose
     from segkit.data.case import Case, Manifest
+    from segkit.data.datamodule import SegmentationData
     from segkit.data.labels import LabelMap
     from segkit.inference.predictor import load
     from segkit.models.hub import push, save
     from segkit.system.errors import SegkitError
+    from segkit.training.module import SegmentationModule
 
     __version__: str
 
-__all__ = ["Case", "LabelMap", "Manifest", "SegkitError", "__version__", "compose", "evaluate", "load", "predict", "push", "save", "train"]
+__all__ = [
+    "Case",
+    "LabelMap",
+    "Manifest",
+    "SegkitError",
+    "SegmentationData",
+    "SegmentationModule",
+    "__version__",
+    "compose",
+    "evaluate",
+    "load",
+    "predict",
+    "push",
+    "save",
+    "train",
+]
 
 _HOMES = {
     "cli.api": ["evaluate", "predict", "train"],
     "config.compose": ["compose"],
     "data.case": ["Case", "Manifest"],
+    "data.datamodule": ["SegmentationData"],
     "data.labels": ["LabelMap"],
     "inference.predictor": ["load"],
     "models.hub": ["push", "save"],
     "system.errors": ["SegkitError"],
+    "training.module": ["SegmentationModule"],
 }
 _public, _, _ = lazy_loader.attach(__name__, submod_attrs=_HOMES)
 

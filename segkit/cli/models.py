@@ -105,7 +105,7 @@ def built(preset: str, channels: int, dims: int) -> nn.Module:
     """With one class and random weights."""
     config: Any = compose.compose("train", [f"model={preset}"])
     node = {key: value for key, value in config.model.items() if key not in ("weights", "encoder_weights")}
-    known = {"in_channels": channels, "out_channels": 1, "dims": dims}
+    known: dict[str, Any] = {"in_channels": channels, "out_channels": 1, "dims": dims}
     if "dims" not in keywords_of(str(node["_target_"]), config.allow_targets):
         del known["dims"]
     return instantiate(node, allow=config.allow_targets, **known)  # type: ignore[no-any-return]

@@ -27,12 +27,13 @@ from segkit.config.schema import Train
 from segkit.system.environment import job_name
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, nearest
 from segkit.system.files import write_text_atomic
+from segkit.system.page import Table
 from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.system.shell import override
 from segkit.training.config_hash import config_hash
 from segkit.training.plots import Curve, duration, trial_curves
-from segkit.training.sweeps.results import Table, Trial, read_sweep
+from segkit.training.sweeps.results import Trial, read_sweep
 
 STAGES = ("sanity", "overfit", "lr", "lr_wd", "final")
 SWEEPS = ("lr", "lr_wd")

@@ -92,7 +92,7 @@ def overfit(stage: Stage, best: Trial) -> tuple[str, bool]:
 
 def dice_of_the_first_batch(cfg: Train, path: Path) -> float:
     """Dice of the last weights on the images that the stage has shown again and again, on their original grid."""
-    from segkit.data.datamodule import SegmentationData
+    from segkit.data.datamodule import SegmentationData, intensity_statistics
     from segkit.inference import predictor
     from segkit.inference.evaluation import evaluate_cases
     from segkit.models import checkpoint
@@ -102,7 +102,8 @@ def dice_of_the_first_batch(cfg: Train, path: Path) -> float:
     run = RunFolder(path)
     metadata = checkpoint.read_metadata(run.best, checkpoint.read(run.best))
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    data = SegmentationData(train.prepare_data(cfg, run), cfg, hardware.device, metadata.intensity_max)
+    prepared = train.prepare_data(cfg, run)
+    data = SegmentationData(prepared, cfg, hardware.device, intensity_statistics(cfg, prepared))
     (batch,) = islice(data.train_dataloader().position, 1)
     cases = list({i: data.train.cases[i] for i in (index % len(data.train.cases) for _, index in batch)}.values())
     latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)

@@ -31,7 +31,8 @@ from pydantic import BaseModel
 
 from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
-from segkit.config.groups import CONF, present_words
+from segkit.config.groups import CONF as CONF
+from segkit.config.groups import present_words
 from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
 from segkit.config.ranges import FOLD, KEY, fold_numbers
 from segkit.config.schema import Train

@@ -12,7 +12,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_PIXELS = 10**9
 
@@ -41,6 +41,12 @@ def _is_a_word(name: str) -> str:
     return name
 
 
+def _is_a_limit(number: int) -> int:
+    if number < 1 and number != -1:
+        raise ValueError(f"needs at least 1, or -1 for no limit, got {number}")
+    return number
+
+
 def _is_a_part(part: str) -> str:
     number, _, of = part.partition("/")
     if part != "auto" and not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -60,16 +66,24 @@ PartName = Annotated[str, AfterValidator(_is_a_part)]
 """A share of a list that several jobs work on; auto: as SLURM or torchrun number their jobs."""
 FolderName = Annotated[str, AfterValidator(_stays_below)]
 Target = Annotated[dict[str, Any], AfterValidator(_names_a_target)]
+TargetOrNothing = Annotated[dict[str, Any], AfterValidator(lambda node: node and _names_a_target(node))]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Hash = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
-Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "32", "bf16", "16"]
+TrainerPrecision = Literal[
+    "auto", "32", "bf16", "16", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64", "transformer-engine"
+]
+"""Those of `Precision`, and all of Lightning under its own names."""
 Positive = Annotated[int, Field(gt=0)]
 Processes = Annotated[int, Field(ge=0, le=1024)]
 """Or threads: more would only exhaust the machine."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Limit = Annotated[int, AfterValidator(_is_a_limit)]
+Batches = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+"""As Lightning counts them: a whole number, or a fraction of an epoch's."""
 Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3), AfterValidator(_fits_in_memory)]
 Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
 
@@ -79,7 +93,11 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    source: Target
+    """The keys of `data`. A `_target_` that is not segkit's DataModule is kept as `target`, the keywords that only it has as `options`."""
+
+    source: TargetOrNothing = {}
+    target: str | None = None
+    options: dict[str, Any] = {}
     root: PathText | None = None
     labels: dict[str, str] | None = None
     overlap: bool | None = None
@@ -95,6 +113,12 @@ class Data(Strict):
     num_workers: Literal["auto"] | Processes = "auto"
     cache_gb: Literal["auto"] | NotNegative = "auto"
     disk_cache_gb: NotNegative = 0
+
+    @model_validator(mode="after")
+    def _knows_where_from(self) -> Data:
+        if not self.source and not self.target:
+            raise ValueError("needs a source, which reads the layout on disk: write  data=NAME")
+        return self
 
 
 class Split(Strict):
@@ -175,26 +199,64 @@ class Benchmark(Strict):
 
 
 class Trainer(Strict):
-    accelerator: Accelerator = "auto"
-    devices: Literal["auto"] | Positive = 1
-    num_nodes: Literal["auto"] | Positive = 1
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    sync_batchnorm: Literal["auto"] | bool = "auto"
-    precision: Precision = "auto"
+    """segkit's own keys, and every keyword of `lightning.Trainer` under its own name and with its own values."""
+
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
-    deterministic: bool = True
     threads: Literal["auto"] | Annotated[Processes, Field(gt=0)] = "auto"
-    max_epochs: Positive = 50
     max_minutes: Annotated[float, Field(gt=0)] | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+    accelerator: Accelerator = "auto"
+    devices: Literal["auto", -1] | Positive | list[Annotated[int, Field(ge=0)]] | str = 1
+    num_nodes: Literal["auto"] | Positive = 1
+    strategy: str | Target = "auto"
+    sync_batchnorm: Literal["auto"] | bool = "auto"
+    precision: TrainerPrecision = "auto"
+    deterministic: bool | Literal["warn"] = True
+    benchmark: bool | None = None
+    max_epochs: Limit | None = 50
+    min_epochs: Positive | None = None
+    max_steps: Limit = -1
+    min_steps: Positive | None = None
+    max_time: str | dict[str, NotNegative] | None = None
     accumulate_grad_batches: Positive = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = 1.0
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    limit_train_batches: Positive | None = None
-    limit_val_batches: Positive | None = None
-    check_val_every_n_epoch: Positive = 1
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    limit_train_batches: Batches | None = None
+    limit_val_batches: Batches | None = None
+    limit_test_batches: Batches | None = None
+    limit_predict_batches: Batches | None = None
+    overfit_batches: Batches = 0.0
+    fast_dev_run: bool | Annotated[int, Field(ge=0)] = False
+    val_check_interval: Batches | str | dict[str, NotNegative] | None = None
+    check_val_every_n_epoch: Positive | None = 1
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None = None
+    detect_anomaly: bool = False
+    inference_mode: bool = True
+    reload_dataloaders_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    use_distributed_sampler: bool | None = None
+    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Target | None = None
     log_every_n_steps: Positive = 10
-    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    enable_checkpointing: bool | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
+    enable_autolog_hparams: bool = True
+    barebones: bool = False
+    logger: bool | Target | list[Target] | None = None
+    callbacks: Target | list[Target] | None = None
+    plugins: Target | list[Target] | None = None
+    default_root_dir: PathText | None = None
+    model_registry: str | None = None
+
+    @property
+    def epochs(self) -> int:
+        """At most so many; Lightning's own limit where none is set."""
+        return self.max_epochs if self.max_epochs and self.max_epochs > 0 else 1000
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        return not (self.fast_dev_run or self.barebones or self.enable_checkpointing is False)
 
 
 class Inference(Strict):
@@ -244,8 +306,10 @@ class Train(Strict):
     sampling: Sampling = Sampling()
     augment: Augment
     model: Target
+    module: Target | None = None
     loss: Loss
     metric: Metric
+    test: bool = False
     optimizer: Target
     scheduler: Scheduler = Scheduler()
     trainer: Trainer = Trainer()

@@ -165,6 +165,15 @@ def find(target: str, allow: Sequence[str] = (), training: bool = False) -> Call
     return build
 
 
+def descends(target: Any, base: str, allow: Sequence[str] = ()) -> bool:
+    """Whether a target is a class below `base`, the dotted name of a class of segkit."""
+    try:
+        found = find(str(target), allow)
+    except Refused:
+        return False
+    return any(f"{cls.__module__}.{cls.__qualname__}" == base for cls in getattr(found, "__mro__", ()))
+
+
 def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), training: bool = False, **supplied: Any) -> Any:
     """Build what a node names: `target(*_args_, **keywords of the node, **supplied)`, nested nodes first.
 

@@ -16,7 +16,7 @@ from segkit.config.commands import COMMANDS
 from segkit.config.groups import check_groups, present, with_folder
 from segkit.config.ranges import check_ranges
 from segkit.config.signatures import check_call, check_name
-from segkit.config.targets import PARTIAL, Keys, target_nodes
+from segkit.config.targets import PARTIAL, Keys, descends, target_nodes
 from segkit.system.errors import Problem, ProblemsFound, raise_errors
 from segkit.system.plain import excess
 
@@ -39,6 +39,13 @@ UNUSED: dict[str, Any] = {
     "loss": {"parts": {}, "weights": {}, "deep_supervision": None},
 }
 """In place of sections that every training has."""
+DATAMODULE, MODULE = "segkit.data.SegmentationData", "segkit.training.SegmentationModule"
+"""The `_target_` of `data` and `module` where these are segkit's own."""
+BASES = {"data": "segkit.data.datamodule.SegmentationData", "module": "segkit.training.module.SegmentationModule"}
+TO_DATAMODULE = ("prepared", "config", "device", "seen")
+TO_BASE = ("model", "loss", "metrics", "config", "metadata")
+TO_MODULE = ("model", "network", "loss", "metrics", "optimizer", "scheduler", "config", "metadata")
+"""What segkit passes to an own DataModule that descends from its own; to an own LightningModule, of what that takes."""
 AUTO: dict[tuple[str, str], tuple[Any, Any]] = {
     ("preprocess", "size"): ([256, 256], None),
     ("sampling", "patch"): (None, [32, 96, 96]),
@@ -130,8 +137,7 @@ def _checked(command: str, container: dict[str, Any], known: Sequence[Problem], 
     """See `checked`. `between`: what is wrong between keys; a saved config may hold what older versions let pass."""
     model, found = messages.fit(COMMANDS[command], container)
     problems = _first_of_each([*found, *between])
-    allow = container.get("allow_targets")
-    extras = [str(name) for name in allow] if isinstance(allow, list) else []
+    extras = allowed_by(container)
     nodes, wrong = _targets(container)
     problems += [*wrong, *_check_names(nodes, extras)]
     if command == "predict" and container.get("input") is None and not container.get("data"):
@@ -164,8 +170,29 @@ def _what_is_evaluated(container: Mapping[str, Any], half: bool) -> list[Problem
 
 
 def _settled(container: Mapping[str, Any]) -> dict[str, Any]:
-    """With keys under their present names, and without `auto`."""
-    return fitted_to_dims(present(cast("dict[str, Any]", renamed(dict(container), typed=True))))
+    """With keys under their present names, without `auto`, and with the own DataModule and LightningModule told from segkit's."""
+    return with_own_classes(fitted_to_dims(present(cast("dict[str, Any]", renamed(dict(container), typed=True)))))
+
+
+def with_own_classes(container: dict[str, Any]) -> dict[str, Any]:
+    """`module: null` stands for segkit's own. An own DataModule is named by `data.target`, its keywords are `data.options`; of a class
+    that descends from segkit's, only those that segkit's `data` has not."""
+    if container.get("module") == {"_target_": MODULE}:
+        container = {**container, "module": None}
+    data = container.get("data")
+    if not isinstance(data, dict) or "_target_" not in data:
+        return container
+    target, rest = data["_target_"], {key: value for key, value in data.items() if key != "_target_"}
+    if target == DATAMODULE:
+        return {**container, "data": rest}
+    ours = schema.Data.model_fields if descends(target, BASES["data"], allowed_by(container)) else {}
+    options = {key: value for key, value in rest.items() if key not in ours}
+    return {**container, "data": {**{key: rest[key] for key in rest if key in ours}, "target": target, "options": options}}
+
+
+def allowed_by(container: Mapping[str, Any]) -> list[str]:
+    allow = container.get("allow_targets")
+    return [str(name) for name in allow] if isinstance(allow, list) else []
 
 
 def fitted_to_dims(container: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +215,12 @@ def _first_of_each(problems: Sequence[Problem]) -> list[Problem]:
 def _targets(container: Mapping[str, Any], built: bool = False) -> tuple[list[tuple[Keys, dict[str, Any]]], list[Problem]]:
     """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
     model, problems = without_weights(container.get("model"))
-    return [(path, dict(node)) for path, node in target_nodes({**container, "model": model}, built=built)], problems
+    data = container.get("data")
+    whole = {**container, "model": model}
+    if isinstance(data, dict) and data.get("target"):
+        whole["data"] = {**(data.get("options") or {}), "_target_": data["target"], "source": data.get("source")}
+    nodes = ((path, dict(node)) for path, node in target_nodes(whole, built=built))
+    return [(path, {key: node[key] for key in node if (*path, key) != ("data", "source")}) for path, node in nodes], problems
 
 
 def is_ours(path: Keys) -> bool:
@@ -213,7 +245,16 @@ def _check_names(nodes: Sequence[tuple[Keys, Mapping[str, Any]]], allow: Sequenc
 
 def _check_calls(container: Mapping[str, Any], allow: Sequence[str]) -> Iterator[Problem]:
     for path, node in _targets(container, built=True)[0]:
-        yield from check_call(with_folder(path, node, allow), ".".join(path), allow, *_calls(path), only_training(path))
+        own = _calls_of_own(path[0], node, allow) if path in (("data",), ("module",)) else None
+        yield from check_call(with_folder(path, node, allow), ".".join(path), allow, *(own or _calls(path)), only_training(path))
+
+
+def _calls_of_own(section: str, node: Mapping[str, Any], allow: Sequence[str]) -> tuple[Names, Names]:
+    """As `CALLS`, for a DataModule or LightningModule of the user's."""
+    is_below_ours = descends(str(node["_target_"]), BASES[section], allow)
+    if section == "data":
+        return ((), TO_DATAMODULE if is_below_ours else ())
+    return ((), TO_BASE if is_below_ours else tuple(key for key in TO_MODULE if key not in node))
 
 
 def _calls(path: Keys) -> tuple[Names, Names]:

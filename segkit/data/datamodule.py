@@ -6,14 +6,15 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from segkit.config.schema import Train
-from segkit.data.audit.audit import Prepared
+from segkit.data.audit.audit import Prepared, prepare
 from segkit.data.cache import ArrayCache
 from segkit.data.dataset import CaseDataset, EpochSampler, Sample, TrainLoader, collate
 from segkit.data.labels import Array, LabelMap
@@ -36,21 +37,37 @@ class SegmentationData(L.LightningDataModule):
         prepared: manifest, split and statistics of the data set (`segkit.data.audit.prepare`).
         config: the config of the training.
         device: "cuda" pins batches in memory; the number of loader workers depends on it, too.
-        intensity_max: largest value of 16-bit images (`IntensityStatistics.intensity_max`).
+        seen: bit depth, mean and SD of the training images (`intensity_statistics`).
     """
 
-    def __init__(self, prepared: Prepared, config: Train, device: str, intensity_max: int) -> None:
+    def __init__(self, prepared: Prepared, config: Train, device: str, seen: IntensityStatistics) -> None:
         super().__init__()
-        self.prepared, self.config, self.device, self.intensity_max = prepared, config, device, intensity_max
+        self.prepared, self.config, self.device, self.seen = prepared, config, device, seen
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
         self.val = self._dataset(prepared.split.val)
+        self.test = self._dataset(prepared.split.test)
         self._loader: TrainLoader | None = None
         self._position: dict[str, int] = {}
+
+    @classmethod
+    def from_config(cls, config: Train, **options: Any) -> Self:
+        """Read, audit and split the data of a config, for a plain `lightning.Trainer`.
+
+        Args:
+            config: `segkit.compose("train", [...])`.
+            **options: Further keywords of a class that descends from this one.
+
+        Raises:
+            ProblemsFound: Lists everything that is wrong with the data.
+        """
+        prepared = prepare(config.data, config.split, config.seed, config.allow_targets, cache_dir=Path(config.output_dir) / CACHE.name)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(prepared, config, device, intensity_statistics(config, prepared), **options)
 
     def _dataset(self, ids: Sequence[str], augmentation: Augmentation | None = None) -> CaseDataset:
         """With augmentation: the training cases, in patches where `sampling.patch` is set."""
         manifest, config = self.prepared.manifest, self.config
-        cases, top = [manifest.by_id[i] for i in ids], self.intensity_max
+        cases, top = [manifest.by_id[i] for i in ids], self.seen.intensity_max
         patches, per_case = patches_of(config) if augmentation else (None, 1)
         cache = array_cache(config, manifest.labels, top)
         return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, top, patches, per_case, cache)
@@ -82,13 +99,25 @@ class SegmentationData(L.LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
+        return self._evaluated(self.val)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        if not len(self.test):
+            raise SegkitError("the split has no test cases;   add  split.test_fraction=0.2")
+        return self._evaluated(self.test)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test cases, or the validation cases where the split has no test cases."""
+        return self._evaluated(self.test if len(self.test) else self.val)
+
+    def _evaluated(self, dataset: CaseDataset) -> DataLoader[Sample]:
         rank, world = self._rank_and_world
-        n = len(self.val)
+        n = len(dataset)
         # As many on each process, since they synchronize in every step: some repeat one of the first cases, which then counts once.
         mine = [i % n for i in range(rank, n + -n % world, world)]
         has_one_size = self.config.preprocess.size is not None and self.config.preprocess.pad_to is None
         size = self.config.inference.batch_size if has_one_size else 1
-        return DataLoader(self.val, batch_size=size, sampler=mine, **self._workers(self.val))
+        return DataLoader(dataset, batch_size=size, sampler=mine, **self._workers(dataset))
 
     def _weights(self) -> Array:
         """How often each training sample is drawn, by its foreground s: (s + 0.1 mean s) / (1.1 sum s) (Buda et al., 2019)."""

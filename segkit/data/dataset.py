@@ -43,12 +43,26 @@ class Sample:
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True)
 class Batch:
-    image: Tensor  # (B, C, *S)
-    mask: Tensor  # (B, *S) or (B, K, *S)
-    indices: tuple[int, ...]
-    steps: tuple[tuple[Step, ...], ...] = ()
+    """A batch of samples; also `batch["image"]`, and `image, mask = batch`.
+
+    No dataclass: Lightning would look into one, and change the type of numbers of whatever it finds.
+
+    Args:
+        image: (B, C, *S) uint8 or float32
+        mask: (B, *S) class indices, or (B, K, *S) planes, uint8; 255 = ignore
+        indices: of the cases in their data set.
+        steps: for each, what leads back to its original grid.
+    """
+
+    def __init__(self, image: Tensor, mask: Tensor, indices: tuple[int, ...], steps: tuple[tuple[Step, ...], ...] = ()) -> None:
+        self.image, self.mask, self.indices, self.steps = image, mask, indices, steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.image, self.mask))
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Lightning moves batches by calling this (and sets `non_blocking` only for plain tensors)."""

@@ -291,6 +291,9 @@ def load(
     """
     path = find(ckpt)
     model, metadata, config = runtime.load(path, allow, threads) if runtime.is_exported(path) else load_model(path, allow)
+    if not config.data.source:
+        what = f"{path} was trained on batches of {config.data.target}, whose preprocessing of files segkit does not know"
+        raise SegkitError(f"{what};   use it in Python:  segkit.SegmentationModule.load_from_checkpoint({str(path)!r})")
     if channels is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"channels": channels})})
     chosen = runtime.hardware(path, accelerator, precision) if runtime.is_exported(path) else (accelerator, precision)

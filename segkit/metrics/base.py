@@ -92,8 +92,10 @@ def empty_rule(both_empty: float | None, truth_empty: float | None) -> str:
 
 
 def known_as(name: str, names: Container[str]) -> str:
-    """The name of a statistic among `names`: without `_present` where every case holds every structure, and both means are one."""
-    return name if name in names else name.replace(PRESENT, "", 1)
+    """The name of a statistic among `names`: without `_present` where every case holds every structure, and both means are one; without
+    `val/` where an own LightningModule logs it so."""
+    without = name.replace(PRESENT, "", 1)
+    return next((one for one in (name, without, name.removeprefix("val/")) if one in names), without)
 
 
 def as_number(score: float | None) -> float:

@@ -55,7 +55,7 @@ def build_model(metadata: Metadata, allow: Sequence[str] = (), pretrained: bool 
 def build_network(node: Mapping[str, Any], allow: Sequence[str], in_channels: int, out_channels: int, dims: int) -> nn.Module:
     """Instantiate a `model` node, without its `weights`. SegkitError where it is no network, or none for volumes with dims=3."""
     target = node["_target_"]
-    supplied = {"in_channels": in_channels, "out_channels": out_channels}
+    supplied: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels}
     if "dims" in keywords_of(str(target), allow):
         supplied["dims"] = dims
     elif dims == 3:

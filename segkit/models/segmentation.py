@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -45,6 +45,13 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", torch.tensor(mean if fixed else (0.0,)).view(by_channel))
         self.register_buffer("sd", torch.tensor(sd if fixed else (1.0,)).clamp_min(SMALLEST_SD).view(by_channel))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
+        """The constants stay in float32, whatever type of numbers the weights are given."""
+        mean, sd = self.mean, self.sd
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.mean, self.sd = mean.to(self.mean.device), sd.to(self.sd.device)
+        return self
+
     def forward(self, image: Tensor) -> Tensor:  # (B, C, *S) uint8 or float -> float32
         x = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         axes = tuple(range(2, x.ndim))
@@ -83,11 +90,11 @@ class SegmentationModel(nn.Module):
             network.final = nn.Identity()  # losses want logits; `forward` applies it, in float32
 
     def logits(self, image: Tensor) -> Tensor:  # (B, C, *S) -> (B, n_outputs, *S) float32
-        return self._whole(self.normalizer(image))[0][0]
+        return self._whole(self._input(image))[0][0]
 
     def supervised(self, image: Tensor, mask: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
         """Logits, and what of `mask` (B, [K,] *S) they are to be compared with; with deep supervision a list of each."""
-        x = self.normalizer(image)
+        x = self._input(image)
         if self.target in ("center_crop", "resize"):
             logits = self._inner(x)
             return logits, fitted(mask, tuple(logits.shape[2:]), self.target)
@@ -99,6 +106,12 @@ class SegmentationModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (B, n_outputs, *S) in float32: sigmoid, or softmax over exclusive classes."""
         return activate(self.logits(image), self.mode)
+
+    def _input(self, image: Tensor) -> Tensor:
+        """Normalized, in the weights' type of numbers: float32, unless the trainer's precision is another."""
+        x: Tensor = self.normalizer(image)
+        weights: Tensor = next(self.network.parameters(), x)
+        return x.to(weights.dtype)
 
     def _whole(self, x: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
         """Logits for every pixel, and 1 along each axis; in training with deep supervision of each level, for every s-th

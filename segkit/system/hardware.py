@@ -7,6 +7,7 @@ import ctypes
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +25,12 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
-Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Devices = str | int | Sequence[int]
 Precision = Literal["32", "bf16", "16"]
 
+NEAREST = {"64": "32", "64-true": "32", "transformer-engine": "bf16"}
+"""Precisions of Lightning that only a training has -> what a checkpoint is evaluated with."""
 SHARED_MEMORY = Path("/dev/shm")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Names of glibc's malloc.h."""
@@ -49,13 +53,12 @@ class Hardware:
         return self.processes * self.machines
 
     @classmethod
-    def of_training(
-        cls, accelerator: Accelerator, precision: str, threads: str | int, devices: str | int, num_nodes: str | int
-    ) -> Hardware:
+    def of_training(cls, accelerator: Accelerator, precision: str, threads: str | int, devices: Devices, num_nodes: str | int) -> Hardware:
         """The choices for a training, from the values of `trainer`. Raises `SegkitError` where there are fewer devices than asked for."""
         device = choose_device(accelerator)
         found, is_cpu = count_devices(device), device == "cpu"
-        n, machines = layout(devices, num_nodes, found, 1 if is_cpu else found, "core(s)" if is_cpu else "GPU(s)")
+        asked = how_many(devices, device, found)
+        n, machines = layout(asked, num_nodes, found, 1 if is_cpu else found, "core(s)" if is_cpu else "GPU(s)")
         return cls(device, device_name(device), choose_precision(device, precision), share_of_cores(threads, n), n, machines)
 
     @classmethod
@@ -82,8 +85,31 @@ class Hardware:
         )
 
 
+def how_many(devices: Devices, device: str, found: int) -> str | int:
+    """The number of devices that `trainer.devices` means: auto, -1 (all), a number, or the numbers of some: [0,2] or "0,2"."""
+    if devices in (-1, "-1", "auto"):
+        return "auto"
+    if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal() and int(devices)):
+        return int(devices)
+    numbers = numbered(devices)
+    if device != "cuda":
+        raise SegkitError(f"trainer.devices={list(numbers)} numbers GPUs, and this training runs on none;   use  trainer.devices=1")
+    if missing := [number for number in numbers if number >= found]:
+        raise SegkitError(f"trainer.devices: no GPU {missing[0]}: torch sees {found}, numbered from 0")
+    return len(numbers)
+
+
+def numbered(devices: str | Sequence[int]) -> Sequence[int]:
+    """The numbers in a list, or in text such as "0,2". Raises SegkitError where that holds anything else."""
+    parts = devices.rstrip(",").split(",") if isinstance(devices, str) else devices
+    if not parts or not all(str(part).strip().isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise SegkitError(f"trainer.devices={devices}: is a number, auto, or the numbers of GPUs, such as  'trainer.devices=[0,1]'")
+    return [int(part) for part in parts]
+
+
 def choose_device(accelerator: Accelerator) -> str:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    accelerator = "gpu" if accelerator == "cuda" else accelerator
     if accelerator == "gpu" and not has_cuda:
         raise SegkitError("trainer.accelerator=gpu, but torch sees no GPU;   use  trainer=cpu,  or see  segkit doctor")
     if accelerator == "mps" and not has_mps:
@@ -102,8 +128,9 @@ def count_devices(device: str) -> int:
 
 
 def choose_precision(device: str, asked: str) -> Precision:
-    """bf16 where the hardware multiplies it natively, else fp16 on a GPU, else 32 bit."""
+    """bf16 where the hardware multiplies it natively, else fp16 on a GPU, else 32 bit. Of Lightning's names the nearest of ours."""
     if asked != "auto":
+        asked = NEAREST.get(asked, asked.partition("-")[0])
         if asked == "16" and device == "cpu":
             raise SegkitError("trainer.precision=16 needs a GPU;   use  trainer.precision=auto")
         return asked  # type: ignore[return-value]

@@ -17,7 +17,12 @@ SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "i
 
 def check_sense(cfg: Train) -> None:
     """Raise SegkitError for values that are valid alone but not together."""
-    monitor = cfg.metric.monitor
+    monitor, own = cfg.metric.monitor, cfg.trainer
+    if own.max_time and own.max_minutes:
+        raise SegkitError("trainer.max_time and trainer.max_minutes are one limit;   leave one out")
+    if own.max_epochs == -1 and own.max_steps == -1 and cfg.scheduler.name not in ("constant", "plateau"):
+        what = f"scheduler={cfg.scheduler.name} has to know where a training without limit ends"
+        raise SegkitError(f"trainer.max_epochs=-1: {what};   add  trainer.max_steps=N,  or  scheduler=constant")
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
         raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
     if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):

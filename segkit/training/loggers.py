@@ -26,7 +26,7 @@ def build_loggers(cfg: Train, run: RunFolder, global_step: int) -> list[Logger]:
 
 def build_logger(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder, global_step: int) -> Logger:
     purge = {"purge_step": global_step + 1} if global_step and str(node["_target_"]).endswith(".TensorBoardLogger") else {}
-    node = in_run(with_folder(("logger", name), node, cfg.allow_targets, str(run.events)), run.path)
+    node = with_folder(("logger", name), in_run(node, run.path), cfg.allow_targets, str(run.events))
     built = instantiate({**node, **purge}, allow=cfg.allow_targets, training=True)
     if not isinstance(built, Logger):
         raise SegkitError(f"logger.{name}: {node['_target_']} is no lightning.pytorch.loggers.Logger")

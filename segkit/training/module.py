@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -19,21 +21,29 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate
+from segkit.data.case import Case
+from segkit.data.datamodule import SegmentationData
 from segkit.data.dataset import Batch, CaseDataset
 from segkit.data.labels import Array
-from segkit.data.transforms.geometry import Step
+from segkit.inference.evaluation import build_metrics
 from segkit.inference.postprocess import Decision, restore
-from segkit.inference.predictor import window_of
+from segkit.inference.predictor import InMemory, window_of
 from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.base import known_as
 from segkit.metrics.table import CaseTable, Row, evaluate_case
+from segkit.models.checkpoint import load_model
 from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
+from segkit.system.hardware import Precision
+from segkit.training.building import build_loss, build_parts, check_monitor, make_metadata
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
+
+NOWHERE = InMemory(np.zeros((1, 1), np.uint8))
+"""The image of a case of which nothing but a batch is known."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class SegmentationModule(L.LightningModule):
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
         """By index. Two processes may have evaluated the same case."""
+        self.seen = 0
+        """Samples of an own DataModule that this process has evaluated."""
         self.gradient_norm: Tensor | None = None
         """Of the latest optimizer step; None under fp16, whose loss scaling skips a step with an infinite gradient by itself."""
         self.not_finite: tuple[str, ...] = ()
@@ -91,7 +103,9 @@ class SegmentationModule(L.LightningModule):
         key = (self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """One step. `batch`: segkit's own, or as an own DataModule makes them (see `as_batch`)."""
+        batch = as_batch(batch)
         parts = self.loss(*self.model.supervised(batch.image, batch.mask))
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -102,16 +116,24 @@ class SegmentationModule(L.LightningModule):
         cfg = self.config
         groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
         built: Optimizer = instantiate(
-            cfg.optimizer, allow=cfg.allow_targets, training=True, params=groups, **fused(cfg.optimizer, self.metadata.precision)
+            cfg.optimizer,
+            allow=cfg.allow_targets,
+            training=True,
+            params=groups,
+            **fused(cfg.optimizer, "16" if self.scales_loss else self.metadata.precision),
         )
         return built
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the gradients are those of a scaled loss, as under fp16."""
+        return self.metadata.precision == "16" or (self._trainer is not None and str(self.trainer.precision).startswith("16"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule. A plateau schedule is stepped by hand: Lightning steps it after the checkpoint is written, so a
         resumed run would miss one step."""
         cfg, optimizer = self.config, self.build_optimizer()
-        n_steps = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, n_steps // cfg.trainer.max_epochs)
+        n_steps, per_epoch = planned_steps(self.trainer)
         scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
         if isinstance(scheduler, ReduceLROnPlateau):
             self.plateau = scheduler
@@ -125,7 +147,7 @@ class SegmentationModule(L.LightningModule):
     ) -> None:
         """Clip by norm. Lightning refuses this for fused optimizers, which is right only under fp16's loss scaling (see `fused`)."""
         norm = self.norm_after_clipping(gradient_clip_val)
-        if self.metadata.precision == "16":
+        if self.scales_loss:
             return
         self.gradient_norm = norm.detach()
         if self.config.trainer.on_nonfinite == "skip" and not norm.isfinite():
@@ -133,59 +155,152 @@ class SegmentationModule(L.LightningModule):
 
     def norm_after_clipping(self, most: float | None) -> Tensor:
         """The norm of all gradients, before they are clipped to `most`."""
+        if most and self.config.trainer.gradient_clip_algorithm == "value":
+            norm = torch.nn.utils.get_total_norm(weight.grad for weight in self.parameters() if weight.grad is not None)
+            torch.nn.utils.clip_grad_value_(self.parameters(), most)
+            return norm
         if most and isinstance(self.trainer.strategy, FSDPStrategy):
             return self.trainer.model.clip_grad_norm_(most)  # type: ignore[union-attr, operator, no-any-return]  # of all shards together
         if most:
             return torch.nn.utils.clip_grad_norm_(self.parameters(), most)
         return torch.nn.utils.get_total_norm(weight.grad for weight in self.parameters() if weight.grad is not None)
 
-    # --- validation -------------------------------------------------------------------------------------------------
+    # --- validation, test, prediction -------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Use the buffers of the first process, which are the ones that are saved: batch norm differs between processes."""
-        self.evaluated = {}
+        self.evaluated, self.seen = {}, 0
         if is_distributed():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
         """Evaluate a batch; returns index -> mask on the original grid."""
-        logits = sliding(self.model.logits, batch.image, self.window, self.config.inference.overlap)
-        probs = activate(logits, self.model.mode).cpu().numpy()
+        batch = self.numbered(as_batch(batch))
+        logits, probs = self.predicted(batch.image)
         masks = {}
         is_finite = np.isfinite(probs.reshape(len(probs), -1).sum(axis=1))  # of numbers in 0..1
-        for i, (index, steps) in enumerate(zip(batch.indices, batch.steps, strict=True)):
+        for i, index in enumerate(batch.indices):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
-            masks[index], rows = self.evaluate_case(index, probs[i], steps)
+            masks[index], rows = self.evaluate_case(index, probs[i], batch, i)
             values = {name: float(value) for name, value in losses.items()}
             self.evaluated[index] = EvaluatedCase(values, rows, bool(is_finite[i]))
         return masks
 
-    def evaluate_case(self, index: int, probs: Array, steps: tuple[Step, ...]) -> tuple[Array, list[Row]]:
-        """The mask of one validation case, from probabilities (C, *s) on the network's grid, and its rows of the table."""
-        dataset: CaseDataset = self.trainer.datamodule.val  # type: ignore[attr-defined]
-        case, target = dataset.cases[index], dataset.reference(index)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Array]:
+        """Masks by case id, on the original grid: class indices (*S), or planes (K, *S) where classes overlap."""
+        batch = self.numbered(as_batch(batch))
+        _, probs = self.predicted(batch.image)
+        cases = [self.case(index) for index in batch.indices]
+        steps = batch.steps or ((),) * len(cases)
+        return {case.id: self.decide(restore(probs[i], steps[i], self.labels), case.pixel_mm) for i, case in enumerate(cases)}
+
+    def predicted(self, image: Tensor) -> tuple[Tensor, Array]:
+        """Logits and probabilities (B, n_outputs, *S) of images (B, C, *S), in sliding windows where the config has them."""
+        logits = sliding(self.model.logits, image, self.window, self.config.inference.overlap)
+        return logits, activate(logits, self.model.mode).cpu().numpy()
+
+    def numbered(self, batch: Batch) -> Batch:
+        """A batch whose samples have numbers; those of an own DataModule are counted as they come."""
+        if self.dataset is not None:
+            return batch
+        world, n = self.trainer.world_size, len(batch.image)
+        batch.indices = tuple((self.seen + i) * world + self.global_rank for i in range(n))
+        self.seen += n
+        return batch
+
+    @property
+    def dataset(self) -> CaseDataset | None:
+        """The cases that are evaluated; None where they come from a loader of the user's own."""
+        trainer = self.trainer
+        loaders = {"test": trainer.test_dataloaders, "predict": trainer.predict_dataloaders}.get(
+            str(trainer.state.fn and trainer.state.fn.value), trainer.val_dataloaders
+        )
+        dataset = getattr(loaders, "dataset", None)
+        return dataset if isinstance(dataset, CaseDataset) else None
+
+    def case(self, index: int) -> Case:
+        dataset = self.dataset
+        return Case(str(index), NOWHERE) if dataset is None else dataset.cases[index]
+
+    def evaluate_case(self, index: int, probs: Array, batch: Batch, i: int) -> tuple[Array, list[Row]]:
+        """The mask of sample `i` of a batch, from probabilities (C, *s) on the network's grid, and its rows of the table."""
+        dataset, case = self.dataset, self.case(index)
+        target = batch.mask[i].cpu().numpy() if dataset is None else dataset.reference(index)
+        steps = batch.steps[i] if batch.steps else ()
         mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
         return mask, evaluate_case(mask, target, self.labels, case, self.metrics, "val")
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all cases, the same on every process."""
-        cases = gather(self.evaluated)
-        self.not_finite = tuple(not_finite(cases))
-        for name in cases[0].losses:
-            self.log(f"val/{name}", fmean(case.losses[name] for case in cases))
-        summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
-        for line in summary.lines:
-            if line.class_name == "overall":
-                self.log(f"val/{line.statistic}", line.mean)
-            elif len(self.labels.classes) > 1:
-                self.log(f"val/{line.statistic}/{line.class_name}", line.mean)
+        self.log_means("val")
+        if self.trainer.barebones or self.trainer.sanity_checking:
+            return  # nothing of what is logged is kept
         name = known_as(f"val/{self.config.metric.monitor}", self.trainer.callback_metrics)
         score = float(self.trainer.callback_metrics[name])
         if math.isinf(score):
             self.not_finite += (f"{name} ({score:g})",)
         if self.plateau is not None:
             self.plateau.step(score)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_means("test")
+
+    def log_means(self, subset: str) -> None:
+        """Log losses and statistics of the evaluated cases under `subset/`."""
+        cases = gather(self.evaluated)
+        self.not_finite = tuple(not_finite(cases))
+        for name in cases[0].losses:
+            self.log(f"{subset}/{name}", fmean(case.losses[name] for case in cases))
+        summary = CaseTable.of([row for case in cases for row in case.rows], self.metrics).summary()
+        for line in summary.lines:
+            if line.class_name == "overall":
+                self.log(f"{subset}/{line.statistic}", line.mean)
+            elif len(self.labels.classes) > 1:
+                self.log(f"{subset}/{line.statistic}/{line.class_name}", line.mean)
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: Train, data: SegmentationData, precision: Precision = "32") -> Self:
+        """Build the module of a config for a plain `lightning.Trainer`.
+
+        Args:
+            config: `segkit.compose("train", [...])`.
+            data: The data of the same config, from `SegmentationData.from_config`.
+            precision: What the Trainer computes in, "32", "bf16" or "16"; kept in the checkpoint for prediction.
+
+        Raises:
+            SegkitError: Network, loss or metric does not fit the data.
+        """
+        parts = build_parts(config, make_metadata(config, data.prepared, data.seen, precision))
+        check_monitor(config, parts.metrics)
+        return cls(parts.model, parts.loss, parts.metrics, config, parts.metadata)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, allow_targets: Sequence[str] = (), **unused: Any
+    ) -> Self:
+        """The module of a checkpoint of segkit, with its weights, in evaluation mode. No code in the file is run.
+
+        Args:
+            checkpoint_path: A checkpoint file, or a run folder (its best.ckpt).
+            map_location: The device; None: the processor.
+            allow_targets: Packages of your own whose classes the checkpoint may name.
+            **unused: Lightning's further keywords; everything that they set is in the checkpoint.
+
+        Raises:
+            SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
+        """
+        model, metadata, config = load_model(checkpoint_path, allow_targets)
+        loss, metrics = build_loss(config, metadata.label_map()), build_metrics(config.metric.cases, config.allow_targets)
+        module = cls(model, loss, metrics, config, metadata).eval()
+        return module if map_location is None else module.to(map_location)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
@@ -196,6 +311,32 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
+
+
+def as_batch(batch: Any) -> Batch:
+    """A batch as segkit has it: its own; {"image", "mask" or "label"}, as MONAI's; or (image, mask).
+
+    Images are (B, C, *S), masks of class indices (B, *S) or (B, 1, *S), or of planes (B, K, *S); 255 = ignore.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, Mapping):
+        image, mask = batch.get("image"), batch.get("mask", batch.get("label"))
+    else:
+        image, mask = (*batch, None, None)[:2] if isinstance(batch, list | tuple) else (None, None)
+    if not isinstance(image, Tensor) or not isinstance(mask, Tensor):
+        shown = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise SegkitError(f'a batch is (image, mask) or {{"image": …, "mask": …}} of tensors, not {shown}')
+    mask = mask[:, 0] if mask.ndim == image.ndim and mask.shape[1] == 1 else mask
+    return Batch(image, mask.to(torch.uint8), tuple(range(len(image))))
+
+
+def planned_steps(trainer: L.Trainer) -> tuple[int, int]:
+    """Optimizer steps of a whole training and of an epoch; of an unlimited one as many as fit a number."""
+    trainer.fit_loop.setup_data()
+    total = trainer.estimated_stepping_batches
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return sys.maxsize if math.isinf(total) else int(total), max(1, per_epoch)
 
 
 def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:

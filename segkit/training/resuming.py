@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 
 import lightning as L
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segkit.config.validate import fit_sections
 from segkit.models import checkpoint, fitting
 from segkit.models.metadata import read_metadata
-from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights.files import sound_tensors
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.plain import fitted
@@ -65,6 +64,12 @@ class OptimizerState(Part):
     param_groups: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
+class Begun(Part):
+    """What is read of the checkpoint of an own LightningModule."""
+
+    global_step: Count
+
+
 class Resumable(Part):
     """What a training continues from, beside its weights and the metadata."""
 
@@ -81,12 +86,15 @@ OF_EACH_WEIGHT = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum
 """Parts of an optimizer's state that have the shape of the weight. Fused kernels do not look."""
 
 
-def step_to_resume(path: Path, model: SegmentationModel, config: Mapping[str, Any] | None = None) -> int:
+def step_to_resume(path: Path, model: nn.Module, config: Mapping[str, Any] | None = None) -> int:
     """Return the step that a checkpoint continues from. SegkitError where it is damaged, or of another network than `model`.
 
-    Prints what differs between its config and that of the run, which can be edited by hand.
+    Prints what differs between its config and that of the run, which can be edited by hand. Of an own LightningModule only the step
+    is read: Lightning compares its weights.
     """
     content = checkpoint.read(path)
+    if isinstance(model, L.LightningModule):
+        return fitted(path, {key: content[key] for key in ("global_step",) if key in content}, Begun).global_step
     saved = read_metadata(path, content).config
     for line in edited(saved, config or saved):
         console.print(f"note       config.yaml was edited: {line}", markup=False)

@@ -31,7 +31,7 @@ from segkit.system.shell import override
 from segkit.training.config_hash import config_hash
 from segkit.training.status import Interrupted, NonFinite, Pruned, Status
 
-CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes")
+CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes", "trainer.max_time")
 """Keys that may be typed with  resume=RUN:  whether a run goes on past numbers that are not finite, and for how long."""
 TIME = "trainer.max_minutes"
 """Why a run ended, in its status: it may be resumed, for as many minutes again."""

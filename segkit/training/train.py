@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 
 from segkit.config.schema import Train
-from segkit.config.targets import instantiate, keywords_of
+from segkit.config.targets import find
 from segkit.data.audit.audit import Prepared, prepare
 from segkit.data.case import Manifest
 from segkit.data.datamodule import SegmentationData, intensity_statistics
@@ -22,11 +19,10 @@ from segkit.data.dataset import naming_killed_workers
 from segkit.data.labels import LabelMap, sided
 from segkit.data.overlays import samples
 from segkit.data.phantoms.base import MARK
-from segkit.data.statistics import data_fingerprint
 from segkit.inference import predictor
 from segkit.inference.evaluation import (
+    Evaluation,
     Result,
-    build_metrics,
     check_volumes,
     evaluate_benchmark,
     evaluate_cases,
@@ -34,32 +30,30 @@ from segkit.inference.evaluation import (
     select_cases,
     write_results,
 )
-from segkit.losses import IgnoreGuard, WeightedLoss
-from segkit.metrics.base import known_as
+from segkit.inference.predictor import CheckpointPredictor
 from segkit.metrics.summary import Summary
-from segkit.models import checkpoint
-from segkit.models.checkpoint import build_model
 from segkit.models.metadata import Metadata
-from segkit.system.environment import is_child, job_name, versions
-from segkit.system.errors import SegkitError, nearest
+from segkit.system.environment import is_child, job_name
+from segkit.system.errors import SegkitError
 from segkit.system.files import CACHE, check_writable, write_text_atomic
 from segkit.system.hardware import Hardware
 from segkit.system.plain import read_json
 from segkit.system.progress import console
 from segkit.system.shell import override
+from segkit.training.building import build_parts, check_monitor, make_metadata
 from segkit.training.callbacks.checkpoints import link_or_copy
 from segkit.training.callbacks.ending import Timer
 from segkit.training.callbacks.logging import N_PICTURES, record_hparams
-from segkit.training.checks import check_sense, check_size, check_smallest_batch
+from segkit.training.checks import check_sense, check_smallest_batch
 from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.module import SegmentationModule
-from segkit.training.optim import freeze
+from segkit.training.own import build_datamodule, build_module, is_own_data, is_own_module, own_parts
 from segkit.training.plots import curves
 from segkit.training.report.report import leaving_report
 from segkit.training.resuming import restoring, step_to_resume
 from segkit.training.run_folder import TIME, RunFolder
 from segkit.training.status import Interrupted, NonFinite, Pruned
-from segkit.training.trainer import build_strategy, build_trainer, check_devices, prepare_network, wants_sync
+from segkit.training.trainer import build_strategy, build_trainer, check_devices, check_trainer, prepare_network, wants_sync
 from segkit.training.verdict import unmoved
 
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
@@ -90,7 +84,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     cfg = named_after_job(cfg)
     if done := RunFolder.finished(cfg):
         console.print(f"{done.path} is finished already;   segkit evaluate {override('ckpt', str(done.path))}")
-        return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json")["results"]), done.best)
+        return Result(done.path, Summary.from_dict(read_json(done.path / "summary.json").get("results", {})), done.best)
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
     resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
@@ -99,23 +93,19 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     asked = cfg.trainer
     hardware = Hardware.of_training(asked.accelerator, asked.precision, asked.threads, asked.devices, asked.num_nodes)
     check_devices(cfg, hardware)
+    check_trainer(cfg, hardware)
     hardware.prepare_process()
-    prepared = prepare_data(cfg, resumed)
-    benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
-    metadata = make_metadata(cfg, prepared, hardware)
-    module = build_module(cfg, metadata, is_new=not (resumed and resumed.resume_from))
-    data = SegmentationData(prepared, cfg, hardware.device, metadata.intensity_max)
-    check_smallest_batch(module.model, cfg, data, metadata.channels, hardware.world)
+    experiment = assemble(cfg, resumed, hardware)
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
     if is_child():
         with suppress(Interrupted, Pruned, NonFinite):  # the first process reports it
-            fit(run, cfg, hardware, module, data)
+            fit(run, cfg, hardware, experiment)
         return Result(run.path, Summary(()), run.best)
-    announce(run, cfg, prepared, hardware)
+    announce(run, cfg, experiment, hardware)
     with leaving_report(run.path), run.recording() as facts:
-        record_start(run, prepared, metadata, hardware)
+        record_start(run, cfg, experiment, hardware)
         try:
-            facts |= fit(run, cfg, hardware, module, data)
+            facts |= fit(run, cfg, hardware, experiment)
         except Pruned:
             if cfg.logger.get("tensorboard"):
                 record_hparams(run, cfg)
@@ -124,7 +114,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             with suppress(Exception):  # the error is what counts
                 draw_curves(run, cfg)
             raise
-        return finish(run, cfg, hardware, prepared, benchmark)
+        return finish(run, cfg, hardware, experiment)
 
 
 def named_after_job(cfg: Train) -> Train:
@@ -160,68 +150,66 @@ def prepare_data(cfg: Train, resumed: RunFolder | None) -> Prepared:
     return prepared
 
 
-def make_metadata(cfg: Train, prepared: Prepared, hardware: Hardware) -> Metadata:
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained. `prepared` and `metadata`: None where segkit does not know the data, or not the network."""
+
+    data: L.LightningDataModule
+    module: L.LightningModule
+    prepared: Prepared | None = None
+    metadata: Metadata | None = None
+    benchmark: Manifest | None = None
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Keywords of Lightning's Trainer where the config has null: own data are not dealt out yet, own modules were never tried."""
+        return {"num_sanity_val_steps": 0 if self.is_ours else 2, "use_distributed_sampler": self.prepared is None}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its checkpoints can be evaluated and used by segkit: data and network are known."""
+        return self.prepared is not None and isinstance(self.module, SegmentationModule)
+
+
+def assemble(cfg: Train, resumed: RunFolder | None, hardware: Hardware) -> Experiment:
+    """Read the data and build DataModule and LightningModule, segkit's or the user's own."""
+    is_new = not (resumed and resumed.resume_from)
+    if is_own_data(cfg) or is_own_module(cfg):
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+    if is_own_data(cfg):
+        own = build_datamodule(cfg)
+        parts = own_parts(cfg, own, hardware.precision, is_new)
+        module = build_module(cfg, parts)
+        return Experiment(own, module, metadata=parts.metadata if parts else None)
+    prepared = prepare_data(cfg, resumed)
+    if cfg.test and not prepared.split.test:
+        raise SegkitError("test=true, but the split has no test cases;   add  split.test_fraction=0.2")
+    benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
     seen = intensity_statistics(cfg, prepared)
-    manifest = prepared.manifest
-    return Metadata(
-        config=cfg.model_dump(mode="json"),
-        labels=manifest.labels.as_dict(),
-        dims=manifest.dims,
-        channels=len(seen.mean),
-        intensity_max=seen.intensity_max,
-        mean=seen.mean,
-        sd=seen.sd,
-        split=asdict(prepared.split),
-        data_root=str(manifest.root.resolve()),
-        data_fingerprint=data_fingerprint(prepared.statistics),
-        is_phantom=manifest.is_phantom,
-        precision=hardware.precision,
-        versions=versions(),
-        dtypes=seen.dtypes,
-    )
+    parts = build_parts(cfg, make_metadata(cfg, prepared, seen, hardware.precision), is_new)
+    module = build_module(cfg, parts)
+    data_class = find(cfg.data.target, cfg.allow_targets) if cfg.data.target else SegmentationData
+    data = data_class(prepared, cfg, hardware.device, seen, **cfg.data.options)
+    if isinstance(module, SegmentationModule):
+        check_monitor(cfg, parts.metrics)
+        check_smallest_batch(module.model, cfg, data, parts.metadata.channels, hardware.world)
+    return Experiment(data, module, prepared, parts.metadata, benchmark)
 
 
-def build_module(cfg: Train, metadata: Metadata, is_new: bool = True) -> SegmentationModule:
-    """Build network, loss and metrics. Weights depend on the seed alone, unless they come from `init_from` or a checkpoint."""
-    for seed_all in (random.seed, np.random.seed, torch.manual_seed):
-        seed_all(cfg.seed)
-    model = build_model(metadata, cfg.allow_targets, is_new and cfg.init_from is None, cfg)
-    if cfg.init_from and is_new:
-        fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from, "init_from"), metadata.label_map().classes)
-        console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
-    check_size(model, cfg, metadata)
-    freeze(model.network, cfg.freeze)
-    metrics = build_metrics(cfg.metric.cases, cfg.allow_targets)
-    measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
-    if known_as(cfg.metric.monitor.split("/")[0], measured) not in measured:
-        hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
-        raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
-    module = SegmentationModule(model, build_loss(cfg, metadata.label_map()), metrics, cfg, metadata)
-    module.build_optimizer()  # what it refuses is found before there is a run folder
-    return module
-
-
-def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
-    """Build the parts of the loss. A part with a keyword `mode` handles the ignored label 255 itself; others are guarded."""
-    known = {"mode": labels.mode, "classes": labels.classes}
-    parts = {}
-    for name, node in cfg.loss.parts.items():
-        if node is not None:
-            taken = keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
-            part = instantiate(node, allow=cfg.allow_targets, training=True, **{key: known[key] for key in known if key in taken})
-            parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
-    for name in cfg.loss.weights:
-        if name not in cfg.loss.parts:
-            raise SegkitError(f"loss.weights.{name}: not a part of the loss; {nearest(name, parts) or 'available: ' + ', '.join(parts)}")
-    return WeightedLoss(parts, cfg.loss.weights, labels.mode, cfg.loss.deep_supervision)
-
-
-def announce(run: RunFolder, cfg: Train, prepared: Prepared, hardware: Hardware) -> None:
+def announce(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardware) -> None:
     """Print data, hardware and notes before the training starts."""
-    split = prepared.split
     console.print(f"{'resuming' if run.resumed else 'run folder'} {run.path}")
-    console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
+    prepared = experiment.prepared
+    if prepared is None:
+        console.print(f"data       {cfg.data.target}: not audited, as segkit does not know what it reads", markup=False)
+    else:
+        split = prepared.split
+        console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
+    if not experiment.is_ours:
+        console.print("note       at the end there is no cases.csv: segkit evaluates its own data and LightningModule only")
     console.print(f"hardware   {hardware}")
+    if prepared is None:
+        return
     for note in prepared.notes:
         console.print(f"note       {note.where}: {note.what}")
     for line in mirrored(cfg, prepared.manifest.labels):
@@ -238,7 +226,12 @@ def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
     return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
-def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata, hardware: Hardware) -> None:
+def record_start(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardware) -> None:
+    prepared, metadata = experiment.prepared, experiment.metadata
+    if prepared is None or metadata is None:
+        named = {"datamodule": cfg.data.target, "module": cfg.module and cfg.module["_target_"]}
+        run.write_provenance(named, str(hardware))
+        return
     if not run.resumed or not (run.path / "split.json").exists():
         prepared.split.to_json(run.path / "split.json")
     manifest = prepared.manifest
@@ -250,27 +243,32 @@ def record_start(run: RunFolder, prepared: Prepared, metadata: Metadata, hardwar
     run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom}, str(hardware))
 
 
-def fit(run: RunFolder, cfg: Train, hardware: Hardware, module: SegmentationModule, data: SegmentationData) -> dict[str, Any]:
+def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) -> dict[str, Any]:
     """Train to the end, or stop with a checkpoint and print how to resume. Returns what its status tells besides its state."""
-    n_train = len(data.train)
-    compiled = prepare_network(module.model, cfg, hardware, module.metadata.channels, n_train, module.metadata.dims)
-    parameters = sum(p.numel() for p in module.model.parameters())
-    layout = "channels last" if cfg.trainer.channels_last else "channels first"
+    module, data = experiment.module, experiment.data
+    n_train = len(data.train) if isinstance(data, SegmentationData) else 0
+    network = module.model if isinstance(module, SegmentationModule) else module
+    compiled = prepare_network(network, cfg, hardware, n_train, experiment.metadata)
+    parameters = sum(p.numel() for p in network.parameters())
+    layout = "channels last" if cfg.trainer.channels_last and network is not module else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
-    step = step_to_resume(run.resume_from, module.model, module.metadata.config) if run.resume_from else 0
+    step = step_to_resume(run.resume_from, network, experiment.metadata.config if experiment.metadata else None) if run.resume_from else 0
     group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
+    datasets = (data.train, data.val) if isinstance(data, SegmentationData) else ()
     try:
-        with group, naming_killed_workers(data.train, data.val):
-            strategy, sync = build_strategy(cfg, hardware, module.model, module.metadata.channels), wants_sync(cfg, hardware, module.model)
-            trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync)
+        with group, naming_killed_workers(*datasets):
+            strategy, sync = build_strategy(cfg, hardware, network, experiment.metadata), wants_sync(cfg, hardware, network)
+            trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync, experiment.usual)
             with restoring(run.resume_from, trainer):
                 trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
             console.print(f"stopped; resume with   {run.how_to_resume(cfg)}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
-                draw_unfinished(run, cfg, hardware, data, with_samples=isinstance(stop, Interrupted))
+                draw_unfinished(run, cfg, hardware, experiment, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
+    if cfg.test and not experiment.is_ours and run.best.exists():
+        trainer.test(module, data, ckpt_path=run.best, weights_only=True)
     return {"parameters": parameters, **ended_by(trainer, run, cfg)}
 
 
@@ -284,10 +282,11 @@ def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:
     return {"ended_by": TIME}
 
 
-def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: SegmentationData, with_samples: bool) -> None:
+def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment, with_samples: bool) -> None:
     """Figures of an unfinished run: its curves, and a few validation images with the masks of the latest checkpoint."""
     draw_curves(run, cfg)
-    if with_samples and run.last.exists():
+    data = experiment.data
+    if with_samples and run.last.exists() and experiment.is_ours and isinstance(data, SegmentationData):
         latest = predictor.load(run.last, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
         n = (cfg.callbacks.get("pictures") or {}).get("n_images", N_PICTURES)
         few = data.val.cases[:n]
@@ -295,23 +294,34 @@ def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, data: Segmen
         samples(panels, data.val.labels, run.path / "samples.png", f"{cfg.name}, interrupted")
 
 
-def finish(run: RunFolder, cfg: Train, hardware: Hardware, prepared: Prepared, benchmark: Manifest | None) -> Result:
+def finish(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) -> Result:
     """Evaluate the best checkpoint as `segkit evaluate` does, and write tables and figures."""
+    if not (run.best.exists() or run.last.exists()):
+        return Result(run.path, Summary(()), run.best)
     if not run.best.exists():
         console.print("note       the training ended without a validation, so its last checkpoint is the best")
         link_or_copy(run.last, run.best)
-    best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
-    cases, subsets = select_cases(prepared.manifest, best.metadata, "val")
-    evaluation = evaluate_cases(best, cases, prepared.manifest.labels, subsets)
-    write_results(run.path, evaluation, best.metadata.config["name"], prepared.manifest)
-    if benchmark:
-        evaluate_benchmark(best, benchmark, run.path)
     draw_curves(run, cfg)
+    if experiment.prepared is None or not experiment.is_ours:
+        return Result(run.path, Summary(()), run.best)
+    best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
+    manifest, name = experiment.prepared.manifest, best.metadata.config["name"]
+    evaluation = evaluate_subset(best, manifest, "val")
+    write_results(run.path, evaluation, name, manifest)
+    if cfg.test:
+        write_results(run.path / "test", evaluate_subset(best, manifest, "test"), f"{name}, test cases", manifest)
+    if experiment.benchmark:
+        evaluate_benchmark(best, experiment.benchmark, run.path)
     for line in unmoved(run, cfg, evaluation.table):
         console.print(line, style="yellow", markup=False)
     if cfg.logger.get("tensorboard"):
         record_hparams(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)
+
+
+def evaluate_subset(best: CheckpointPredictor, manifest: Manifest, subset: str) -> Evaluation:
+    cases, subsets = select_cases(manifest, best.metadata, subset)
+    return evaluate_cases(best, cases, manifest.labels, subsets)
 
 
 def draw_curves(run: RunFolder, cfg: Train) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,23 +15,36 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy, StrategyRegistry
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segkit.config.schema import Train
+from segkit.config.schema import Train, Trainer
+from segkit.config.targets import instantiate
 from segkit.inference.predictor import memory_order
+from segkit.models.metadata import Metadata
 from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job
-from segkit.system.errors import SegkitError
-from segkit.system.hardware import Hardware, missing_for_compilation
+from segkit.system.errors import SegkitError, first_line, nearest
+from segkit.system.hardware import Hardware, missing_for_compilation, numbered
 from segkit.system.progress import console
-from segkit.training.callbacks.build import build_callbacks
-from segkit.training.callbacks.checkpoints import AtomicCheckpointIO
-from segkit.training.loggers import build_loggers
+from segkit.training.callbacks.build import build_callbacks, named_callback
+from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Interruption
+from segkit.training.loggers import build_logger, build_loggers
 from segkit.training.run_folder import RunFolder
 
+OWN_KEYS = ("channels_last", "compile", "threads", "max_minutes", "on_nonfinite")
+"""Keys of `trainer` that are no keywords of Lightning's Trainer."""
+USUAL = {
+    "num_sanity_val_steps": 0,  # the audit has read every file, and the first validation comes soon enough
+    "use_distributed_sampler": False,  # EpochSampler deals the cases out itself, without repeats
+}
+"""Keywords of Lightning's Trainer for segkit's own data and LightningModule, where the config has null."""
+OWN_STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -58,38 +72,126 @@ def build_trainer(
     n_train: int,
     strategy: Strategy | str = "auto",
     sync_batchnorm: bool = False,
+    usual: Mapping[str, Any] = USUAL,
 ) -> L.Trainer:
-    """The Trainer of a run. `global_step` is where a resumed run continues: TensorBoard's events beyond it are dropped."""
+    """The Trainer of a run.
+
+    Args:
+        cfg: The validated config.
+        run: The run folder.
+        hardware: Devices and precision.
+        global_step: Where a resumed run continues: TensorBoard's events beyond it are dropped.
+        n_train: Training samples of an epoch; 0: not known.
+        strategy: How devices share the work.
+        sync_batchnorm: Whether batch norm is synchronized over devices.
+        usual: Lightning's keywords where the config has null.
+    """
     quiet()
-    n_batches = min(cfg.trainer.limit_train_batches or n_train, max(1, n_train // (cfg.data.batch_size * hardware.world)))
-    callbacks = build_callbacks(cfg, run)
-    return L.Trainer(
-        accelerator=ACCELERATORS[hardware.device],
-        devices=hardware.processes,
-        num_nodes=hardware.machines,
-        strategy=strategy,
-        sync_batchnorm=sync_batchnorm,
-        precision=PRECISIONS[hardware.precision],
-        max_epochs=cfg.trainer.max_epochs,
-        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
-        gradient_clip_val=cfg.trainer.gradient_clip_val,
-        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
-        limit_train_batches=cfg.trainer.limit_train_batches,
-        limit_val_batches=cfg.trainer.limit_val_batches,
+    keywords = keywords_of_trainer(cfg, hardware, strategy, sync_batchnorm, usual)
+    keywords["default_root_dir"] = cfg.trainer.default_root_dir or run.path
+    if not any(isinstance(plugin, CheckpointIO) for plugin in keywords["plugins"]):
+        keywords["plugins"].append(AtomicCheckpointIO(run))
+    if cfg.trainer.barebones:
+        return L.Trainer(**keywords)
+    callbacks = [*build_callbacks(cfg, run), *(named_callback(name, node, cfg, run) for name, node in nodes(cfg, "callbacks"))]
+    if not cfg.trainer.keeps_checkpoints:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint | Interruption)]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    loggers = build_loggers(cfg, run, global_step) if cfg.trainer.logger is not False else []
+    keywords |= {
+        "callbacks": callbacks,
+        "enable_progress_bar": has_bar if cfg.trainer.enable_progress_bar is None else cfg.trainer.enable_progress_bar,
+        "logger": [*loggers, *(build_logger(name, node, cfg, run, global_step) for name, node in nodes(cfg, "logger"))],
+        "log_every_n_steps": min(cfg.trainer.log_every_n_steps, batches_of_epoch(cfg, n_train, hardware.world)),
+    }
+    return L.Trainer(**keywords)
+
+
+def batches_of_epoch(cfg: Train, n_train: int, world: int) -> int:
+    """Of each process, so that the loggers get one point an epoch at least. `n_train`: 0, not known."""
+    limit = cfg.trainer.limit_train_batches
+    n_batches = max(1, n_train // (cfg.data.batch_size * world)) if n_train else sys.maxsize
+    return min(limit, n_batches) if limit and isinstance(limit, int) else n_batches
+
+
+def nodes(cfg: Train, key: str) -> list[tuple[str, dict[str, Any]]]:
+    """The nodes of `trainer.callbacks`, `trainer.logger` or `trainer.plugins`, which hold one or several, with names for messages."""
+    value = getattr(cfg.trainer, key)
+    several = value if isinstance(value, list | tuple) else [value]
+    return [(f"{key}.{i}", node) for i, node in enumerate(several) if isinstance(node, dict)]
+
+
+def keywords_of_trainer(
+    cfg: Train, hardware: Hardware, strategy: Strategy | str, sync_batchnorm: bool, usual: Mapping[str, Any] = USUAL
+) -> dict[str, Any]:
+    """Keywords of `lightning.Trainer`: those of the config as they are, but for those that `auto` or null leaves to segkit."""
+    own = cfg.trainer
+    given = {name: getattr(own, name) for name in Trainer.model_fields if name not in (*OWN_KEYS, "callbacks", "logger", "max_time")}
+    plugins = [instantiate(node, allow=cfg.allow_targets, training=True) for _, node in nodes(cfg, "plugins")]
+    if hardware.world > 1 and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(environment())
+    settled: dict[str, Any] = {
+        "accelerator": ACCELERATORS[hardware.device],
+        "devices": numbers_of(own.devices) or hardware.processes,
+        "num_nodes": hardware.machines,
+        "strategy": strategy,
+        "sync_batchnorm": sync_batchnorm,
+        "precision": PRECISIONS[hardware.precision] if own.precision in ("auto", *PRECISIONS) else own.precision,
         # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
-        deterministic="warn" if cfg.trainer.deterministic else False,
-        profiler=cfg.trainer.profiler,
-        callbacks=callbacks,
-        logger=build_loggers(cfg, run, global_step),
-        log_every_n_steps=min(cfg.trainer.log_every_n_steps, n_batches),  # at least one point an epoch
-        plugins=[AtomicCheckpointIO(run), *([environment()] if hardware.world > 1 else [])],
-        num_sanity_val_steps=0,  # the audit has read every file, and the first validation comes soon enough
-        use_distributed_sampler=False,  # EpochSampler deals the cases out itself, without repeats
-        enable_checkpointing=True,
-        enable_model_summary=False,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        default_root_dir=run.path,
-    )
+        "deterministic": "warn" if own.deterministic else False,
+        "plugins": plugins,
+        "profiler": instantiate(own.profiler, allow=cfg.allow_targets, training=True) if isinstance(own.profiler, dict) else own.profiler,
+    }
+    if own.barebones:
+        return given | settled | {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "log_every_n_steps": None}
+    unset = {
+        **usual,
+        "enable_checkpointing": own.keeps_checkpoints,
+        "enable_model_summary": False,
+    }
+    return given | settled | {name: value for name, value in unset.items() if given[name] is None}
+
+
+def numbers_of(devices: Any) -> list[int]:
+    """The numbers of the devices where `trainer.devices` lists them; none where it counts them."""
+    lists = isinstance(devices, list | tuple) or (isinstance(devices, str) and "," in devices)
+    return list(numbered(devices)) if lists else []
+
+
+def check_trainer(cfg: Train, hardware: Hardware) -> None:
+    """Raise SegkitError, before there is a run folder, for values that Lightning refuses; print what they take away."""
+    quiet()
+    strategy = named_strategy(cfg)
+    try:
+        keywords = keywords_of_trainer(cfg, hardware, strategy or "auto", False)
+        L.Trainer(**keywords | {"logger": False, "enable_progress_bar": False})
+    except (MisconfigurationException, ValueError, TypeError, ImportError, ModuleNotFoundError) as error:
+        raise SegkitError(f"trainer: Lightning refuses it: {first_line(error)}") from error
+    own = cfg.trainer
+    off = {
+        "fast_dev_run": "a trial run: no checkpoint is kept and nothing is evaluated" if own.fast_dev_run else "",
+        "barebones": "nothing is logged, kept or evaluated" if own.barebones else "",
+        "enable_checkpointing": "nothing to resume from, and nothing is evaluated" if own.enable_checkpointing is False else "",
+        "deterministic": "the same command need not give the same numbers" if not own.deterministic else "",
+        "plugins": "checkpoints are written as the plugin does it, maybe not atomically" if own.plugins else "",
+        "strategy": "resumes and checkpoints are Lightning's, and were not tested" if strategy else "",
+    }
+    for name, what in off.items():
+        if what:
+            console.print(f"note       trainer.{name}: {what}", markup=False)
+
+
+def named_strategy(cfg: Train) -> Strategy | str | None:
+    """A strategy of the user's: one of Lightning's by name, or a node; None: segkit's own choice."""
+    own = cfg.trainer.strategy
+    if isinstance(own, dict):
+        return instantiate(own, allow=cfg.allow_targets, training=True)  # type: ignore[no-any-return]
+    if own in OWN_STRATEGIES:
+        return None
+    known = sorted(StrategyRegistry.available_strategies())
+    if own not in known:
+        raise SegkitError(f"trainer.strategy={own}: no such strategy;   {nearest(own, known) or 'available: auto, ' + ', '.join(known)}")
+    return own
 
 
 def check_devices(cfg: Train, hardware: Hardware) -> None:
@@ -115,13 +217,17 @@ def environment() -> ClusterEnvironment:
     return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be another than ours
 
 
-def build_strategy(cfg: Train, hardware: Hardware, model: SegmentationModel, channels: int) -> Strategy | str:
-    """One process a device, gradients averaged (DDP); or weights, gradients and optimizer sharded as well (FSDP)."""
+def build_strategy(cfg: Train, hardware: Hardware, model: nn.Module, metadata: Metadata | None) -> Strategy | str:
+    """One process a device, gradients averaged (DDP); weights, gradients and optimizer sharded as well (FSDP); or the user's own."""
+    if own := named_strategy(cfg):
+        return own
     if cfg.trainer.strategy == "fsdp":
         return FSDPStrategy(state_dict_type="full")  # a checkpoint is one file, whatever wrote it
     if hardware.world == 1:
         return "auto"
-    return DDPStrategy(find_unused_parameters=leaves_some_unused(model, channels, cfg.sampling.patch or cfg.preprocess.size))
+    if metadata is None or not isinstance(model, SegmentationModel):
+        return "ddp"
+    return DDPStrategy(find_unused_parameters=leaves_some_unused(model, metadata.channels, cfg.sampling.patch or cfg.preprocess.size))
 
 
 def leaves_some_unused(model: SegmentationModel, channels: int, size: Sequence[int] | None) -> bool:
@@ -142,7 +248,7 @@ def leaves_some_unused(model: SegmentationModel, channels: int, size: Sequence[i
     return any(weight.grad is None for weight in meta_model.parameters() if weight.requires_grad)
 
 
-def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool:
+def wants_sync(cfg: Train, hardware: Hardware, model: nn.Module) -> bool:
     """Whether batch norm is synchronized over all devices; `auto`: where one of them sees fewer than `SMALL_BATCH` images."""
     wanted = cfg.trainer.sync_batchnorm
     if wanted == "auto":
@@ -151,14 +257,18 @@ def wants_sync(cfg: Train, hardware: Hardware, model: SegmentationModel) -> bool
     return wanted and hardware.world > 1
 
 
-def prepare_network(model: SegmentationModel, cfg: Train, hardware: Hardware, channels: int, n_train: int, dims: int) -> bool:
+def prepare_network(model: nn.Module, cfg: Train, hardware: Hardware, n_train: int, metadata: Metadata | None) -> bool:
     """Memory order and compilation, in place: state-dict keys stay as they are. Returns whether it is compiled."""
-    memory_order(model, cfg.trainer.channels_last, dims)
+    if metadata is None or not isinstance(model, SegmentationModel):
+        if cfg.trainer.compile is True:
+            model.compile()
+        return cfg.trainer.compile is True
+    memory_order(model, cfg.trainer.channels_last, metadata.dims)
     wanted = cfg.trainer.compile
     if wanted == "auto":
         size = cfg.sampling.patch or cfg.preprocess.size  # images of many sizes would be compiled again and again
-        flop = flop_per_image(model, channels, size) if size and hardware.device == "cuda" else 0
-        wanted = 3 * flop * cfg.trainer.max_epochs * n_train > COMPILE_PAYS_FLOP  # the backward pass costs two forward passes
+        flop = flop_per_image(model, metadata.channels, size) if size and hardware.device == "cuda" else 0
+        wanted = 3 * flop * cfg.trainer.epochs * n_train > COMPILE_PAYS_FLOP  # the backward pass costs two forward passes
         if wanted and (missing := missing_for_compilation(hardware.device)):
             console.print(f"note       the network is not compiled, which would pay here: this machine lacks {missing}", markup=False)
             wanted = False

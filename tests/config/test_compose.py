@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from segkit.config import compose as composing
 from segkit.config import validate
 from segkit.config.commands import Evaluate
-from segkit.config.schema import Train
+from segkit.config.schema import Train, TrainerPrecision
 from segkit.system.errors import ProblemsFound
 
 
@@ -48,7 +49,7 @@ def test_all_mistakes_are_reported_together() -> None:
         "modle": "no such key; did you mean model?",
         "split": "kfolds is not a valid option; did you mean kfold?;   available: auto, file, given, holdout, kfold, leave_one_out",
         "optimizer.lrr": "no such key; did you mean optimizer.lr?",
-        "trainer.precision": "must be one of auto, 32, bf16, 16; got 'fp8'",
+        "trainer.precision": f"must be one of {', '.join(get_args(TrainerPrecision))}; got 'fp8'",
         "seed": "needs a whole number, got 'x'",
     }
 
@@ -74,7 +75,7 @@ def test_all_mistakes_are_reported_together() -> None:
         ("preprocess.size=[256]", "preprocess.size", "needs a list of at least 2, got [256]"),
         ("data.num_workers=-1", "data.num_workers", "needs auto or at least 0, got -1"),
         ("trainer.compile=maybe", "trainer.compile", "needs auto or true or false, got 'maybe'"),
-        ("trainer.max_epochs=1.5", "trainer.max_epochs", "needs a whole number, got 1.5"),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs", "a whole number, got 1.5"),
         ("+trainer.max_epoch=1", "trainer.max_epoch", "no such key; did you mean trainer.max_epochs?"),
         ("run=1.10", "run", "quote it"),
         ("run=../x", "run", "must name a folder below output_dir, got '../x'"),

@@ -18,10 +18,11 @@ from segkit.data.transforms.augment import Augmentation
 from segkit.models.checkpoint import Metadata
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
-from segkit.training import train as run
+from segkit.training.building import build_parts
 from segkit.training.callbacks.build import build_callbacks
 from segkit.training.callbacks.checkpoints import Checkpoints
 from segkit.training.module import SegmentationModule
+from segkit.training.own import build_module
 from segkit.training.run_folder import RunFolder
 from segkit.training.trainer import build_trainer
 
@@ -44,7 +45,7 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
-    task = run.build_module(cfg, metadata_of(cfg))
+    task = build_module(cfg, build_parts(cfg, metadata_of(cfg)))
     assert isinstance(task, SegmentationModule)
     Augmentation(cfg.augment.transforms)
     assert any(isinstance(callback, Checkpoints) for callback in build_callbacks(cfg, RunFolder(tmp_path)))

@@ -17,7 +17,7 @@ from segkit.inference.evaluation import Result
 from segkit.inference.predictor import load
 from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.unet import UNet
-from segkit.training.train import build_loss
+from segkit.training.building import build_loss
 
 PRESETS, COMBINATIONS = (groups(command)["experiment"][1] for command in ("train", "evaluate"))
 DEEP = "model.widths=[4,4,4,4,4]"

@@ -22,7 +22,7 @@ from segkit.data.datamodule import SegmentationData
 from segkit.inference import predictor
 from segkit.models import checkpoint
 from segkit.models.fitting import model_weights
-from segkit.training import train as run
+from segkit.training.module import SegmentationModule
 from tests.conftest import CORES, SMALL, run_segkit
 from tests.training.sweeps.conftest import NET, SEARCH, SWEEP, states
 
@@ -114,12 +114,10 @@ def test_its_validation_is_that_of_one_process_with_the_same_weights(two: tuple[
 
 def validated_alone(folder: Path) -> dict[str, float]:
     loaded = predictor.load(folder / "checkpoints/last.ckpt", "cpu", "32")
-    cfg, metadata = loaded.config, loaded.metadata
+    cfg = loaded.config
     assert isinstance(cfg, Train)
-    prepared = run.prepare_data(cfg.model_copy(update={"output_dir": str(folder.parents[1])}), None)
-    task = run.build_module(cfg, metadata)
-    task.model.load_state_dict(weights(folder))
-    data = SegmentationData(prepared, cfg, "cpu", metadata.intensity_max)
+    data = SegmentationData.from_config(cfg.model_copy(update={"output_dir": str(folder.parents[1])}))
+    task = SegmentationModule.load_from_checkpoint(folder / "checkpoints/last.ckpt")
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
     (values,) = trainer.validate(task, data, verbose=False)
     return {name: float(value) for name, value in values.items()}

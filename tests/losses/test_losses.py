@@ -28,7 +28,7 @@ from segkit.losses import (
     prepare,
 )
 from segkit.system.errors import SegkitError
-from segkit.training.train import build_loss
+from segkit.training.building import build_loss
 
 MODES: list[Mode] = ["binary", "multiclass", "multilabel"]
 PRESETS = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))

@@ -10,7 +10,7 @@ import torch
 from segkit.config.compose import CONF, compose
 from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.segmentation import SegmentationModel
-from segkit.training.train import build_loss
+from segkit.training.building import build_loss
 
 PRESETS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PARAMETERS = {

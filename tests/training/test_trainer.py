@@ -34,5 +34,6 @@ def test_auto_compiles_where_it_can(
     cfg = compose("train", ["experiment=quickstart"])
     assert isinstance(cfg, Train)
     model = SegmentationModel(torch.nn.Conv2d(1, 1, 3, padding=1), Normalizer("unit"), "binary")
-    assert trainer.prepare_network(model, cfg, SimpleNamespace(device="cuda"), 1, 40, 2) is is_compiled  # type: ignore[arg-type]
+    images = SimpleNamespace(channels=1, dims=2)
+    assert trainer.prepare_network(model, cfg, SimpleNamespace(device="cuda"), 40, images) is is_compiled  # type: ignore[arg-type]
     assert ("lacks a C++ compiler (/nowhere/g++)" in capsys.readouterr().out.replace("\n", " ")) is not is_compiled

@@ -42,7 +42,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     return [
         *averaging,
         guard,
-        *([Timer({"minutes": cfg.trainer.max_minutes})] if cfg.trainer.max_minutes else []),
+        *([Timer(limit)] if (limit := time_limit(cfg)) else []),
         EpochTable(run.path / "metrics.csv", announce=not has_bar),
         *saving,
         checkpoints,
@@ -53,6 +53,11 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     ]
 
 
+def time_limit(cfg: Train) -> str | dict[str, float] | None:
+    minutes = cfg.trainer.max_minutes
+    return cfg.trainer.max_time or (None if minutes is None else {"minutes": minutes})
+
+
 def named_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     """Build the callbacks of the config; a bar that draws on a terminal only where there is one."""
     found = [named_callback(name, node, cfg, run) for name, node in cfg.callbacks.items() if node and not is_off(node)]
@@ -60,8 +65,8 @@ def named_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
 
 
 def named_callback(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder) -> L.Callback:
-    node = with_folder(("callbacks", name), monitoring(node, cfg), cfg.allow_targets, str(run.best.parent))
-    built = instantiate(in_run(node, run.path), allow=cfg.allow_targets, training=True)
+    node = with_folder(("callbacks", name), in_run(monitoring(node, cfg), run.path), cfg.allow_targets, str(run.best.parent))
+    built = instantiate(node, allow=cfg.allow_targets, training=True)
     if not isinstance(built, L.Callback):
         raise SegkitError(f"callbacks.{name}: {node['_target_']} is no lightning.Callback")
     return built

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,12 +24,27 @@ from pydantic import Field
 
 from segkit.metrics.base import known_as
 from segkit.models import checkpoint
+from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.resuming import check_optimizers
 from segkit.training.run_folder import RunFolder
 from segkit.training.status import Interrupted, NonFinite
+
+HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
+"""What `save_hyperparameters` of an own LightningModule or DataModule puts into a checkpoint."""
+
+
+def plain_part(node: Any) -> Any:
+    """A mapping without the objects in it, such as a network or an optimizer: a file with code in it would never be opened again."""
+    return {key: value for key, value in node.items() if is_plain(value)} if isinstance(node, dict) else node
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,7 +58,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         self.run.check_exists()
-        checkpoint.save(checkpoint_, Path(path))
+        plain = {key: plain_part(checkpoint_[key]) for key in HYPER_PARAMETERS if key in checkpoint_}
+        checkpoint.save({**checkpoint_, **plain}, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         self.restoring = Path(path)
@@ -75,21 +91,26 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the score. NaN, which no validation case had a value for, is never the best."""
         name = known_as(self.monitor, trainer.callback_metrics)
+        if name not in trainer.callback_metrics:
+            raise SegkitError(not_logged(self.monitor, pl_module, trainer.callback_metrics))
+        if trainer.sanity_checking:
+            return
         score = float(trainer.callback_metrics[name])
         best = self.best_score
         if math.isnan(score):
             self._n_missing += 1
         elif best is None or best != best or (score > best if self.mode == "max" else score < best):
             self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
-            pl_module.metadata = replace(pl_module.metadata, score={name: score, "epoch": trainer.current_epoch})  # type: ignore[type-var]
+            if metadata := getattr(pl_module, "metadata", None):
+                pl_module.metadata = replace(metadata, score={name: score, "epoch": trainer.current_epoch})
+            if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # trainer.val_check_interval
+                self.save_best(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._improved:
             self.save_last(trainer)
             return
-        self._improved = False
-        self.guard.check_weights(trainer, pl_module)
-        trainer.save_checkpoint(self.best)
+        self.save_best(trainer)
         if trainer.is_global_zero:
             with atomic_path(self.last) as temporary:
                 link_or_copy(self.best, temporary)
@@ -98,6 +119,11 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
             self.save_last(trainer)
+
+    def save_best(self, trainer: L.Trainer) -> None:
+        self._improved = False
+        self.guard.check_weights(trainer, trainer.lightning_module)
+        trainer.save_checkpoint(self.best)
 
     def save_last(self, trainer: L.Trainer) -> None:
         self.guard.check_weights(trainer, trainer.lightning_module)
@@ -234,6 +260,14 @@ class EarlyStopping(callbacks.EarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+def not_logged(monitor: str, module: L.LightningModule, logged: Mapping[str, Any]) -> str:
+    """Why a score is missing, and what to type."""
+    name, names = monitor.removeprefix("val/"), [key.removeprefix("val/") for key in logged]
+    others = nearest(name, names, "metric.monitor=") or f"it logs {', '.join(logged) or 'nothing'}"
+    fix = f";   add  metric.monitor={names[-1]}" if names else ""
+    return f"metric.monitor={name} is not logged by the validation of {type(module).__name__}: {others}{fix}"
 
 
 def can_save(trainer: L.Trainer) -> bool:

@@ -41,6 +41,8 @@ class LastValidation(L.Callback):
         self._prepare(trainer)
 
     def _prepare(self, trainer: L.Trainer) -> None:
-        is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
+        is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
         if is_last or trainer.should_stop:
             trainer.check_val_every_n_epoch = 1

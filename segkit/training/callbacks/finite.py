@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from segkit.config.schema import Train
+from segkit.data.dataset import Batch, CaseDataset
 from segkit.models import checkpoint
 from segkit.system.errors import few
 from segkit.system.progress import console
@@ -58,18 +60,23 @@ class NonFiniteGuard(L.Callback):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # the scheduler moves it before the step ends
+        self._lr = learning_rate(trainer)  # the scheduler moves it before the step ends
         self._buffers = [buffer.clone() for buffer in pl_module.buffers()] if self.skips else []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        norm, pl_module.gradient_norm = pl_module.gradient_norm, None
+        loss = loss_in(outputs)
+        if loss is None:
+            return  # of an own LightningModule that optimizes by itself
+        norm = getattr(pl_module, "gradient_norm", None)
+        if norm is not None:
+            pl_module.gradient_norm = None
         at = f"in epoch {trainer.current_epoch}, batch {batch_idx} (step {trainer.global_step}), learning rate {self._lr:g}"
-        self._steps.append(TrainingStep(at, case_ids(trainer, batch), outputs["loss"].detach(), norm))
-        if self.skips and not outputs["loss"].isfinite():
+        self._steps.append(TrainingStep(at, case_ids(trainer, batch), loss.detach(), norm))
+        if self.skips and not loss.isfinite():
             for buffer, before in zip(pl_module.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)  # else the statistics of batch norm stay NaN
         is_logged = (batch_idx + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if self.skips or is_logged or outputs["loss"].device.type == "cpu":
+        if self.skips or is_logged or loss.device.type == "cpu":
             self.check_steps()
 
     def check_steps(self) -> None:
@@ -93,7 +100,7 @@ class NonFiniteGuard(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         where = f"not finite in the validation of epoch {trainer.current_epoch}"
-        self.report([f"{what}: {where}" for what in pl_module.not_finite[:1]], "warning    ")
+        self.report([f"{what}: {where}" for what in getattr(pl_module, "not_finite", ())[:1]], "warning    ")
 
     def check_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """To be called before a checkpoint is written."""
@@ -126,8 +133,19 @@ class NonFiniteGuard(L.Callback):
         lr, cfg = self.cfg.optimizer.get("lr"), self.cfg.trainer
         fixes = [f"optimizer.lr={float(lr) / 10:g}"] if lr else []
         fixes += ["trainer.gradient_clip_val=1"] if cfg.gradient_clip_val is None else []
-        fixes += ["trainer.precision=32"] if cfg.precision in ("16", "bf16") else []
+        fixes += ["trainer.precision=32"] if "16" in str(cfg.precision) else []
         return self.run.command(*more, *fixes, without=["init_from"])
+
+
+def loss_in(outputs: Any) -> Tensor | None:
+    """The loss that a training step has returned: by itself, or in a mapping."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss if isinstance(loss, Tensor) else None
+
+
+def learning_rate(trainer: L.Trainer) -> float:
+    """Of the first optimizer; NaN where there is none."""
+    return float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else math.nan
 
 
 def non_finite_weights(module: torch.nn.Module) -> Iterator[str]:
@@ -140,6 +158,9 @@ def non_finite_weights(module: torch.nn.Module) -> Iterator[str]:
 
 
 def case_ids(trainer: L.Trainer, batch: Any) -> list[str]:
-    """The cases of a training batch; with patches a case may be there several times."""
-    cases = trainer.datamodule.train.cases  # type: ignore[attr-defined]
+    """The cases of a training batch; with patches a case may be there several times. Those of an own DataModule have no names."""
+    dataset = getattr(getattr(trainer, "datamodule", None), "train", None)
+    if not isinstance(dataset, CaseDataset) or not isinstance(batch, Batch):
+        return ["unknown"]
+    cases = dataset.cases
     return list(dict.fromkeys(cases[index % len(cases)].id for index in batch.indices))

@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from segkit.metrics.summary import OVERALL, Summary
 from segkit.system.files import write_text_atomic
 from segkit.system.plain import read_json, read_lines
 from segkit.system.progress import console
+from segkit.training.callbacks.finite import learning_rate
 from segkit.training.config_hash import flat
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.plots import best_row, read_columns
@@ -63,20 +64,21 @@ class EpochTable(L.Callback):
         self._since = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        for name, value in outputs.items():
+        for name, value in scalars_in(outputs):
             # Lightning hands the loss back divided by the number of batches whose gradients are gathered
             whole = value.detach() * (trainer.accumulate_grad_batches if name == "loss" else 1)
             self._sums[name] = self._sums.get(name, torch.zeros_like(whole)) + whole
         self._count += 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validated = True
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and self._validated}
+        known = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        metrics = {k: v for k, v in known.items() if (self._validated if k.startswith("val") else not is_ours(pl_module))}
         sums = all_gather({name: float(total) for name, total in self._sums.items()})
         train = {f"train/{name}": sum(one.get(name, 0.0) for one in sums) / (len(sums) * self._count) for name in sums[0]}
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        lr = learning_rate(trainer)
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.rows.append({**place, "seconds": round(self._elapsed(), 2), "lr": lr, **train, **metrics})
         self._sums, self._count, self._seconds, self._validated = {}, 0, 0.0, False
@@ -112,6 +114,17 @@ class EpochTable(L.Callback):
         self._sums = {name: torch.tensor(total) for name, total in mine.items()}
 
 
+def scalars_in(outputs: Any) -> Iterator[tuple[str, Tensor]]:
+    """What a training step has returned, by name: of segkit's own module the parts of the loss."""
+    named = outputs.items() if isinstance(outputs, Mapping) else [("loss", outputs)]
+    yield from ((str(name), value) for name, value in named if isinstance(value, Tensor) and value.numel() == 1)
+
+
+def is_ours(module: L.LightningModule) -> bool:
+    """Whether segkit knows what a module logs: `val/…`, and what it returns from a training step."""
+    return hasattr(module, "metadata")
+
+
 class Pictures(L.Callback):
     """Log the first `n_images` validation cases with outlines to TensorBoard, every `every_n_epochs` epochs and after the last."""
 
@@ -121,9 +134,9 @@ class Pictures(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         """`outputs` comes from the validation step: index -> mask on the original grid."""
-        if not self._due(trainer):
+        dataset = getattr(getattr(trainer, "datamodule", None), "val", None)
+        if not self._due(trainer) or trainer.sanity_checking or not isinstance(dataset, CaseDataset) or not is_ours(pl_module):
             return
-        dataset: CaseDataset = trainer.datamodule.val  # type: ignore[attr-defined]
         labels = dataset.labels
         for index, mask in outputs.items():
             if index < self.n_images * trainer.world_size:  # the cases are dealt out in turn: the first process draws n_images
@@ -155,7 +168,7 @@ class Costs(L.Callback):
         self._image: Tensor | None = None
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *args: Any) -> None:
-        self._image = batch.image if self._image is None else self._image  # (B, C, *S)
+        self._image = getattr(batch, "image", None) if self._image is None else self._image  # (B, C, *S)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -84,7 +84,7 @@ class Pruning(L.Callback):
         if score is None:
             return
         pruned = trainer.is_global_zero and self._report(trainer.current_epoch + 1, score)
-        is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
         if on_any_process(trainer, pruned) and not is_last:
             raise Pruned(f"pruned after epoch {trainer.current_epoch}: {self.monitor} {score:.4f}")
 

@@ -27,6 +27,8 @@ from segkit.training.sweeps.samplers import build_sampler
 from segkit.training.sweeps.space import Settings, Space
 
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+NOT_MEASURED = ("epoch", "step", "seconds", "lr")
+"""Columns of metrics.csv that are no objective."""
 JOB_LOCK = ".job.lock"
 """Held in a trial's folder by the job of a launcher, which may outlive the parent that holds the folder's own lock."""
 GRACE_SECONDS = 10
@@ -94,7 +96,8 @@ def _values(run: Path, objectives: Mapping[str, str]) -> tuple[float, ...]:
     """Values at the epoch where the first measured objective is best. `ValueError` names an objective that is missing or NaN."""
     columns = read_columns(run / "metrics.csv")
     totals = {**read_json(run / "costs.json"), "seconds": float(sum(columns["seconds"]))}
-    known = {name.removeprefix("val/") for name in columns if name.startswith("val/")} | set(totals)
+    measured_as = {name.removeprefix("val/"): name for name in columns if name not in NOT_MEASURED and not name.startswith("train/")}
+    known = {*measured_as, *totals}
     for name in objectives:
         if known_as(name, known) not in known:
             raise ValueError(f"objective {name} is not logged; {nearest(name, known) or 'available: ' + ', '.join(sorted(known))}")
@@ -102,7 +105,7 @@ def _values(run: Path, objectives: Mapping[str, str]) -> tuple[float, ...]:
     row = best_row(columns, f"val/{measured}", objectives[measured]) if measured else None
     if measured and row is None:
         raise ValueError(f"objective {measured} is NaN in every epoch")
-    found = tuple(float(totals[name] if name in totals else columns[f"val/{known_as(name, known)}"][row]) for name in objectives)
+    found = tuple(float(totals[name] if name in totals else columns[measured_as[known_as(name, known)]][row]) for name in objectives)
     for name, value in zip(objectives, found, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"objective {name} is {value}")

@@ -60,7 +60,7 @@ class Multirun:
         listed = [as_typed(key, value) for key, value in (settings.params or {}).items()]
         space = read_space([*listed, *arguments], settings.when or {}, self.context.config_loader)
         settings = settings.resolved(space)
-        root = self.cfg.data.root
+        root = self.cfg.data.get("root")
         if root is not None and not Path(root).expanduser().exists():  # once, not by every trial
             raise SegkitError(f"data.root={root}: no such folder")
         config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])

@@ -1,0 +1,69 @@
+"""SegmentationData and SegmentationModule with a plain `lightning.Trainer`, without segkit's recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+import segkit
+from segkit.data.dataset import Batch, collate
+from tests.conftest import SMALL
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path]:
+    folder = tmp_path_factory.mktemp("plain")
+    config = segkit.compose("train", [*SMALL, f"output_dir={folder}", "split.test_fraction=0.2"])
+    data = segkit.SegmentationData.from_config(config)
+    module = segkit.SegmentationModule.from_config(config, data)
+    trainer = L.Trainer(max_epochs=2, default_root_dir=folder, enable_checkpointing=False, **QUIET)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(folder / "plain.ckpt")
+    return trainer, module, data, folder / "plain.ckpt"
+
+
+def test_fit_validate_test_and_predict(trained: tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path]) -> None:
+    trainer, module, data, _ = trained
+    (validated,) = trainer.validate(module, data, verbose=False)
+    assert {"val/loss", "val/dice", "val/iou"} <= set(validated)
+    (tested,) = trainer.test(module, data, verbose=False)
+    assert {"test/loss", "test/dice", "test/iou"} <= set(tested)
+    masks = {name: mask for batch in trainer.predict(module, data) for name, mask in batch.items()}
+    assert set(masks) == {case.id for case in data.test.cases}
+    for case in data.test.cases:
+        assert masks[case.id].shape == case.image.read().shape[:2]
+
+
+def test_its_checkpoint_opens_everywhere(
+    trained: tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, module, data, path = trained
+    loaded = segkit.SegmentationModule.load_from_checkpoint(path)
+    assert not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values(), strict=True))
+    before, after = (trainer.validate(one, data, verbose=False)[0] for one in (module, loaded))
+    assert before == after
+    case = data.val.cases[0]
+    prediction = segkit.load(path, accelerator="cpu", precision="32").predict(case)
+    masks = {name: mask for batch in trainer.predict(loaded, data.val_dataloader()) for name, mask in batch.items()}
+    assert np.array_equal(prediction.mask, masks[case.id])
+
+
+def test_without_test_cases_it_says_what_to_type(tmp_path: Path) -> None:
+    data = segkit.SegmentationData.from_config(segkit.compose("train", [*SMALL, f"output_dir={tmp_path}"]))
+    with pytest.raises(segkit.SegkitError, match=r"split.test_fraction=0.2"):
+        data.test_dataloader()
+
+
+def test_a_batch_unpacks_and_has_keys(trained: tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path]) -> None:
+    batch = collate([trained[2].train[0], trained[2].train[1]])
+    image, mask = batch
+    assert isinstance(batch, Batch)
+    assert batch["image"] is image
+    assert batch["mask"] is mask
