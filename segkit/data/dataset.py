@@ -5,7 +5,7 @@ Augmentation and order depend on (seed, epoch, index) alone, so that a training 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -72,6 +72,24 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return Batch(self.image.pin_memory(), self.mask.pin_memory(), self.indices, self.steps)
+
+
+def as_batch(batch: Any) -> Batch:
+    """A batch as segkit has it: its own; {"image", "mask" or "label"}, as MONAI's; or (image, mask).
+
+    Images are (B, C, *S), masks of class indices (B, *S) or (B, 1, *S), or of planes (B, K, *S); 255 = ignore.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, Mapping):
+        image, mask = batch.get("image"), batch.get("mask", batch.get("label"))
+    else:
+        image, mask = (*batch, None, None)[:2] if isinstance(batch, list | tuple) else (None, None)
+    if not isinstance(image, Tensor) or not isinstance(mask, Tensor):
+        shown = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise SegkitError(f'a batch is (image, mask) or {{"image": …, "mask": …}} of tensors, not {shown}')
+    mask = mask[:, 0] if mask.ndim == image.ndim and mask.shape[1] == 1 else mask
+    return Batch(image, mask.to(torch.uint8), tuple(range(len(image))))
 
 
 class CaseDataset(Dataset[Sample]):

@@ -23,7 +23,7 @@ from segkit.config.schema import Train
 from segkit.config.targets import instantiate
 from segkit.data.case import Case
 from segkit.data.datamodule import SegmentationData
-from segkit.data.dataset import Batch, CaseDataset
+from segkit.data.dataset import Batch, CaseDataset, as_batch
 from segkit.data.labels import Array
 from segkit.inference.evaluation import build_metrics
 from segkit.inference.postprocess import Decision, restore
@@ -311,24 +311,6 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
-
-
-def as_batch(batch: Any) -> Batch:
-    """A batch as segkit has it: its own; {"image", "mask" or "label"}, as MONAI's; or (image, mask).
-
-    Images are (B, C, *S), masks of class indices (B, *S) or (B, 1, *S), or of planes (B, K, *S); 255 = ignore.
-    """
-    if isinstance(batch, Batch):
-        return batch
-    if isinstance(batch, Mapping):
-        image, mask = batch.get("image"), batch.get("mask", batch.get("label"))
-    else:
-        image, mask = (*batch, None, None)[:2] if isinstance(batch, list | tuple) else (None, None)
-    if not isinstance(image, Tensor) or not isinstance(mask, Tensor):
-        shown = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise SegkitError(f'a batch is (image, mask) or {{"image": …, "mask": …}} of tensors, not {shown}')
-    mask = mask[:, 0] if mask.ndim == image.ndim and mask.shape[1] == 1 else mask
-    return Batch(image, mask.to(torch.uint8), tuple(range(len(image))))
 
 
 def planned_steps(trainer: L.Trainer) -> tuple[int, int]:

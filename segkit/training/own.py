@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from segkit.config.schema import Train
 from segkit.config.targets import descends, find, instantiate, keywords_of
 from segkit.config.validate import BASES
-from segkit.data.dataset import Batch
+from segkit.data.dataset import Batch, as_batch
 from segkit.data.labels import LabelMap
 from segkit.models.metadata import Metadata
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
 from segkit.training.building import Parts, build_parts
-from segkit.training.module import SegmentationModule, as_batch, planned_steps
+from segkit.training.module import SegmentationModule, planned_steps
 from segkit.training.optim import build_scheduler
 
 NEEDS_PARTS = ("model", "network", "loss", "metrics", "metadata")

@@ -65,7 +65,8 @@ def test_what_the_guide_on_extending_writes_works(segkit_in: Cli, tmp_path: Path
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     small = ("data=phantom", "data.phantom_n=8", "preprocess.size=[32,32]", "debug=fast", "name=x", "run=r")
-    done = segkit_in("train", "model=mynet", "loss=brier", "metric=area", "allow_targets=[mynets,mylosses,mymetrics]", *small)
+    own = "allow_targets=[mynets,mylosses,mymetrics,mymodules]"
+    done = segkit_in("train", "model=mynet", "loss=brier", "metric=area", "module=noisy", own, *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "area_ratio" in (tmp_path / "outputs/x/r/cases.csv").read_text().partition("\n")[0].split(",")
 
