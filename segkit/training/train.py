@@ -206,7 +206,7 @@ def announce(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardw
         split = prepared.split
         console.print(f"data       {len(split.train)} cases to train, {len(split.val)} to validate; {prepared.manifest.name}")
     if not experiment.is_ours:
-        console.print("note       at the end there is no cases.csv: segkit evaluates its own data and LightningModule only")
+        console.print("note       no cases.csv will be written: that needs segkit's own data and LightningModule")
     console.print(f"hardware   {hardware}")
     if prepared is None:
         return

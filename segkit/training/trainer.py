@@ -58,6 +58,7 @@ COMPILE_PAYS_FLOP = 1e16
 NOISE = (
     ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
     ".*is not registered in a schema.*",
+    ".*smaller than the logging interval.*",  # of own data, whose batches nobody has counted
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside lightning, from torch 2.9 on
     ".*sync_dist=True.*",  # our means over the validation cases are the same on every process already
     ".*lr_scheduler.step\\(\\)` before `optimizer.step\\(\\).*",  # fp16's first steps are skipped by the loss scaler
