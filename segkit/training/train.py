@@ -228,9 +228,9 @@ def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
 
 def record_start(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardware) -> None:
     prepared, metadata = experiment.prepared, experiment.metadata
+    own = {} if isinstance(experiment.module, SegmentationModule) else {"own_module": True}
     if prepared is None or metadata is None:
-        named = {"datamodule": cfg.data.target, "module": cfg.module and cfg.module["_target_"]}
-        run.write_provenance(named, str(hardware))
+        run.write_provenance({"datamodule": cfg.data.target, **own}, str(hardware))
         return
     if not run.resumed or not (run.path / "split.json").exists():
         prepared.split.to_json(run.path / "split.json")
@@ -240,7 +240,7 @@ def record_start(run: RunFolder, cfg: Train, experiment: Experiment, hardware: H
             run.path / MARK, f"Trained and evaluated on synthetic images in {metadata.data_root}: says nothing about patients.\n"
         )
     facts = {"fingerprint": metadata.data_fingerprint, "manifest": manifest.hash, "root": metadata.data_root}
-    run.write_provenance({**facts, "cases": len(manifest), "is_phantom": manifest.is_phantom}, str(hardware))
+    run.write_provenance({**facts, **own, "cases": len(manifest), "is_phantom": manifest.is_phantom}, str(hardware))
 
 
 def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) -> dict[str, Any]:

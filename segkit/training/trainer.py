@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy, StrategyRegistry
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -108,6 +109,13 @@ def build_trainer(
     return L.Trainer(**keywords)
 
 
+def precision_of(asked: str, hardware: Hardware, plugins: Sequence[Any]) -> Any:
+    """Lightning's name; None where `auto` leaves it to a plugin."""
+    if asked == "auto" and any(isinstance(plugin, Precision) for plugin in plugins):
+        return None
+    return PRECISIONS[hardware.precision] if asked in ("auto", *PRECISIONS) else asked
+
+
 def batches_of_epoch(cfg: Train, n_train: int, world: int) -> int:
     """Of each process, so that the loggers get one point an epoch at least. `n_train`: 0, not known."""
     limit = cfg.trainer.limit_train_batches
@@ -137,7 +145,7 @@ def keywords_of_trainer(
         "num_nodes": hardware.machines,
         "strategy": strategy,
         "sync_batchnorm": sync_batchnorm,
-        "precision": PRECISIONS[hardware.precision] if own.precision in ("auto", *PRECISIONS) else own.precision,
+        "precision": precision_of(own.precision, hardware, plugins),
         # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
         "deterministic": "warn" if own.deterministic else False,
         "plugins": plugins,

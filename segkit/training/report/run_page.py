@@ -76,18 +76,29 @@ def question(run: Run) -> list[Block]:
 def facts(run: Run) -> list[tuple[str, str]]:
     data = run.provenance.get("data", {})
     n_cases = f"{data['cases']} cases in {data['root']}" if "cases" in data and "root" in data else ""
-    optimizer, schedule = run.section("optimizer"), run.section("scheduler")
+    own = run.section("module").get("_target_", "")
+    parts = [] if data.get("own_module") else facts_of_parts(run)
     epochs, batch = run.section("trainer").get("max_epochs"), run.section("data").get("batch_size")
     return [
-        ("Data", "; ".join(filter(None, [named(run.section("data").get("source")), n_cases]))),
+        ("Data", "; ".join(filter(None, [run.section("data").get("target") or named(run.section("data").get("source")), n_cases]))),
         ("Split", split_text(run)),
         ("Classes", ", ".join(run.evaluation.table.classes) if run.evaluation else ""),
-        ("Network", "; ".join(filter(None, [named(run.section("model")), f"{run.parameters} parameters" if run.parameters else ""]))),
+        ("LightningModule", str(own)),
+        *parts,
+        ("Parameters", str(run.parameters or "")),
+        ("Epochs", f"{epochs}, batches of {batch}, seed {run.config.get('seed')}" if epochs and batch else ""),
+        ("Best epoch", best_epoch(run)),
+    ]
+
+
+def facts_of_parts(run: Run) -> list[tuple[str, str]]:
+    """What segkit's own LightningModule is made of."""
+    optimizer, schedule = run.section("optimizer"), run.section("scheduler")
+    return [
+        ("Network", named(run.section("model"))),
         ("Loss", " + ".join(named(part) for part in (run.section("loss").get("parts") or {}).values() if part)),
         ("Optimizer", ", ".join(filter(None, [named(optimizer), number("lr", optimizer), number("weight_decay", optimizer)]))),
         ("Schedule", str(schedule.get("name") or named(schedule))),
-        ("Epochs", f"{epochs}, batches of {batch}, seed {run.config.get('seed')}" if epochs and batch else ""),
-        ("Best epoch", best_epoch(run)),
     ]
 
 
