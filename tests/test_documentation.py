@@ -106,7 +106,22 @@ def test_the_tables_of_groups_list_the_options_that_exist(row: tuple[str, str]) 
 
 
 @pytest.mark.parametrize(
-    "group", ["data", "split", "preprocess", "sampling", "augment", "model", "loss", "metric", "optimizer", "scheduler", "trainer"]
+    "group",
+    [
+        "data",
+        "split",
+        "preprocess",
+        "sampling",
+        "augment",
+        "model",
+        "loss",
+        "metric",
+        "optimizer",
+        "scheduler",
+        "trainer",
+        "callbacks",
+        "logger",
+    ],
 )
 def test_every_group_has_its_row(group: str) -> None:
     assert re.search(rf"^\| `{group}` \| [a-z0-9_ ]+ \| ", TEXT, re.M)

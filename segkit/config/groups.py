@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 Config = dict[str, Any]
 FOLDERS = {"callbacks": "dirpath", "logger": "save_dir"}
 """Group -> the keyword of its classes that is a folder of the run unless it is given."""
+PLACES = ("dirpath", "dir", "save_dir", "root_dir", "output_dir", "offline_directory")
+"""Keywords that name a folder."""
 WITH_PLUS = ("callbacks.extra", "logger.tensorboard")
 """Keys that may stand alone where the config has them no longer, or not yet."""
 NEED_A_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
@@ -28,6 +33,13 @@ NO_RESUME = {
 }
 """Callbacks that train by themselves before the training does, which no resume could repeat -> what to do."""
 
+
+PACKAGES = {
+    "WandbLogger": {"wandb": "wandb"},
+    "MLFlowLogger": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic", "sqlparse": "sqlparse"},
+    "CometLogger": {"comet_ml": "comet-ml"},
+}
+"""Logger -> the modules that it needs, and the packages that have them."""
 
 # --- older configs ----------------------------------------------------------------------------------------------------
 
@@ -110,14 +122,28 @@ def default(group: str, name: str) -> Config:
 
 
 def with_folder(path: Sequence[str], node: Mapping[str, Any], allow: Sequence[str], folder: str = ".") -> dict[str, Any]:
-    """The node of a callback or logger with its folder, where its class wants one that is not given; any other node as it is."""
+    """The node of a callback or logger with its folder, where its class wants one that is not given; any other node as it is.
+
+    A null of a logger is as if it were left out.
+    """
+    if path[0] == "logger":
+        node = {key: value for key, value in node.items() if value is not None}
     wanted = FOLDERS.get(path[0]) if len(path) == 2 else None
     if wanted is None or node.get(wanted) is not None or wanted not in keywords_of(str(node["_target_"]), allow, training=True):
         return dict(node)
     return {**node, wanted: folder}
 
 
-# --- what does not go together ----------------------------------------------------------------------------------------
+def in_folder(node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A node whose relative folders lie in `folder`, those of MLflow's store as well."""
+    places = {key: str(folder / node[key]) for key in PLACES if isinstance(node.get(key), str)}
+    uri = node.get("tracking_uri")
+    if isinstance(uri, str) and (relative := re.fullmatch(r"(sqlite:///|file:|)(?![/~])([^:]+)", uri)):
+        places["tracking_uri"] = f"{relative[1]}{folder / relative[2]}"
+    return {**node, **places}
+
+
+# --- what is missing, and what does not go together --------------------------------------------------------------------
 
 
 def check_groups(container: Mapping[str, Any]) -> Iterator[Problem]:
@@ -132,3 +158,27 @@ def check_groups(container: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"{at}.mode", "is needed where another metric is monitored", f"add  {at}.mode=min  or  {at}.mode=max")
         if kind in NO_RESUME and target.startswith("lightning."):
             yield Problem(at, f"{kind} trains before the training, which no resume could repeat", NO_RESUME[kind])
+    for name, node in _section(container, "logger").items():
+        if isinstance(node, dict):
+            yield from _check_service(f"logger.{name}", str(node.get("_target_")).rpartition(".")[2], node)
+
+
+def _check_service(at: str, kind: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a logger lacks: its packages, or the key of its service."""
+    missing = [package for module, package in PACKAGES.get(kind, {}).items() if find_spec(module) is None]
+    if missing:
+        yield Problem(at, f"needs packages that are not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    elif kind == "CometLogger" and not (os.environ.get("COMET_API_KEY") or Path("~/.comet.config").expanduser().exists()):
+        yield Problem(at, "Comet wants a key, which no config should hold", "export COMET_API_KEY=KEY")
+    elif kind == "WandbLogger" and not node.get("offline") and not _knows_wandb():
+        yield Problem(at, "Weights & Biases wants a key, which no config should hold", f"wandb login,  or add  {at}.offline=true")
+
+
+def _knows_wandb() -> bool:
+    """Whether wandb finds a key, or has been told that it needs none."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc(os.environ.get("NETRC")).hosts)
+    except (OSError, NetrcParseError):
+        return False

@@ -1,36 +1,177 @@
-"""The loggers of a training, as the config names them; what they write lies in the run folder."""
+"""The loggers of a training, as the config names them: all get the same scalars, pictures, hyper-parameters and final metrics.
+
+What they write lies in the run folder; MLflow's store, which runs are compared in, in `output_dir`.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
+import logging
+import os
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import cv2
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from segkit.config.groups import with_folder
+from segkit.config.groups import in_folder, with_folder
 from segkit.config.schema import Train
-from segkit.config.targets import instantiate
+from segkit.config.targets import instantiate, keywords_of
+from segkit.data.labels import Array
+from segkit.metrics.summary import Summary
+from segkit.system.environment import is_child
 from segkit.system.errors import SegkitError
-from segkit.training.callbacks.build import in_run
+from segkit.system.files import write_text_atomic
+from segkit.system.locks import locked
+from segkit.system.plain import read_json
+from segkit.training.hparams import final_metrics, hparams
 from segkit.training.run_folder import RunFolder
+
+IDENTITIES = "loggers.json"
+"""File of a run folder: logger -> what its service calls the run."""
+CONTINUES = {"WandbLogger": "id", "MLFlowLogger": "run_id", "CometLogger": "experiment_key"}
+"""Class -> the keyword that continues a run of the service."""
+SERVED: dict[Path, dict[str, Logger]] = {}
+"""The loggers of this process by run folder, from the start of the training until it is evaluated."""
+
+# --- how each takes what the Logger interface has no method for -------------------------------------------------------
+
+IMAGES: dict[str, Callable[[Any, str, Array, int], Any]] = {
+    "TensorBoardLogger": lambda logger, name, image, step: logger.experiment.add_image(name, image, step, dataformats="HWC"),
+    "WandbLogger": lambda logger, name, image, step: logger.log_image(name, [image], step),
+    "MLFlowLogger": lambda logger, name, image, step: logger.experiment.log_image(logger.run_id, image, key=name, step=step),
+    "CometLogger": lambda logger, name, image, step: logger.experiment.log_image(image, name=name, step=step),
+    "CSVLogger": lambda logger, name, image, step: write_png(Path(logger.log_dir) / name / f"{step:06d}.png", image),
+}
+ENDS: dict[str, Callable[[Any], Any]] = {
+    "WandbLogger": lambda logger: logger.experiment.finish(),  # else the next trial of a sweep would log into the same run
+    "CometLogger": lambda logger: logger.experiment.end(),
+}
+
+
+def kind_of(logger: Logger, table: Mapping[str, Any]) -> str:
+    """The name in `table` of the logger's class, or of one that it is derived from; empty where there is none."""
+    return next((cls.__name__ for cls in type(logger).__mro__ if cls.__name__ in table), "")
+
+
+def log_image(logger: Logger, name: str, image: Array, step: int) -> None:
+    """Log an image (rows, columns, 3) of 8 bits; a logger of another kind takes it by `log_image(key, images, step)`, or not at all."""
+    with suppress(OSError):  # a full disk is reported with the checkpoint that does not fit on it
+        if kind := kind_of(logger, IMAGES):
+            IMAGES[kind](logger, name, image, step)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[image], step=step)
+
+
+def write_png(path: Path, image: Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+
+
+# --- building and ending ----------------------------------------------------------------------------------------------
 
 
 def build_loggers(cfg: Train, run: RunFolder, global_step: int) -> list[Logger]:
-    """`global_step` is where a resumed run continues: events beyond it are dropped."""
+    """The loggers of a run. `global_step` is where a resumed run continues: what is logged beyond it locally is dropped."""
     threading.excepthook = silence_writer
-    return [build_logger(name, node, cfg, run, global_step) for name, node in cfg.logger.items() if node]
+    quiet()
+    known = read_json(run.path / IDENTITIES)
+    with locked(Path(cfg.output_dir) / ".loggers.lock"):  # two trials must not create a store at the same time
+        built = {name: build_logger(name, node, cfg, run, global_step, known.get(name)) for name, node in cfg.logger.items() if node}
+        SERVED[run.path] = built
+        if not is_child():
+            introduce(run, cfg, known)
+    return list(built.values())
 
 
-def build_logger(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder, global_step: int) -> Logger:
-    purge = {"purge_step": global_step + 1} if global_step and str(node["_target_"]).endswith(".TensorBoardLogger") else {}
-    node = with_folder(("logger", name), in_run(node, run.path), cfg.allow_targets, str(run.events))
-    built = instantiate({**node, **purge}, allow=cfg.allow_targets, training=True)
+def build_logger(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder, global_step: int, identity: str | None = None) -> Logger:
+    kind = str(node["_target_"]).rpartition(".")[2]
+    given = with_folder(("logger", name), in_folder(node, run.path), cfg.allow_targets, str(run.events))
+    more: dict[str, Any] = {CONTINUES[kind]: identity} if identity and kind in CONTINUES else {}
+    purges = kind == "TensorBoardLogger" or "purge_step" in keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
+    more |= {"purge_step": global_step + 1} if global_step and purges else {}
+    built = instantiate({**usual(kind, cfg, run), **given, **more}, allow=cfg.allow_targets, training=True)
     if not isinstance(built, Logger):
         raise SegkitError(f"logger.{name}: {node['_target_']} is no lightning.pytorch.loggers.Logger")
+    if isinstance(built, loggers.WandbLogger):
+        built._wandb_init.pop("anonymous", None)  # which wandb warns of, although nobody has set it
     return built
+
+
+def quiet() -> None:
+    """Silence what a user cannot act on, and what would send statistics of use to the makers of MLflow."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def usual(kind: str, cfg: Train, run: RunFolder) -> dict[str, Any]:
+    """Keywords of a service that follow from the run, unless the config has them."""
+    store = Path(cfg.output_dir).absolute()
+    if kind == "MLFlowLogger":
+        local = {"tracking_uri": f"sqlite:///{store / 'mlflow.db'}", "artifact_location": (store / ".mlartifacts").as_uri()}
+        return {"experiment_name": cfg.name, "run_name": run.path.name, **({} if os.environ.get("MLFLOW_TRACKING_URI") else local)}
+    if kind in ("WandbLogger", "CometLogger"):
+        return {"project": str(cfg.name).replace("/", "-"), "name": run.path.name}
+    return {}
+
+
+def introduce(run: RunFolder, cfg: Train, known: Mapping[str, str]) -> None:
+    """Start a run of each service, tell it the hyper-parameters, and keep what it is called, so that a resume goes on in it."""
+    found = dict(known)
+    for name, logger in SERVED[run.path].items():
+        if name not in known and not isinstance(logger, loggers.TensorBoardLogger):  # which wants them with the final metrics
+            logger.log_hyperparams(dict(hparams(run, cfg)))
+        if kind_of(logger, CONTINUES):
+            found[name] = str(logger.version)
+    if found != known:
+        write_text_atomic(run.path / IDENTITIES, json.dumps(found, indent=1))
+
+
+@contextmanager
+def ending_loggers(run: RunFolder) -> Iterator[None]:
+    """End the runs of services, whatever ends the training."""
+    try:
+        yield
+    finally:
+        for logger in SERVED.pop(run.path, {}).values():
+            if kind := kind_of(logger, ENDS):
+                ENDS[kind](logger)
+
+
+def record_result(run: RunFolder, cfg: Train, summary: Summary | None = None) -> None:
+    """Log the final metrics; a pruned run has no summary, only its best epoch."""
+    metrics, step = final_metrics(run, cfg, summary)
+    for logger in SERVED.get(run.path, {}).values():
+        if isinstance(logger, loggers.TensorBoardLogger):
+            write_hparams(logger.log_dir, dict(hparams(run, cfg)), metrics, step)
+        else:
+            logger.log_metrics(metrics, step)
+            logger.save()
+
+
+def write_hparams(folder: str, values: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+    """Write the row of a run in TensorBoard's HPARAMS tab.
+
+    Lightning's `log_hyperparams` would make the columns of one run those of all runs; here TensorBoard collects them.
+    """
+    *_, session_start, session_end = hparams_summaries(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
+    with SummaryWriter(folder) as writer:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        for session in (session_start, session_end):
+            writer.file_writer.add_summary(session)
+
+
+# --- our own ----------------------------------------------------------------------------------------------------------
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -59,3 +200,27 @@ def silence_writer(failed: threading.ExceptHookArgs) -> None:
     """The thread that writes events hands its error on to the logger; that of any other thread is printed as ever."""
     if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__name__ == "_AsyncWriterThread"):
         threading.__excepthook__(failed)
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Every step that is logged, as metrics.csv, hyper-parameters as hparams.yaml, pictures as PNG, in RUN/csv.
+
+    A resumed run keeps the rows before `purge_step`, where Lightning's own logger begins an empty file.
+    """
+
+    def __init__(
+        self, save_dir: str, name: str = "", version: str = "", prefix: str = "", flush_logs_every_n_steps: int = 100, purge_step: int = 0
+    ) -> None:
+        super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
+        path = Path(self.log_dir) / "metrics.csv"
+        rows = list(csv.DictReader(path.open(newline=""))) if purge_step and path.is_file() else []
+        self.kept = [{key: value for key, value in row.items() if value} for row in rows if int(row["step"]) < purge_step]
+
+    @property
+    def experiment(self) -> Any:
+        is_new = self._experiment is None
+        writer = super().experiment
+        if is_new and self.kept:
+            writer.metrics.extend(self.kept)
+            writer.save()
+        return writer

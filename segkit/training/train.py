@@ -43,9 +43,10 @@ from segkit.system.shell import override
 from segkit.training.building import build_parts, check_monitor, make_metadata
 from segkit.training.callbacks.checkpoints import link_or_copy
 from segkit.training.callbacks.ending import Timer
-from segkit.training.callbacks.logging import N_PICTURES, record_hparams
+from segkit.training.callbacks.logging import N_PICTURES
 from segkit.training.checks import check_sense, check_smallest_batch
 from segkit.training.distributed import end_with_parent, process_group
+from segkit.training.loggers import ending_loggers, record_result
 from segkit.training.module import SegmentationModule
 from segkit.training.own import build_datamodule, build_module, is_own_data, is_own_module, own_parts
 from segkit.training.plots import curves
@@ -102,13 +103,12 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             fit(run, cfg, hardware, experiment)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, experiment, hardware)
-    with leaving_report(run.path), run.recording() as facts:
+    with leaving_report(run.path), run.recording() as facts, ending_loggers(run):
         record_start(run, cfg, experiment, hardware)
         try:
             facts |= fit(run, cfg, hardware, experiment)
         except Pruned:
-            if cfg.logger.get("tensorboard"):
-                record_hparams(run, cfg)
+            record_result(run, cfg)
             raise
         except NonFinite:
             with suppress(Exception):  # the error is what counts
@@ -314,8 +314,7 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experimen
         evaluate_benchmark(best, experiment.benchmark, run.path)
     for line in unmoved(run, cfg, evaluation.table):
         console.print(line, style="yellow", markup=False)
-    if cfg.logger.get("tensorboard"):
-        record_hparams(run, cfg, evaluation.summary)
+    record_result(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)
 
 

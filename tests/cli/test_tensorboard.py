@@ -131,10 +131,11 @@ def trial(tmp_path: Path) -> tuple[RunFolder, Train]:
 
 
 def test_a_pruned_trial_is_a_row_with_all_keys_of_its_search(trial: tuple[RunFolder, Train]) -> None:
-    from segkit.training.callbacks.logging import record_hparams
+    from segkit.training.loggers import build_loggers, record_result
 
     run, cfg = trial
-    record_hparams(run, cfg)
+    build_loggers(cfg, run, 0)
+    record_result(run, cfg)
     events = EventAccumulator(str(run.path)).Reload()
     assert events.Scalars("best/dice")[0].value == 0.5
     content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
@@ -148,9 +149,10 @@ def test_a_pruned_trial_is_a_row_with_all_keys_of_its_search(trial: tuple[RunFol
 
 def test_no_run_dictates_the_columns_of_the_others(trial: tuple[RunFolder, Train]) -> None:
     """TensorBoard takes them from whichever run it reads first, where a run has such a list."""
-    from segkit.training.callbacks.logging import record_hparams
+    from segkit.training.loggers import build_loggers, record_result
 
     run, cfg = trial
-    record_hparams(run, cfg)
+    build_loggers(cfg, run, 0)
+    record_result(run, cfg)
     events = EventAccumulator(str(run.path)).Reload()
     assert metadata.EXPERIMENT_TAG not in events.summary_metadata

@@ -16,11 +16,12 @@ from segkit.data.sources import Phantom
 from segkit.data.splits import Split, make_split
 from segkit.data.transforms.augment import Augmentation
 from segkit.models.checkpoint import Metadata
-from segkit.system.errors import SegkitError
+from segkit.system.errors import ProblemsFound, SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training.building import build_parts
 from segkit.training.callbacks.build import build_callbacks
 from segkit.training.callbacks.checkpoints import Checkpoints
+from segkit.training.loggers import ending_loggers
 from segkit.training.module import SegmentationModule
 from segkit.training.own import build_module
 from segkit.training.run_folder import RunFolder
@@ -43,6 +44,10 @@ def metadata_of(cfg: Train) -> Metadata:
 @pytest.mark.parametrize("option", [*OPTIONS, *SEARCHES])
 def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
+    if option == "logger=comet":
+        with pytest.raises(ProblemsFound, match=r"pip install comet-ml|export COMET_API_KEY"):
+            compose.compose("train", [option])
+        return
     cfg = compose.compose("train", [option, *small, f"output_dir={tmp_path}"])
     assert isinstance(cfg, Train)
     task = build_module(cfg, build_parts(cfg, metadata_of(cfg)))
@@ -56,7 +61,8 @@ def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
             Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
         return
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
-    assert isinstance(build_trainer(cfg, RunFolder(tmp_path), hardware, 0, 10), L.Trainer)
+    with ending_loggers(RunFolder(tmp_path)):
+        assert isinstance(build_trainer(cfg, RunFolder(tmp_path), hardware, 0, 10), L.Trainer)
 
 
 @pytest.mark.parametrize("kind", ["holdout", "kfold"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar, WeightAveraging
 
-from segkit.config.groups import with_folder
+from segkit.config.groups import in_folder, with_folder
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
 from segkit.system.errors import SegkitError
@@ -25,8 +24,6 @@ EVERY_MINUTES = 5.0
 """Between checkpoints inside an epoch, where `callbacks.model_checkpoint` is left out."""
 OFF: dict[str, Any] = {"patience": None, "decay": None, "save_top_k": 0}
 """Values with which one of our own callbacks has nothing to do."""
-PLACES = ("dirpath", "dir", "save_dir", "root_dir", "output_dir")
-"""Keywords that name a folder."""
 
 
 def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
@@ -65,7 +62,7 @@ def named_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
 
 
 def named_callback(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder) -> L.Callback:
-    node = with_folder(("callbacks", name), in_run(monitoring(node, cfg), run.path), cfg.allow_targets, str(run.best.parent))
+    node = with_folder(("callbacks", name), in_folder(monitoring(node, cfg), run.path), cfg.allow_targets, str(run.best.parent))
     built = instantiate(node, allow=cfg.allow_targets, training=True)
     if not isinstance(built, L.Callback):
         raise SegkitError(f"callbacks.{name}: {node['_target_']} is no lightning.Callback")
@@ -85,11 +82,6 @@ def monitoring(node: Mapping[str, Any], cfg: Train) -> dict[str, Any]:
     if not is_ours(node) or node.get("monitor") or "monitor" not in keywords_of(str(node["_target_"]), training=True):
         return dict(node)
     return {**node, "monitor": f"val/{cfg.metric.monitor}", "mode": node.get("mode") or cfg.metric.mode}
-
-
-def in_run(node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A node whose relative folders lie in the run folder."""
-    return {**node, **{key: str(folder / node[key]) for key in PLACES if isinstance(node.get(key), str)}}
 
 
 def of_trial(cfg: Train, run: RunFolder) -> list[L.Callback]:

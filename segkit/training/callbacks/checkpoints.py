@@ -150,7 +150,7 @@ class Interruption(L.Callback):
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self.asked = False
+        self.asked = self.is_saved = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -167,6 +167,11 @@ class Interruption(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if can_save(trainer) and on_any_process(trainer, self.asked):
             self.checkpoints.save_last(trainer)
+            self.is_saved = True
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Only here, as Lightning logs a step after the callbacks have seen its end."""
+        if self.is_saved:
             raise Interrupted
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

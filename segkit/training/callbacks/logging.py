@@ -1,4 +1,4 @@
-"""Everything a training logs: metrics.csv and a line an epoch, images and hyper-parameters for TensorBoard, costs for a sweep."""
+"""Everything a training logs: metrics.csv and a line an epoch, images, costs for a sweep."""
 
 from __future__ import annotations
 
@@ -8,31 +8,22 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import Field
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as summaries
 
-from segkit.config.schema import Train
 from segkit.data.dataset import CaseDataset
 from segkit.data.overlays import Panel, panel, sample_grid
-from segkit.metrics.base import known_as
-from segkit.metrics.summary import OVERALL, Summary
 from segkit.system.files import write_text_atomic
-from segkit.system.plain import read_json, read_lines
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import learning_rate
-from segkit.training.config_hash import flat
 from segkit.training.distributed import all_gather, is_distributed
-from segkit.training.plots import best_row, read_columns
+from segkit.training.loggers import log_image
 from segkit.training.run_folder import RunFolder
 
 COST_NAMES = ("parameters", "ms_per_image")
@@ -40,9 +31,6 @@ COST_NAMES = ("parameters", "ms_per_image")
 COST_REPEATS = 5
 N_PICTURES = 8
 """Validation images that are drawn, unless `callbacks.pictures` says otherwise."""
-Scalar = str | int | float | bool
-COMPARED = ("model.", "optimizer.", "scheduler.", "preprocess.", "loss.", "seed", "data.batch_size")
-"""Keys that people compare runs by, for TensorBoard's HPARAMS tab."""
 
 
 class EpochTable(L.Callback):
@@ -126,7 +114,7 @@ def is_ours(module: L.LightningModule) -> bool:
 
 
 class Pictures(L.Callback):
-    """Log the first `n_images` validation cases with outlines to TensorBoard, every `every_n_epochs` epochs and after the last."""
+    """Log the first `n_images` validation cases with outlines, every `every_n_epochs` epochs and after the last."""
 
     def __init__(self, every_n_epochs: Annotated[int, Field(gt=0)] = 5, n_images: Annotated[int, Field(gt=0)] = N_PICTURES) -> None:
         self.every_n_epochs, self.n_images = every_n_epochs, n_images
@@ -147,10 +135,10 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         panels = [self._panels[i] for i in sorted(self._panels)]
         self._panels = {}
-        if panels and isinstance(trainer.logger, TensorBoardLogger):
+        if panels and trainer.loggers and trainer.is_global_zero:
             figure = sample_grid(panels, pl_module.labels, f"epoch {trainer.current_epoch}")
-            with suppress(OSError):  # see EventLogger
-                trainer.logger.experiment.add_image("validation", figure, trainer.global_step, dataformats="HWC")
+            for logger in trainer.loggers:
+                log_image(logger, "validation", figure, trainer.global_step)
 
     def _due(self, trainer: L.Trainer) -> bool:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 1
@@ -187,46 +175,3 @@ class Costs(L.Callback):
             seconds = time.perf_counter() - start
         pl_module.train(training)
         return seconds
-
-
-# --- hyper-parameters -------------------------------------------------------------------------------------------------
-
-
-def record_hparams(run: RunFolder, cfg: Train, summary: Summary | None = None) -> None:
-    """Write the row of a run in TensorBoard's HPARAMS tab: its hyper-parameters and final metrics.
-
-    A pruned run has no summary, only its best epoch. Lightning's `log_hyperparams` would make the columns of one run those of all
-    runs; here TensorBoard collects them.
-    """
-    lines = (line for line in reversed(summary.lines) if line.class_name == OVERALL) if summary else ()
-    metrics = best_epoch(run, cfg.metric.monitor, cfg.metric.mode) | {f"final/{line.statistic}": line.mean for line in lines}
-    *_, session_start, session_end = summaries(dict(hparams(run, cfg)), metrics)  # type: ignore[no-untyped-call]
-    with SummaryWriter(run.events) as writer:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value)
-        for session in (session_start, session_end):
-            writer.file_writer.add_summary(session)
-
-
-def best_epoch(run: RunFolder, monitor: str, mode: str) -> dict[str, float]:
-    if not (run.path / "metrics.csv").exists():
-        return {}
-    columns = read_columns(run.path / "metrics.csv")
-    row = best_row(columns, f"val/{monitor}", mode)
-    name = known_as(f"val/{monitor}", columns)
-    return {} if row is None else {f"best/{name.removeprefix('val/')}": float(columns[name][row])}
-
-
-def hparams(run: RunFolder, cfg: Train) -> Iterator[tuple[str, Scalar]]:
-    """The keys that runs are compared by, then all that the sweep around this run searches; of a config group its choice."""
-    config = dict(flat(cfg.model_dump(mode="json")))
-    for key, value in config.items():
-        if key.startswith(COMPARED):
-            name = value.rpartition(".")[2] if key.endswith("._target_") else value
-            yield key.removesuffix("._target_"), name if isinstance(name, Scalar) else str(name)
-    space = read_json(run.path.parent / "sweep.json").get("space", {})
-    for text in read_lines(run.path / "overrides.yaml") if space else ():
-        key, _, typed = text.partition("=")
-        if key in space:
-            value = config.get(key.lstrip("+"))
-            yield key.lstrip("+"), value if isinstance(value, Scalar) else typed
