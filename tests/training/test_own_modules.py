@@ -167,11 +167,15 @@ def below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_classes_below_segkits_own(below: Path) -> None:
-    result = run_segkit(
-        below, "train", *MINE, "module._target_=below.Mine", "+module.weight=0.5", "data._target_=below.Few", "+data.most=8"
-    )
+    own = ("module._target_=below.Mine", "+module.weight=0.5", "data._target_=below.Few", "+data.most=8", "test=true")
+    untested = run_segkit(below, "train", *MINE, *own)
+    assert untested.returncode == 2
+    assert "split.test_fraction=0.2" in untested.stderr
+    result = run_segkit(below, "train", *MINE, *own, "split.test_fraction=0.2")
     assert result.returncode == 0, result.stderr
-    assert (below / "outputs/small/r/cases.csv").exists()
+    run = below / "outputs/small/r"
+    subsets = [{row["subset"] for row in csv.DictReader(path.open())} for path in (run / "cases.csv", run / "test/cases.csv")]
+    assert subsets == [{"val"}, {"test"}]
 
 
 def test_an_own_datamodule_with_segkits_network_and_loss(below: Path) -> None:
