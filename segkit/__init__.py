@@ -9,6 +9,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from segkit.cli.api import evaluate, predict, train
     from segkit.config.compose import compose
+    from segkit.config.groups import CONF
     from segkit.data.case import Case, Manifest
     from segkit.data.datamodule import SegmentationData
     from segkit.data.labels import LabelMap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CONF",
     "Case",
     "LabelMap",
     "Manifest",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "cli.api": ["evaluate", "predict", "train"],
     "config.compose": ["compose"],
+    "config.groups": ["CONF"],
     "data.case": ["Case", "Manifest"],
     "data.datamodule": ["SegmentationData"],
     "data.labels": ["LabelMap"],

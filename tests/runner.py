@@ -124,7 +124,7 @@ def environment(env: dict[str, str]) -> Iterator[None]:
 def hydra_state() -> Iterator[None]:
     from hydra.core.singleton import Singleton
 
-    from segkit.config.compose import UserFolders
+    from segkit.config.search_path import UserFolders
 
     before, folders = Singleton._instances, UserFolders.folders
     of_one_application = ("GlobalHydra", "HydraConfig", "JobRuntime", "VersionBase")

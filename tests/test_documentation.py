@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.main import BY_NAME, as_keys
+from segkit.cli.application import as_keys
+from segkit.cli.main import BY_NAME
 from segkit.config import compose
 from segkit.config.commands import COMMANDS
 from segkit.config.compose import spelled_out

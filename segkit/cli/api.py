@@ -6,19 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.config.compose import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from segkit.config.compose import compose, to_model
 from segkit.config.overrides import assignment
 
 if TYPE_CHECKING:
     from segkit.inference.evaluation import Result
 
 
-def train(*overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:
-    """`segkit.train("experiment=quickstart", "seed=1")`"""
-    cfg = compose("train", overrides, config_dirs)
+def train(*overrides: str | DictConfig, config_dirs: Sequence[Path | str] = ()) -> Result:
+    """`segkit.train("experiment=quickstart", "seed=1")`
+
+    In a script under `@hydra.main(config_path=str(segkit.CONF), config_name="train")`: `segkit.train(cfg)`.
+    """
+    given = overrides[0] if overrides and isinstance(overrides[0], DictConfig) else None
+    words = [str(word) for word in (HydraConfig.get().overrides.task if given is not None else overrides)]
+    cfg = compose("train", words, config_dirs) if given is None else to_model("train", given, HydraConfig.get().runtime.choices, (), words)
     from segkit.training import train as run
 
-    return run.train(cfg, overrides=list(overrides))  # type: ignore[arg-type]
+    return run.train(cfg, overrides=words)  # type: ignore[arg-type]
 
 
 def evaluate(ckpt: str | Path | None, *overrides: str, config_dirs: Sequence[Path | str] = ()) -> Result:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segkit.cli.main import BY_NAME, Application
+from segkit.cli.application import Application
+from segkit.cli.main import BY_NAME
 from segkit.cli.sweep import print_table
 from segkit.cli.tune_verdicts import Stage, evaluate, label, problem
 from segkit.config import compose

@@ -12,84 +12,39 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import yaml
 from hydra import initialize_config_dir, version
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml import YAMLError
 
 from segkit.config import messages
 from segkit.config import overrides as hydra_overrides
 from segkit.config.groups import CONF as CONF
 from segkit.config.groups import present_words
-from segkit.config.overrides import GROUP, REFUSALS, alternatives, as_typed, fits, key_of, misplaced, options
+from segkit.config.overrides import REFUSALS, alternatives, as_typed, key_of, options
+from segkit.config.presets import GROUP, fits, misplaced
 from segkit.config.ranges import FOLD, KEY, fold_numbers
 from segkit.config.schema import Train
+from segkit.config.search_path import UserFolders, use_folders
 from segkit.config.validate import before, checked
-from segkit.system.errors import Problem, ProblemsFound, few, raise_errors
+from segkit.system.errors import Problem, ProblemsFound, raise_errors
+from segkit.system.shell import argument
 
-COMMANDS = frozenset(path.stem for path in CONF.glob("*.yaml"))
 PLACEHOLDERS = {"ckpt": "FILE", "input": "FILE_OR_FOLDER", "output": "FOLDER", "weights": "FILE"}
 When = Mapping[str, str]
 """Key -> the override, such as `optimizer=sgd`, without which it is left alone."""
-
-
-class UserOptions(FileConfigSource):
-    """A user's config folder. It adds options and may replace ours, but never the config of a command: ./conf may be another program's."""
-
-    @staticmethod
-    def scheme() -> str:
-        return "segkit-user"
-
-    def is_config(self, config_path: str) -> bool:
-        return config_path.removesuffix(".yaml") not in COMMANDS and super().is_config(config_path)
-
-
-class UserFolders(SearchPathPlugin):
-    """Puts the user's config folders before our own."""
-
-    folders: ClassVar[tuple[Path, ...]] = ()
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in reversed(self.folders):
-            search_path.prepend("user", f"{UserOptions.scheme()}://{folder}")
-
-
-def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
-    """Have Hydra look into `config_dirs`, and into ./conf where the working directory has one."""
-    local = Path("conf").resolve()
-    named = [Path(folder).resolve() for folder in config_dirs]
-    missing = [Problem("--config-dir", f"{folder} is no folder") for folder in named if not folder.is_dir()]
-    if missing:
-        raise ProblemsFound(missing)
-    ours = [local] if local.is_dir() and local not in (CONF, *named) else []
-    UserFolders.folders = (*named, *ours)
-    for plugin in (UserFolders, UserOptions):
-        Plugins.instance().register(plugin)
-
-
-def shadows() -> list[str]:
-    """A line for each of the user's folders that holds files named like ours: which of these are replaced, and which are not."""
-    lines = []
-    for folder in UserFolders.folders:
-        names = [file.relative_to(folder) for file in sorted(folder.rglob("*.yaml"))]
-        replaced = [str(name.with_suffix("")) for name in names if len(name.parts) > 1 and (CONF / name).exists()]
-        unused = [str(name) for name in names if len(name.parts) == 1 and name.stem in COMMANDS]
-        what = [f"replaces segkit's own {few(replaced)}"] if replaced else []
-        what += [f"holds {few(unused)} of another program, which segkit leaves out"] if unused else []
-        lines += [f"{folder} {' and '.join(what)}"] if what else []
-    return lines
 
 
 def compose(command: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> BaseModel:
@@ -107,7 +62,8 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
         if multirun:
             problems += unsteady(command, overrides, loader)
             every = [*listed(command, overrides, loader), *overrides]
-            when = of_sweeper(command, overrides, loader, "when")
+            when, wrong = conditions(command, overrides, loader)
+            problems += wrong
             jobs = possible(one_at_a_time(every, loader), {key: str(text).replace(" ", "") for key, text in when.items()})
         else:
             check_single(command, overrides)
@@ -115,7 +71,7 @@ def check(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | s
             try:
                 _compose(command, job, loader)
             except ProblemsFound as found:
-                problems += about_intervals(found.problems, every)
+                problems += about_intervals(about_conditions(command, found.problems, every, loader), every)
     if problems:
         raise ProblemsFound(dict.fromkeys(problems), before(command))
 
@@ -142,17 +98,38 @@ def sweep_words(command: str, overrides: Sequence[str], typed: Sequence[str] = (
     return list({key_of(text): text for text in texts}.values())
 
 
-def to_model(command: str, cfg: DictConfig, choices: Mapping[str, str | None], known: Sequence[Problem] = ()) -> BaseModel:
-    """Check a composed config. `choices` of groups name the experiment; `known` problems refuse the config in any case."""
+def to_model(
+    command: str, cfg: DictConfig, choices: Mapping[str, str | None], known: Sequence[Problem] = (), overrides: Sequence[str] = ()
+) -> BaseModel:
+    """Check a composed config. `choices` of groups name the experiment; `known` problems refuse the config in any case.
+
+    Keys that the user has added (see `own_keys`), by `overrides` or otherwise, are kept under `own`.
+    """
     problems = list(known)
-    container = _plain(cfg, (), problems)
+    container = plain(cfg, (), problems)
+    if command == "train" and (own := own_keys(container, choices, overrides)):
+        container = {key: value for key, value in container.items() if key not in own} | {"own": {key: container[key] for key in own}}
     if command == "train" and container.get("name") is None:
         container["name"] = str(choices.get("experiment") or choices.get("data"))
     if command == "plan" and container.get("choice") is None:
         container["choice"] = choices.get("data")
     if command in ("evaluate", "predict", "calibrate", "export") and not choices.get("data") and isinstance(container.get("data"), dict):
         container["data"] = {key: value for key, value in container["data"].items() if value is not None}
-    return checked(command, container, problems)
+    try:
+        return checked(command, container, problems)
+    except ProblemsFound as found:
+        raise ProblemsFound(hydra_overrides.about_environment(found.problems, cfg), found.before) from None
+
+
+def own_keys(container: Mapping[str, Any], choices: Mapping[str, str | None], overrides: Sequence[str]) -> list[str]:
+    """Top-level keys that segkit does not know and the user has added: groups of their own, what a `+` has added, and further keys of
+    a primary config of their own. What looks like a misspelled key of segkit's is none of them.
+    """
+    groups = {name.rpartition("@")[2].split("/")[0] for name in choices if "@" in name or not (CONF / name).is_dir()}
+    typed = {key_of(text).split(".")[0] for text in overrides if text.startswith("+")}
+    added = {*typed, *(container if UserFolders.primary else ())}
+    unknown = [key for key in container if key not in Train.model_fields]
+    return [key for key in unknown if key in groups or (key in added and not get_close_matches(key, Train.model_fields, cutoff=0.7))]
 
 
 def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tuple[str, list[str]]]:
@@ -168,8 +145,9 @@ def groups(command: str, config_dirs: Sequence[Path | str] = ()) -> dict[str, tu
 def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
     """Hydra with our search path. Its global state, which another Hydra application may be using, is put back."""
     outer, base, job = GlobalHydra.instance().hydra, version.getbase(), copy(JobRuntime.instance().conf)
-    folders = UserFolders.folders
+    folders, known = UserFolders.folders, HydraConfig.instance().cfg
     use_folders(config_dirs)
+    hydra_overrides.COMPOSED.clear()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), job_name="segkit", version_base="1.3"):
@@ -178,7 +156,7 @@ def _hydra(config_dirs: Sequence[Path | str]) -> Iterator[ConfigLoader]:
         GlobalHydra.instance().hydra = outer
         version.VersionBase.instance().version_base = base
         JobRuntime.instance().conf = job
-        UserFolders.folders = folders
+        UserFolders.folders, HydraConfig.instance().cfg = folders, known
 
 
 def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseModel:
@@ -188,7 +166,7 @@ def _compose(command: str, overrides: list[str], loader: ConfigLoader) -> BaseMo
     if cfg is None:
         raise ProblemsFound(problems, before(command))
     problems += leftovers(command, overrides, cfg, loader) if not problems else []
-    return to_model(command, cfg, hydra_overrides.choices(cfg), problems)
+    return to_model(command, cfg, hydra_overrides.choices(cfg), problems, overrides)
 
 
 def leftovers(command: str, overrides: Sequence[str], cfg: DictConfig, loader: ConfigLoader) -> list[Problem]:
@@ -212,7 +190,7 @@ def foreign_keys(command: str, overrides: Sequence[str], cfg: DictConfig, group:
     return [f"{group}.{key}" for key in cfg[group] if key not in plain]
 
 
-def _plain(node: DictConfig | ListConfig, path: messages.Path, problems: list[Problem]) -> Any:
+def plain(node: DictConfig | ListConfig, path: messages.Path, problems: list[Problem]) -> Any:
     """Resolved dicts and lists. What is missing or refers to nothing becomes None and one of `problems`."""
     if isinstance(node, ListConfig):
         return [_value(node, i, (*path, i), problems) for i in range(len(node))]
@@ -230,24 +208,59 @@ def _value(node: Any, key: Any, path: messages.Path, problems: list[Problem]) ->
         raw = OmegaConf.to_container(node, resolve=False)
         problems.append(Problem(where, f"{raw[key]} refers to nothing"))  # type: ignore[index]
         return None
-    return _plain(value, path, problems) if OmegaConf.is_config(value) else value
+    return plain(value, path, problems) if OmegaConf.is_config(value) else value
 
 
 def listed(command: str, overrides: Sequence[str], loader: ConfigLoader, typed: Sequence[str] | None = None) -> list[str]:
     """The sweeps that `hydra.sweeper.params` adds; a key that the user types (None: any of `overrides`) is left to the user."""
     keys = {key_of(text) for text in (overrides if typed is None else typed)}
     params = of_sweeper(command, overrides, loader, "params")
-    return [as_typed(key, values) for key, values in params.items() if key not in keys]
+    return [] if isinstance(params, str) else [as_typed(key, values) for key, values in params.items() if key not in keys]
 
 
-def of_sweeper(command: str, overrides: Sequence[str], loader: ConfigLoader, key: str) -> dict[str, Any]:
-    """The mapping `hydra.sweeper.KEY` under the overrides that are not swept."""
+def of_sweeper(command: str, overrides: Sequence[str], loader: ConfigLoader, key: str) -> Any:
+    """The mapping `hydra.sweeper.KEY` under the overrides that are not swept; as it is where it is text."""
     try:
         fixed = [text for text in overrides if len(alternatives(text, loader)) == 1]
         found = OmegaConf.select(hydra_overrides.compose(command, fixed), f"hydra.sweeper.{key}") or {}
-        return {str(name): value for name, value in found.items()}
+        return found if isinstance(found, str) else {str(name): value for name, value in found.items()}
     except REFUSALS:
         return {}  # what is wrong is reported when the jobs are tried
+
+
+def conditions(command: str, overrides: Sequence[str], loader: ConfigLoader) -> tuple[When, list[Problem]]:
+    """`hydra.sweeper.when`, and what is wrong with it."""
+    found = of_sweeper(command, overrides, loader, "when")
+    if not isinstance(found, str):
+        return found, []
+    with suppress(YAMLError):
+        if isinstance(meant := yaml.safe_load(found), dict):
+            fix = f"write  {conditional({str(key): str(value) for key, value in meant.items()})}"
+            return {}, [Problem("hydra.sweeper.when", "is text, and needs a mapping {KEY: CONDITION}", fix)]
+    return {}, [Problem("hydra.sweeper.when", f"needs a mapping {{KEY: CONDITION}}, got {found!r}")]
+
+
+def conditional(when: When) -> str:
+    """As typed in a shell."""
+    return argument("hydra.sweeper.when", "{" + ", ".join(f'{key}: "{text}"' for key, text in when.items()) + "}")
+
+
+def about_conditions(command: str, problems: Iterable[Problem], overrides: Sequence[str], loader: ConfigLoader) -> Iterator[Problem]:
+    """A searched key that only some of the searched options have is to be searched with one of these."""
+    for problem in problems:
+        swept = (text for text in overrides if key_of(text) == problem.where.split(".")[0] and options(key_of(text), loader))
+        values = [value for text in swept for value in alternatives(text, loader)]
+        if problem.what.startswith("no such key") and len(values) > 1:
+            with suppress(*REFUSALS):
+                having = [one for one in values if problem.where in dotted(hydra_overrides.compose(command, [one]))]
+                if having:
+                    what = f"exists with {' and '.join(having)} alone"
+                    problem = replace(problem, what=what, fix=f"add  {conditional({problem.where: having[0]})}")
+        yield problem
+
+
+def dotted(cfg: DictConfig) -> set[str]:
+    return set(hydra_overrides.leaves(OmegaConf.to_container(cfg, resolve=False)))  # type: ignore[arg-type]
 
 
 def unsteady(command: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Problem]:

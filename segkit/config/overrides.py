@@ -9,21 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, Transformer, ValueType
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from segkit.config.aliases import keyword_hint
 from segkit.config.commands import COMMANDS
+from segkit.config.groups import CONF
 from segkit.config.messages import section
+from segkit.config.presets import GROUP, fits
+from segkit.config.search_path import primary_of
 from segkit.config.targets import keywords_of
 from segkit.config.validate import only_training
 from segkit.system.errors import Problem, first_line, nearest
@@ -38,9 +44,8 @@ LAUNCHERS = {
     "ray": "hydra-ray-launcher",
 }
 """Hydra's own, each a package."""
-GROUP = "experiment"
-TRAINING, EVALUATING = ("train", "import"), ("evaluate", "predict")
-"""Presets, in conf/experiment: what a training is, and which checkpoints are evaluated together. Each command takes its own kind."""
+COMPOSED: dict[tuple[str, ...], DictConfig] = {}
+"""What has been composed since Hydra was initialized: it takes half a second each, and a multirun is looked at from several sides."""
 SMALL = 1e-4
 """Tried around 0, times the factors."""
 
@@ -58,6 +63,12 @@ def key_of(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
+def as_none(text: str) -> str:
+    """`~logger` as `logger=none`: without the group the schema's defaults would count. As it is where there is no option `none`."""
+    group = text[1:].partition("=")[0]
+    return f"{group}=none" if text.startswith("~") and (CONF / group / "none.yaml").is_file() else text
+
+
 def assignment(key: str, *values: object) -> str:
     """`key=value` in which no character of a value has a meaning in Hydra's grammar; several values make a list."""
     quoted = [QuotedString(str(value), Quote.single).with_quotes() for value in values]
@@ -65,8 +76,17 @@ def assignment(key: str, *values: object) -> str:
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
-    """With the `hydra` node. Needs an initialized Hydra (see compose.py)."""
-    return hydra.compose(command, list(overrides), return_hydra_config=True)
+    """With the `hydra` node, to which `${hydra:…}` refers. Needs an initialized Hydra (see compose.py)."""
+    words = [as_none(text) for text in overrides]
+    key = (primary_of(command), *words)
+    if key not in COMPOSED:
+        cfg = hydra.compose(primary_of(command), words, return_hydra_config=True)
+        with read_write(cfg), open_dict(cfg):
+            cfg.hydra.job.id, cfg.hydra.job.num = cfg.hydra.job.get("id") or "0", 0  # as Hydra sets them when a job starts
+            cfg.hydra.runtime.output_dir = str(Path(cfg.hydra.run.dir).absolute())
+        COMPOSED[key] = cfg
+    HydraConfig.instance().set_config(COMPOSED[key])
+    return COMPOSED[key]
 
 
 def compose_or_explain(command: str, overrides: Sequence[str], loader: ConfigLoader) -> tuple[DictConfig | None, list[Problem]]:
@@ -102,20 +122,45 @@ def _parse(texts: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], 
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([text])
         except HydraException:
-            problems.append(Problem(key or text, "cannot be read" if equals else "has no value", _readable(key, value)))
+            problems.append(Problem(key or text, "cannot be read" if equals else "has no value", _readable(key, value, loader)))
             continue
         if override.is_sweep_override():
             what = "holds several values: -m runs them one after the other, brackets make a list"
-            problems.append(Problem(key, what, f"write  -m {text}  or  {argument(key, f'[{value}]')}"))
+            as_list = "" if "(" in value else f"  or  {argument(key, f'[{value}]')}"
+            problems.append(Problem(key, what, f"write  -m {argument(key, value)}{as_list}"))
         else:
             parsed.append(override)
     return parsed, problems
 
 
-def _readable(key: str, value: str) -> str:
+def _readable(key: str, value: str, loader: ConfigLoader) -> str:
+    """The line to type: the first spelling that Hydra can read."""
     if "[" in key:
-        return "write  " + re.sub(r"\[(\w+)\]", r".\1", key) + f"={value}"
-    return f"quote the value:  {typed(key, value)}" if value else f"write  {key}=VALUE"
+        return "write  " + argument(re.sub(r"\[(\w+)\]", r".\1", key), value)
+    if not value:
+        return f"write  {key}=VALUE"
+    inside = re.sub(r"""(?<=[:\[,])(\s*)([^\s,:"'{}\[\]][^,:"'{}\[\]]*=[^,"'{}\[\]]*)""", r'\1"\2"', value)
+    for spelling in (f'"{value}"' if "${" in value else "", inside if inside != value else ""):
+        with suppress(HydraException):
+            if spelling and OverridesParser.create(loader).parse_overrides([f"{key}={spelling}"]):
+                return (
+                    f"quote what is inside:  {argument(key, spelling)}" if spelling == inside else f"quote it:  {argument(key, spelling)}"
+                )
+    return f"quote the value:  {typed(key, value)}"
+
+
+def about_environment(problems: Sequence[Problem], cfg: DictConfig) -> list[Problem]:
+    """Variables of the environment are text; where a number is wanted they have to be decoded."""
+    plain, found = OmegaConf.to_container(cfg, resolve=False), []
+    for problem in problems:
+        value: Any = plain
+        for part in problem.where.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if problem.what.startswith("needs ") and isinstance(value, str) and value.startswith("${oc.env:"):
+            spelling = f'"${{oc.decode:{value}}}"'
+            problem = replace(problem, fix=f"an environment variable is text, so decode it:  {argument(problem.where, spelling)}")
+        found.append(problem)
+    return found
 
 
 def _check_groups(
@@ -195,7 +240,7 @@ def _missing(
     if target is not None and depth == len(parts) - 1:
         keywords = keywords_of(str(target), tree.get("allow_targets") or (), only_training(tuple(parents)))
         if part in keywords:
-            return Problem(key, "is not in the config yet", f"add it with  +{text}")
+            return Problem(key, "is not in the config yet", f"add it with  {_added(text)}")
         names += keywords
     if not parents:
         names += [group for group in groups if not group.startswith("hydra/")]
@@ -204,17 +249,24 @@ def _missing(
     if close:
         rest = "".join(f".{later}" for later in parts[depth + 1 :])
         return Problem(key, f"no such key; {close[:-1]}{rest}?")
-    elsewhere = [path for path in _leaves(tree) if path.rpartition(".")[2] == parts[-1]]
+    elsewhere = [path for path in leaves(tree) if path.rpartition(".")[2] == parts[-1]]
     if elsewhere:
         return Problem(key, f"no such key; did you mean {' or '.join(elsewhere[:3])}?")
-    free = parents and target is None and section(COMMANDS[command], parents) is None and parents[0] != "hydra"
-    return Problem(key, "no such key", f"add it with  +{text}" if free else "")
+    is_free = section(COMMANDS[command], parents) is None if parents else command == "train"
+    free = target is None and is_free and key.split(".")[0] != "hydra"
+    return Problem(key, "no such key", f"add it with  {_added(text)}" if free else "")
 
 
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _added(text: str) -> str:
+    """An override as typed, with a plus before it."""
+    key, _, value = text.partition("=")
+    return argument(f"+{key}", value)
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.") if key != "hydra" else ()
+            yield from leaves(value, f"{prefix}{key}.") if key != "hydra" else ()
         else:
             yield f"{prefix}{key}"
 
@@ -230,8 +282,20 @@ def _apply_each(command: str, parsed: Sequence[Override], base: DictConfig) -> t
             cfg = compose(command, [*taken, str(override.input_line)])
             taken.append(str(override.input_line))
         except REFUSALS as refusal:
-            problems.append(_explain(refusal, override.key_or_group))
+            problems += _new_in_mapping(override, cfg) or [_explain(refusal, override.key_or_group)]
     return cfg, problems
+
+
+def _new_in_mapping(override: Override, cfg: DictConfig) -> list[Problem]:
+    """Keys of a mapping that are not in the config yet: Hydra merges it with what is there, and adds only what a `+` precedes."""
+    key, value = override.key_or_group, override.value()
+    known = OmegaConf.select(cfg, key, throw_on_resolution_failure=False, default=None)
+    if not isinstance(value, dict) or not OmegaConf.is_dict(known) or override.is_add():
+        return []
+    text = {str(name): Override._get_value_element_as_str(inner, space_after_sep=True) for name, inner in value.items()}
+    lines = [argument(f"{'' if name in known else '+'}{key}.{name}", inner) for name, inner in text.items()]
+    new = [name for name in text if name not in known]
+    return [Problem(key, f"has no {', '.join(new)} yet", f"add it with  {' '.join(lines)}")] if new else []
 
 
 def _explain(refusal: Exception, where: str) -> Problem:
@@ -241,45 +305,11 @@ def _explain(refusal: Exception, where: str) -> Problem:
     if isinstance(refusal, MarkedYAMLError) and refusal.problem_mark:
         mark = refusal.problem_mark
         return Problem(str(mark.name).strip(), f"line {mark.line + 1} is no YAML: {refusal.problem}")
+    if "Could not append" in str(refusal):
+        return Problem(where, "is in the config already", f"write it without +:  {where}=VALUE")
     cause = refusal.__cause__ or refusal
     first_lines = [first_line(error).rstrip(".") for error in (refusal, cause)]
     return Problem(where, "; ".join(dict.fromkeys(first_lines)))
-
-
-def misplaced(command: str, overrides: Sequence[str], loader: ConfigLoader) -> Problem | None:
-    """The preset of the other kind that a command was given, and what to type instead."""
-    given = [value for key, _, value in (text.partition("=") for text in overrides) if key.lstrip("+") == GROUP]
-    name = next((name for name in given if not fits(command, name, loader)), None)
-    if name is None:
-        return None
-    if command in EVALUATING:
-        return Problem(GROUP, f"{name} is a preset of training", "leave it out: ckpt=RUN carries it already")
-    members = [f"members.{member}.ckpt=RUN" for member in content(name, loader).get("members") or {}]
-    return Problem(GROUP, f"{name} trains nothing", " ".join([f"segkit evaluate {GROUP}={name}", *members]))
-
-
-def fits(command: str, name: str, loader: ConfigLoader) -> bool:
-    """Whether a command takes a preset: it does not where that sets what only commands of the other kind know."""
-    others = TRAINING if command in EVALUATING else EVALUATING if command in TRAINING else ()
-    theirs = {key for other in others for key in COMMANDS[other].model_fields}
-    return not sections(content(name, loader)) & (theirs - set(COMMANDS[command].model_fields))
-
-
-def sections(preset: dict[str, Any]) -> set[str]:
-    """Sections that a preset sets, itself or by choosing an option of their group."""
-    chosen = [str(key) for entry in preset.get("defaults") or [] if isinstance(entry, dict) for key in entry]
-    return {*preset, *(key.removeprefix("override ").lstrip("/") for key in chosen)}
-
-
-def content(name: str, loader: ConfigLoader) -> dict[str, Any]:
-    """The file's content; empty where there is none, or none that can be read: that is reported elsewhere."""
-    path = f"{GROUP}/{name}"
-    try:
-        found = next((source for source in loader.get_sources() if source.is_config(path)), None)
-        node = OmegaConf.to_container(found.load_config(path).config) if found else {}
-    except Exception:  # whatever YAML and OmegaConf raise
-        return {}
-    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
 
 
 def alternatives(text: str, loader: ConfigLoader) -> list[str]:

@@ -17,7 +17,13 @@ BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
 def check_ranges(container: Mapping[str, Any]) -> list[Problem]:
     """What is wrong between the keys of a training's config, each of which may be right by itself."""
     preprocess = _section(container, "preprocess")
-    return [*_window(preprocess), *_percentiles(preprocess), *_axes(container)]
+    return [*_window(preprocess), *_percentiles(preprocess), *_axes(container), *_tags(container)]
+
+
+def _tags(container: Mapping[str, Any]) -> list[Problem]:
+    if container.get("tags") or not _section(container, "extras").get("enforce_tags"):
+        return []
+    return [Problem("tags", "is needed with extras.enforce_tags=true", "add  'tags=[dev]'")]
 
 
 def _section(container: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -166,6 +166,10 @@ Nodes = Annotated[dict[str, Target | None], BeforeValidator(_none_at_all)]
 """What is built, by name; null leaves one out, and in place of the mapping all of them."""
 
 
+def _none_given(tags: Any) -> Any:
+    return [] if tags is None else tags
+
+
 class Augment(Strict):
     transforms: Nodes
 
@@ -285,6 +289,14 @@ class Sweep(Strict):
     fail_fast: bool = False
 
 
+class Extras(Strict):
+    """As in the Lightning-Hydra template."""
+
+    ignore_warnings: bool = False
+    enforce_tags: bool = False
+    print_config: bool = False
+
+
 class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
@@ -297,6 +309,10 @@ class Train(Strict):
     freeze: list[str] = []
     lr_scales: dict[str, NotNegative] | None = None
     allow_targets: list[str] = []
+    task_name: str = "train"
+    tags: Annotated[list[str], BeforeValidator(_none_given)] = []
+    extras: Extras = Extras()
+    own: dict[str, Any] = {}
     data: Data
     benchmark: Benchmark = Benchmark()
     sweep: Sweep = Sweep()

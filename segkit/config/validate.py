@@ -216,7 +216,7 @@ def _targets(container: Mapping[str, Any], built: bool = False) -> tuple[list[tu
     """The nodes with a `_target_`, as their classes want them; what is wrong with a model's weights, which segkit loads itself."""
     model, problems = without_weights(container.get("model"))
     data = container.get("data")
-    whole = {**container, "model": model}
+    whole = {**container, "model": model, "own": None}  # nobody builds what is there
     if isinstance(data, dict) and data.get("target"):
         whole["data"] = {**(data.get("options") or {}), "_target_": data["target"], "source": data.get("source")}
     nodes = ((path, dict(node)) for path, node in target_nodes(whole, built=built))

@@ -126,8 +126,11 @@ class UNet(nn.Module):
         deep_supervision: int = 0,
         final: Literal["none", "sigmoid", "softmax"] = "none",
         target: Literal["overlap_tile", "center_crop", "resize"] = "overlap_tile",
+        weights: None = None,
     ) -> None:
         super().__init__()
+        if weights is not None:
+            raise ValueError("weights are loaded by segkit when a training starts, not by the network itself")
         if len(widths) < 2:
             raise ValueError(f"widths needs at least two levels, got {list(widths)}")
         if convs < 1 or deep_supervision < 0:

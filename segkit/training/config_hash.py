@@ -10,7 +10,19 @@ from typing import Any
 from segkit.config.schema import Train
 
 PLACE_KEYS = (
-    *("resume", "run", "output_dir", "sweep", "folds", "allow_targets", "logger", "trainer.log_every_n_steps"),
+    *(
+        "resume",
+        "run",
+        "output_dir",
+        "sweep",
+        "folds",
+        "allow_targets",
+        "task_name",
+        "tags",
+        "extras",
+        "logger",
+        "trainer.log_every_n_steps",
+    ),
     *(f"callbacks.{name}" for name in ("model_checkpoint", "pictures", "lr_monitor", "rich_progress_bar", "model_summary", "device_stats")),
     *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
 )

@@ -16,6 +16,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from segkit.config.compose import plain
 from segkit.config.overrides import as_typed
 from segkit.system.errors import DiskFull, SegkitError
 from segkit.system.files import is_full
@@ -64,7 +65,7 @@ class Multirun:
         if root is not None and not Path(root).expanduser().exists():  # once, not by every trial
             raise SegkitError(f"data.root={root}: no such folder")
         config = OmegaConf.masked_copy(self.cfg, [str(key) for key in self.cfg if key != "hydra"])
-        space = replace(space, shared=shared_config(OmegaConf.to_container(config, resolve=True), space))  # type: ignore[arg-type]
+        space = replace(space, shared=shared_config(plain(config, (), []), space))  # what is known of a job alone is None
         self.study = self._study(settings, space, dict(settings.objectives or {self.cfg.metric.monitor: self.cfg.metric.mode}))
         self._announce(self.study.requeue_failed())
         try:
