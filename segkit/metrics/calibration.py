@@ -94,9 +94,10 @@ class Calibration:
             probs: (C, *S) in [0, 1], the background first where classes exclude each other and there are several.
             target: (*S) class indices, or (K, *S) planes where classes overlap; 255 is not counted.
             labels: Classes of both. Probabilities of another number of classes, or of another grid, are left out.
+                Nothing is counted of no class.
         """
         size = target.shape[1:] if labels.overlap else target.shape
-        if probs.shape != (labels.n_outputs, *size):
+        if probs.shape != (labels.n_outputs, *size) or not self.counts:
             return
         for k, (name, of_class) in enumerate(zip(labels.classes, probs[-len(labels.classes) :], strict=True)):
             plane = target[k] if labels.overlap else target

@@ -24,6 +24,7 @@ PLACE_KEYS = (
         "trainer.log_every_n_steps",
     ),
     *(f"callbacks.{name}" for name in ("model_checkpoint", "pictures", "lr_monitor", "rich_progress_bar", "model_summary", "device_stats")),
+    *("callbacks.validation_curves", "callbacks.throughput"),
     *("data.num_workers", "data.cache_gb", "data.disk_cache_gb", "trainer.threads"),
 )
 """Keys that say where a run lives and how it is watched, not what it is."""

@@ -15,23 +15,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
+import torch
+import yaml
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from torch.nn import Module
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from segkit.config.groups import in_folder, with_folder
 from segkit.config.schema import Train
 from segkit.config.targets import instantiate, keywords_of
-from segkit.data.labels import Array
 from segkit.metrics.summary import Summary
 from segkit.system.environment import is_child
-from segkit.system.errors import SegkitError
+from segkit.system.errors import SegkitError, first_line
 from segkit.system.files import write_text_atomic
 from segkit.system.locks import locked
 from segkit.system.plain import read_json
-from segkit.training.hparams import final_metrics, hparams
+from segkit.system.progress import console
+from segkit.training.hparams import final_metrics, hparams, varied
+from segkit.training.media import kind_of, log_text
+from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
 
 IDENTITIES = "loggers.json"
@@ -41,38 +46,10 @@ CONTINUES = {"WandbLogger": "id", "MLFlowLogger": "run_id", "CometLogger": "expe
 SERVED: dict[Path, dict[str, Logger]] = {}
 """The loggers of this process by run folder, from the start of the training until it is evaluated."""
 
-# --- how each takes what the Logger interface has no method for -------------------------------------------------------
-
-IMAGES: dict[str, Callable[[Any, str, Array, int], Any]] = {
-    "TensorBoardLogger": lambda logger, name, image, step: logger.experiment.add_image(name, image, step, dataformats="HWC"),
-    "WandbLogger": lambda logger, name, image, step: logger.log_image(name, [image], step),
-    "MLFlowLogger": lambda logger, name, image, step: logger.experiment.log_image(logger.run_id, image, key=name, step=step),
-    "CometLogger": lambda logger, name, image, step: logger.experiment.log_image(image, name=name, step=step),
-    "CSVLogger": lambda logger, name, image, step: write_png(Path(logger.log_dir) / name / f"{step:06d}.png", image),
-}
 ENDS: dict[str, Callable[[Any], Any]] = {
     "WandbLogger": lambda logger: logger.experiment.finish(),  # else the next trial of a sweep would log into the same run
     "CometLogger": lambda logger: logger.experiment.end(),
 }
-
-
-def kind_of(logger: Logger, table: Mapping[str, Any]) -> str:
-    """The name in `table` of the logger's class, or of one that it is derived from; empty where there is none."""
-    return next((cls.__name__ for cls in type(logger).__mro__ if cls.__name__ in table), "")
-
-
-def log_image(logger: Logger, name: str, image: Array, step: int) -> None:
-    """Log an image (rows, columns, 3) of 8 bits; a logger of another kind takes it by `log_image(key, images, step)`, or not at all."""
-    with suppress(OSError):  # a full disk is reported with the checkpoint that does not fit on it
-        if kind := kind_of(logger, IMAGES):
-            IMAGES[kind](logger, name, image, step)
-        elif hasattr(logger, "log_image"):
-            logger.log_image(key=name, images=[image], step=step)
-
-
-def write_png(path: Path, image: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image[..., ::-1])
 
 
 # --- building and ending ----------------------------------------------------------------------------------------------
@@ -129,7 +106,9 @@ def introduce(run: RunFolder, cfg: Train, known: Mapping[str, str]) -> None:
     found = dict(known)
     for name, logger in SERVED[run.path].items():
         if name not in known and not isinstance(logger, loggers.TensorBoardLogger):  # which wants them with the final metrics
-            logger.log_hyperparams(dict(hparams(run, cfg)))
+            logger.log_hyperparams(hparams(run, cfg))
+        if run.resume_from is None:
+            log_text(logger, "config", yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
         if kind_of(logger, CONTINUES):
             found[name] = str(logger.version)
     if found != known:
@@ -152,7 +131,7 @@ def record_result(run: RunFolder, cfg: Train, summary: Summary | None = None) ->
     metrics, step = final_metrics(run, cfg, summary)
     for logger in SERVED.get(run.path, {}).values():
         if isinstance(logger, loggers.TensorBoardLogger):
-            write_hparams(logger.log_dir, dict(hparams(run, cfg)), metrics, step)
+            write_hparams(logger.log_dir, varied(run, cfg), metrics, step)
         else:
             logger.log_metrics(metrics, step)
             logger.save()
@@ -192,8 +171,27 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             super().finalize(status)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Without the epoch, which Lightning adds to each line: its curve says nothing."""
+        shown = {name: value for name, value in metrics.items() if name != "epoch"}
         with suppress(OSError):
-            super().log_metrics(metrics, step)
+            super().log_metrics(shown, step)
+
+    def log_graph(self, model: Module, input_array: Tensor | None = None) -> None:
+        """Log the network as a graph where `log_graph=true` asks for it; of segkit's module an example of its input is known."""
+        if not self._log_graph or not isinstance(model, SegmentationModule):
+            super().log_graph(model, input_array)  # type: ignore[arg-type]
+            return
+        try:
+            self.experiment.add_graph(model.model, example_input(model))
+        except Exception as error:  # whatever a network raises that cannot be traced
+            console.print(f"note       logger.tensorboard.log_graph: this network cannot be traced: {first_line(error)}", markup=False)
+
+
+def example_input(module: SegmentationModule) -> Tensor:
+    """An image of zeros (1, C, *S) that the network takes."""
+    config, metadata = module.config, module.metadata
+    size = config.sampling.patch or config.preprocess.size or (64,) * metadata.dims
+    return torch.zeros(1, metadata.channels, *size[: metadata.dims], device=module.device)
 
 
 def silence_writer(failed: threading.ExceptHookArgs) -> None:

@@ -32,6 +32,7 @@ from segkit.inference.sliding_window import sliding
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.base import known_as
+from segkit.metrics.calibration import Calibration
 from segkit.metrics.table import CaseTable, Row, evaluate_case
 from segkit.models.checkpoint import load_model
 from segkit.models.metadata import METADATA_KEY, Metadata
@@ -59,7 +60,7 @@ class EvaluatedCase:
 class SegmentationModule(L.LightningModule):
     """Train a segmentation model; validate it on the original grid, case by case.
 
-    Logs `train/<loss>`, `lr`, `val/<loss>` and `val/<metric>`, with several classes `val/<metric>/<class>` as well.
+    Logs `train/<loss>`, `train/lr`, `val/<loss>` and `val/<metric>`, with several classes `val/<metric>/<class>` as well.
 
     Args:
         model: The network with its normalization; images (B, C, *S) -> logits (B, K, *S).
@@ -70,12 +71,7 @@ class SegmentationModule(L.LightningModule):
     """
 
     def __init__(
-        self,
-        model: SegmentationModel,
-        loss: WeightedLoss,
-        metrics: Mapping[str, CaseMetric],
-        config: Train,
-        metadata: Metadata,
+        self, model: SegmentationModel, loss: WeightedLoss, metrics: Mapping[str, CaseMetric], config: Train, metadata: Metadata
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
@@ -88,6 +84,7 @@ class SegmentationModule(L.LightningModule):
         """Samples of an own DataModule that this process has evaluated."""
         self.gradient_norm: Tensor | None = None
         """Of the latest optimizer step; None under fp16, whose loss scaling skips a step with an infinite gradient by itself."""
+        self.calibration = Calibration({})  # with classes it counts the probabilities of a validation
         self.not_finite: tuple[str, ...] = ()
         """What was not finite in the latest validation."""
         self.plateau: ReduceLROnPlateau | None = None
@@ -108,7 +105,7 @@ class SegmentationModule(L.LightningModule):
         batch = as_batch(batch)
         parts = self.loss(*self.model.supervised(batch.image, batch.mask))
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
-        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return parts  # type: ignore[no-any-return]
 
     def build_optimizer(self) -> Optimizer:
@@ -233,7 +230,9 @@ class SegmentationModule(L.LightningModule):
         dataset, case = self.dataset, self.case(index)
         target = batch.mask[i].cpu().numpy() if dataset is None else dataset.reference(index)
         steps = batch.steps[i] if batch.steps else ()
-        mask = self.decide(restore(probs, steps, self.labels), case.pixel_mm)
+        on_grid = restore(probs, steps, self.labels)
+        self.calibration.add(on_grid, target, self.labels)
+        mask = self.decide(on_grid, case.pixel_mm)
         return mask, evaluate_case(mask, target, self.labels, case, self.metrics, "val")
 
     def on_validation_epoch_end(self) -> None:

@@ -44,6 +44,7 @@ from segkit.training.building import build_parts, check_monitor, make_metadata
 from segkit.training.callbacks.checkpoints import link_or_copy
 from segkit.training.callbacks.ending import Timer
 from segkit.training.callbacks.logging import N_PICTURES
+from segkit.training.callbacks.throughput import Throughput
 from segkit.training.checks import check_sense, check_smallest_batch
 from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.loggers import ending_loggers, record_result
@@ -269,7 +270,13 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) 
         raise Interrupted from None
     if cfg.test and not experiment.is_ours and run.best.exists():
         trainer.test(module, data, ckpt_path=run.best, weights_only=True)
-    return {"parameters": parameters, **ended_by(trainer, run, cfg)}
+    return {"parameters": parameters, **speed(trainer), **ended_by(trainer, run, cfg)}
+
+
+def speed(trainer: L.Trainer) -> dict[str, float]:
+    """For the status, where it was measured."""
+    found = next((callback.images_per_second for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
+    return {} if found is None else {"images_per_second": round(found, 3)}
 
 
 def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:

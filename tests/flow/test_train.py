@@ -44,7 +44,7 @@ def test_tensorboard_has_scalars_pictures_and_hparams(trained: Path) -> None:
 
     events = [EventAccumulator(str(path)).Reload() for path in trained.glob("events*")]
     tags = {tag for e in events for tag in e.Tags()["scalars"]}
-    assert {"train/loss", "val/loss", "val/dice", "lr", "final/dice"} <= tags
+    assert {"train/loss", "val/loss", "val/dice", "train/lr", "val_best/dice"} <= tags
     assert any("validation" in e.Tags()["images"] for e in events)
     assert any("_hparams_/session_start_info" in e.summary_metadata for e in events)
 

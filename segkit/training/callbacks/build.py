@@ -18,6 +18,7 @@ from segkit.training.callbacks.ending import LastValidation, Timer
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.callbacks.logging import COST_NAMES, Costs, EpochTable
 from segkit.training.callbacks.pruning import Pruning, RunningTrial
+from segkit.training.callbacks.validation import BestSoFar
 from segkit.training.run_folder import RunFolder
 
 EVERY_MINUTES = 5.0
@@ -36,11 +37,13 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
     every_minutes = (cfg.callbacks.get("model_checkpoint") or {}).get("every_minutes", EVERY_MINUTES)
     checkpoints = Checkpoints(run.best.parent, cfg.metric.monitor, cfg.metric.mode, every_minutes, guard)
     has_bar = any(isinstance(callback, ProgressBar) for callback in named)
+    table = EpochTable(run.path / "metrics.csv", announce=not has_bar)
     return [
         *averaging,
         guard,
         *([Timer(limit)] if (limit := time_limit(cfg)) else []),
-        EpochTable(run.path / "metrics.csv", announce=not has_bar),
+        table,
+        BestSoFar(cfg.metric.monitor, cfg.metric.mode, table),
         *saving,
         checkpoints,
         Interruption(checkpoints),

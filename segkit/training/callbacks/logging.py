@@ -23,7 +23,7 @@ from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import learning_rate
 from segkit.training.distributed import all_gather, is_distributed
-from segkit.training.loggers import log_image
+from segkit.training.media import log_image
 from segkit.training.run_folder import RunFolder
 
 COST_NAMES = ("parameters", "ms_per_image")

@@ -211,6 +211,7 @@ MORE_STYLE = """
 body { max-width: 84rem; } td, th { padding-right: 1.1rem; } td { overflow-wrap: normal; white-space: nowrap; }
 @media screen { .scroll { max-height: 44rem; overflow: auto; } }
 thead th { position: sticky; top: 0; background: var(--paper); cursor: pointer; }
+@media (max-width: 30rem) { .scroll img { max-width: none; width: 44rem; } }
 tr.front td { font-weight: 600; } .pruned, .waiting { color: var(--soft); } .failed { color: var(--error); } a { color: inherit; }
 """
 SORT = """
@@ -279,4 +280,4 @@ def heading_of(figure: Path) -> tuple[str, str]:
 
 def _figure(path: Path) -> str:
     heading, text = heading_of(path)
-    return f"<h2>{escape(heading)}</h2><p>{escape(text)}</p>{image(path.read_bytes(), heading)}"
+    return f'<h2>{escape(heading)}</h2><p>{escape(text)}</p><div class="scroll">{image(path.read_bytes(), heading)}</div>'
