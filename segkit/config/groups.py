@@ -24,6 +24,9 @@ FOLDERS = {"callbacks": "dirpath", "logger": "save_dir"}
 """Group -> the keyword of its classes that is a folder of the run unless it is given."""
 PLACES = ("dirpath", "dir", "save_dir", "root_dir", "output_dir", "offline_directory")
 """Keywords that name a folder."""
+BESIDE_SCHEDULER = ("interval", "frequency", "monitor")
+BY_NAME = ("name", "warmup_epochs", "warmup_fraction", "min_lr_ratio", "power", "factor", "patience")
+"""Keys of a scheduler: Lightning's, and those of segkit's own ones."""
 WITH_PLUS = ("callbacks.extra", "logger.tensorboard")
 """Keys that may stand alone where the config has them no longer, or not yet."""
 NEED_A_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
@@ -66,7 +69,7 @@ def present(config: Config) -> Config:
     version, which had no targets, it gets its target.
     """
     is_old = "checkpoint" in _section(config, "callbacks")
-    config = _moved(config)
+    config = _with_schedule(_moved(config))
     for group in ("callbacks", "logger"):
         nodes = {name: _switched(group, name, node) for name, node in _section(config, group).items()}
         if is_old:
@@ -98,6 +101,21 @@ def _with(node: Any, path: Sequence[str], value: Any) -> Any:
         inner = node if isinstance(node, dict) else {}
         return {**inner, path[0]: _with(inner.get(path[0]), path[1:], value)}
     return {**node, **value} if isinstance(node, dict) and isinstance(value, dict) else value
+
+
+def _with_schedule(config: Config) -> Config:
+    """With a scheduler that is named by its class apart from Lightning's keys beside it.
+
+    Where a preset names a class, the keys of the option below it are still there: those that the class does not take are left out.
+    """
+    node = _section(config, "scheduler")
+    if "_target_" not in node:
+        return config
+    allow = config.get("allow_targets")
+    taken = keywords_of(str(node["_target_"]), [str(name) for name in allow or ()], training=True)
+    beside = {key: value for key, value in node.items() if key in BESIDE_SCHEDULER}
+    target = {key: value for key, value in node.items() if key not in BESIDE_SCHEDULER and (key not in BY_NAME or key in taken)}
+    return {**config, "scheduler": {**beside, "name": "constant", "target": target}}
 
 
 def _switched(group: str, name: str, node: Any) -> Any:

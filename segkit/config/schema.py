@@ -195,6 +195,11 @@ class Scheduler(Strict):
     power: Annotated[float, Field(gt=0)] = 0.9
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     patience: Annotated[int, Field(ge=0)] = 10
+    target: Target | None = None
+    """A scheduler by its class, in place of `name`; the next three are Lightning's, for it alone."""
+    interval: Literal["step", "epoch"] = "epoch"
+    frequency: Positive = 1
+    monitor: str | None = None
 
 
 class Benchmark(Strict):

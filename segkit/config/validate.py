@@ -28,6 +28,7 @@ CALLS: dict[Keys, tuple[Names, Names]] = {
     ("model",): (("in_channels", "out_channels"), ("dims",)),
     ("data", "source"): (("root",), ()),
     ("optimizer",): (("params",), ()),
+    ("scheduler", "target"): (("optimizer",), ()),
     ("loss", "parts", "*"): ((), ("mode", "classes")),
 }
 """Path of a target -> what segkit passes when it builds it, beside the keywords of the config, and what besides to those that take it."""
@@ -246,7 +247,8 @@ def _check_names(nodes: Sequence[tuple[Keys, Mapping[str, Any]]], allow: Sequenc
 def _check_calls(container: Mapping[str, Any], allow: Sequence[str]) -> Iterator[Problem]:
     for path, node in _targets(container, built=True)[0]:
         own = _calls_of_own(path[0], node, allow) if path in (("data",), ("module",)) else None
-        yield from check_call(with_folder(path, node, allow), ".".join(path), allow, *(own or _calls(path)), only_training(path))
+        where = "scheduler" if path == ("scheduler", "target") else ".".join(path)
+        yield from check_call(with_folder(path, node, allow), where, allow, *(own or _calls(path)), only_training(path))
 
 
 def _calls_of_own(section: str, node: Mapping[str, Any], allow: Sequence[str]) -> tuple[Names, Names]:

@@ -131,13 +131,15 @@ class SegmentationModule(L.LightningModule):
         resumed run would miss one step."""
         cfg, optimizer = self.config, self.build_optimizer()
         n_steps, per_epoch = planned_steps(self.trainer)
-        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode)
+        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode, cfg.allow_targets)
         if isinstance(scheduler, ReduceLROnPlateau):
             self.plateau = scheduler
             if self.plateau_state is not None:
                 scheduler.load_state_dict(self.plateau_state)
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        asked = cfg.scheduler
+        when: dict[str, Any] = {"interval": asked.interval, "frequency": asked.frequency} if asked.target else {"interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **when}}  # type: ignore[return-value]
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -244,8 +246,13 @@ class SegmentationModule(L.LightningModule):
         score = float(self.trainer.callback_metrics[name])
         if math.isinf(score):
             self.not_finite += (f"{name} ({score:g})",)
-        if self.plateau is not None:
-            self.plateau.step(score)
+        if self.plateau is not None and (self.current_epoch + 1) % self.config.scheduler.frequency == 0:
+            watched = known_as(self.config.scheduler.monitor or name, self.trainer.callback_metrics)
+            if watched not in self.trainer.callback_metrics:
+                raise SegkitError(
+                    f"scheduler.monitor={watched} is not logged;   logged are {', '.join(sorted(self.trainer.callback_metrics))}"
+                )
+            self.plateau.step(float(self.trainer.callback_metrics[watched]))
 
     def on_test_epoch_end(self) -> None:
         self.log_means("test")

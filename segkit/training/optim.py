@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from segkit.config.schema import Scheduler
+from segkit.config.targets import instantiate
 from segkit.system.errors import SegkitError, nearest
 
 
@@ -58,13 +59,28 @@ def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float])
     ]
 
 
-def build_scheduler(optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str) -> LRScheduler | ReduceLROnPlateau:
-    """Stepped after every optimizer step; `plateau` after every validation."""
+def build_scheduler(
+    optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str, allow: Sequence[str] = ()
+) -> LRScheduler | ReduceLROnPlateau:
+    """Stepped after every optimizer step, or as `cfg.interval` says if it is named by its class; on a plateau after every validation."""
+    if cfg.target:
+        return named_scheduler(optimizer, cfg, mode, allow)
     if cfg.name == "plateau":
         how = "max" if mode == "max" else "min"
         return ReduceLROnPlateau(optimizer, mode=how, factor=cfg.factor, patience=cfg.patience)  # type: ignore[arg-type]
     warmup = round(cfg.warmup_fraction * n_steps if cfg.name == "one_cycle" else cfg.warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: rate(cfg, step, n_steps, warmup))
+
+
+def named_scheduler(optimizer: Optimizer, cfg: Scheduler, mode: str, allow: Sequence[str]) -> LRScheduler | ReduceLROnPlateau:
+    """A scheduler by its class. One that waits for a plateau of `metric.monitor` knows whether more is better."""
+    node = dict(cfg.target or {})
+    if str(node["_target_"]).endswith(".ReduceLROnPlateau") and cfg.monitor is None:
+        node = {"mode": mode, **node}
+    built = instantiate(node, allow=allow, training=True, optimizer=optimizer)
+    if not isinstance(built, LRScheduler | ReduceLROnPlateau):
+        raise SegkitError(f"scheduler: {node['_target_']} is no scheduler of torch.optim.lr_scheduler")
+    return built
 
 
 def rate(cfg: Scheduler, step: int, n_steps: int, warmup: int) -> float:

@@ -111,6 +111,13 @@ ODD_WAYS = {
         "scheduler.patience=0",
         "callbacks.checkpoint.every_minutes=0.0001",
     ),
+    "a scheduler by its class": ("scheduler=exponential", "scheduler.gamma=0.7"),
+    "a plateau by its class": (
+        "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "scheduler.patience=0",
+        "+scheduler.monitor=val/loss",
+        "callbacks.checkpoint.every_minutes=0.0001",
+    ),
     "weighted patches from the disk cache": (
         "sampling=patches",
         "sampling.patch=[24,32]",
