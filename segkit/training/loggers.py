@@ -41,6 +41,8 @@ from segkit.training.run_folder import RunFolder
 
 IDENTITIES = "loggers.json"
 """File of a run folder: logger -> what its service calls the run."""
+SERVER = os.environ.get("MLFLOW_TRACKING_URI")
+"""Of MLflow, as the user has set it: MLflow sets the variable itself as soon as it logs."""
 CONTINUES = {"WandbLogger": "id", "MLFlowLogger": "run_id", "CometLogger": "experiment_key"}
 """Class -> the keyword that continues a run of the service."""
 SERVED: dict[Path, dict[str, Logger]] = {}
@@ -74,7 +76,7 @@ def build_logger(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder,
     more: dict[str, Any] = {CONTINUES[kind]: identity} if identity and kind in CONTINUES else {}
     purges = kind == "TensorBoardLogger" or "purge_step" in keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
     more |= {"purge_step": global_step + 1} if global_step and purges else {}
-    built = instantiate({**usual(kind, cfg, run), **given, **more}, allow=cfg.allow_targets, training=True)
+    built = instantiate({**usual(kind, given, cfg, run), **given, **more}, allow=cfg.allow_targets, training=True)
     if not isinstance(built, Logger):
         raise SegkitError(f"logger.{name}: {node['_target_']} is no lightning.pytorch.loggers.Logger")
     if isinstance(built, loggers.WandbLogger):
@@ -90,12 +92,13 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def usual(kind: str, cfg: Train, run: RunFolder) -> dict[str, Any]:
+def usual(kind: str, node: Mapping[str, Any], cfg: Train, run: RunFolder) -> dict[str, Any]:
     """Keywords of a service that follow from the run, unless the config has them."""
-    store = Path(cfg.output_dir).absolute()
     if kind == "MLFlowLogger":
-        local = {"tracking_uri": f"sqlite:///{store / 'mlflow.db'}", "artifact_location": (store / ".mlartifacts").as_uri()}
-        return {"experiment_name": cfg.name, "run_name": run.path.name, **({} if os.environ.get("MLFLOW_TRACKING_URI") else local)}
+        store = Path(cfg.output_dir).absolute()
+        uri = str(node.get("tracking_uri") or SERVER or f"sqlite:///{store / 'mlflow.db'}")
+        artifacts = {"artifact_location": (store / ".mlartifacts").as_uri()} if uri.startswith("sqlite:") else {}
+        return {"experiment_name": cfg.name, "run_name": run.path.name, "tracking_uri": uri, **artifacts}
     if kind in ("WandbLogger", "CometLogger"):
         return {"project": str(cfg.name).replace("/", "-"), "name": run.path.name}
     return {}
