@@ -185,6 +185,7 @@ class Metric(Strict):
     mode: Literal["min", "max"]
     cases: dict[str, Target | None]
     volumes: dict[str, Target | None] = {}
+    torchmetrics: dict[str, Target | None] = {}
 
 
 class Scheduler(Strict):

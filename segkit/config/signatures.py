@@ -29,11 +29,18 @@ def check_name(node: Mapping[str, Any], where: str, allow: Sequence[str] = (), o
     """
     target = str(node["_target_"])
     problems = [problem for key in node if str(key).startswith("_") for problem in _check_beside(str(key), node[key], f"{where}.{key}")]
-    if not is_allowed(target, allow, training):
+    if ours and target.startswith("torchmetrics."):
+        problems.append(Problem(where, f"{target} measures all pixels, not case by case", of_all_pixels(target, where)))
+    elif not is_allowed(target, allow, training):
         problems.append(Problem(where, f"{target} is outside the allowed packages", way_in(target, allow, training)))
     elif ours and not target.startswith("segkit.") and not is_own(target, allow):
         problems.append(Problem(where, f"{target} is no metric and no step of post-processing"))
     return problems
+
+
+def of_all_pixels(target: str, where: str) -> str:
+    """What to type for a metric over all pixels that stands where those by case belong."""
+    return f"write  '+metric.torchmetrics.{where.rpartition('.')[2]}={{_target_: {target}}}'"
 
 
 def _check_beside(key: str, value: Any, where: str) -> list[Problem]:

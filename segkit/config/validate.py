@@ -30,6 +30,7 @@ CALLS: dict[Keys, tuple[Names, Names]] = {
     ("optimizer",): (("params",), ()),
     ("scheduler", "target"): (("optimizer",), ()),
     ("loss", "parts", "*"): ((), ("mode", "classes")),
+    ("metric", "torchmetrics", "*"): ((), ("task", "num_classes", "num_labels", "ignore_index", "input_format")),
 }
 """Path of a target -> what segkit passes when it builds it, beside the keywords of the config, and what besides to those that take it."""
 ONLY_TRAINING = frozenset({"augment", "callbacks", "logger", "loss", "module", "optimizer", "scheduler", "trainer"})
@@ -260,7 +261,7 @@ def _calls_of_own(section: str, node: Mapping[str, Any], allow: Sequence[str]) -
 
 
 def _calls(path: Keys) -> tuple[Names, Names]:
-    return CALLS.get((*path[:2], "*") if path[:2] == ("loss", "parts") and len(path) == 3 else path, ((), ()))
+    return CALLS.get((*path[:2], "*") if len(path) == 3 and (*path[:2], "*") in CALLS else path, ((), ()))
 
 
 def without_weights(node: Any) -> tuple[Any, list[Problem]]:

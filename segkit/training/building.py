@@ -78,7 +78,7 @@ def build_parts(cfg: Train, metadata: Metadata, is_new: bool = True) -> Parts:
 
 def check_monitor(cfg: Train, metrics: Mapping[str, CaseMetric]) -> None:
     """Raise SegkitError if `metric.monitor` is none of the numbers that segkit's own LightningModule logs."""
-    measured = ["loss", *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
+    measured = ["loss", *cfg.metric.torchmetrics, *(statistic.name for metric in metrics.values() for statistic in metric.statistics)]
     if known_as(cfg.metric.monitor.split("/")[0], measured) not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")

@@ -39,6 +39,7 @@ from segkit.models.metadata import METADATA_KEY, Metadata
 from segkit.models.segmentation import SegmentationModel, activate
 from segkit.system.errors import SegkitError
 from segkit.system.hardware import Precision
+from segkit.training import torchmetrics
 from segkit.training.building import build_loss, build_parts, check_monitor, make_metadata
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
@@ -78,6 +79,7 @@ class SegmentationModule(L.LightningModule):
         self.metrics, self.config, self.metadata = metrics, config, metadata
         self.labels, self.window = metadata.label_map(), window_of(config)
         self.decide = Decision.of(config.inference, self.labels, config.allow_targets)
+        self.torchmetrics = torchmetrics.build(config.metric.torchmetrics, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
         """By index. Two processes may have evaluated the same case."""
         self.seen = 0
@@ -186,6 +188,8 @@ class SegmentationModule(L.LightningModule):
             masks[index], rows = self.evaluate_case(index, probs[i], batch, i)
             values = {name: float(value) for name, value in losses.items()}
             self.evaluated[index] = EvaluatedCase(values, rows, bool(is_finite[i]))
+        if len(self.torchmetrics):
+            torchmetrics.log(self, self.torchmetrics, activate(logits, self.model.mode), batch.mask, self.labels)
         return masks
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
