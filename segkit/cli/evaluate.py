@@ -81,7 +81,7 @@ def evaluate_predictor(cfg: Evaluate, predictor: Predictor, ckpts: Sequence[Path
 
 def evaluate_masks(cfg: Evaluate, folder: Path) -> Result:
     """Evaluate masks that any program wrote, on the labelled cases of a data set."""
-    data = Data.model_validate(cfg.data.model_dump())
+    data = Data.model_validate(cfg.data.model_dump(exclude_none=True))
     manifest = load_labelled(data, 0, cfg.allow_targets, cache_dir=cache_folder())
     masks = find_masks(folder, manifest, data.source.get("orient", "LPS"), cfg.partial)
     name, cases = folder.absolute().name, [case for case in manifest if case.id in masks]
