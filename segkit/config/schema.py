@@ -314,6 +314,7 @@ class Train(Strict):
     init_from: PathText | None = None
     freeze: list[str] = []
     lr_scales: dict[str, NotNegative] | None = None
+    lr_layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     allow_targets: list[str] = []
     task_name: str = "train"
     tags: Annotated[list[str], BeforeValidator(_none_given)] = []

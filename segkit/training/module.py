@@ -113,7 +113,7 @@ class SegmentationModule(L.LightningModule):
     def build_optimizer(self) -> Optimizer:
         """Raises SegkitError where its class refuses a value, such as a negative rate."""
         cfg = self.config
-        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {})
+        groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {}, cfg.lr_layer_decay)
         built: Optimizer = instantiate(
             cfg.optimizer,
             allow=cfg.allow_targets,

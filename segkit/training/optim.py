@@ -43,15 +43,35 @@ def keep_frozen(network: nn.Module, patterns: Sequence[str]) -> None:
             module.eval()
 
 
-def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Parameter groups by rate, that of the optimizer first; of several patterns of `lr_scales` for a parameter the last one counts."""
-    if scales and not lr:
+def layer_scales(network: nn.Module, decay: float) -> dict[str, float]:
+    """Layer-wise decay (Howard and Ruder, 2018; Bao et al., BEiT, 2022): decay ** k for the k-th stage of the encoder from its end.
+
+    The stages are the encoder's children in their order; all that comes after the encoder keeps the whole rate.
+    """
+    encoder, prefix = getattr(network, "encoder", None), "encoder"
+    if not isinstance(encoder, nn.Module):
+        raise SegkitError(f"lr_layer_decay: {type(network).__name__} has no encoder;   use  lr_scales  for its parts")
+    while len(children := dict(encoder.named_children())) == 1:  # encoder.model of timm
+        ((name, encoder),) = children.items()
+        prefix = f"{prefix}.{name}"
+    depth = {name: len(children) - i for i, name in enumerate(children)}
+    stages = ((name, depth.get(name.partition(".")[0], len(children))) for name, _ in encoder.named_parameters())
+    return {f"{prefix}.{name}": decay**k for name, k in stages}
+
+
+def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float], layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """Parameter groups by rate, that of the optimizer first; of several patterns of `lr_scales` for a parameter the last one counts.
+
+    `layer_decay` multiplies these, see `layer_scales`.
+    """
+    if (scales or layer_decay) and not lr:
         raise SegkitError("lr_scales are shares of optimizer.lr, which is not given;   add  +optimizer.lr=RATE")
+    decayed = layer_scales(network, layer_decay) if layer_decay else {}
     scale_of = {name: scale for pattern, scale in scales.items() for name in matching(network, pattern, "lr_scales")}
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(scale_of.get(name, 1.0), []).append(parameter)
+            groups.setdefault(scale_of.get(name, 1.0) * decayed.get(name, 1.0), []).append(parameter)
     return [
         {"params": parameters, "lr": scale * lr} if scale != 1 else {"params": parameters}
         for scale, parameters in groups.items()

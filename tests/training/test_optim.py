@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from segkit.config.schema import Scheduler
-from segkit.training.optim import build_scheduler, rate
+from segkit.models import UNet
+from segkit.system.errors import SegkitError
+from segkit.training.optim import build_scheduler, parameter_groups, rate
 
 
 def cfg(name: str, **more: Any) -> Scheduler:
@@ -52,3 +54,15 @@ def test_steps_scale_the_optimizers_own_rate() -> None:
     build_scheduler(optimizer, cfg("one_cycle"), 100, 10, "max")
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 0.04)
     assert math.isclose(rate(cfg("constant"), 7, 100, 0), 1.0)
+
+
+def test_layer_wise_decay_halves_the_rate_from_stage_to_stage() -> None:
+    network = UNet(1, 1, widths=(4, 8, 16))
+    groups = parameter_groups(network, 0.1, {"decoder": 0.5}, layer_decay=0.5)
+    rate_of = {id(parameter): group.get("lr", 0.1) for group in groups for parameter in group["params"]}
+    found = {name: rate_of[id(parameter)] for name, parameter in network.named_parameters()}
+    assert {rate for name, rate in found.items() if name.startswith("encoder.0")} == {0.0125}
+    assert {rate for name, rate in found.items() if name.startswith("encoder.2")} == {0.05}
+    assert {rate for name, rate in found.items() if name.startswith("head")} == {0.1}
+    with pytest.raises(SegkitError, match="Linear has no encoder"):
+        parameter_groups(torch.nn.Linear(1, 1), 0.1, {}, layer_decay=0.5)
