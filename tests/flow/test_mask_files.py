@@ -86,7 +86,7 @@ def test_what_predict_writes_of_a_layout_is_found_again(name: str, here: Path) -
     result = judge(f"data={name}", "data.phantom_n=6", *LAYOUTS[name])
     overall = result.summary.line("dice")
     assert (overall.mean, overall.n, overall.missing) == (1.0, len(manifest), 0)
-    assert sorted(path.name for path in result.folder.iterdir()) == ["cases.csv", "samples.png", "summary.json"]
+    assert sorted(path.name for path in result.folder.iterdir()) == ["cases.csv", "examples", "samples.png", "summary.json"]
 
 
 def test_pages_of_a_stack_are_a_picture_each(here: Path) -> None:
