@@ -155,7 +155,7 @@ def find(target: str, allow: Sequence[str] = (), training: bool = False) -> Call
     except (ImportError, SyntaxError) as error:
         raise Refused(f"{target} cannot be imported: {error}") from error
     function = inspect.isroutine(found)
-    if function and not is_own(target, allow) and (not training or "._" in target):
+    if function and not is_own(target, allow) and (not training or "._" in target or target.startswith("segkit.")):
         raise Refused(f"{target} is a function; only classes of that package may be named")
     if not (function or inspect.isclass(found)):
         raise Refused(f"{target} is neither a class nor a function")

@@ -84,14 +84,17 @@ def check_monitor(cfg: Train, metrics: Mapping[str, CaseMetric]) -> None:
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
 
 
-def build_loss(cfg: Train, labels: LabelMap) -> WeightedLoss:
-    """Build the parts of the loss. A part with a keyword `mode` handles the ignored label 255 itself; others are guarded."""
+def build_loss(cfg: Train, labels: LabelMap, training: bool = True) -> WeightedLoss:
+    """Build the parts of the loss. A part with a keyword `mode` handles the ignored label 255 itself; others are guarded.
+
+    With `training=False` the config comes from a checkpoint: only what that may name is built.
+    """
     known = {"mode": labels.mode, "classes": labels.classes}
     parts = {}
     for name, node in cfg.loss.parts.items():
         if node is not None:
-            taken = keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
-            part = instantiate(node, allow=cfg.allow_targets, training=True, **{key: known[key] for key in known if key in taken})
+            taken = keywords_of(str(node["_target_"]), cfg.allow_targets, training)
+            part = instantiate(node, allow=cfg.allow_targets, training=training, **{key: known[key] for key in known if key in taken})
             parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
     for name in cfg.loss.weights:
         if name not in cfg.loss.parts:

@@ -296,7 +296,9 @@ class SegmentationModule(L.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = None, *, allow_targets: Sequence[str] = (), **unused: Any
     ) -> Self:
-        """The module of a checkpoint of segkit, with its weights, in evaluation mode. No code in the file is run.
+        """The module of a checkpoint of segkit, with its weights, in evaluation mode; without its metrics of torchmetrics.
+
+        No code in the file is run: it names only classes that any checkpoint may name.
 
         Args:
             checkpoint_path: A checkpoint file, or a run folder (its best.ckpt).
@@ -308,7 +310,9 @@ class SegmentationModule(L.LightningModule):
             SegkitError: There is no such checkpoint, it is damaged, or it was written by another program.
         """
         model, metadata, config = load_model(checkpoint_path, allow_targets)
-        loss, metrics = build_loss(config, metadata.label_map()), build_metrics(config.metric.cases, config.allow_targets)
+        config = config.model_copy(update={"metric": config.metric.model_copy(update={"torchmetrics": {}})})
+        loss = build_loss(config, metadata.label_map(), training=False)
+        metrics = build_metrics(config.metric.cases, config.allow_targets)
         module = cls(model, loss, metrics, config, metadata).eval()
         return module if map_location is None else module.to(map_location)
 

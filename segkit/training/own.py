@@ -13,10 +13,11 @@ from segkit.config.schema import Train
 from segkit.config.targets import descends, find, instantiate, keywords_of
 from segkit.config.validate import BASES
 from segkit.data.dataset import Batch, as_batch
-from segkit.data.labels import LabelMap
+from segkit.data.labels import IGNORE, LabelMap
 from segkit.models.metadata import Metadata
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
+from segkit.system.progress import console
 from segkit.training.building import Parts, build_parts
 from segkit.training.module import SegmentationModule, planned_steps
 from segkit.training.optim import build_scheduler
@@ -40,7 +41,7 @@ def build_datamodule(cfg: Train) -> L.LightningDataModule:
     data = instantiate(node, allow=cfg.allow_targets, training=True)
     if not isinstance(data, L.LightningDataModule):
         raise SegkitError(f"data._target_ = {cfg.data.target} builds no LightningDataModule")
-    for loader in ("train_dataloader", "val_dataloader"):
+    for loader in ("train_dataloader", "val_dataloader", *(["test_dataloader"] if cfg.test else [])):
         if getattr(type(data), loader) is getattr(L.LightningDataModule, loader):
             raise SegkitError(f"data._target_ = {cfg.data.target} has no {loader}();   add one to the class")
     return data
@@ -69,9 +70,25 @@ def first_batch(cfg: Train, data: L.LightningDataModule) -> Batch:
     data.prepare_data()
     data.setup("fit")
     batch = as_batch(next(iter(data.train_dataloader())))
+    check_values(cfg, batch, labels_of(cfg, data))
     if batch.image.ndim not in (4, 5):
         raise SegkitError(f"data._target_ = {cfg.data.target}: images are (B, C, H, W) or (B, C, D, H, W), not {tuple(batch.image.shape)}")
     return batch
+
+
+def check_values(cfg: Train, batch: Batch, labels: LabelMap) -> None:
+    """Raise SegkitError where the masks of a batch hold what `labels` does not name."""
+    most = 1 if labels.overlap else len(labels.classes)
+    found = {int(value) for value in batch.mask.unique()}
+    odd = sorted(found - set(range(most + 1)) - {IGNORE})
+    if odd:
+        named = "planes of 0 and 1" if labels.overlap else f"class indices 0 to {most}"
+        what = f"its masks hold values {', '.join(map(str, odd))}, which its labels do not name"
+        raise SegkitError(f"data._target_ = {cfg.data.target}: {what};   have it give {named}")
+    if found == {0, IGNORE}:
+        console.print(
+            f"warning    {cfg.data.target}: the first masks hold 0 and {IGNORE} alone, and {IGNORE} means: do not count", style="yellow"
+        )
 
 
 def own_metadata(cfg: Train, data: L.LightningDataModule, batch: Batch, precision: str) -> Metadata:
@@ -120,6 +137,8 @@ def build_module(cfg: Train, parts: Parts | None) -> L.LightningModule:
     module = instantiate(cfg.module, allow=cfg.allow_targets, training=True, **{name: offered[name] for name in taken})
     if not isinstance(module, L.LightningModule):
         raise SegkitError(f"module._target_ = {target} builds no LightningModule")
+    if cfg.test and type(module).test_step is L.LightningModule.test_step:
+        raise SegkitError(f"test=true, but {target} has no test_step();   add one to the class, or leave out  test=true")
     planned.module = module
     return module
 

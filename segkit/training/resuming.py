@@ -86,11 +86,11 @@ OF_EACH_WEIGHT = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum
 """Parts of an optimizer's state that have the shape of the weight. Fused kernels do not look."""
 
 
-def step_to_resume(path: Path, model: nn.Module, config: Mapping[str, Any] | None = None) -> int:
+def step_to_resume(path: Path, model: nn.Module, config: Mapping[str, Any] | None = None, plans_one: bool = True) -> int:
     """Return the step that a checkpoint continues from. SegkitError where it is damaged, or of another network than `model`.
 
     Prints what differs between its config and that of the run, which can be edited by hand. Of an own LightningModule only the step
-    is read: Lightning compares its weights.
+    is read: Lightning compares its weights. `plans_one`: whether the module has one schedule of the rate, as segkit's own.
     """
     content = checkpoint.read(path)
     if isinstance(model, L.LightningModule):
@@ -102,7 +102,7 @@ def step_to_resume(path: Path, model: nn.Module, config: Mapping[str, Any] | Non
     if different := fitting.difference(model, weights):
         raise SegkitError(f"{path}: its weights are not those of the network in config.yaml: {different}")
     known = fitted(path, {key: content[key] for key in Resumable.model_fields if key in content}, Resumable)
-    if len(known.lr_schedulers) + ("plateau" in content) != 1:
+    if plans_one and len(known.lr_schedulers) + ("plateau" in content) != 1:
         raise SegkitError(f"{path} is damaged: it has no state of the learning rate's schedule")
     states = {f"optimizer_states.{i}": dict(tensors_in(state)) for i, state in enumerate(content["optimizer_states"])}
     for place, tensors in states.items():

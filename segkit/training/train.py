@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import nn
 
 from segkit.config.schema import Train
 from segkit.config.targets import find
@@ -253,7 +254,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) 
     parameters = sum(p.numel() for p in network.parameters())
     layout = "channels last" if cfg.trainer.channels_last and network is not module else "channels first"
     console.print(f"network    {parameters:,} parameters, {layout}, {'compiled' if compiled else 'not compiled'}")
-    step = step_to_resume(run.resume_from, network, experiment.metadata.config if experiment.metadata else None) if run.resume_from else 0
+    step = step_of(run.resume_from, network, experiment) if run.resume_from else 0
     group = process_group(run.path, cfg.allow_targets, hardware.processes, hardware.threads, run.write_failure)
     datasets = (data.train, data.val) if isinstance(data, SegmentationData) else ()
     try:
@@ -262,14 +263,14 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) 
             trainer = build_trainer(cfg, run, hardware, step, n_train, strategy, sync, experiment.usual)
             with restoring(run.resume_from, trainer):
                 trainer.fit(module, data, ckpt_path=run.resume_from, weights_only=True)
+            if cfg.test and not experiment.is_ours and cfg.trainer.keeps_checkpoints:
+                trainer.test(module, data, ckpt_path=run.best if run.best.exists() else run.last, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
             console.print(f"stopped; resume with   {run.how_to_resume(cfg)}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
                 draw_unfinished(run, cfg, hardware, experiment, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
-    if cfg.test and not experiment.is_ours and run.best.exists():
-        trainer.test(module, data, ckpt_path=run.best, weights_only=True)
     return {"parameters": parameters, **speed(trainer), **ended_by(trainer, run, cfg)}
 
 
@@ -277,6 +278,13 @@ def speed(trainer: L.Trainer) -> dict[str, float]:
     """For the status, where it was measured."""
     found = next((callback.images_per_second for callback in trainer.callbacks if isinstance(callback, Throughput)), None)  # type: ignore[attr-defined]
     return {} if found is None else {"images_per_second": round(found, 3)}
+
+
+def step_of(last: Path, network: nn.Module, experiment: Experiment) -> int:
+    """The step that a run continues from, once its checkpoint is checked."""
+    config = experiment.metadata.config if experiment.metadata else None
+    plans_one = type(experiment.module).configure_optimizers is SegmentationModule.configure_optimizers
+    return step_to_resume(last, network, config, plans_one)
 
 
 def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:

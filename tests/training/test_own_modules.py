@@ -124,13 +124,18 @@ class Few(SegmentationData):
         super().__init__(*args)
         self.train.cases = self.train.cases[: most]
 
+class Free(SegmentationModule):
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
 class Pairs(torch.utils.data.Dataset):
+    scale = 1
     def __init__(self, n): self.n = n
     def __len__(self): return self.n
     def __getitem__(self, i):
         mask = torch.zeros(1, 32, 32)
         mask[:, 8:24, i % 8 + 4 : i % 8 + 20] = 1
-        return {"image": mask + 0.1 * torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(i)), "label": mask}
+        return {"image": mask + 0.1 * torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(i)), "label": self.scale * mask}
 
 import lightning as L
 
@@ -141,6 +146,12 @@ class Monai(L.LightningDataModule):
         self.batch_size = batch_size
     def train_dataloader(self): return torch.utils.data.DataLoader(Pairs(16), self.batch_size)
     def val_dataloader(self): return torch.utils.data.DataLoader(Pairs(6), 4)
+
+class Twos(Pairs):
+    scale = 2
+
+class Wrong(Monai):
+    def train_dataloader(self): return torch.utils.data.DataLoader(Twos(16), self.batch_size)
 
 class Plain(L.LightningModule):
     def __init__(self, network, loss, optimizer, scheduler):
@@ -205,3 +216,32 @@ def test_an_own_module_with_segkits_data(below: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (below / "outputs/small/r/split.json").exists()
     assert not (below / "outputs/small/r/cases.csv").exists()
+
+
+def test_masks_that_the_labels_do_not_name_are_refused(below: Path) -> None:
+    (below / "conf/data").mkdir(parents=True)
+    (below / "conf/data/wrong.yaml").write_text("_target_: below.Wrong\n")
+    result = run_segkit(below, "train", "data=wrong", "model.widths=[4,8]", "allow_targets=[below]")
+    assert result.returncode == 2
+    assert "below.Wrong: its masks hold values 2" in result.stderr
+    assert not (below / "outputs").exists() or not list(below.glob("outputs/wrong/*"))
+
+
+def test_a_module_below_segkits_with_its_own_optimizer_resumes(below: Path) -> None:
+    (below / "stopping.py").write_text(STOP)
+    words = [word for word in MINE if "allow_targets" not in word]
+    words += ["module._target_=below.Free", "allow_targets=[below,stopping]", "+callbacks.stop={_target_: stopping.Stop}"]
+    assert run_segkit(below, "train", *words).returncode == 130
+    resumed = run_segkit(below, "train", "resume=outputs/small/r", "allow_targets=[below,stopping]")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(rows(below / "outputs/small/r")) == 2
+
+
+def test_what_a_test_needs_is_missed_before_the_training(project: Path) -> None:
+    (project / "untested.py").write_text(
+        "import digits, lightning as L\nclass Module(digits.DigitsLitModule):\n    test_step = L.LightningModule.test_step\n"
+    )
+    own = [word for word in OWN if "allow_targets" not in word]
+    result = run_segkit(project, "train", *own, "module._target_=untested.Module", "allow_targets=[digits,untested]", "test=true")
+    assert result.returncode == 2
+    assert "untested.Module has no test_step()" in result.stderr

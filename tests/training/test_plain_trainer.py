@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import segkit
+from segkit.config.targets import Refused, find
 from segkit.data.dataset import Batch, collate
 from tests.conftest import SMALL
 
@@ -67,3 +68,22 @@ def test_a_batch_unpacks_and_has_keys(trained: tuple[L.Trainer, segkit.Segmentat
     assert isinstance(batch, Batch)
     assert batch["image"] is image
     assert batch["mask"] is mask
+
+
+def test_a_checkpoint_calls_no_function(
+    trained: tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path], tmp_path: Path
+) -> None:
+    """Neither as a part of the loss, nor as a metric of torchmetrics, which only a training builds."""
+    content = torch.load(trained[3], weights_only=True)
+    (tmp_path / "a").write_text("hostile")
+    node = {"_target_": "segkit.training.callbacks.checkpoints.link_or_copy", "source": str(tmp_path / "a"), "target": str(tmp_path / "b")}
+    content["segkit"]["config"]["metric"]["torchmetrics"] = {"x": node}
+    torch.save(content, tmp_path / "metric.ckpt")
+    segkit.SegmentationModule.load_from_checkpoint(tmp_path / "metric.ckpt")
+    content["segkit"]["config"]["loss"]["parts"]["x"] = node
+    torch.save(content, tmp_path / "loss.ckpt")
+    with pytest.raises(segkit.SegkitError, match="link_or_copy"):
+        segkit.SegmentationModule.load_from_checkpoint(tmp_path / "loss.ckpt")
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(Refused, match="is a function"):
+        find(str(node["_target_"]), training=True)
