@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
@@ -79,7 +80,7 @@ def first_batch(cfg: Train, data: L.LightningDataModule) -> Batch:
 def check_values(cfg: Train, batch: Batch, labels: LabelMap) -> None:
     """Raise SegkitError where the masks of a batch hold what `labels` does not name."""
     most = 1 if labels.overlap else len(labels.classes)
-    found = {int(value) for value in batch.mask.unique()}
+    found = set(np.unique(batch.mask.cpu().numpy()).tolist())
     odd = sorted(found - set(range(most + 1)) - {IGNORE})
     if odd:
         named = "planes of 0 and 1" if labels.overlap else f"class indices 0 to {most}"
