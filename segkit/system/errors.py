@@ -126,7 +126,7 @@ def describe(problems: Sequence[Problem], before: str, most: int = 40) -> str:
 def nearest(word: str, choices: Iterable[str], prefix: str = "") -> str:
     """'did you mean optimizer.lr?' for the right name closest to `word`, or '' where none is close; first one of the same letters."""
     names = [str(c) for c in choices]
-    same_letters = [name for name in names if sorted(name) == sorted(word)]
+    same_letters = [name for name in names if word.isalpha() and sorted(name) == sorted(word)]
     close = same_letters or get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {prefix}{close[0]}?" if close else ""
 

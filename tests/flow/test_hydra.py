@@ -37,6 +37,7 @@ def printed(segkit_in: Cli, *words: str) -> dict:
     return yaml.safe_load(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_grammar_of_hydra(segkit_in: Cli, tmp_path: Path) -> None:
     for name, text in {
         "conf/mygroup/a.yaml": "size: [32, 32]",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SMALL, run_segkit
 
 OWN = """
@@ -54,6 +56,7 @@ OWN_PARTS = (
 )
 
 
+@pytest.mark.slow
 def test_what_only_training_needs_is_not_asked_for_where_a_checkpoint_is_used(tmp_path: Path) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     for folder in (home, elsewhere):

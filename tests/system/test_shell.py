@@ -17,7 +17,7 @@ from segkit.system.shell import override
 
 TEXTS = (r"^(\d+)_", "012", "1e3", "null", "True", "", "a b", "it's", "$x", "${x}", "a\\", "a\\'b", 'a"b', "*_4d*", "a=b", "ä", "x,y")
 TEXTS += (r"volume-(?P<id>\d+)", "{a: 1}", "[a]", "~x", "!x", "a`b", "#x", "a\\\\b", "a;b", "a|b", "<id>", "/data/x_1.5/y-z")
-BARE = re.compile(r"(?<!['\"\w.])[a-z_]+(?:\.[a-z_]+)*=[\[{]")
+BARE = re.compile(r"(?<!['\"\w.])(?<!['\"]\+)[a-z_]+(?:\.[a-z_]+)*=[\[{]")
 """A list or a table that a shell would take for a pattern."""
 
 

@@ -35,6 +35,7 @@ def rates(run: Path) -> list[float]:
         return [float(row["lr"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_an_optimizer_and_a_scheduler_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "conf" / "experiment").mkdir(parents=True)

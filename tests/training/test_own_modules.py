@@ -97,6 +97,7 @@ def test_a_monitor_that_is_not_logged_is_found_before_the_training(project: Path
     assert not list(project.glob("outputs/digits/*/metrics.csv"))
 
 
+@pytest.mark.slow
 def test_a_monitor_under_any_name(project: Path) -> None:
     result = run_segkit(project, "train", *OWN, "module.log_as=val_acc", "+module.log_as=val_acc", "metric.monitor=val_acc", "run=r")
     assert result.returncode == 2  # no such key without the plus
@@ -210,6 +211,7 @@ def test_an_own_datamodule_with_segkits_network_and_loss(below: Path) -> None:
     assert module.model(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 
 
+@pytest.mark.slow
 def test_an_own_module_with_segkits_data(below: Path) -> None:
     words = ("metric.monitor=val_loss", "metric.mode=min", "model.supervision=0")
     result = run_segkit(below, "train", *MINE, "module._target_=below.Plain", *words[:2])
@@ -227,6 +229,7 @@ def test_masks_that_the_labels_do_not_name_are_refused(below: Path) -> None:
     assert not (below / "outputs").exists() or not list(below.glob("outputs/wrong/*"))
 
 
+@pytest.mark.slow
 def test_a_module_below_segkits_with_its_own_optimizer_resumes(below: Path) -> None:
     (below / "stopping.py").write_text(STOP)
     words = [word for word in MINE if "allow_targets" not in word]

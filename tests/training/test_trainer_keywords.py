@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[str, Any]] = {
     "model_registry": ("mine", "mine"),
 }
 SLOW = pytest.mark.slow
-QUICK = ("max_steps", "val_check_interval", "fast_dev_run")
+QUICK = ("max_steps", "fast_dev_run")
 
 
 def test_the_keys_are_those_of_the_installed_lightning() -> None:

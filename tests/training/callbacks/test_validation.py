@@ -68,6 +68,7 @@ def test_hparams_are_what_differs_from_the_defaults(events: list[EventAccumulato
     assert row["data.batch_size"].number_value == 4
 
 
+@pytest.mark.slow
 def test_the_graph_and_the_choice_of_epochs_are_keys(segkit_in: Cli, tmp_path: Path) -> None:
     keys = ("logger.tensorboard.log_graph=true", "callbacks.validation_curves.every_n_epochs=1", "~callbacks.throughput")
     done = segkit_in("train", *SMALL, "run=graph", *keys)
