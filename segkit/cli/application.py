@@ -243,7 +243,7 @@ class Application(Plain):
             warnings.simplefilter("ignore")
         if config.extras.print_config:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), flush=True)
-        run_dir = Path(node.runtime.output_dir) if self.is_multirun else own_folder(config, node)
+        run_dir = own_folder(config, node, self.is_multirun)
         if run_dir and node.job.chdir:
             stack.enter_context(chdir(run_dir))
         return {"overrides": list(node.overrides.task), "run_dir": run_dir}

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.system.errors import SegkitError
+from segkit.system.environment import TRIAL, is_child
+from segkit.system.errors import SegkitError, few
 from segkit.system.shell import override
 
 if TYPE_CHECKING:
@@ -31,16 +32,32 @@ def anchor(cfg: DictConfig, folder: str) -> None:
                 OmegaConf.update(cfg, key, str(Path(folder, os.path.expanduser(value))))  # noqa: PTH111
 
 
-def own_folder(config: Any, node: HydraConf) -> Path | None:
-    """The run folder, where `hydra.run.dir` or `hydra.job.chdir` say so; None where segkit makes it."""
-    if config.resume is not None:
-        return None
+def own_folder(config: Any, node: HydraConf, is_multirun: bool) -> Path | None:
+    """The run folder: Hydra's in a multirun, and where `hydra.run.dir` or `hydra.job.chdir` say so; None where segkit makes it.
+
+    Raises:
+        SegkitError: There is something in it already that Hydra has not just written.
+    """
     chosen = Path(node.runtime.output_dir)
-    if node.run.dir == "." and node.job.chdir:
+    if config.resume is not None or (is_multirun and TRIAL in os.environ):
+        return chosen if is_multirun else None
+    if node.run.dir == "." and node.job.chdir and not is_multirun:
         from segkit.training.run_folder import reserve
 
         return reserve(Path(config.output_dir, config.name), config.run)
-    if (chosen / "config.yaml").exists() and node.run.dir != ".":
-        fix = f"choose another  hydra.run.dir=FOLDER,  or continue it with  {override('resume', str(chosen))}"
-        raise SegkitError(f"{chosen} holds a run already;   {fix}")
-    return chosen if node.run.dir != "." else None
+    if node.run.dir == "." and not is_multirun:
+        return None
+    if not is_child():
+        check_new(chosen, "hydra.sweep.dir" if is_multirun else "hydra.run.dir", node)
+    return chosen
+
+
+def check_new(folder: Path, key: str, node: HydraConf) -> None:
+    """Raise SegkitError where a run would mix with what is in the folder that `key` names. Hydra's own files may be there."""
+    hydras = {node.output_subdir, f"{node.job.name}.log", "multirun.yaml", ".run.lock"}
+    found = sorted(path.name for path in folder.iterdir() if path.name not in hydras) if folder.is_dir() else []
+    fix = f"choose another  {key}=FOLDER"
+    if "config.yaml" in found:
+        raise SegkitError(f"{folder} holds a run already;   {fix},  or continue it with  {override('resume', str(folder))}")
+    if found:
+        raise SegkitError(f"{folder} is not empty, it holds {few(found, 3)};   {fix}")

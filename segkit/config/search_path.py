@@ -36,11 +36,13 @@ class UserFolders(SearchPathPlugin):
         folders: Whose options count before ours.
         primary: The name of the user's own primary config (`--config-name`), in place of the command's.
         path: The folder in which even configs named like our commands count (`--config-path`).
+        local: Whether ./conf counts.
     """
 
     folders: ClassVar[tuple[Path, ...]] = ()
     primary: ClassVar[str | None] = None
     path: ClassVar[Path | None] = None
+    local: ClassVar[bool] = True
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in reversed(self.folders):
@@ -56,7 +58,7 @@ def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
     missing = [Problem("--config-dir", f"{folder} is no folder") for folder in named if not folder.is_dir()]
     if missing:
         raise ProblemsFound(missing)
-    ours = [local] if local.is_dir() and local not in (CONF, *named) else []
+    ours = [local] if UserFolders.local and local.is_dir() and local not in (CONF, *named) else []
     UserFolders.folders = (*named, *ours)
     for plugin in (UserFolders, UserOptions):
         Plugins.instance().register(plugin)
@@ -96,6 +98,17 @@ def primary_config(command: str, name: str | None, path: str | None, config_dirs
         yield
     finally:
         UserFolders.primary, UserFolders.path = before
+
+
+@contextmanager
+def without_user() -> Iterator[None]:
+    """Have segkit's own configs alone count for the length of a block."""
+    before = UserFolders.primary, UserFolders.path, UserFolders.local
+    UserFolders.primary, UserFolders.path, UserFolders.local = None, None, False
+    try:
+        yield
+    finally:
+        UserFolders.primary, UserFolders.path, UserFolders.local = before
 
 
 def primary_of(command: str) -> str:

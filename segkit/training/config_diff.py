@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from segkit.config import compose
+from segkit.config.search_path import without_user
 from segkit.training.config_hash import PLACE_KEYS, flat, is_below
 
 ABSENT = object()
@@ -18,8 +19,9 @@ Change = tuple[str, Any, Any]
 
 @cache
 def defaults() -> dict[str, Any]:
-    """The leaves of `segkit train` without a word typed."""
-    return dict(flat(compose.compose("train").model_dump(mode="json")))
+    """The leaves of `segkit train` without a word typed, where the user has no configs."""
+    with without_user():
+        return dict(flat(compose.compose("train").model_dump(mode="json")))
 
 
 def changes(config: Mapping[str, Any]) -> list[Change]:

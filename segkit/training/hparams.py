@@ -43,10 +43,16 @@ def hparams(run: RunFolder, cfg: Train) -> dict[str, Scalar]:
 
 
 def varied(run: RunFolder, cfg: Train) -> dict[str, Scalar]:
-    """What varies, for TensorBoard's table: in a sweep the keys that it searches, else all that is not as the defaults have it."""
-    if found := swept(run, cfg):
-        return found
-    changed = changes(cfg.model_dump(mode="json"))
+    """What varies, for TensorBoard's table: in a sweep the keys that it searches, else all that is not as the defaults have it.
+
+    Empty where that cannot be found out: a table of keys never fails a run.
+    """
+    try:
+        if found := swept(run, cfg):
+            return found
+        changed = changes(cfg.model_dump(mode="json"))
+    except Exception:
+        return {}
     return {name_of(key): scalar(key, value) for key, _, value in changed if value is not ABSENT and value is not None}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import time
 import traceback
@@ -92,7 +93,7 @@ class RunFolder:
             run_dir: Another folder than the one that follows from the config (a trial of a sweep has one).
 
         Raises:
-            SegkitError: There is a run of this name; it is never overwritten.
+            SegkitError: There is a run of this name, or in this folder; it is never overwritten.
         """
         parent, name = Path(cfg.output_dir) / str(cfg.name), cfg.run or job_name()
         if is_child():
@@ -101,12 +102,20 @@ class RunFolder:
         run = cls(path)
         if not run.lock() or (run_dir is None and (path / "config.yaml").exists()):
             raise SegkitError(f"{path}: {run.trainer}")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for stale in [*(path / "checkpoints").iterdir(), path / "metrics.csv"]:  # of a trial that starts again in its folder
-            stale.unlink(missing_ok=True)
+        run.last.parent.mkdir(parents=True, exist_ok=True)
+        run.start_anew()
         run.write_config(cfg)
         write_text_atomic(path / "overrides.yaml", yaml.safe_dump(list(overrides)))
         return run
+
+    def start_anew(self) -> None:
+        """Delete what a trial has left that starts again in its own folder; SegkitError where another run has left it."""
+        self.remove_leftovers()
+        stale = [path for path in (*self.last.parent.iterdir(), self.path / "metrics.csv") if path.exists()]
+        if stale and TRIAL not in os.environ:
+            raise SegkitError(f"{self.path} holds a run already: {stale[0]};   choose another folder")
+        for path in stale:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @classmethod
     def to_resume(cls, cfg: Train, overrides: Sequence[str]) -> RunFolder | None:
@@ -175,9 +184,9 @@ class RunFolder:
         except ProblemsFound as error:
             raise of_file(path, "cannot be used", error) from error
 
-    def how_to_resume(self, cfg: Train) -> str:
+    def how_to_resume(self, allow: Sequence[str]) -> str:
         """The command."""
-        permission = [override("allow_targets", cfg.allow_targets)] if cfg.allow_targets else []
+        permission = [override("allow_targets", allow)] if allow else []
         return " ".join(["segkit", "train", override("resume", str(self.path)), *permission])
 
     def command(self, *more: str, without: Sequence[str] = ()) -> str:

@@ -267,7 +267,7 @@ def fit(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment) 
                 trainer.test(module, data, ckpt_path=run.best if run.best.exists() else run.last, weights_only=True)
     except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
         if not is_child():
-            console.print(f"stopped; resume with   {run.how_to_resume(cfg)}", markup=False)
+            console.print(f"stopped; resume with   {run.how_to_resume(cfg.allow_targets)}", markup=False)
             with suppress(Exception):  # the checkpoint is what counts, and is written
                 draw_unfinished(run, cfg, hardware, experiment, with_samples=isinstance(stop, Interrupted))
         raise Interrupted from None
@@ -293,7 +293,7 @@ def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:
     if limit is None or not limit.is_over or trainer.current_epoch >= (trainer.max_epochs or 0):
         return {}
     said = f"time is over after {trainer.current_epoch} of {trainer.max_epochs} epochs ({TIME})"
-    console.print(f"{said};   train for as long again with  {run.how_to_resume(cfg)}", markup=False)
+    console.print(f"{said};   train for as long again with  {run.how_to_resume(cfg.allow_targets)}", markup=False)
     return {"ended_by": TIME}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_the_project_trains_and_predicts(segkit_in: Cli, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     home = tmp_path / "my-seg"
     assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == FILES
+    assert tomllib.loads((home / "pyproject.toml").read_text())["project"]["dependencies"] == [], "the index has another segkit"
+    assert "pypi.org" not in (home / "README.md").read_text()
     assert not any("project_name" in path.read_text() for path in home.rglob("*") if path.is_file())
     assert len((home / "README.md").read_text().splitlines()) <= 32
     done = run_segkit(home, "train", "experiment=example", "trainer.max_epochs=1", "data.phantom_n=8", "run=first")

@@ -14,6 +14,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import segkit
+from segkit.config.compose import compose
+from segkit.config.schema import Train
+from segkit.system.environment import TRIAL
+from segkit.system.errors import SegkitError
+from segkit.training.run_folder import RunFolder
 from tests.conftest import SMALL, Cli, run_segkit
 
 TINY = (*SMALL, "data.phantom_n=6", "preprocess.size=[32,32]", "model.widths=[4,8]", "trainer.max_epochs=1")
@@ -75,7 +80,8 @@ def test_own_folders_keys_and_callbacks(tmp_path: Path) -> None:
         "from hydra.experimental.callback import Callback\n"
         "class Hello(Callback):\n    def on_job_start(self, config, **more): print('HELLO', config.seed)\n"
     )
-    own = ("+hydra.callbacks.hello._target_=mycb.Hello", "+note=x", "tags=[a,b]", "task_name=mine", "extras.print_config=true")
+    own = ("+hydra.callbacks.hello._target_=mycb.Hello", "+note=x", "tags=[a,b]", "task_name=mine", "extras.print_config=true",
+           "hydra.output_subdir=.hydra")  # fmt: skip
     done = run_segkit(tmp_path, "train", *TINY, "~logger", "hydra.run.dir=${task_name}/${hydra:runtime.choices.model}", *own)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load((tmp_path / "mine" / "unet" / "config.yaml").read_text())
@@ -84,6 +90,38 @@ def test_own_folders_keys_and_callbacks(tmp_path: Path) -> None:
     assert "print_config: true" in done.stdout
     again = run_segkit(tmp_path, "train", *TINY, "hydra.run.dir=mine/unet")
     assert "holds a run already;   choose another  hydra.run.dir=FOLDER,  or continue it with  resume=" in again.stderr
+
+
+def test_what_is_in_a_folder_is_not_deleted(tmp_path: Path) -> None:
+    there = [tmp_path / name for name in ("logs/x/.hydra/config.yaml", "logs/x/checkpoints/epoch_3.ckpt", "logs/x/checkpoints/sub/a.ckpt",
+             "sweeps/a/0/config.yaml", "sweeps/a/0/checkpoints/best.ckpt", "sweeps/a/1/config.yaml", "sweeps/a/1/metrics.csv")]  # fmt: skip
+    for path in there:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    done = run_segkit(tmp_path, "train", *TINY, "hydra.run.dir=logs/x")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "logs/x is not empty, it holds .hydra, checkpoints;   choose another  hydra.run.dir=FOLDER" in done.stderr
+    done = run_segkit(tmp_path, "train", "-m", *TINY, "hydra/sweeper=basic", "hydra.sweep.dir=sweeps/a", "seed=0,1")
+    assert done.returncode == 2
+    assert done.stderr.count("holds a run already;   choose another  hydra.sweep.dir=FOLDER") == 2
+    assert all(path.read_text() == "mine" for path in there)
+
+
+def test_a_trial_alone_starts_anew_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = compose("train", [*TINY, f"output_dir={tmp_path}"])
+    assert isinstance(cfg, Train)
+    stale = [tmp_path / "a" / name for name in ("metrics.csv", "checkpoints/best.ckpt", "checkpoints/sharded/0.ckpt")]
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(SegkitError, match="holds a run already"):
+        RunFolder.create(cfg, [], tmp_path / "a")
+    assert all(path.exists() for path in stale)
+    monkeypatch.setenv(TRIAL, "{}")
+    run = RunFolder.create(cfg, [], tmp_path / "a")
+    run.unlock()
+    assert not any(path.exists() for path in stale)
+    assert (run.path / "config.yaml").is_file()
 
 
 def test_a_job_runs_in_its_own_folder_if_it_is_told_to(tmp_path: Path) -> None:

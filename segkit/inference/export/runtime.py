@@ -12,6 +12,7 @@ import logging
 import re
 import warnings
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from segkit.system.errors import SegkitError, first_line
 from segkit.system.hardware import Accelerator, share_of_cores
 
 CONSENT = "torch.export"
+PACKAGES = "onnx onnxscript onnxruntime openvino"
 UNSAFE = re.compile(r"\b(save|load|from_file|__setstate__|__getstate__)\b|ops\.(?!prim\b|aten\b)\w+")
 """What the code of a traced network never names: operators that touch files, code that runs while a file is opened, other libraries."""
 
@@ -43,7 +45,7 @@ def package(name: str, wanted_by: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise SegkitError(f"{wanted_by} needs the package {name.split('.')[0]};   pip install 'segkit[export]'") from error
+        raise SegkitError(f"{wanted_by} needs the package {name.split('.')[0]};   pip install {PACKAGES}") from error
 
 
 class Runtime(ABC):
@@ -99,9 +101,12 @@ class TorchScript(Runtime):
     def check(cls, path: Path, allow: Sequence[str]) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
-                code = "\n".join(archive.read(name).decode() for name in archive.namelist() if name.endswith(".py"))
-        except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
+                members = archive.infolist()
+                code = "\n".join(archive.read(one).decode() for one in members if one.filename.lower().endswith(".py"))
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError, OSError) as error:
             raise SegkitError(f"{path} is damaged: {first_line(error)};   {card.AGAIN}") from error
+        if len({one.filename.lower() for one in members}) < len(members):  # torch looks names up in any case, and finds one of them
+            raise SegkitError(f"{path} holds two files of one name, as no export does: it is refused;   {card.AGAIN}")
         if found := UNSAFE.search(code):
             raise SegkitError(f"{path} names {found.group()}, which no exported network needs: it is refused;   {card.AGAIN}")
 

@@ -121,7 +121,8 @@ class NonFiniteGuard(L.Callback):
         console.print(f"{word}{problems[0]}", markup=False)
 
     def message(self, problem: str) -> str:
-        skip = "" if self.skips else f"\n  or leave such steps out:  {self.run.how_to_resume(self.cfg)} trainer.on_nonfinite=skip"
+        resume = self.run.how_to_resume(self.cfg.allow_targets)
+        skip = "" if self.skips else f"\n  or leave such steps out:  {resume} trainer.on_nonfinite=skip"
         if not self.run.last.exists():
             return f"{problem};   no checkpoint yet, so start again with\n  {self.gentler()}{skip}"
         saved = checkpoint.read(self.run.last)

@@ -271,10 +271,12 @@ def provenance(run: Run) -> list[tuple[str, str]]:
 
 def commands(run: Run) -> list[str]:
     """What was typed, and what can be typed about the run now."""
-    ckpt = override("ckpt", str(run.path))
+    allow, data = run.config.get("allow_targets") or [], run.provenance.get("data", {})
+    ckpt, permission = override("ckpt", str(run.path)), f" {override('allow_targets', allow)}" if allow else ""
     lines = [run.folder.command()] if run.overrides else []
     if run.state in ("interrupted", "failed", "killed"):
-        lines.append(f"segkit train {override('resume', str(run.path))}")
-    if run.folder.best.exists():
-        lines += [f"segkit evaluate {ckpt}", f"segkit predict {ckpt} input=IMAGES output=MASKS"]
+        lines.append(run.folder.how_to_resume(allow))
+    is_ours = not data.get("own_module") and "datamodule" not in data  # segkit opens no other checkpoints
+    if run.folder.best.exists() and is_ours:
+        lines += [f"segkit evaluate {ckpt}{permission}", f"segkit predict {ckpt} input=IMAGES output=MASKS{permission}"]
     return lines

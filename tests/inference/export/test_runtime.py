@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,21 @@ def test_a_script_that_writes_files_is_not_run(copied: Path, monkeypatch: pytest
     assert not Path("exploded").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_spelling_hides_the_code_of_a_script(tmp_path: Path) -> None:
+    path = tmp_path / "model.torchscript"
+    for names, message in {
+        ("m/code/a.py", "m/code/b.PY"): "names save, which no exported network needs",
+        ("m/code/a.py", "m/code/a.py"): "holds two files of one name",
+        ("m/code/a.py", "M/code/A.Py"): "holds two files of one name",
+    }.items():
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, code in zip(names, ("x = 1", "torch.save(x)"), strict=True):
+                archive.writestr(name, code)
+        with pytest.raises(SegkitError, match=message):
+            runtime.TorchScript.check(path, ())
+
+
 def test_a_pickle_in_a_pt2_is_not_opened_without_consent(copied: Path) -> None:
     (copied / "model.pt2").write_bytes(b"anything")
     (copied / "model.pt2.json").write_bytes((copied / "model.onnx.json").read_bytes())
@@ -132,7 +148,7 @@ def test_what_an_exported_file_cannot_be_used_for(files: Path, segkit_in: Cli) -
 
 def test_a_missing_package_names_the_line_that_installs_it(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(files / "model.onnx", r"needs the package onnxruntime;   pip install 'segkit\[export\]'")
+    refused(files / "model.onnx", r"needs the package onnxruntime;   pip install onnx onnxscript onnxruntime openvino")
 
 
 def test_a_file_of_one_size_takes_smaller_images_one_at_a_time() -> None:

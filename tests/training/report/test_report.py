@@ -16,6 +16,8 @@ from segkit.metrics.compare import compare
 from segkit.metrics.summary import unit
 from segkit.metrics.table import read_table
 from segkit.training.report.report import leaving_report
+from segkit.training.report.run_page import commands
+from segkit.training.report.runs import Run
 from segkit.training.run_folder import RunFolder
 from tests.conftest import SMALL, Cli, run_segkit
 
@@ -93,6 +95,21 @@ def test_a_run_that_goes_on_or_was_stopped_says_so_and_draws_what_is_there(copy:
     (copy / "status.json").write_text(json.dumps({**status, "state": "running", "process": "another boot 1"}))
     run_segkit(copy.parent, "report", "copy")
     assert "was killed" in Page(copy / "report.html").text
+
+
+def test_the_commands_have_what_they_need_and_only_those_that_work(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.best.parent.mkdir(parents=True)
+    run.best.touch()
+    (run.path / "config.yaml").write_text("allow_targets: [mine]")
+    run.write_failure("ValueError")
+    consent = "allow_targets='[mine]'"
+    resume = f"segkit train resume={run.path} {consent}"
+    ckpt = f"ckpt={run.path}"
+    evaluate = [f"segkit evaluate {ckpt} {consent}", f"segkit predict {ckpt} input=IMAGES output=MASKS {consent}"]
+    for data, wanted in (({"cases": 3}, [resume, *evaluate]), ({"own_module": True}, [resume]), ({"datamodule": "mine.Data"}, [resume])):
+        (run.path / "provenance.json").write_text(json.dumps({"data": data}))
+        assert commands(Run(run.path)) == wanted
 
 
 def test_a_run_that_has_not_finished_an_epoch_has_a_page(copy: Path) -> None:
