@@ -84,16 +84,15 @@ def seconds_of_plain(folder: Path, steps: int, network: str) -> list[float]:
     import torch
     from torch.utils.data import DataLoader
 
-    from segkit.data.datamodule import patches_of
+    from segkit.data.datamodule import SegmentationData, patches_of
     from segkit.data.dataset import CaseDataset, collate
     from segkit.data.transforms.augment import Augmentation
-    from segkit.system.hardware import Hardware
-    from segkit.training import train as run
+    from segkit.training.module import SegmentationModule
 
     cfg = config(folder, steps, network)
-    prepared = run.prepare_data(cfg, None)
-    manifest = prepared.manifest
-    task = run.build_module(cfg, run.make_metadata(cfg, prepared, Hardware.choose("cpu", "32", cfg.trainer.threads)))
+    data = SegmentationData.from_config(cfg)
+    manifest = data.prepared.manifest
+    task = SegmentationModule.from_config(cfg, data)
     patches, per_case = patches_of(cfg)
     augmentation = Augmentation(cfg.augment.transforms)
     dataset = CaseDataset(manifest.cases, manifest.labels, cfg.preprocess, augmentation, patches=patches, per_case=per_case)
@@ -126,14 +125,14 @@ def gflops_of_bf16_product(folder: Path, steps: int, network: str) -> list[float
 
 def gflop_of_a_batch(folder: Path, steps: int, network: str) -> list[float]:
     """Operations of the forward pass, and twice that for the backward."""
+    from segkit.data.datamodule import SegmentationData
     from segkit.models.probe import flop_per_image
-    from segkit.system.hardware import Hardware
-    from segkit.training import train as run
+    from segkit.training.module import SegmentationModule
 
     cfg = config(folder, steps, network)
-    metadata = run.make_metadata(cfg, run.prepare_data(cfg, None), Hardware.choose("cpu", "32", "auto"))
+    module = SegmentationModule.from_config(cfg, SegmentationData.from_config(cfg))
     size = cfg.sampling.patch or cfg.preprocess.size or ()
-    return [3 * cfg.data.batch_size * flop_per_image(run.build_module(cfg, metadata).model, metadata.channels, size) / 1e9]
+    return [3 * cfg.data.batch_size * flop_per_image(module.model, module.metadata.channels, size) / 1e9]
 
 
 SIDES = {f.__name__: f for f in (seconds_of_segkit, seconds_of_plain, gflops_of_bf16_product, gflop_of_a_batch)}

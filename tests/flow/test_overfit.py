@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from segkit.config.compose import compose
+from segkit.data.datamodule import intensity_statistics
 from segkit.data.dataset import CaseDataset, collate
-from segkit.system.hardware import Hardware
 from segkit.training import train as run
+from segkit.training.building import build_parts, make_metadata
+from segkit.training.module import SegmentationModule
 
 IMAGES = ("data.phantom_n=16", "preprocess.size=[64,64]")
 VOLUMES = ("data=decathlon", "data.dims=3", "preprocess=volume", "data.phantom_n=12", "model.widths=[8,16,32]")
@@ -74,7 +76,8 @@ def test_four_images_are_memorized(family: str) -> None:
     cfg = config(FAMILIES[family])
     data = prepared(FAMILIES[family] if family == "volume" else ())
     torch.set_num_threads(2)
-    task = run.build_module(cfg, run.make_metadata(cfg, data, Hardware.choose("cpu", "32", "auto")))
+    parts = build_parts(cfg, make_metadata(cfg, data, intensity_statistics(cfg, data), "32"))
+    task = SegmentationModule(parts.model, parts.loss, parts.metrics, cfg, parts.metadata)
     image, mask = four(cfg, data)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
     best = 0.0
