@@ -16,6 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,9 @@ def load(path: Path, allow: Sequence[str] = (), threads: str | int = "auto") -> 
     """
     kind = RUNTIMES[path.suffix]
     metadata, about = card.read(path)
-    config = read_config(card.card_of(path), metadata, allow)
+    # The network is in the file: whatever class it once was is neither imported nor asked for.
+    known = replace(metadata, config={**metadata.config, "model": {"_target_": "segkit.models.UNet"}})
+    config = read_config(card.card_of(path), known, allow)
     kind.check(path, allow)
     if about.size is not None:
         config = config.model_copy(update={"inference": config.inference.model_copy(update={"window": about.size})})

@@ -59,6 +59,13 @@ def test_the_card_says_what_the_file_takes_and_gives(files: Path) -> None:
     assert section["parity"]["largest"] < 1e-4
 
 
+def test_the_class_of_the_network_is_not_asked_for(copied: Path) -> None:
+    """It is in the file: where it was somebody's own, their package need not be here."""
+    file = copied / "model.onnx"
+    edit(card.card_of(file), lambda content: content["config"].update(model={"_target_": "mynets.Net"}))  # type: ignore[attr-defined]
+    assert segkit.load(file).labels.classes == ("head",)
+
+
 def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     content = json.loads(path.read_text())
     change(content)
