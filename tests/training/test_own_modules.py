@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import segkit
 from segkit import SegkitError
+from segkit.training.callbacks.logging import Costs
 from tests.conftest import REPOSITORY, SMALL, run_segkit, run_segkit_process
 
 NODES = {
@@ -167,6 +171,15 @@ class Plain(L.LightningModule):
     def configure_optimizers(self):
         optimizer = self.optimizer(self.parameters())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+class Keeper(Plain):
+    def __init__(self, network, loss, optimizer, scheduler, metadata):
+        super().__init__(network, loss, optimizer, scheduler)
+        self.metadata = {"trained on": metadata.data_root}
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/mine", loss, on_step=False, on_epoch=True)
+        return loss
 """
 MINE = (*SMALL, "allow_targets=[below]", "run=r")
 
@@ -248,3 +261,24 @@ def test_what_a_test_needs_is_missed_before_the_training(project: Path) -> None:
     result = run_segkit(project, "train", *own, "module._target_=untested.Module", "allow_targets=[digits,untested]", "test=true")
     assert result.returncode == 2
     assert "untested.Module has no test_step()" in result.stderr
+
+
+def test_an_own_module_may_keep_what_segkit_offers_it(below: Path) -> None:
+    """Its validation returns no masks to draw, and its metadata are its own; TensorBoard has a row of it."""
+    words = ("module._target_=below.Keeper", "metric.monitor=val_loss", "metric.mode=min", "callbacks.pictures.every_n_epochs=1")
+    result = run_segkit(below, "train", *MINE, *words, "trainer.max_epochs=1")
+    assert result.returncode == 0, result.stderr
+    run = below / "outputs/small/r"
+    assert rows(run)[0]["train/mine"]
+    events = EventAccumulator(str(run)).Reload()
+    assert "best/val_loss" in events.Tags()["scalars"]
+    assert "_hparams_/session_end_info" in events.summary_metadata
+
+
+def test_the_costs_of_an_own_module(project: Path) -> None:
+    digits = import_module("digits")
+    module = digits.DigitsLitModule(digits.SimpleDenseNet(hidden=1), torch.optim.Adam)
+    costs = Costs(project / "costs.json")
+    keys = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[costs], **keys).fit(module, digits.DigitsDataModule())
+    assert json.loads((project / "costs.json").read_text()) == {"parameters": 64 + 1 + 4 + 4}

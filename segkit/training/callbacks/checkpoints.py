@@ -28,6 +28,7 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import NonFiniteGuard
+from segkit.training.module import SegmentationModule
 from segkit.training.resuming import check_optimizers
 from segkit.training.run_folder import RunFolder
 from segkit.training.status import Interrupted, NonFinite
@@ -101,8 +102,8 @@ class Checkpoints(Checkpoint):
             self._n_missing += 1
         elif best is None or best != best or (score > best if self.mode == "max" else score < best):
             self.best_score, self.best_epoch, self._improved = score, trainer.current_epoch, True
-            if metadata := getattr(pl_module, "metadata", None):
-                pl_module.metadata = replace(metadata, score={name: score, "epoch": trainer.current_epoch})
+            if isinstance(pl_module, SegmentationModule):
+                pl_module.metadata = replace(pl_module.metadata, score={name: score, "epoch": trainer.current_epoch})
             if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # trainer.val_check_interval
                 self.save_best(trainer)
 

@@ -24,6 +24,7 @@ from segkit.system.progress import console
 from segkit.training.callbacks.finite import learning_rate
 from segkit.training.distributed import all_gather, is_distributed
 from segkit.training.media import log_image
+from segkit.training.module import SegmentationModule
 from segkit.training.run_folder import RunFolder
 
 COST_NAMES = ("parameters", "ms_per_image")
@@ -63,7 +64,9 @@ class EpochTable(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         known = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
-        metrics = {k: v for k, v in known.items() if (self._validated if k.startswith("val") else not is_ours(pl_module))}
+        metrics = {
+            k: v for k, v in known.items() if (self._validated if k.startswith("val") else not isinstance(pl_module, SegmentationModule))
+        }
         sums = all_gather({name: float(total) for name, total in self._sums.items()})
         train = {f"train/{name}": sum(one.get(name, 0.0) for one in sums) / (len(sums) * self._count) for name in sums[0]}
         lr = learning_rate(trainer)
@@ -89,7 +92,8 @@ class EpochTable(L.Callback):
             row = self.rows[-1]
             shown = [f"{k} {row[k]:.4f}" for k in row if k in ("train/loss", "val/loss", "val/dice", "val/dice_present")]
             # counted from 0, as in metrics.csv, the progress bar and the figures
-            console.print(f"epoch {trainer.current_epoch}/{(trainer.max_epochs or 0) - 1}  {row['seconds']:.0f} s  {'  '.join(shown)}")
+            last = f"/{trainer.max_epochs - 1}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+            console.print(f"epoch {trainer.current_epoch}{last}  {row['seconds']:.0f} s  {'  '.join(shown)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of all processes, since one of them saves for all; they save at the same moment."""
@@ -108,11 +112,6 @@ def scalars_in(outputs: Any) -> Iterator[tuple[str, Tensor]]:
     yield from ((str(name), value) for name, value in named if isinstance(value, Tensor) and value.numel() == 1)
 
 
-def is_ours(module: L.LightningModule) -> bool:
-    """Whether segkit knows what a module logs: `val/…`, and what it returns from a training step."""
-    return hasattr(module, "metadata")
-
-
 class Pictures(L.Callback):
     """Log the first `n_images` validation cases with outlines, every `every_n_epochs` epochs and after the last."""
 
@@ -123,7 +122,8 @@ class Pictures(L.Callback):
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         """`outputs` comes from the validation step: index -> mask on the original grid."""
         dataset = getattr(getattr(trainer, "datamodule", None), "val", None)
-        if not self._due(trainer) or trainer.sanity_checking or not isinstance(dataset, CaseDataset) or not is_ours(pl_module):
+        is_ours = isinstance(pl_module, SegmentationModule) and isinstance(dataset, CaseDataset)
+        if not is_ours or not self._due(trainer) or trainer.sanity_checking:
             return
         labels = dataset.labels
         for index, mask in outputs.items():
@@ -148,7 +148,7 @@ class Pictures(L.Callback):
 class Costs(L.Callback):
     """costs.json, for a sweep that weighs them against the score: number of parameters, milliseconds a validation image.
 
-    The time is the network's alone, the median of five passes of the first validation batch.
+    The time is the network's alone, the median of five passes of the first validation batch; of an own LightningModule it is not known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,8 +161,10 @@ class Costs(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        costs: dict[str, float] = {"parameters": sum(p.numel() for p in pl_module.model.parameters())}
-        if self._image is not None:
+        is_ours = isinstance(pl_module, SegmentationModule)
+        network = pl_module.model if is_ours else pl_module
+        costs: dict[str, float] = {"parameters": sum(p.numel() for p in network.parameters())}
+        if is_ours and self._image is not None:
             costs["ms_per_image"] = 1000 * statistics.median(self._seconds(pl_module) for _ in range(COST_REPEATS)) / len(self._image)
         write_text_atomic(self.path, json.dumps(costs))
 
