@@ -11,6 +11,7 @@ from segkit.models.metadata import Metadata
 from segkit.models.probe import layer_in_need, probe
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
+from segkit.training.optim import scheduler_node
 
 SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
 
@@ -23,6 +24,8 @@ def check_sense(cfg: Train) -> None:
     if own.max_epochs == -1 and own.max_steps == -1 and cfg.scheduler.name not in ("constant", "plateau"):
         what = f"scheduler={cfg.scheduler.name} has to know where a training without limit ends"
         raise SegkitError(f"trainer.max_epochs=-1: {what};   add  trainer.max_steps=N,  or  scheduler=constant")
+    if cfg.scheduler.target:
+        scheduler_node(cfg.scheduler, cfg.metric, cfg.allow_targets)
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
         raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
     if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):

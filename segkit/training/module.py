@@ -133,7 +133,7 @@ class SegmentationModule(L.LightningModule):
         resumed run would miss one step."""
         cfg, optimizer = self.config, self.build_optimizer()
         n_steps, per_epoch = planned_steps(self.trainer)
-        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric.mode, cfg.allow_targets)
+        scheduler = build_scheduler(optimizer, cfg.scheduler, n_steps, per_epoch, cfg.metric, cfg.allow_targets)
         if isinstance(scheduler, ReduceLROnPlateau):
             self.plateau = scheduler
             if self.plateau_state is not None:
@@ -251,7 +251,7 @@ class SegmentationModule(L.LightningModule):
         if math.isinf(score):
             self.not_finite += (f"{name} ({score:g})",)
         if self.plateau is not None and (self.current_epoch + 1) % self.config.scheduler.frequency == 0:
-            watched = known_as(self.config.scheduler.monitor or name, self.trainer.callback_metrics)
+            watched = known_as(f"val/{(self.config.scheduler.monitor or name).removeprefix('val/')}", self.trainer.callback_metrics)
             if watched not in self.trainer.callback_metrics:
                 raise SegkitError(
                     f"scheduler.monitor={watched} is not logged;   logged are {', '.join(sorted(self.trainer.callback_metrics))}"

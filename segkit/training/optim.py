@@ -12,9 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from segkit.config.schema import Scheduler
-from segkit.config.targets import instantiate
+from segkit.config.schema import Metric, Scheduler
+from segkit.config.targets import descends, instantiate
 from segkit.system.errors import SegkitError, nearest
+
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 
 
 def matching(network: nn.Module, pattern: str, key: str) -> set[str]:
@@ -80,27 +82,46 @@ def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float],
 
 
 def build_scheduler(
-    optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, mode: str, allow: Sequence[str] = ()
+    optimizer: Optimizer, cfg: Scheduler, n_steps: int, steps_per_epoch: int, metric: Metric, allow: Sequence[str] = ()
 ) -> LRScheduler | ReduceLROnPlateau:
     """Stepped after every optimizer step, or as `cfg.interval` says if it is named by its class; on a plateau after every validation."""
     if cfg.target:
-        return named_scheduler(optimizer, cfg, mode, allow)
+        return named_scheduler(optimizer, cfg, metric, allow)
     if cfg.name == "plateau":
-        how = "max" if mode == "max" else "min"
-        return ReduceLROnPlateau(optimizer, mode=how, factor=cfg.factor, patience=cfg.patience)  # type: ignore[arg-type]
+        return ReduceLROnPlateau(optimizer, mode=metric.mode, factor=cfg.factor, patience=cfg.patience)  # type: ignore[arg-type]
     warmup = round(cfg.warmup_fraction * n_steps if cfg.name == "one_cycle" else cfg.warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: rate(cfg, step, n_steps, warmup))
 
 
-def named_scheduler(optimizer: Optimizer, cfg: Scheduler, mode: str, allow: Sequence[str]) -> LRScheduler | ReduceLROnPlateau:
-    """A scheduler by its class. One that waits for a plateau of `metric.monitor` knows whether more is better."""
-    node = dict(cfg.target or {})
-    if str(node["_target_"]).endswith(".ReduceLROnPlateau") and cfg.monitor is None:
-        node = {"mode": mode, **node}
+def named_scheduler(optimizer: Optimizer, cfg: Scheduler, metric: Metric, allow: Sequence[str]) -> LRScheduler | ReduceLROnPlateau:
+    """A scheduler by its class."""
+    node = scheduler_node(cfg, metric, allow)
     built = instantiate(node, allow=allow, training=True, optimizer=optimizer)
     if not isinstance(built, LRScheduler | ReduceLROnPlateau):
         raise SegkitError(f"scheduler: {node['_target_']} is no scheduler of torch.optim.lr_scheduler")
     return built
+
+
+def scheduler_node(cfg: Scheduler, metric: Metric, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """Class and keywords of a named scheduler. One that waits for a plateau of `metric.monitor` knows whether more is better.
+
+    Raises:
+        SegkitError: It waits for a plateau of another metric, and `mode` is not given; or it was to be stepped after every step.
+    """
+    node = dict(cfg.target or {})
+    if not descends(node["_target_"], PLATEAU, allow):
+        return node
+    name = str(node["_target_"]).rpartition(".")[2]
+    if cfg.interval == "step":
+        raise SegkitError(f"scheduler.interval=step: {name} is stepped after a validation;   use  scheduler.interval=epoch")
+    watched = (cfg.monitor or metric.monitor).removeprefix("val/")
+    if watched == metric.monitor.removeprefix("val/"):
+        return {"mode": metric.mode, **node}
+    if "mode" not in node:
+        better = "min" if "loss" in watched else "max"
+        what = f"scheduler.monitor={cfg.monitor} is not metric.monitor, so {name} does not know whether more of it is better"
+        raise SegkitError(f"{what};   add  +scheduler.mode={better}")
+    return node
 
 
 def rate(cfg: Scheduler, step: int, n_steps: int, warmup: int) -> float:

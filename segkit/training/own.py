@@ -181,4 +181,4 @@ class PlannedSchedule:
     def __call__(self, optimizer: Optimizer) -> Any:
         assert self.module is not None
         n_steps, per_epoch = planned_steps(self.module.trainer)
-        return build_scheduler(optimizer, self.cfg.scheduler, n_steps, per_epoch, self.cfg.metric.mode, self.cfg.allow_targets)
+        return build_scheduler(optimizer, self.cfg.scheduler, n_steps, per_epoch, self.cfg.metric, self.cfg.allow_targets)

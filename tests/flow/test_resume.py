@@ -116,6 +116,7 @@ ODD_WAYS = {
         "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
         "scheduler.patience=0",
         "+scheduler.monitor=val/loss",
+        "+scheduler.mode=min",
         "callbacks.checkpoint.every_minutes=0.0001",
     ),
     "weighted patches from the disk cache": (

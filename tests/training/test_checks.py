@@ -12,6 +12,8 @@ from segkit.system.errors import SegkitError
 from segkit.training.checks import check_sense
 from tests.conftest import Cli
 
+PLATEAU = "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
+
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
@@ -21,6 +23,8 @@ from tests.conftest import Cli
         (["loss.parts.ce=null", "loss.parts.dice=null"], "at least one entry"),
         (["metric.cases.overlap=null"], "at least one entry"),
         (["preprocess=native", "preprocess.normalize=image"], r"data\.batch_size=1"),
+        ([PLATEAU, "+scheduler.monitor=val/loss"], r"\+scheduler\.mode=min"),
+        ([PLATEAU, "+scheduler.interval=step"], r"scheduler\.interval=epoch"),
     ],
 )
 def test_a_combination_without_sense_names_the_key(overrides: list[str], words: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from segkit.config.schema import Scheduler
+from segkit.config.schema import Metric, Scheduler
 from segkit.models import UNet
 from segkit.system.errors import SegkitError
 from segkit.training.optim import build_scheduler, parameter_groups, rate
+
+DICE = Metric(monitor="dice", mode="max", cases={})
 
 
 def cfg(name: str, **more: Any) -> Scheduler:
@@ -43,15 +45,25 @@ def test_linear_warm_up_never_starts_at_zero() -> None:
 
 def test_plateau_halves_after_patience() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler: Any = build_scheduler(optimizer, cfg("plateau"), 10, 1, "max")
+    scheduler: Any = build_scheduler(optimizer, cfg("plateau"), 10, 1, DICE)
     for score in (0.5, 0.5, 0.5):
         scheduler.step(score)
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("monitor", [None, "dice", "val/dice"])
+def test_a_plateau_by_its_class_takes_the_mode_of_the_monitored_metric(monitor: str | None) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    named = Scheduler(target={"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "patience": 0}, monitor=monitor)  # type: ignore[arg-type]
+    scheduler: Any = build_scheduler(optimizer, named, 10, 1, DICE)
+    for score in (0.5, 0.6, 0.7):
+        scheduler.step(score)
+    assert optimizer.param_groups[0]["lr"] == 1
+
+
 def test_steps_scale_the_optimizers_own_rate() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    build_scheduler(optimizer, cfg("one_cycle"), 100, 10, "max")
+    build_scheduler(optimizer, cfg("one_cycle"), 100, 10, DICE)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 0.04)
     assert math.isclose(rate(cfg("constant"), 7, 100, 0), 1.0)
 
