@@ -290,11 +290,17 @@ def step_of(last: Path, network: nn.Module, experiment: Experiment) -> int:
 def ended_by(trainer: L.Trainer, run: RunFolder, cfg: Train) -> dict[str, str]:
     """For the status; prints how a run that its time limit has ended is trained on."""
     limit = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
-    if limit is None or not limit.is_over or trainer.current_epoch >= (trainer.max_epochs or 0):
+    if limit is None or not limit.is_over or is_complete(trainer):
         return {}
-    said = f"time is over after {trainer.current_epoch} of {trainer.max_epochs} epochs ({TIME})"
+    planned = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+    said = f"time is over after {trainer.current_epoch}{planned} epochs ({TIME})"
     console.print(f"{said};   train for as long again with  {run.how_to_resume(cfg.allow_targets)}", markup=False)
     return {"ended_by": TIME}
+
+
+def is_complete(trainer: L.Trainer) -> bool:
+    """Whether all epochs or steps are done; -1, or no number, is no limit."""
+    return 0 < (trainer.max_epochs or 0) <= trainer.current_epoch or 0 < trainer.max_steps <= trainer.global_step
 
 
 def draw_unfinished(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experiment, with_samples: bool) -> None:
@@ -318,6 +324,7 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experimen
         link_or_copy(run.last, run.best)
     draw_curves(run, cfg)
     if experiment.prepared is None or not experiment.is_ours:
+        record_result(run, cfg)
         return Result(run.path, Summary(()), run.best)
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     manifest, name = experiment.prepared.manifest, best.metadata.config["name"]

@@ -145,6 +145,14 @@ def test_time_that_is_over_before_the_first_validation_ends_with_one_and_resume_
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_minutes"] == 0.02
 
 
+def test_a_training_that_only_time_ends_can_be_trained_on(segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("train", *SMALL, "scheduler=constant", "trainer.max_epochs=-1", "trainer.max_minutes=0.0001", "run=r")
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path / "outputs/small/r")["ended_by"] == "trainer.max_minutes"
+    (line,) = [line for line in done.stdout.splitlines() if "resume=" in line]
+    assert line.startswith("time is over after 1 epochs")
+
+
 @pytest.mark.parametrize(
     "keys",
     [
