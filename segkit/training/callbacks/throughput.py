@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from typing import Any
 
 import lightning as L
 import psutil
 import torch
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from segkit.data.dataset import Batch
 
 
 class Throughput(L.Callback):
@@ -21,7 +25,9 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.speeds: list[float] = []
         """Images a second by epoch."""
-        self._images, self._start, self._end = 0, 0.0, 0.0
+        self._images: int | None = 0
+        """Of this epoch so far; None where a batch does not tell how many it holds."""
+        self._start, self._end = 0.0, 0.0
 
     @property
     def images_per_second(self) -> float | None:
@@ -32,8 +38,8 @@ class Throughput(L.Callback):
         self._images, self._start = 0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        indices = getattr(batch, "indices", None)
-        self._images += extract_batch_size(batch) if indices is None else len(indices)
+        n = images_in(batch)
+        self._images = None if n is None or self._images is None else self._images + n
         self._end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,6 +49,17 @@ class Throughput(L.Callback):
         found = {"train/images_per_second": self.speeds[-1], **memory_gb()}
         for logger in trainer.loggers:
             logger.log_metrics(found, max(0, trainer.global_step - 1))  # where Lightning puts what is logged now
+
+
+def images_in(batch: Any) -> int | None:
+    """By the indices of segkit's own batch, else by the first tensor in it; None where Lightning finds none."""
+    if isinstance(batch, Batch):
+        return len(batch.indices)
+    with warnings.catch_warnings(action="ignore"):  # of tensors of unequal length, with advice on `self.log`
+        try:
+            return extract_batch_size(batch)
+        except (MisconfigurationException, RecursionError):
+            return None
 
 
 def memory_gb() -> dict[str, float]:
