@@ -88,7 +88,7 @@ def build_scheduler(
     if cfg.target:
         return named_scheduler(optimizer, cfg, metric, allow)
     if cfg.name == "plateau":
-        return ReduceLROnPlateau(optimizer, mode=metric.mode, factor=cfg.factor, patience=cfg.patience)  # type: ignore[arg-type]
+        return ReduceLROnPlateau(optimizer, mode=metric.mode, factor=cfg.factor, patience=cfg.patience)
     warmup = round(cfg.warmup_fraction * n_steps if cfg.name == "one_cycle" else cfg.warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: rate(cfg, step, n_steps, warmup))
 

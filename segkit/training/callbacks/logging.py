@@ -122,8 +122,9 @@ class Pictures(L.Callback):
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         """`outputs` comes from the validation step: index -> mask on the original grid."""
         dataset = getattr(getattr(trainer, "datamodule", None), "val", None)
-        is_ours = isinstance(pl_module, SegmentationModule) and isinstance(dataset, CaseDataset)
-        if not is_ours or not self._due(trainer) or trainer.sanity_checking:
+        if not isinstance(pl_module, SegmentationModule) or not isinstance(dataset, CaseDataset):
+            return
+        if not self._due(trainer) or trainer.sanity_checking:
             return
         labels = dataset.labels
         for index, mask in outputs.items():

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 import psutil
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from segkit.data.dataset import Batch
 
