@@ -30,7 +30,7 @@ def renamed(node: object, typed: bool = False) -> object:
         return node
     out = {key: renamed(value, typed) for key, value in node.items()}
     target = out.get("_target_")
-    if target in SMP_NETWORKS:
+    if isinstance(target, str) and target in SMP_NETWORKS:
         return of_smp(out)
     if not isinstance(target, str) or (typed and target not in ALIASES):
         return out
