@@ -21,6 +21,7 @@ cat <<EOF
 done. Everything lies in $out/$run
   checkpoints/best.ckpt   the network, with all that is needed to use it
   cases.csv summary.json  Dice and IoU of each validation image, and their means
+  report.html             all of it on one page
   curves.png samples.png  learning curves; validation images with reference and prediction
   masks/                  masks and overlays of all images
   events.out.tfevents.*   .venv/bin/tensorboard --logdir $out

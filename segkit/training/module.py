@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ from segkit.system.hardware import Precision
 from segkit.training import torchmetrics
 from segkit.training.building import build_loss, build_parts, check_monitor, make_metadata
 from segkit.training.distributed import all_gather, is_distributed
-from segkit.training.optim import build_scheduler, keep_frozen, parameter_groups
+from segkit.training.optim import build_scheduler, fused, keep_frozen, parameter_groups, planned_steps
 
 NOWHERE = InMemory(np.zeros((1, 1), np.uint8))
 """The image of a case of which nothing but a batch is known."""
@@ -325,26 +324,6 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
-
-
-def planned_steps(trainer: L.Trainer) -> tuple[int, int]:
-    """Optimizer steps of a whole training and of an epoch; of an unlimited one as many as fit a number."""
-    trainer.fit_loop.setup_data()
-    total = trainer.estimated_stepping_batches
-    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return sys.maxsize if math.isinf(total) else int(total), max(1, per_epoch)
-
-
-def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
-    """`fused=True` for torch's own Adam and SGD, which then do a step in one pass over the weights.
-
-    Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
-    """
-    if precision == "16" and optimizer.get("fused"):
-        raise SegkitError("optimizer.fused=true cannot clip gradients under fp16;   leave it out, or use  trainer.precision=32")
-    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
-    own_choice = {"fused", "foreach"} & set(optimizer)
-    return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
 
 
 def not_finite(cases: Iterable[EvaluatedCase]) -> Iterator[str]:

@@ -1,12 +1,14 @@
-"""Frozen parts, learning rates by part, schedules by name. The optimizer itself is any class of torch.optim that the config names."""
+"""Frozen parts, learning rates by part, the steps of a training, schedules. The optimizer is any class that the config names."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -79,6 +81,26 @@ def parameter_groups(network: nn.Module, lr: float, scales: Mapping[str, float],
         for scale, parameters in groups.items()
         if parameters
     ]
+
+
+def planned_steps(trainer: L.Trainer) -> tuple[int, int]:
+    """Optimizer steps of a whole training and of an epoch; of an unlimited one as many as fit a number."""
+    trainer.fit_loop.setup_data()
+    total = trainer.estimated_stepping_batches
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return sys.maxsize if math.isinf(total) else int(total), max(1, per_epoch)
+
+
+def fused(optimizer: Mapping[str, Any], precision: str) -> dict[str, bool]:
+    """`fused=True` for torch's own Adam and SGD, which then do a step in one pass over the weights.
+
+    Under fp16 a fused optimizer undoes the loss scaling itself, too late for gradient clipping.
+    """
+    if precision == "16" and optimizer.get("fused"):
+        raise SegkitError("optimizer.fused=true cannot clip gradients under fp16;   leave it out, or use  trainer.precision=32")
+    known = {f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")}
+    own_choice = {"fused", "foreach"} & set(optimizer)
+    return {"fused": True} if optimizer["_target_"] in known and precision != "16" and not own_choice else {}
 
 
 def build_scheduler(

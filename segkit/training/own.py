@@ -20,8 +20,8 @@ from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import console
 from segkit.training.building import Parts, build_parts
-from segkit.training.module import SegmentationModule, planned_steps
-from segkit.training.optim import build_scheduler
+from segkit.training.module import SegmentationModule
+from segkit.training.optim import build_scheduler, planned_steps
 
 NEEDS_PARTS = ("model", "network", "loss", "metrics", "metadata")
 
