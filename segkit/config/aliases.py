@@ -14,6 +14,8 @@ KEYS: dict[str, str] = _TABLES["keys"]
 """Old key of a config -> present key."""
 KEYWORDS: dict[str, dict[str, str]] = _TABLES["keywords"]
 """Present public name -> {old keyword: present keyword}."""
+ELSEWHERE: dict[str, str] = _TABLES["elsewhere"]
+"""Keyword of other libraries' networks -> key that does the same here."""
 VALUES: dict[str, dict[str, str]] = _TABLES["values"]
 """Old keyword -> {old value: present value}."""
 SMP, SMP_NETWORKS = "segkit.models.SMP", frozenset(f"segmentation_models_pytorch.{name}" for name in _TABLES["smp"])
@@ -51,6 +53,7 @@ def of_smp(node: dict[str, object]) -> dict[str, object]:
 
 
 def keyword_hint(target: str, keyword: str, prefix: str = "") -> str:
-    """'did you mean loss.parts.dice.absent_classes?' for a keyword that has another name by now, else ''."""
+    """'did you mean loss.parts.dice.absent_classes?' for a keyword that has another name by now, or is a key of its own; else ''."""
     new = KEYWORDS.get(target, {}).get(keyword)
-    return f"did you mean {prefix}{new}?" if new else ""
+    whole = f"{prefix}{new}" if new else ELSEWHERE.get(keyword, "")
+    return f"did you mean {whole}?" if whole else ""

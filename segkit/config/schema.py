@@ -213,6 +213,7 @@ class Trainer(Strict):
 
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
+    activation_checkpointing: bool = False
     threads: Literal["auto"] | Annotated[Processes, Field(gt=0)] = "auto"
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"

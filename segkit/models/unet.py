@@ -15,13 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segkit.models import sizes
+from segkit.models.recompute import recomputed
 
 Norm = Literal["none", "batch", "instance", "group"]
 Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu"]
@@ -168,20 +169,36 @@ class UNet(nn.Module):
         self.head = head(widths[0], out_channels, dims, head_norm)
         self.deep_heads = nn.ModuleList(head(width, out_channels, dims, head_norm) for width in widths[1 : 1 + deep_supervision])
         self.final = FINAL[final]()
+        self.checkpoints = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """In training keep the input of each level alone, and compute its activations again in the backward pass."""
+        self.checkpoints = enable
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # (B, in_channels, [D,] H, W)
         skips = []
-        for level, encode in enumerate(self.encoder):
-            x = encode(self.pool[level - 1](x) if level else x)  # (B, widths[level], H / 2**level, W / 2**level)
+        for level in range(len(self.encoder)):
+            x = self.run(self.contract, level, x, layers=[self.encoder[level]])  # (B, widths[level], H / 2**level, W / 2**level)
             skips.append(x)
         x = self.bottom(skips.pop())
         outputs = []
-        for n_left, up, gate, decode in zip(reversed(range(len(skips))), self.up, self.gate, self.decoder, strict=True):
-            x = decode(self.join(up(x), skips.pop(), gate))  # twice the size, half the channels
+        for i, n_left in enumerate(reversed(range(len(skips)))):
+            x = self.run(self.expand, i, x, skips.pop(), layers=[self.gate[i], self.decoder[i]])  # twice the size, half the channels
             if self.training and 0 < n_left <= len(self.deep_heads):
                 outputs.append(self.deep_heads[n_left - 1](x))
         logits = self.head(x)  # (B, out_channels, [D,] H, W)
         return [self.final(out) for out in (logits, *reversed(outputs))] if outputs else self.final(logits)
+
+    def run(self, part: Callable[..., Tensor], *inputs: Any, layers: Sequence[nn.Module]) -> Tensor:
+        if self.checkpoints and self.training and torch.is_grad_enabled():
+            return recomputed(part, *inputs, layers=layers)  # type: ignore[no-any-return]
+        return part(*inputs)
+
+    def contract(self, level: int, x: Tensor) -> Tensor:
+        return self.encoder[level](self.pool[level - 1](x) if level else x)  # type: ignore[no-any-return]
+
+    def expand(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        return self.decoder[i](self.join(self.up[i](x), skip, self.gate[i]))  # type: ignore[no-any-return]
 
     def join(self, up: Tensor, skip: Tensor, gate: nn.Module) -> Tensor:
         if self.odd_sides == "resize_up" and up.shape[2:] != skip.shape[2:]:

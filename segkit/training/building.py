@@ -22,6 +22,7 @@ from segkit.metrics.base import known_as
 from segkit.models import checkpoint
 from segkit.models.checkpoint import build_model
 from segkit.models.metadata import Metadata
+from segkit.models.recompute import checkpoint_activations
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, nearest
@@ -72,6 +73,8 @@ def build_parts(cfg: Train, metadata: Metadata, is_new: bool = True) -> Parts:
         console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
     if cfg.data.source:
         check_size(model, cfg, metadata)
+    if cfg.trainer.activation_checkpointing:
+        checkpoint_activations(model.network)
     freeze(model.network, cfg.freeze)
     return Parts(model, build_loss(cfg, metadata.label_map()), build_metrics(cfg.metric.cases, cfg.allow_targets), cfg, metadata)
 

@@ -16,6 +16,7 @@ from segkit.config.validate import BASES
 from segkit.data.dataset import Batch, as_batch
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.models.metadata import Metadata
+from segkit.models.recompute import KEY
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import console
@@ -53,6 +54,7 @@ def own_parts(cfg: Train, data: L.LightningDataModule, precision: str, is_new: b
     if cfg.module is not None and is_own_module(cfg):
         taken = keywords_of(str(cfg.module["_target_"]), cfg.allow_targets)
         if not any(name in taken and name not in cfg.module for name in NEEDS_PARTS):
+            check_checkpointing(cfg)
             return None
     batch = first_batch(cfg, data)
     cfg = cfg.model_copy(update={"preprocess": cfg.preprocess.model_copy(update={"normalize": "unit", "size": None})})
@@ -64,6 +66,13 @@ def own_parts(cfg: Train, data: L.LightningDataModule, precision: str, is_new: b
         shapes = f"images {tuple(batch.image.shape)} and masks {tuple(batch.mask.shape)}"
         raise SegkitError(f"data._target_ = {cfg.data.target}: network and loss cannot take its {shapes}: {first_line(error)}") from error
     return parts
+
+
+def check_checkpointing(cfg: Train) -> None:
+    """Raise SegkitError where the network that is to compute activations again is not segkit's to build."""
+    if cfg.trainer.activation_checkpointing and cfg.module:
+        what = f"{KEY}=true: the network is that of {cfg.module['_target_']}, which checkpoints activations itself if at all"
+        raise SegkitError(f"{what};   leave it out")
 
 
 def first_batch(cfg: Train, data: L.LightningDataModule) -> Batch:

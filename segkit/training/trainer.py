@@ -38,7 +38,7 @@ from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Interrupti
 from segkit.training.loggers import build_logger, build_loggers
 from segkit.training.run_folder import RunFolder
 
-OWN_KEYS = ("channels_last", "compile", "threads", "max_minutes", "on_nonfinite")
+OWN_KEYS = ("channels_last", "compile", "activation_checkpointing", "threads", "max_minutes", "on_nonfinite")
 """Keys of `trainer` that are no keywords of Lightning's Trainer."""
 USUAL = {
     "num_sanity_val_steps": 0,  # the audit has read every file, and the first validation comes soon enough
