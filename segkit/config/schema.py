@@ -247,7 +247,7 @@ class Trainer(Strict):
     inference_mode: bool = True
     reload_dataloaders_every_n_epochs: Annotated[int, Field(ge=0)] = 0
     use_distributed_sampler: bool | None = None
-    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Target | None = None
+    profiler: Literal["epoch", "simple", "advanced", "pytorch", "xla"] | Target | None = None
     log_every_n_steps: Positive = 10
     enable_checkpointing: bool | None = None
     enable_progress_bar: bool | None = None

@@ -184,7 +184,8 @@ class SegmentationModule(L.LightningModule):
         is_finite = np.isfinite(probs.reshape(len(probs), -1).sum(axis=1))  # of numbers in 0..1
         for i, index in enumerate(batch.indices):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
-            masks[index], rows = self.evaluate_case(index, probs[i], batch, i)
+            with self.trainer.profiler.profile("metrics"):  # type: ignore[attr-defined]
+                masks[index], rows = self.evaluate_case(index, probs[i], batch, i)
             values = {name: float(value) for name, value in losses.items()}
             self.evaluated[index] = EvaluatedCase(values, rows, bool(is_finite[i]))
         if len(self.torchmetrics):

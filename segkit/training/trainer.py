@@ -19,6 +19,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy, StrategyRegistry
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +37,7 @@ from segkit.system.progress import console
 from segkit.training.callbacks.build import build_callbacks, named_callback
 from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Interruption
 from segkit.training.loggers import build_logger, build_loggers
+from segkit.training.profiler import EpochProfiler
 from segkit.training.run_folder import RunFolder
 
 OWN_KEYS = ("channels_last", "compile", "activation_checkpointing", "threads", "max_minutes", "on_nonfinite")
@@ -93,6 +95,8 @@ def build_trainer(
     keywords["default_root_dir"] = cfg.trainer.default_root_dir or run.path
     if not any(isinstance(plugin, CheckpointIO) for plugin in keywords["plugins"]):
         keywords["plugins"].append(AtomicCheckpointIO(run))
+    if isinstance(profiler := keywords["profiler"], EpochProfiler):
+        profiler.folder = run.path
     if cfg.trainer.barebones:
         return L.Trainer(**keywords)
     callbacks = [*build_callbacks(cfg, run), *(named_callback(name, node, cfg, run) for name, node in nodes(cfg, "callbacks"))]
@@ -149,7 +153,7 @@ def keywords_of_trainer(
         # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
         "deterministic": "warn" if own.deterministic else False,
         "plugins": plugins,
-        "profiler": instantiate(own.profiler, allow=cfg.allow_targets, training=True) if isinstance(own.profiler, dict) else own.profiler,
+        "profiler": profiler_of(cfg),
     }
     if own.barebones:
         return given | settled | {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "log_every_n_steps": None}
@@ -159,6 +163,14 @@ def keywords_of_trainer(
         "enable_model_summary": False,
     }
     return given | settled | {name: value for name, value in unset.items() if given[name] is None}
+
+
+def profiler_of(cfg: Train) -> Profiler | str | None:
+    """Lightning's own by its name."""
+    named = cfg.trainer.profiler
+    if isinstance(named, dict):
+        return instantiate(named, allow=cfg.allow_targets, training=True)  # type: ignore[no-any-return]
+    return EpochProfiler() if named == "epoch" else named
 
 
 def numbers_of(devices: Any) -> list[int]:
@@ -290,6 +302,7 @@ def quiet() -> None:
     """Silence warnings that a user cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # their reports
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     if is_child():
