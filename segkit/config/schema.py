@@ -150,12 +150,28 @@ class Preprocess(Strict):
     normalize: Literal["unit", "dataset", "volume", "image", "minmax", "imagenet"] = "dataset"
 
 
+class Progressive(Strict):
+    initial_scale: Annotated[float, Field(gt=0, le=1)] = 0.5
+    delay_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    finetune_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    size_increment: Annotated[int, Field(gt=0, le=1024)] = 16
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Progressive:
+        if self.delay_fraction + self.finetune_fraction > 1:
+            raise ValueError(
+                f"delay_fraction + finetune_fraction = {self.delay_fraction + self.finetune_fraction:g}, more than the training"
+            )
+        return self
+
+
 class Sampling(Strict):
     patch: Size | None = None
     patches_per_image: Annotated[int, Field(gt=0, le=10_000)] = 1
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.5
     class_weights: dict[str, NotNegative] = {}
     weights: Literal["uniform", "foreground"] = "uniform"
+    progressive_resizing: Progressive | None = None
 
 
 def _none_at_all(nodes: Any) -> Any:

@@ -22,6 +22,7 @@ from segkit.data.statistics import CaseStatistics
 from segkit.data.transforms.augment import Augmentation
 from segkit.data.transforms.intensity import IntensityStatistics
 from segkit.data.transforms.patches import Patches
+from segkit.data.transforms.progressive import ProgressiveResizing
 from segkit.system.errors import SegkitError
 from segkit.system.files import CACHE
 from segkit.system.hardware import SHARED_MEMORY, cache_budget, fitting_workers, loader_workers, share_of_cores, shared_memory
@@ -69,8 +70,8 @@ class SegmentationData(L.LightningDataModule):
         manifest, config = self.prepared.manifest, self.config
         cases, top = [manifest.by_id[i] for i in ids], self.seen.intensity_max
         patches, per_case = patches_of(config) if augmentation else (None, 1)
-        cache = array_cache(config, manifest.labels, top)
-        return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, top, patches, per_case, cache)
+        cache, resizing = array_cache(config, manifest.labels, top), resizing_of(config) if augmentation else None
+        return CaseDataset(cases, manifest.labels, config.preprocess, augmentation, config.seed, top, patches, per_case, cache, resizing)
 
     def setup(self, stage: str) -> None:
         budget = cache_budget(self.config.data.cache_gb) // self._processes_here
@@ -173,6 +174,11 @@ def patches_of(config: Train) -> tuple[Patches | None, int]:
     node = config.sampling
     patches = None if node.patch is None else Patches(node.patch, node.foreground, node.class_weights)
     return patches, node.patches_per_image
+
+
+def resizing_of(config: Train) -> ProgressiveResizing | None:
+    node = config.sampling.progressive_resizing
+    return None if node is None else ProgressiveResizing(node, config.trainer.epochs, config.preprocess)
 
 
 def array_cache(config: Train, labels: LabelMap, intensity_max: int) -> ArrayCache | None:

@@ -27,6 +27,7 @@ from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import SIXTEEN_BIT, Intensity
 from segkit.data.transforms.patches import Patches, locations_of
 from segkit.data.transforms.preprocess import Decoded
+from segkit.data.transforms.progressive import ProgressiveResizing
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import track
 
@@ -105,6 +106,7 @@ class CaseDataset(Dataset[Sample]):
         patches: cuts each sample; sample i is then a patch of case i % n.
         per_case: samples of each case.
         cache: decoded cases on disk.
+        resizing: makes the samples of early epochs smaller.
     """
 
     def __init__(
@@ -118,10 +120,11 @@ class CaseDataset(Dataset[Sample]):
         patches: Patches | None = None,
         per_case: int = 1,
         cache: ArrayCache | None = None,
+        resizing: ProgressiveResizing | None = None,
     ) -> None:
         self.cases, self.labels, self.config = tuple(cases), labels, config
         self.augmentation, self.seed = augmentation, seed
-        self.patches, self.per_case, self.cache = patches, per_case, cache
+        self.patches, self.per_case, self.cache, self.resizing = patches, per_case, cache, resizing
         self.intensity = Intensity(config, intensity_max)
         self._decoded: list[Decoded] = []
         self._references: list[Array] = []
@@ -144,6 +147,8 @@ class CaseDataset(Dataset[Sample]):
         if self.patches is not None:
             image, mask = self.patches.cut(image, mask, decoded.locations, (self.seed, epoch, index))
         image, mask = np.asarray(image), np.asarray(mask)  # of a memory map only what the patch needs
+        if self.resizing is not None:
+            image, mask = self.resizing(image, mask, epoch)
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, (self.seed, epoch, index))
         image = self.intensity.normalize(image, decoded.range)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from segkit.config.schema import Train
-from segkit.data.datamodule import SegmentationData
+from segkit.data.datamodule import SegmentationData, resizing_of
 from segkit.losses import check_shares
 from segkit.models.metadata import Metadata
 from segkit.models.probe import layer_in_need, probe
@@ -24,6 +24,9 @@ def check_sense(cfg: Train) -> None:
     if own.max_epochs == -1 and own.max_steps == -1 and cfg.scheduler.name not in ("constant", "plateau"):
         what = f"scheduler={cfg.scheduler.name} has to know where a training without limit ends"
         raise SegkitError(f"trainer.max_epochs=-1: {what};   add  trainer.max_steps=N,  or  scheduler=constant")
+    if cfg.sampling.progressive_resizing and (cfg.trainer.max_epochs or -1) < 0:
+        what = "sampling.progressive_resizing has to know where the training ends"
+        raise SegkitError(f"trainer.max_epochs={cfg.trainer.max_epochs}: {what};   add  trainer.max_epochs=N")
     if cfg.scheduler.target:
         scheduler_node(cfg.scheduler, cfg.metric, cfg.allow_targets)
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):
@@ -47,11 +50,18 @@ def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None
     if len(size) != metadata.dims:
         kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)
         raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {metadata.dims} numbers, or  data.dims={other}")
-    if model.shape and model.target != "overlap_tile":
-        model.shape.check(size, key)
     batch_size = max(2, cfg.data.batch_size)  # a batch of one is the matter of `check_smallest_batch`
-    n = probe(model, metadata.channels, size, batch_size, metadata.label_map().n_outputs)
-    check_shares(cfg.loss.deep_supervision, n)
+    for shape in dict.fromkeys((size, smallest_size(cfg, size))):
+        if model.shape and model.target != "overlap_tile":
+            model.shape.check(shape, key if shape == size else "sampling.progressive_resizing.initial_scale")
+        n = probe(model, metadata.channels, shape, batch_size, metadata.label_map().n_outputs)
+        check_shares(cfg.loss.deep_supervision, n)
+
+
+def smallest_size(cfg: Train, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the first training images, where full ones have `size`."""
+    resizing = resizing_of(cfg)
+    return size if resizing is None else resizing.size(size, epoch=0)
 
 
 def check_smallest_batch(model: SegmentationModel, cfg: Train, data: SegmentationData, channels: int, world: int) -> None:
@@ -64,7 +74,7 @@ def check_smallest_batch(model: SegmentationModel, cfg: Train, data: Segmentatio
     size = cfg.sampling.patch or cfg.preprocess.size
     if batch > 1 and size is not None:
         return  # `check_size` has tried it
-    size = size or smallest_image(data)
+    size = smallest_size(cfg, size or smallest_image(data))
     if layer := layer_in_need(model, (batch, channels, *size)):
         one = f"batch of {batch} {'image' if len(size) == 2 else 'volume'}{'s' * (batch > 1)} of {' x '.join(map(str, size))}"
         few = f"{n} training case{'s' * (n > 1)} make{'s' * (n == 1)} a" if cfg.data.batch_size > batch else "each step has a"

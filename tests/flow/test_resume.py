@@ -127,6 +127,7 @@ ODD_WAYS = {
         "data.disk_cache_gb=1",
         "preprocess.normalize=volume",
     ),
+    "small images first": ("sampling.progressive_resizing={delay_fraction: 0.4, finetune_fraction: 0.3, size_increment: 8}",),
     "averaged weights": ("callbacks.weight_averaging.decay=0.9", "callbacks.checkpoint.every_minutes=0.0001"),
 }
 
