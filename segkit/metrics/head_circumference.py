@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from segkit.data.case import Case
+from segkit.data.transforms.geometry import bounding_box
 from segkit.metrics.base import NAN, Array, Statistic
 from segkit.metrics.surface import Surface
 
@@ -28,10 +29,21 @@ class Ellipse:
 
     def filled(self, shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0)) -> Array:
         """The pixels whose middle lies inside. (H, W) bool."""
-        y, x = (np.arange(n).reshape(way) * mm for n, way, mm in zip(shape, ((-1, 1), (1, -1)), spacing, strict=True))
         (x0, y0), (a, b), cos, sin = self.center, self.semi_axes, math.cos(self.angle_rad), math.sin(self.angle_rad)
+        reach = (math.hypot(a * sin, b * cos), math.hypot(a * cos, b * sin))
+        box = tuple(within(n, mm, middle, far) for n, mm, middle, far in zip(shape, spacing, (y0, x0), reach, strict=True))
+        y, x = (np.arange(side.start, side.stop).reshape(way) * mm for side, way, mm in zip(box, ((-1, 1), (1, -1)), spacing, strict=True))
         along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
-        return np.asarray((along / a) ** 2 + (across / b) ** 2 <= 1)
+        filled = np.zeros(shape, bool)
+        filled[box] = (along / a) ** 2 + (across / b) ** 2 <= 1
+        return filled
+
+
+def within(n: int, mm: float, middle: float, reach: float) -> slice:
+    """The pixels of an axis of `n` that may lie within `reach` of `middle`."""
+    low, high = ((middle + far) / mm for far in (-reach, reach))
+    start = min(max(0, math.floor(low)), n)
+    return slice(start, max(start, min(n, math.ceil(high) + 1)))
 
 
 def fit_ellipse(mask: Array, spacing: tuple[float, ...] = (1.0, 1.0)) -> Ellipse | None:
@@ -68,10 +80,12 @@ def border_points(mask: Array) -> Array:
     The contour through the centers of the outermost pixels would lie half a pixel inside: 0.8 % of the circumference of
     a head 120 pixels long.
     """
+    box = tuple(slice(max(0, start - 1), stop + 1) for start, stop in bounding_box(mask) or ((0, 0), (0, 0)))
+    corner, mask = (box[1].start, box[0].start), mask[box]
     y, x = np.nonzero(mask[:, 1:] != mask[:, :-1])
     beside = np.stack([x + 0.5, y], axis=1)
     y, x = np.nonzero(mask[1:] != mask[:-1])
-    return np.concatenate([beside, np.stack([x, y + 0.5], axis=1)])
+    return np.concatenate([beside, np.stack([x, y + 0.5], axis=1)]) + corner
 
 
 def head_circumference_mm(semi_axes: tuple[float, float], pixel_mm: float = 1.0) -> float:

@@ -18,7 +18,7 @@ from segkit.data.case import Case
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.metrics.base import NAN, Array, CaseMetric, Statistic
 from segkit.metrics.summary import OVERALL, Summary, Tree, summarize
-from segkit.system.errors import SegkitError, of_file, raise_errors
+from segkit.system.errors import SegkitError, first_line, of_file, raise_errors
 from segkit.system.files import Natural, natural, write_csv_atomic
 from segkit.system.plain import fitted, read_json, read_yaml, reading
 
@@ -58,9 +58,21 @@ def evaluate_case(
     for k, name in enumerate(labels.classes):
         p, t = labels.plane(pred, k), labels.plane(reference, k)
         p &= (reference[k] if labels.overlap else reference) != IGNORE
-        values = {column: value for metric in metrics.values() for column, value in metric(p, t, case).items()}
+        values = {column: value for key, metric in metrics.items() for column, value in called(key, metric, p, t, case, name).items()}
         rows.append(Row(case.id, case.group_or_id, subset, name, int(t.sum()), int(p.sum()), values))
     return rows
+
+
+def called(key: str, metric: CaseMetric, pred: Array, target: Array, case: Case, class_name: str) -> dict[str, float]:
+    """The values of a metric for one class of a case. Raises SegkitError, which names all three, where it fails."""
+    try:
+        return metric(pred, target, case)
+    except SegkitError:
+        raise
+    except Exception as error:  # whatever a metric of the user's own raises
+        what = f"metric.cases.{key} failed for class {class_name} of case {case.id}: {type(error).__name__}: {first_line(error)}"
+        fix = f"mend {type(metric).__module__}.{type(metric).__qualname__}, or leave it out with  metric.cases.{key}=null"
+        raise SegkitError(f"{what};   {fix}") from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.special import ellipe
 
 from segkit.data.case import Case
 from segkit.metrics import Array
-from segkit.metrics.head_circumference import HeadCircumference, fit_ellipse, head_circumference_mm
+from segkit.metrics.head_circumference import Ellipse, HeadCircumference, border_points, fit_ellipse, head_circumference_mm
 
 HC18 = Path(os.environ.get("SEGKIT_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "hc18"
 
@@ -134,6 +134,24 @@ def test_a_filled_ellipse_is_the_one_that_was_drawn() -> None:
     assert ellipse is not None
     assert 2 * (ellipse.filled(mask.shape) & mask).sum() / (ellipse.filled(mask.shape).sum() + mask.sum()) > 0.995
     assert ellipse.shrunk(50) is None
+
+
+@pytest.mark.parametrize("center", [(200.3, 150.7), (3.0, 297.0), (-90.0, 150.0)], ids=["inside", "in a corner", "outside"])
+def test_a_filled_ellipse_is_that_of_the_whole_grid(center: tuple[float, float]) -> None:
+    """Only the box around it is computed, with the same numbers to the last bit."""
+    ellipse, shape, spacing = Ellipse(center, (60.2, 41.9), 0.7), (300, 400), (1.1, 0.9)
+    y, x = (np.arange(n).reshape(way) * mm for n, way, mm in zip(shape, ((-1, 1), (1, -1)), spacing, strict=True))
+    (x0, y0), cos, sin = center, math.cos(0.7), math.sin(0.7)
+    along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
+    assert np.array_equal(ellipse.filled(shape, spacing), (along / 60.2) ** 2 + (across / 41.9) ** 2 <= 1)
+
+
+@pytest.mark.parametrize("box", [(slice(30, 50), slice(40, 90)), (slice(0, 50), slice(40, 100)), (slice(0, 0), slice(0, 0))])
+def test_border_points_are_those_of_the_whole_grid(box: tuple[slice, slice]) -> None:
+    mask = np.zeros((60, 100), bool)
+    mask[box] = True
+    sides, ends = np.argwhere(mask[:, 1:] != mask[:, :-1]), np.argwhere(mask[1:] != mask[:-1])
+    assert np.array_equal(border_points(mask), np.concatenate([sides[:, ::-1] + (0.5, 0), ends[:, ::-1] + (0, 0.5)]))
 
 
 def test_bias_and_absolute_error_are_two_statistics_of_one_column() -> None:
