@@ -11,10 +11,13 @@ import pytest
 
 from tests.runner import Cli, run_segkit, run_segkit_process
 
-__all__ = ["SMALL", "Cli", "run_segkit", "run_segkit_process"]
+__all__ = ["PLAIN", "QUICK", "SMALL", "Cli", "run_segkit", "run_segkit_process"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-SMALL = (
+QUICK = ("report=false", "callbacks.pictures=null", "callbacks.validation_curves=null")
+"""No figures, which take half the time of a small training."""
+
+PLAIN = (
     "data=phantom",
     "data.phantom_n=16",
     "data.batch_size=4",
@@ -26,6 +29,9 @@ SMALL = (
     "name=small",
 )
 """A U-Net of two levels on sixteen phantoms: about a second of training."""
+
+SMALL = (*PLAIN, *QUICK)
+"""For tests that are not about figures."""
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
@@ -76,6 +82,6 @@ def segkit_in(tmp_path: Path) -> Cli:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of one finished small training."""
     cwd = tmp_path_factory.mktemp("trained")
-    done = run_segkit(cwd, "train", *SMALL, "run=first")
+    done = run_segkit(cwd, "train", *PLAIN, "run=first")
     assert done.returncode == 0, done.stdout + done.stderr
     return cwd / "outputs" / "small" / "first"

@@ -317,5 +317,21 @@ def start_hydra(name: str, argv: list[str], job: Callable[[DictConfig], None], f
         print(f"segkit {name}: note: {line}", file=sys.stderr, flush=True)
     if any("hydra.callbacks" in word or "hydra/callbacks" in word for word in argv):
         sys.path.append(str(Path.cwd()))  # Hydra imports them itself, and a console script does not look here
-    with arguments(argv):
+    with arguments(argv), without_asking_for_mode(argv):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=search_path.primary_of(name))(job)()
+
+
+@contextmanager
+def without_asking_for_mode(argv: Sequence[str]) -> Iterator[None]:
+    """Hydra composes everything twice, the first time for the key hydra.mode, which no config of segkit's sets."""
+    from hydra._internal.hydra import Hydra
+
+    from segkit.config.search_path import UserFolders
+
+    ask = Hydra.get_mode
+    if not (UserFolders.folders or UserFolders.primary or UserFolders.path or any("hydra" in word.partition("=")[0] for word in argv)):
+        Hydra.get_mode = lambda *args, **options: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = ask  # type: ignore[method-assign]

@@ -85,7 +85,8 @@ def check_single(command: str, overrides: Sequence[str]) -> None:
 
 def check_leftovers(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> None:
     """Raise `ProblemsFound` with the keys that a preset sets for an option in whose place another one is typed (see `leftovers`)."""
-    if any(key_of(text) == GROUP for text in overrides) and len(overrides) > 1:
+    typed = {key_of(text) for text in overrides}
+    if GROUP in typed and any(key in Train.model_fields and (CONF / key).is_dir() for key in typed):
         with _hydra(config_dirs) as loader, suppress(*REFUSALS):  # what does not compose is reported when it starts
             raise_errors(leftovers(command, overrides, hydra_overrides.compose(command, overrides), loader), before(command))
 

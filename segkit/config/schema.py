@@ -336,6 +336,7 @@ class Train(Strict):
     task_name: str = "train"
     tags: Annotated[list[str], BeforeValidator(_none_given)] = []
     extras: Extras = Extras()
+    report: bool = True
     own: dict[str, Any] = {}
     data: Data
     benchmark: Benchmark = Benchmark()

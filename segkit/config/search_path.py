@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 
 from segkit.config.groups import CONF
 from segkit.system.errors import Problem, ProblemsFound, SegkitError, few
@@ -29,6 +34,36 @@ class UserOptions(FileConfigSource):
         return config_path.removesuffix(".yaml") not in COMMANDS and super().is_config(config_path)
 
 
+class OwnOptions(FileConfigSource):
+    """segkit's own configs: parsed in C, and once in a process, since half of a command's start would be spent on reading them."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "segkit"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.is_file():
+            raise ConfigLoadError(f"Config not found : {file}")
+        header, content = parsed(file)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), dict(header))
+
+
+@cache
+def parsed(file: Path) -> tuple[dict[str, str], Any]:
+    """The header (`# @package …`) of one of segkit's own configs, and its content."""
+    text = file.read_text(encoding="utf-8")
+    return ConfigSource._get_header_dict(text[:512]), yaml.load(text, own_loader()) or {}
+
+
+@cache
+def own_loader() -> Any:
+    """The rules of OmegaConf's loader, which is one in Python, upon the parser in C where PyYAML has it."""
+    ours = type("Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
+    ours.yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers  # type: ignore[attr-defined]
+    return ours
+
+
 class UserFolders(SearchPathPlugin):
     """Puts the user's config folders before our own.
 
@@ -45,6 +80,9 @@ class UserFolders(SearchPathPlugin):
     local: ClassVar[bool] = True
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for element in search_path.get_path():
+            if (element.path or "").removeprefix("file://") == str(CONF):
+                element.path = f"{OwnOptions.scheme()}://{CONF}"
         for folder in reversed(self.folders):
             search_path.prepend("user", f"{UserOptions.scheme()}://{folder}")
         if self.path:
@@ -60,7 +98,7 @@ def use_folders(config_dirs: Sequence[Path | str] = ()) -> None:
         raise ProblemsFound(missing)
     ours = [local] if UserFolders.local and local.is_dir() and local not in (CONF, *named) else []
     UserFolders.folders = (*named, *ours)
-    for plugin in (UserFolders, UserOptions):
+    for plugin in (UserFolders, UserOptions, OwnOptions):
         Plugins.instance().register(plugin)
 
 

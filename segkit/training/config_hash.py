@@ -20,6 +20,7 @@ PLACE_KEYS = (
         "task_name",
         "tags",
         "extras",
+        "report",
         "logger",
         "trainer.log_every_n_steps",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
             fit(run, cfg, hardware, experiment)
         return Result(run.path, Summary(()), run.best)
     announce(run, cfg, experiment, hardware)
-    with leaving_report(run.path), run.recording() as facts, ending_loggers(run):
+    with leaving_report(run.path) if cfg.report else nullcontext(), run.recording() as facts, ending_loggers(run):
         record_start(run, cfg, experiment, hardware)
         try:
             facts |= fit(run, cfg, hardware, experiment)
@@ -346,5 +346,5 @@ def evaluate_subset(best: CheckpointPredictor, manifest: Manifest, subset: str) 
 
 
 def draw_curves(run: RunFolder, cfg: Train) -> None:
-    if (run.path / "metrics.csv").exists():
+    if cfg.report and (run.path / "metrics.csv").exists():
         curves(run.path / "metrics.csv", run.path / "curves.png", cfg.metric.monitor, cfg.metric.mode)

@@ -18,6 +18,7 @@ from segkit.inference.predictor import load
 from segkit.models.checkpoint import Metadata, build_model
 from segkit.models.unet import UNet
 from segkit.training.building import build_loss
+from tests.conftest import QUICK
 
 PRESETS, COMBINATIONS = (groups(command)["experiment"][1] for command in ("train", "evaluate"))
 DEEP = "model.widths=[4,4,4,4,4]"
@@ -68,7 +69,7 @@ TYPICAL = ("quickstart", "fetal_head", "fetal_head_valid", "pelvis_134", "gi_tra
 def trained(request: pytest.FixtureRequest, place: Path) -> tuple[str, Result]:
     name: str = request.param
     here = (f"output_dir={place}", "trainer.accelerator=cpu", "trainer.threads=1", "logger.tensorboard=false")
-    return name, segkit.train(f"experiment={name}", "debug=fast", *here, *SMALLER.get(name, (DEEP,)))
+    return name, segkit.train(f"experiment={name}", "debug=fast", *QUICK, *here, *SMALLER.get(name, (DEEP,)))
 
 
 def test_a_preset_trains_on_its_phantom_and_is_evaluated(trained: tuple[str, Result]) -> None:

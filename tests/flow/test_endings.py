@@ -121,7 +121,7 @@ def test_one_bad_batch_names_the_last_good_checkpoint_and_both_lines_to_type_wor
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(fourth_batch: Path, segkit_in: Cli) -> None:
     (fourth_batch / "ownnet.py").write_text(NET.replace('x * float("nan")', "x + 0 * (x + self.head.bias.sum() * 0).sqrt()"))
-    done = segkit_in("train", *OWN, "trainer.gradient_clip_val=null", "preprocess.normalize=unit", "run=r")
+    done = segkit_in("train", *OWN, "report=true", "trainer.gradient_clip_val=null", "preprocess.normalize=unit", "run=r")
     assert done.returncode == 1
     assert "gradient nan: not finite in epoch 1, batch 0 (step 4)" in done.stderr
     assert (fourth_batch / "outputs/small/r/curves.png").exists()

@@ -20,13 +20,22 @@ from segkit.data.audit.audit import inspect
 from segkit.data.case import Case, Manifest, encoded_mask
 from segkit.data.manifest import find
 from segkit.inference.predictor import load
+from tests.conftest import QUICK
 
 SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
 N = {"decathlon": 4, "nnunet": 4, "brats": 4}
 """Volumes; of all others twelve images."""
 TRAINED = ("coco", "decathlon", "dicom", "folder", "hc18", "phantom")
 """By the fast tests."""
-SMALL = ("model=unet_light", "model.widths=[8,16]", "trainer.accelerator=cpu", "debug=fast", "split=holdout", "split.val_fraction=0.25")
+SMALL = (
+    *QUICK,
+    "model=unet_light",
+    "model.widths=[8,16]",
+    "trainer.accelerator=cpu",
+    "debug=fast",
+    "split=holdout",
+    "split.val_fraction=0.25",
+)
 
 
 def size_of(name: str) -> str:

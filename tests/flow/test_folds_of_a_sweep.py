@@ -26,12 +26,13 @@ from segkit.models import checkpoint
 from segkit.models.checkpoint import METADATA_KEY
 from segkit.system.errors import SegkitError
 from segkit.training.sweeps.folds import out_of_fold
-from tests.conftest import run_segkit
+from tests.conftest import QUICK, run_segkit
 
 KEYS = (
     *("data=csv", "data.root=set", "data.batch_size=4", "preprocess.size=[32,48]", "model.widths=[4,8]", "name=small"),
     *("optimizer.lr=2e-2", "trainer.max_epochs=10", "trainer.compile=false", "trainer.accelerator=cpu", "trainer.threads=1"),
-    *("callbacks.pictures.every_n_epochs=100", "logger.tensorboard=false", "split=kfold", "split.n_folds=3"),
+    *QUICK,
+    *("logger.tensorboard=false", "split=kfold", "split.n_folds=3"),
 )
 TESTED = ("011_1", "012_1", "013_1")
 CHANGED = ("inference.tta=horizontal", "inference.threshold=0.4", "metric=surface")

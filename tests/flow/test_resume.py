@@ -90,7 +90,7 @@ def test_ctrl_c_writes_a_checkpoint_names_the_command_and_resumes(
 ) -> None:
     """As a terminal does it: the signal reaches the loader workers, too."""
     run = tmp_path / "outputs/small/r"
-    process = start(tmp_path, *LONG, *loading, "run=r")
+    process = start(tmp_path, *LONG, *loading, "report=true", "run=r")
     wait_for(run / "metrics.csv")
     os.killpg(process.pid, sign)
     out, _ = process.communicate(timeout=60)

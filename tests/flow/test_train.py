@@ -17,7 +17,7 @@ import segkit
 from segkit.config.schema import Train
 from segkit.data.labels import LabelMap
 from segkit.training.train import mirrored
-from tests.conftest import SMALL, Cli, run_segkit, run_segkit_process
+from tests.conftest import PLAIN, SMALL, Cli, run_segkit, run_segkit_process
 
 
 def scores(path: Path) -> list[dict[str, str]]:
@@ -32,7 +32,7 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert json.loads((trained / "status.json").read_text())["state"] == "finished"
     assert len(scores(trained / "metrics.csv")) == 2
-    assert set(yaml.safe_load((trained / "overrides.yaml").read_text())) == {*SMALL, "run=first"}
+    assert set(yaml.safe_load((trained / "overrides.yaml").read_text())) == {*PLAIN, "run=first"}
     provenance = json.loads((trained / "provenance.json").read_text())
     assert provenance["data"]["is_phantom"]
     assert len(provenance["data"]["fingerprint"]) == 64

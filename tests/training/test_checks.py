@@ -10,7 +10,7 @@ from segkit.config.compose import compose
 from segkit.config.schema import Train
 from segkit.system.errors import SegkitError
 from segkit.training.checks import check_sense
-from tests.conftest import Cli
+from tests.conftest import QUICK, Cli
 
 PLATEAU = "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
 
@@ -38,7 +38,15 @@ def test_a_combination_without_sense_names_the_key(overrides: list[str], words: 
     check_sense(sound)
 
 
-FEW = ("data=phantom", "preprocess.size=[64,64]", "trainer.accelerator=cpu", "trainer.compile=false", "trainer.max_epochs=1", "name=small")
+FEW = (
+    *QUICK,
+    "data=phantom",
+    "preprocess.size=[64,64]",
+    "trainer.accelerator=cpu",
+    "trainer.compile=false",
+    "trainer.max_epochs=1",
+    "name=small",
+)
 
 
 @pytest.mark.parametrize(

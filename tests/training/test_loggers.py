@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segkit.config.compose import compose
 from segkit.system.errors import ProblemsFound
-from tests.conftest import SMALL, run_segkit
+from tests.conftest import PLAIN, run_segkit
 
 Scalars = dict[str, dict[int, float]]
-ALL = (*SMALL, "logger=many", "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_epochs=1", "callbacks.pictures.n_images=2",
+ALL = (*PLAIN, "logger=many", "trainer.log_every_n_steps=1", "callbacks.pictures.every_n_epochs=1", "callbacks.pictures.n_images=2",
        "~callbacks.validation_curves", "~callbacks.throughput")  # fmt: skip
 STOP = """
 import os
@@ -173,7 +173,7 @@ def test_a_logger_of_the_users_own(tmp_path: Path) -> None:
         "        self.path.open('a').write(f'{step} {key} {images[0].shape[2]} channels\\n')\n"
     )
     keys = ("logger=none", "+logger.lines={_target_: mine.Lines}", "allow_targets=[mine]", "run=r", "output_dir=outputs")
-    done = run_segkit(tmp_path, "train", *SMALL, *keys)
+    done = run_segkit(tmp_path, "train", *PLAIN, *keys)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "outputs" / "small" / "r" / "lines.txt").read_text().splitlines()
     assert lines[0] == "lr 0.001"

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import segkit
 from segkit import SegkitError
 from segkit.training.callbacks.logging import Costs
-from tests.conftest import REPOSITORY, SMALL, run_segkit, run_segkit_process
+from tests.conftest import PLAIN, QUICK, REPOSITORY, run_segkit, run_segkit_process
 
 NODES = {
     "data/digits": {"_target_": "digits.DigitsDataModule", "batch_size": 8, "n": 48},
@@ -28,7 +28,15 @@ NODES = {
         "scheduler": {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "_partial_": True, "mode": "min", "patience": 2},
     },
 }
-OWN = ("data=digits", "module=digits", "allow_targets=[digits]", "metric.monitor=acc", "trainer.max_epochs=2", "trainer.accelerator=cpu")
+OWN = (
+    *QUICK,
+    "data=digits",
+    "module=digits",
+    "allow_targets=[digits]",
+    "metric.monitor=acc",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+)
 
 
 @pytest.fixture
@@ -181,7 +189,7 @@ class Keeper(Plain):
         self.log("train/mine", loss, on_step=False, on_epoch=True)
         return loss
 """
-MINE = (*SMALL, "allow_targets=[below]", "run=r")
+MINE = (*PLAIN, "allow_targets=[below]", "run=r")
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-import nibabel as nib
+import lazy_loader
 import numpy as np
-from nibabel.volumeutils import apply_read_scaling, array_from_file
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from segkit.data.io.base import Array, ReadError, as_read_error
 from segkit.data.io.stored import LPS_TO_RAS, Size, Stored, check_length, is_usable
+
+nib: Any = lazy_loader.load("nibabel")
 
 GZIP = b"\x1f\x8b"
 HEAD = 540
@@ -92,7 +93,7 @@ def _nifti_voxels(path: Path, header: Any, size: Size) -> Array:
         if array.dtype.fields:
             return structured_to_unstructured(array).reshape(*size, -1)
         with np.errstate(all="ignore"):
-            scaled = apply_read_scaling(array, *header.get_slope_inter())
+            scaled = nib.volumeutils.apply_read_scaling(array, *header.get_slope_inter())
             return (scaled if scaled is array else scaled.astype(np.float32)).reshape(*size, -1, order="F")
 
 
@@ -103,7 +104,7 @@ def _stored_numbers(path: Path, header: Any) -> Array:
         ratio = _DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1
         if offset + claimed > path.stat().st_size * ratio:
             raise ReadError(path, f"truncated (its header claims {claimed} bytes of voxels)")
-        array: Array = array_from_file(shape, dtype, stream, offset, mmap=False)
+        array: Array = nib.volumeutils.array_from_file(shape, dtype, stream, offset, mmap=False)
         rest = stream.read(_PADDING)  # gzip compares its checksum here
     if len(rest) == _PADDING or rest.strip(b"\0"):
         check_length(path, claimed, claimed + len(rest))

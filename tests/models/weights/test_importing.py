@@ -16,7 +16,7 @@ from segkit.config.commands import Import
 from segkit.models import checkpoint
 from segkit.models.unet import UNet
 from segkit.system.errors import ProblemsFound, SegkitError
-from tests.conftest import Cli
+from tests.conftest import QUICK, Cli
 from tests.models.weights.test_load import FOREIGN, GIVES_PROBABILITIES, foreign_network
 
 UNIT = ("preprocess=native", "preprocess.normalize=unit")
@@ -81,7 +81,7 @@ def test_training_starts_from_an_import(segkit_in: Cli) -> None:
     saved("brats_unet")
     assert run("weights=w.pt", *UNIT) == 0
     done = segkit_in(
-        "train", "init_from=outputs/imported/brats_unet", "data=phantom", "data.phantom_n=4", "model.widths=[2,3,4,5,6]",
+        "train", *QUICK, "init_from=outputs/imported/brats_unet", "data=phantom", "data.phantom_n=4", "model.widths=[2,3,4,5,6]",
         "preprocess.size=[32,48]", "trainer.max_epochs=1", "trainer.compile=false", "trainer.accelerator=cpu", "trainer.threads=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.pr_curve.metadata import PLUGIN_NAME
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.conftest import SMALL, Cli
+from tests.conftest import PLAIN, Cli
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_hparams_are_what_differs_from_the_defaults(events: list[EventAccumulato
 @pytest.mark.slow
 def test_the_graph_and_the_choice_of_epochs_are_keys(segkit_in: Cli, tmp_path: Path) -> None:
     keys = ("logger.tensorboard.log_graph=true", "callbacks.validation_curves.every_n_epochs=1", "~callbacks.throughput")
-    done = segkit_in("train", *SMALL, "run=graph", *keys)
+    done = segkit_in("train", *PLAIN, "run=graph", *keys)
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "outputs/small/graph"
     training = EventAccumulator(str(min(run.glob("events*"))), {"tensors": 0}).Reload()

@@ -19,7 +19,7 @@ from segkit.training.report.report import leaving_report
 from segkit.training.report.run_page import commands
 from segkit.training.report.runs import Run
 from segkit.training.run_folder import RunFolder
-from tests.conftest import SMALL, Cli, run_segkit
+from tests.conftest import PLAIN, Cli, run_segkit
 
 
 class Page(HTMLParser):
@@ -171,7 +171,7 @@ def test_a_page_that_cannot_be_written_is_one_line_and_no_failure(copy: Path, ca
 
 
 def test_a_training_that_fails_leaves_a_page(segkit_in: Cli, tmp_path: Path) -> None:
-    done = segkit_in("train", *SMALL, "optimizer.lr=1e30", "run=bad")
+    done = segkit_in("train", *PLAIN, "optimizer.lr=1e30", "run=bad")
     assert done.returncode == 1
     page = Page(tmp_path / "outputs/small/bad/report.html")
     assert "This run failed" in page.text

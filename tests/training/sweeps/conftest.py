@@ -20,6 +20,7 @@ from segkit.training.sweeps.samplers import build_pruner
 from segkit.training.sweeps.space import Settings, Space, read_settings, read_space
 from segkit.training.sweeps.storage import open_folder, open_storage, open_study
 from segkit.training.sweeps.study import Attempt, SweepStudy
+from tests.conftest import QUICK
 
 NET = '''
 import os, time
@@ -44,7 +45,8 @@ class Net(torch.nn.Module):
 SEARCH = (
     *("train", "-m", "data=phantom", "data.phantom_n=12", "data.batch_size=4", "preprocess.size=[32,48]", "model=toy", "name=small"),
     *("allow_targets=[toynet]", "optimizer.lr=0.05", "trainer.max_epochs=3", "trainer.compile=false", "trainer.accelerator=cpu"),
-    *("callbacks.pictures.every_n_epochs=100", "callbacks.checkpoint.every_minutes=0.001", "inference.tta=none"),
+    *QUICK,
+    *("callbacks.checkpoint.every_minutes=0.001", "inference.tta=none"),
     "sweep.name=s",
 )
 SWEEP = Path("outputs/small/sweeps/s")

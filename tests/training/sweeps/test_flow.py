@@ -115,7 +115,7 @@ def test_two_starts_work_on_one_sweep(toy: Path) -> None:
 @pytest.mark.slow
 def test_without_a_name_the_varied_keys_give_it_and_another_list_is_another_sweep(toy: Path) -> None:
     home, nameless = toy / "outputs/small/sweeps", [key for key in SEARCH if not key.startswith("sweep.name")]
-    fast = ("debug=fast", "callbacks.pictures.n_images=1")
+    fast = ("debug=fast",)
 
     def sweep(*args: str) -> str:
         done = subprocess.run([sys.executable, "-m", "segkit", *nameless, *fast, *args], cwd=toy, capture_output=True, text=True)
