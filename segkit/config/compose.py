@@ -85,8 +85,7 @@ def check_single(command: str, overrides: Sequence[str]) -> None:
 
 def check_leftovers(command: str, overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> None:
     """Raise `ProblemsFound` with the keys that a preset sets for an option in whose place another one is typed (see `leftovers`)."""
-    typed = {key_of(text) for text in overrides}
-    if GROUP in typed and any(key in Train.model_fields and (CONF / key).is_dir() for key in typed):
+    if GROUP in (typed := set(map(key_of, overrides))) and any(key in Train.model_fields and (CONF / key).is_dir() for key in typed):
         with _hydra(config_dirs) as loader, suppress(*REFUSALS):  # what does not compose is reported when it starts
             raise_errors(leftovers(command, overrides, hydra_overrides.compose(command, overrides), loader), before(command))
 
