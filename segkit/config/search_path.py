@@ -50,7 +50,7 @@ class OwnOptions(FileConfigSource):
 
 
 @cache
-def parsed(file: Path) -> tuple[dict[str, str], Any]:
+def parsed(file: Path) -> tuple[dict[str, str | None], Any]:
     """The header (`# @package …`) of one of segkit's own configs, and its content."""
     text = file.read_text(encoding="utf-8")
     return ConfigSource._get_header_dict(text[:512]), yaml.load(text, own_loader()) or {}

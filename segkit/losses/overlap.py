@@ -75,7 +75,8 @@ class OverlapLoss(nn.Module, ABC):
         total, wanted = probs.sum(self.axes), target.sum(self.axes)
         true = (total + wanted - torch.linalg.vector_norm(probs - target, ord=1, dim=self.axes)) / 2
         false, missed = total - true, wanted - true
-        return (true + smooth) / (true + alpha * false + beta * missed + smooth).clamp_min(SMALLEST)
+        index: Tensor = (true + smooth) / (true + alpha * false + beta * missed + smooth).clamp_min(SMALLEST)
+        return index
 
 
 @dataclass(eq=False, repr=False)
