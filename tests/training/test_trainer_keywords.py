@@ -93,7 +93,7 @@ def test_a_keyword_reaches_lightning(name: str, tmp_path: Path, monkeypatch: pyt
     [
         ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         ("trainer.strategy=dpp", "did you mean ddp"),
-        ("trainer.devices=[0,1]", "trainer.devices=1"),
+        pytest.param("trainer.devices=[0,1]", "trainer.devices=1", marks=pytest.mark.slow),
         ("trainer.max_epochs=-1", "trainer.max_steps=N"),
         ("trainer.barebones=true trainer.detect_anomaly=true", "Lightning refuses it"),
         ("trainer.max_time={hours: 1} trainer.max_minutes=1", "leave one out"),
