@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby, tee
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from segkit.data.case import Case
 from segkit.data.labels import Array, LabelMap
 from segkit.data.overlays import PREDICTION, outline, panel
 from segkit.inference.inputs import InputItem, cases_of
-from segkit.inference.predictor import Predictor
+from segkit.inference.pipeline import FAILURES, Workers
+from segkit.inference.predictor import Prediction, Predictor
 from segkit.inference.writers import tables
 from segkit.inference.writers.base import Target, Writer
 from segkit.inference.writers.dicom_seg import DicomSeg, by_series
@@ -28,6 +31,8 @@ from segkit.system.shell import override
 
 SIZES = "sizes.csv"
 """Area in mm2 or volume in mm3 of every class and image."""
+WRITERS = 2
+"""Threads that write masks, which mostly wait for the disk."""
 FORMATS: Mapping[str, type[Writer]] = {
     "labelme": LabelMeFiles,
     "dicom_seg": DicomSeg,
@@ -88,16 +93,15 @@ def predict_items(
     tables.begin(output, part, options.overwrite)
     todo = [item for item in items if options.overwrite or item.name not in known or not is_done(item, output, predictor.labels, writers)]
     problems: list[Problem] = []
-    try:
-        for item in track(todo, f"predicting part {part}" if part else "predicting"):
-            try:
-                table.add({item.name: predict_one(predictor, item, output, options, writers)})
-            except (SegkitError, OSError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also out of GPU memory
-                problems.append(problem_of(item, error, output))
-    finally:  # also when interrupted: the masks that exist are skipped next time
-        table.write()
-        for writer in writers:
-            writer.close()
+    with (
+        closing_tables(table, writers),  # also when interrupted: the masks that exist are skipped next time
+        closing(predict_and_write(predictor, todo, output, options, writers)) as written,
+    ):
+        for item, rows in track(zip(todo, written, strict=True), f"predicting part {part}" if part else "predicting", len(todo)):
+            if isinstance(rows, Exception):
+                problems.append(problem_of(item, rows, output))
+            else:
+                table.add({item.name: rows})
     notes = tuple(problem for writer in writers for problem in writer.problems)
     merged = tables.end(output, part)
     check_written(todo, output, predictor.labels, len(problems))
@@ -140,7 +144,7 @@ def problem_of(item: InputItem, error: Exception, output: Path) -> Problem:
     if isinstance(error, DiskFull):
         raise error
     if isinstance(error, OSError) and is_full(error, output):
-        raise DiskFull(f"disk full while writing to {output};   free some space and run it again") from error
+        raise DiskFull(f"disk full while writing {item.files(output)[0]}; nothing was kept;   free some space and run it again") from error
     place = str(item.source)
     return Problem(place, first_line(error).removeprefix(f"{place} ").removeprefix(f"{place}: "))
 
@@ -158,36 +162,116 @@ def outline_of(predictor: Predictor) -> float:
     return max((float(node["outline_px"]) for node in nodes if node and "outline_px" in node), default=0.0)
 
 
-def predict_one(predictor: Predictor, item: InputItem, output: Path, options: OutputOptions, writers: Sequence[Writer] = ()) -> list[Row]:
-    """Predict one item and write its files; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
-    labels, source = predictor.labels, predictor.config.data.source
-    orient = source.get("orient", "LPS")
-    cases = cases_of(item, predictor.metadata.dims, predictor.config.data.neighbours, orient, predictor.metadata.channels)
-    mask, probs, image = predict_whole(predictor, cases, item.is_stack(cases), options)
-    if probs is not None:
+# --- from items to files ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One input of the network, or why there is none: an image, or a slice of the volume that an item is."""
+
+    item: InputItem
+    case: Case | Exception
+    stack: bool = False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The prediction of one item; slices are stacked to their volume. What is not written is not kept."""
+
+    item: InputItem
+    mask: Array
+    probs: Array | None
+    image: Array | None
+    spacing_mm: tuple[float, ...]
+
+
+def predict_and_write(
+    predictor: Predictor, items: Sequence[InputItem], output: Path, options: OutputOptions, writers: Sequence[Writer] = ()
+) -> Generator[list[Row] | Exception]:
+    """Predict all items and write their files; yield the rows of each in the table of sizes, in the order of the items.
+
+    Formats beside the masks are written one after another, since their tables belong to all images.
+    """
+    failed: set[str] = set()
+    left, right = tee(pieces(predictor, items, failed))
+    n = 1 if len(items) == 1 and items[0].like is None and len(items[0].cases) == 1 else None
+    with Workers(0 if writers or n else WRITERS) as workers:
+        results = zip(left, predictor.attempts((piece.case for piece in right), n), strict=True)
+        found = (whole(of_one, options, failed) for _, of_one in groupby(results, key=lambda pair: pair[0].item.name))
+        yield from workers.map(lambda one: write_whole(predictor, one, output, options, writers), found)
+
+
+def pieces(predictor: Predictor, items: Iterable[InputItem], failed: Collection[str]) -> Iterator[Piece]:
+    """The inputs of all items; no further slices of an item that has failed."""
+    config, metadata = predictor.config.data, predictor.metadata
+    for item in items:
+        try:
+            cases = cases_of(item, metadata.dims, config.neighbours, config.source.get("orient", "LPS"), metadata.channels)
+        except FAILURES as error:
+            yield Piece(item, error)
+            continue
+        stack = item.is_stack(cases)
+        for case in cases if stack else cases[:1]:
+            if item.name not in failed:
+                yield Piece(item, case, stack)
+
+
+def whole(found: Iterable[tuple[Piece, Prediction | Exception]], options: OutputOptions, failed: set[str]) -> Whole | Exception:
+    """Put the pieces of one item together; the first failure, where there is one."""
+    masks, probs, images, used, error = [], [], [], [], None
+    for piece, result in found:
+        used.append(piece)
+        if isinstance(result, Exception):
+            error = error or result
+            failed.add(piece.item.name)
+            continue
+        masks.append(result.mask)
+        probs += [result.probs] if options.probabilities else []
+        images += [result.image] if options.overlays else []
+    if error is not None:
+        return error
+    first = used[0]
+    spacing = first.case.spacing_mm if isinstance(first.case, Case) else ()
+    if not first.stack:
+        return Whole(first.item, masks[0], probs[0] if probs else None, images[0] if images else None, spacing)
+    slices = masks[0].ndim - 2  # the axis before rows and columns
+    joined = np.stack(probs, axis=1) if probs else None
+    return Whole(first.item, np.stack(masks, axis=slices), joined, np.stack(images) if images else None, spacing)
+
+
+def write_whole(predictor: Predictor, one: Whole, output: Path, options: OutputOptions, writers: Sequence[Writer]) -> list[Row]:
+    """Write the files of an item; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
+    labels, item, mask, orient = predictor.labels, one.item, one.mask, predictor.config.data.source.get("orient", "LPS")
+    if one.probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
-        write_probabilities(output / f"{item.name}_probabilities.npz", probs, names)
-    if image is not None:
-        shown = panel(image, labels.planes(mask))
+        write_probabilities(output / f"{item.name}_probabilities.npz", one.probs, names)
+    if one.image is not None:
+        shown = panel(one.image, labels.planes(mask))
         write_png(output / f"{item.name}_overlay.png", outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
     for writer in writers:
         writer.write(item, mask)
     for part, of_part in zip(item.files(output), item.split(mask, labels.overlap), strict=True):
         write_mask(part, of_part, labels, item.like, orient, options.palette)
-    spacing = cases[0].spacing_mm[-(mask.ndim - labels.overlap) :]
+    spacing = one.spacing_mm[-(mask.ndim - labels.overlap) :]
     return size_rows(item.name, mask, labels, spacing if len(spacing) == mask.ndim - labels.overlap else ())
 
 
-def predict_whole(
-    predictor: Predictor, cases: Sequence[Case], stack: bool, options: OutputOptions
-) -> tuple[Array, Array | None, Array | None]:
-    """Return mask, probabilities and image of one item; slices are stacked to their volume. What is not written is not kept."""
-    masks, probs, images = [], [], []
-    for one in predictor.predict_all(cases) if stack else [predictor.predict(cases[0])]:
-        masks.append(one.mask)
-        probs += [one.probs] if options.probabilities else []
-        images += [one.image] if options.overlays else []
-    if not stack:
-        return masks[0], probs[0] if probs else None, images[0] if images else None
-    slices = masks[0].ndim - 2  # the axis before rows and columns
-    return np.stack(masks, axis=slices), np.stack(probs, axis=1) if probs else None, np.stack(images) if images else None
+@contextmanager
+def closing_tables(table: Table, writers: Sequence[Writer]) -> Iterator[None]:
+    """Write the tables at the end of the block, however it ends. A full disk is reported by the first file that failed, not by a table."""
+    try:
+        yield
+    except DiskFull:
+        with suppress(SegkitError, OSError):
+            close_tables(table, writers)
+        raise
+    except BaseException:
+        close_tables(table, writers)
+        raise
+    close_tables(table, writers)
+
+
+def close_tables(table: Table, writers: Sequence[Writer]) -> None:
+    table.write()
+    for writer in writers:
+        writer.close()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkit.data.labels import BACKGROUND, IGNORE_NAME, Array, LabelMap
+from segkit.inference.pipeline import attempt
 from segkit.inference.postprocess import decide, postprocess, threshold_of
 from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, Predictor
 from segkit.models.metadata import Metadata
@@ -46,6 +47,13 @@ class JointPredictor(Predictor, ABC):
         streams = [predictor.predict_all(copy) for predictor, copy in zip(self.predictors, copies, strict=True)]
         for parts in zip(*streams, strict=True):
             yield self.merged(parts)
+
+    def attempts(self, images: Iterable[Image | Exception], n: int | None = None) -> Iterator[Prediction | Exception]:
+        copies = tee(images, len(self.predictors))
+        streams = [predictor.attempts(copy, n) for predictor, copy in zip(self.predictors, copies, strict=True)]
+        for parts in zip(*streams, strict=True):
+            failed = next((part for part in parts if isinstance(part, Exception)), None)
+            yield attempt(self.merged, failed or [part for part in parts if isinstance(part, Prediction)])
 
     @abstractmethod
     def merged(self, parts: Sequence[Prediction]) -> Prediction:

@@ -34,6 +34,17 @@ def restore(probs: Array, steps: Sequence[geometry.Step], labels: LabelMap) -> A
     return geometry.undo(steps, probs, outside)
 
 
+def check_finite(probs: Array, pixels: Array, name: str) -> None:
+    """Raise SegkitError, with the likely cause, where probabilities (C, *s) hold NaN. Their sum does as well, and is quick."""
+    if np.isfinite(probs.sum()):
+        return
+    if not np.isfinite(np.sum(pixels, dtype=np.float64)):
+        why, fix = "the image holds values that are NaN or infinite", "repair or leave out the image"
+    else:
+        why, fix = "the weights of the checkpoint are not finite, or overflow in half precision", "choose another  ckpt=FILE"
+    raise SegkitError(f"{name}: the probabilities are not finite: {why};   {fix}")
+
+
 def decide(probs: Array, labels: LabelMap, threshold: Threshold) -> Array:
     """Class indices (H, W) uint8 of exclusive maps (the likeliest; from `threshold` on if there is one class), else planes (K, H, W)."""
     if labels.mode == "multiclass":
@@ -194,6 +205,6 @@ def _with_class(mask: Array, labels: LabelMap, k: int, step: Step, pixel_mm: tup
     if labels.overlap:
         out[k] = after
     else:
-        out[here & ~after] = 0
-        out[after & (mask == 0)] = k + 1
+        np.copyto(out, 0, where=here & ~after)
+        np.copyto(out, k + 1, where=after & (mask == 0))
     return out

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,7 +27,8 @@ from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
 from segkit.inference.export import runtime
 from segkit.inference.export.runtime import ExportedModel
-from segkit.inference.postprocess import Decision, restore
+from segkit.inference.pipeline import FAILURES, Workers, attempt, batches
+from segkit.inference.postprocess import Decision, check_finite, restore
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
 from segkit.models.checkpoint import find, load_model
@@ -36,12 +38,13 @@ from segkit.system.errors import SegkitError, of_file
 from segkit.system.hardware import Accelerator, Hardware
 from segkit.system.progress import console
 
-T = TypeVar("T")
-R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
 Image = str | Path | Array | Case
 """A file, an array (H, W) or (H, W, C) (a volume: (D, H, W) or (D, H, W, C)), or a case of a manifest."""
-READ_AHEAD = 4
+READERS = 2
+"""Threads that read and write beside a network that has a device, or all cores, to itself."""
+STREAMS, STREAM_PIXELS = 8, 2**18
+"""Most images that are predicted side by side on a processor, and the most pixels that the network may see of each."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,10 @@ class Predictor(ABC):
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Predict many images, lazily and in order."""
 
+    def attempts(self, images: Iterable[Image | Exception], n: int | None = None) -> Iterator[Prediction | Exception]:
+        """As `predict_all`, with the error in the place of an image that fails. `n`: the number of images, where it is known."""
+        return (attempt(self.predict, image) for image in images)  # type: ignore[arg-type]
+
 
 class CheckpointPredictor(Predictor):
     """The predictor of one checkpoint, on one device."""
@@ -147,13 +154,52 @@ class CheckpointPredictor(Predictor):
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Reads ahead; images of equal size on the network's grid share a batch."""
-        ready = read_ahead(self.prepare, images)
-        for group in batches(ready, self.config.inference.batch_size):
-            stack = np.stack([one.pixels for one in group])
-            for one, probs in zip(group, self._probabilities(stack), strict=True):
-                check_finite(probs, one)
-                on_grid = restore(probs, one.steps, self.labels)
-                yield Prediction(self.decide(on_grid, one.pixel_mm), on_grid, one.image, one.pixel_mm)
+        for result in self.attempts(images):
+            if isinstance(result, Exception):
+                raise result
+            yield result
+
+    def attempts(self, images: Iterable[Image | Exception], n: int | None = None) -> Iterator[Prediction | Exception]:
+        """Reading, network, and the way from probabilities to masks side by side in threads; on a processor also several images."""
+        n = length_hint(images, STREAMS) if n is None else n
+        streams = self.streams(n)
+        try:
+            with Workers(
+                max(streams, READERS) if n > 1 else 0, partial(torch.set_num_threads, self.hardware.threads // streams)
+            ) as workers:
+                ready = workers.map(self.prepare, images)  # type: ignore[arg-type]
+                groups = batches(ready, self.config.inference.batch_size, lambda one: (one.pixels.shape, one.pixels.dtype))
+                computed = workers.map(self.compute, groups) if streams > 1 else map(self.compute, groups)
+                results = (one for group in computed for one in ([group] if isinstance(group, Exception) else group))
+                yield from workers.map(self.finish, results)
+        finally:
+            torch.set_num_threads(self.hardware.threads)  # also of threads that others start later
+
+    def streams(self, n: int) -> int:
+        """Networks that run side by side, each on its share of the threads.
+
+        Threads that share the layers of one small image spend most of their time waiting for each other.
+        """
+        size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel)
+        is_small = size is not None and len(size) == 2 and math.prod(size) <= STREAM_PIXELS and window_of(self.config) is None
+        return max(1, min(n, self.hardware.threads, STREAMS)) if is_torch and is_small and self.hardware.device == "cpu" else 1
+
+    def compute(self, group: Sequence[Ready | Exception]) -> list[tuple[Ready, Array] | Exception]:
+        """Each image with its probabilities; one by one where they fail together."""
+        ready = [one for one in group if isinstance(one, Ready)]
+        if not ready:
+            return [one for one in group if isinstance(one, Exception)]
+        try:
+            return list(zip(ready, self._probabilities(np.stack([one.pixels for one in ready])), strict=True))
+        except FAILURES as error:
+            return [error] if len(ready) == 1 else [result for one in ready for result in self.compute([one])]
+
+    def finish(self, computed: tuple[Ready, Array]) -> Prediction:
+        """From the network's probabilities to the mask on the grid of the image."""
+        ready, probs = computed
+        check_finite(probs, ready.pixels, ready.name)
+        on_grid = restore(probs, ready.steps, self.labels)
+        return Prediction(self.decide(on_grid, ready.pixel_mm), on_grid, ready.image, ready.pixel_mm)
 
     def prepare(self, image: Image) -> Ready:
         """Read an image and bring it to the network's grid."""
@@ -230,17 +276,6 @@ class CheckpointPredictor(Predictor):
         return probs
 
 
-def check_finite(probs: Array, ready: Ready) -> None:
-    """Raise SegkitError, with the likely cause, where probabilities (C, *s) hold NaN. Their sum does as well, and is quick."""
-    if np.isfinite(probs.sum()):
-        return
-    if not np.isfinite(np.sum(ready.pixels, dtype=np.float64)):
-        why, fix = "the image holds values that are NaN or infinite", "repair or leave out the image"
-    else:
-        why, fix = "the weights of the checkpoint are not finite, or overflow in half precision", "choose another  ckpt=FILE"
-    raise SegkitError(f"{ready.name}: the probabilities are not finite: {why};   {fix}")
-
-
 def as_case(image: object) -> Case:
     """The case of an `Image`. SegkitError for all else."""
     if isinstance(image, Case):
@@ -305,21 +340,3 @@ def load(
         return CheckpointPredictor(model, metadata, config, hardware, allow, inference)
     except SegkitError as error:
         raise of_file(path, "cannot be used", error) from error
-
-
-def read_ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map`, computed a few items ahead in threads, since decoding releases the GIL. Memory stays bounded."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(function, item) for item in islice(iterator, READ_AHEAD)]
-        while waiting:
-            result = waiting.pop(0).result()
-            waiting += [pool.submit(function, item) for item in islice(iterator, 1)]
-            yield result
-
-
-def batches(ready: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
-    """Consecutive images whose network grids have one shape and dtype, at most `size` together."""
-    for _, alike in groupby(ready, key=lambda one: (one.pixels.shape, one.pixels.dtype)):
-        while group := list(islice(alike, size)):
-            yield group

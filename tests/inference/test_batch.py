@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,15 +119,15 @@ def test_the_table_is_written_on_the_way(trained: Path, scans: Path, monkeypatch
     monkeypatch.setattr("segkit.inference.writers.tables.SECONDS", 0.0)
     monkeypatch.setattr("segkit.inference.writers.tables.SHARE", 1e9)
     seen: list[int] = []
-    predict = predictor.predict
 
-    def watched(case: Case) -> object:
-        seen.append(len(read_rows(scans / "masks" / SIZES, SIZE_HEADER)) if seen else 0)
-        return predict(case)
+    def watched(items: Iterable[Any], *_: object) -> Iterator[Any]:
+        for item in items:
+            yield item
+            seen.append(len(read_rows(scans / "masks" / SIZES, SIZE_HEADER)))
 
-    monkeypatch.setattr(predictor, "predict", watched)
+    monkeypatch.setattr("segkit.inference.batch.track", watched)
     predicted(predictor, scans)
-    assert seen == [0, 1, 2]
+    assert seen == [1, 2, 3]
 
 
 def test_a_file_that_is_no_table_is_reported_before_anything_is_predicted(trained: Path, scans: Path) -> None:
