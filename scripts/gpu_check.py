@@ -112,6 +112,8 @@ def volume(machine: Machine) -> Iterator[Row]:
     """The same of a volume network on patches of 128 x 128 x 128."""
     yield from rates(machine, "3-D step", (*machine.volumes, *machine.keys))
     yield from rates(machine, "3-D step, channels first", (*machine.volumes, *machine.keys, "trainer.channels_last=false"))
+    yield from rates(machine, "3-D step, not deterministic", (*machine.volumes, *machine.keys, "trainer.deterministic=false"))
+    yield from rates(machine, "3-D step, checkpointing", (*machine.volumes, *machine.keys, "trainer.activation_checkpointing=true"))
 
 
 def ddp(machine: Machine) -> Iterator[Row]:

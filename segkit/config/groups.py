@@ -32,7 +32,7 @@ WITH_PLUS = ("callbacks.extra", "logger.tensorboard")
 NEED_A_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
 NO_RESUME = {
     "LearningRateFinder": "search the rate instead:  segkit tune  or  segkit train -m stage=lr",
-    "BatchSizeFinder": "type the number instead:  data.batch_size=N",
+    "BatchSizeFinder": "segkit finds the number itself:  data.batch_size=auto",
 }
 """Callbacks that train by themselves before the training does, which no resume could repeat -> what to do."""
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_PIXELS = 10**9
+BATCH_SIZE = 8
 
 
 def _names_a_target(node: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class Data(Strict):
     fourth_axis: Literal["auto", "channels"] = "auto"
     neighbours: Annotated[list[int], Field(min_length=1)] = [0]
     phantom_n: Annotated[int, Field(gt=0, le=100_000)] = 60
-    batch_size: Positive = 8
+    batch_size: Literal["auto"] | Positive = BATCH_SIZE
     shuffle: bool = True
     num_workers: Literal["auto"] | Processes = "auto"
     cache_gb: Literal["auto"] | NotNegative = "auto"
@@ -119,6 +120,11 @@ class Data(Strict):
         if not self.source and not self.target:
             raise ValueError("needs a source, which reads the layout on disk: write  data=NAME")
         return self
+
+    @property
+    def images_per_step(self) -> int:
+        """`batch_size` as a number: in place of auto, that is before a training has found one, the default."""
+        return BATCH_SIZE if self.batch_size == "auto" else self.batch_size
 
 
 class Split(Strict):

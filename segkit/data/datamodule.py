@@ -43,6 +43,8 @@ class SegmentationData(L.LightningDataModule):
 
     def __init__(self, prepared: Prepared, config: Train, device: str, seen: IntensityStatistics) -> None:
         super().__init__()
+        if config.data.batch_size == "auto":
+            raise SegkitError("data.batch_size=auto is found by  segkit train;   give this class a number")
         self.prepared, self.config, self.device, self.seen = prepared, config, device, seen
         self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
         self.val = self._dataset(prepared.split.val)
@@ -94,7 +96,7 @@ class SegmentationData(L.LightningDataModule):
             raise SegkitError(f"{len(self.train)} training cases for {world} processes;   use fewer  trainer.devices")
         data = self.config.data
         weights = self._weights() if self.config.sampling.weights == "foreground" else None
-        sampler = EpochSampler(len(self.train), data.batch_size, self.config.seed, rank, world, data.shuffle, weights)
+        sampler = EpochSampler(len(self.train), data.images_per_step, self.config.seed, rank, world, data.shuffle, weights)
         self._loader = TrainLoader(self.train, sampler, pin_memory=self.device == "cuda", **self._workers(self.train))
         self._loader.load_state_dict(self._position)
         return self._loader
@@ -153,7 +155,7 @@ class SegmentationData(L.LightningDataModule):
         size = (dataset.patches and config.sampling.patch) or config.preprocess.size
         pixels = math.prod(size) if size else max((math.prod(one.shape) for one in stats), default=0)
         bytes_a_pixel = 4 * max((one.channels for one in stats), default=1) + (len(labels.classes) if labels.overlap else 1)
-        return pixels * bytes_a_pixel * max(config.data.batch_size, config.inference.batch_size)
+        return pixels * bytes_a_pixel * max(config.data.images_per_step, config.inference.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the epoch. Lightning restores a loader's own state only if the loader does not exist yet, but asking for the

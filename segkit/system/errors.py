@@ -87,6 +87,8 @@ OF_MACHINE = frozenset(
 """Errors of files and disks, of which a traceback says no more than one line."""
 
 
+CHOOSE = ";   choose"
+"""Start of a note on an error of too little memory, from whoever knows what to make smaller."""
 SMALLER = "a smaller  data.batch_size, sampling.patch or preprocess.size  to train,  inference.batch_size or inference.window  to predict"
 
 
@@ -100,7 +102,8 @@ def of_machine(error: Exception) -> str:
         return "~ stands for a home folder, and this process has none;   set HOME, or type the whole path"
     if is_out_of_memory(error):
         said = first_line(error).rpartition("DefaultCPUAllocator: ")[2]
-        return f"out of memory ({said});   choose {SMALLER}"
+        noted = next((note for note in getattr(error, "__notes__", ()) if note.startswith(CHOOSE)), f"{CHOOSE} {SMALLER}")
+        return f"out of memory ({said}){noted}"
     return ""
 
 

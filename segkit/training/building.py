@@ -27,7 +27,7 @@ from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.progress import console
-from segkit.training.checks import check_size
+from segkit.training.checks import check_size, check_weights
 from segkit.training.optim import freeze
 
 
@@ -71,6 +71,7 @@ def build_parts(cfg: Train, metadata: Metadata, is_new: bool = True) -> Parts:
     if cfg.init_from and is_new:
         fresh = checkpoint.init_weights(model, checkpoint.find(cfg.init_from, "init_from"), metadata.label_map().classes)
         console.print(f"weights from {cfg.init_from}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
+    check_weights(model.network, cfg)
     if cfg.data.source:
         check_size(model, cfg, metadata)
     if cfg.trainer.activation_checkpointing:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+from torch import nn
+
 from segkit.config.schema import Train
 from segkit.data.datamodule import SegmentationData, resizing_of
+from segkit.data.labels import LabelMap, sided
 from segkit.losses import check_shares
 from segkit.models.metadata import Metadata
 from segkit.models.probe import layer_in_need, probe
@@ -13,6 +16,7 @@ from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
 from segkit.training.optim import scheduler_node
 
+MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 SMALLER_IS_BETTER = ("hd_", "hd95_", "assd_", "adapted_rand_error", "missed", "invented", "uw_hausdorff")
 
 
@@ -33,11 +37,43 @@ def check_sense(cfg: Train) -> None:
         raise SegkitError("loss.parts and metric.cases need at least one entry each that is not null")
     if cfg.metric.mode == "max" and (monitor == "loss" or "_mae_" in monitor or monitor.startswith(SMALLER_IS_BETTER)):
         raise SegkitError(f"metric.monitor={monitor} is best where it is smallest;   add  metric.mode=min")
-    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size > 1:
+    if cfg.data.batch_size == "auto" and cfg.data.source and not (cfg.sampling.patch or cfg.preprocess.size):
+        fix = "type a number:  data.batch_size=N,  or choose one size:  'preprocess.size=[ROWS,COLUMNS]'"
+        raise SegkitError(f"data.batch_size=auto cannot tell how many images of unequal size fit;   {fix}")
+    if cfg.preprocess.size is None and cfg.preprocess.normalize in ("image", "minmax") and cfg.data.batch_size != 1:
         raise SegkitError(
             f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
             "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
         )
+
+
+def check_weights(network: nn.Module, cfg: Train, trains_itself: bool = False) -> None:
+    """Raise SegkitError for a network without weights of floating point, which cannot be trained or averaged.
+
+    `trains_itself`: an own LightningModule, of which only what averages asks for such weights.
+    """
+    averages = [
+        f"callbacks.{name}"
+        for name, node in cfg.callbacks.items()
+        if node and str(node["_target_"]).endswith("WeightAveraging") and node.get("decay", True) is not None
+    ]
+    if any(weight.is_floating_point() or weight.is_complex() for weight in network.parameters()) or (trains_itself and not averages):
+        return
+    what = f"{type(network).__name__} has no weights of floating point"
+    if trains_itself:
+        raise SegkitError(f"{averages[0]} has nothing to average: {what};   add  '~{averages[0]}'")
+    nothing = ["nothing to train", *(f"nothing for {name} to average" for name in averages)]
+    raise SegkitError(f"model: {what}: {', and '.join(nothing)};   choose another  model=NAME")
+
+
+def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
+    """A warning if augmentation mirrors structures that have a side."""
+    name = sided(labels.classes)
+    mirrors = [key for key, node in cfg.augment.transforms.items() if node and str(node["_target_"]).rpartition(".")[2] in MIRRORS]
+    if not name or not mirrors:
+        return []
+    off = "  ".join(f"augment.transforms.{key}=null" for key in mirrors)
+    return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
 def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None:
@@ -50,7 +86,7 @@ def check_size(model: SegmentationModel, cfg: Train, metadata: Metadata) -> None
     if len(size) != metadata.dims:
         kind, other = ("images", 3) if metadata.dims == 2 else ("volumes", 2)
         raise SegkitError(f"{key} = {list(size)}, but the data are {kind};   give {metadata.dims} numbers, or  data.dims={other}")
-    batch_size = max(2, cfg.data.batch_size)  # a batch of one is the matter of `check_smallest_batch`
+    batch_size = max(2, cfg.data.images_per_step)  # a batch of one is the matter of `check_smallest_batch`
     for shape in dict.fromkeys((size, smallest_size(cfg, size))):
         if model.shape and model.target != "overlap_tile":
             model.shape.check(shape, key if shape == size else "sampling.progressive_resizing.initial_scale")
@@ -70,14 +106,14 @@ def check_smallest_batch(model: SegmentationModel, cfg: Train, data: Segmentatio
     A last, smaller batch is dropped, unless it is the only one: so few cases can make a batch of one, whatever `data.batch_size` is.
     """
     n = len(data.train)
-    batch = min(cfg.data.batch_size, max(1, n // world))
+    batch = min(cfg.data.images_per_step, max(1, n // world))
     size = cfg.sampling.patch or cfg.preprocess.size
     if batch > 1 and size is not None:
         return  # `check_size` has tried it
     size = smallest_size(cfg, size or smallest_image(data))
     if layer := layer_in_need(model, (batch, channels, *size)):
         one = f"batch of {batch} {'image' if len(size) == 2 else 'volume'}{'s' * (batch > 1)} of {' x '.join(map(str, size))}"
-        few = f"{n} training case{'s' * (n > 1)} make{'s' * (n == 1)} a" if cfg.data.batch_size > batch else "each step has a"
+        few = f"{n} training case{'s' * (n > 1)} make{'s' * (n == 1)} a" if cfg.data.images_per_step > batch else "each step has a"
         what = f"layer {layer} needs two values a channel in training, but {few} {one}"
         is_helped = not layer_in_need(model, (2, channels, *size))
         fix = a_larger_batch(cfg, n, world) if is_helped else "choose larger images, or a network of fewer levels"

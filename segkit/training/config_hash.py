@@ -36,6 +36,13 @@ def config_hash(cfg: Train) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def with_found(cfg: Train, own: Train) -> Train:
+    """`cfg` with the number that a run has found, whose config is `own`, in place of  data.batch_size=auto."""
+    if cfg.data.batch_size != "auto":
+        return cfg
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"batch_size": own.data.batch_size})})
+
+
 def without_places(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     kept = {key: value for key, value in node.items() if not is_below(f"{prefix}{key}", PLACE_KEYS)}
     return {key: without_places(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in kept.items()}

@@ -21,6 +21,7 @@ from segkit.system.environment import versions
 from segkit.system.errors import SegkitError, first_line
 from segkit.system.progress import console
 from segkit.training.building import Parts, build_parts
+from segkit.training.checks import check_weights
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import build_scheduler, planned_steps
 
@@ -149,6 +150,7 @@ def build_module(cfg: Train, parts: Parts | None) -> L.LightningModule:
         raise SegkitError(f"module._target_ = {target} builds no LightningModule")
     if cfg.test and type(module).test_step is L.LightningModule.test_step:
         raise SegkitError(f"test=true, but {target} has no test_step();   add one to the class, or leave out  test=true")
+    check_weights(module, cfg, trains_itself=True)
     planned.module = module
     return module
 

@@ -29,7 +29,7 @@ from segkit.system.locks import own
 from segkit.system.plain import fitted, read_json, read_yaml
 from segkit.system.processes import identity
 from segkit.system.shell import override
-from segkit.training.config_hash import config_hash
+from segkit.training.config_hash import config_hash, with_found
 from segkit.training.status import Interrupted, NonFinite, Pruned, Status
 
 CONTINUED = ("trainer.on_nonfinite", "trainer.max_minutes", "trainer.max_time")
@@ -131,11 +131,10 @@ class RunFolder:
             return None
         if cfg.resume != "auto":
             return cls.named(Path(cfg.resume), overrides)
-        wanted = config_hash(cfg)
         for path in sorted((Path(cfg.output_dir) / str(cfg.name)).glob(f"{cfg.run or '*'}/config.yaml"), reverse=True):
             run = cls(path.parent, resumed=True)
             is_free = run.is_unfinished()
-            if not (is_free or run.status.get("state") == "running") or run.hash(cfg.allow_targets) != wanted:
+            if not (is_free or run.status.get("state") == "running") or not run.is_of(cfg):
                 continue
             if is_free and run.lock():
                 run.remove_leftovers()
@@ -150,7 +149,7 @@ class RunFolder:
         run = cls(Path(cfg.output_dir) / str(cfg.name) / str(cfg.run))
         if cfg.resume != "auto" or not cfg.run or run.status.get("state") != "finished":
             return None
-        if run.hash(cfg.allow_targets) != config_hash(cfg):
+        if not run.is_of(cfg):
             raise SegkitError(f"{run.path} is finished, but with another config (see its config.yaml);   choose another  run=NAME")
         return run
 
@@ -198,6 +197,8 @@ class RunFolder:
     def continued(self, cfg: Train, overrides: Sequence[str]) -> Train:
         """Its own config with the keys of `CONTINUED` as they are typed in `cfg`; kept in config.yaml, as further processes read that."""
         own = self.config(cfg.allow_targets)
+        if cfg.resume == "auto":  # which has found the same config
+            return with_found(cfg, own)
         typed = {text.partition("=")[0].lstrip("+") for text in overrides} & set(CONTINUED)
         if is_child() or not typed:
             return own
@@ -206,12 +207,13 @@ class RunFolder:
         self.write_config(own)
         return own
 
-    def hash(self, allow: Sequence[str]) -> str | None:
-        """Hash of its config; None where another version of segkit wrote it."""
+    def is_of(self, cfg: Train) -> bool:
+        """Whether it was begun with this config; never where another version of segkit wrote its own."""
         try:
-            return config_hash(self.config(allow))
+            own = self.config(cfg.allow_targets)
         except SegkitError:
-            return None
+            return False
+        return config_hash(own) == config_hash(with_found(cfg, own))
 
     def is_unfinished(self) -> bool:
         state = self.status.get("state", "failed")  # killed before status.json was written

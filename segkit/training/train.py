@@ -17,7 +17,6 @@ from segkit.data.audit.audit import Prepared, prepare
 from segkit.data.case import Manifest
 from segkit.data.datamodule import SegmentationData, intensity_statistics
 from segkit.data.dataset import naming_killed_workers
-from segkit.data.labels import LabelMap, sided
 from segkit.data.overlays import samples
 from segkit.data.phantoms.base import MARK
 from segkit.inference import predictor
@@ -46,9 +45,10 @@ from segkit.training.callbacks.checkpoints import link_or_copy
 from segkit.training.callbacks.ending import Timer
 from segkit.training.callbacks.logging import N_PICTURES
 from segkit.training.callbacks.throughput import Throughput
-from segkit.training.checks import check_sense, check_smallest_batch
+from segkit.training.checks import check_sense, check_smallest_batch, mirrored
 from segkit.training.distributed import end_with_parent, process_group
 from segkit.training.loggers import ending_loggers, record_result
+from segkit.training.memory import found_batch_size
 from segkit.training.module import SegmentationModule
 from segkit.training.own import build_datamodule, build_module, is_own_data, is_own_module, own_parts
 from segkit.training.plots import curves
@@ -58,8 +58,6 @@ from segkit.training.run_folder import TIME, RunFolder
 from segkit.training.status import Interrupted, NonFinite, Pruned
 from segkit.training.trainer import build_strategy, build_trainer, check_devices, check_trainer, prepare_network, wants_sync
 from segkit.training.verdict import unmoved
-
-MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
 
 
 def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None) -> Result:
@@ -91,7 +89,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     check_writable(Path(cfg.output_dir), "choose another  output_dir=FOLDER")
     cfg = with_absolute_root(cfg)
     resumed = joined(cfg) if is_child() and cfg.resume == "auto" else RunFolder.to_resume(cfg, overrides)
-    cfg = resumed.continued(cfg, overrides) if resumed and cfg.resume != "auto" else cfg  # `auto` has found the same config
+    cfg = resumed.continued(cfg, overrides) if resumed else cfg
     check_sense(cfg)
     asked = cfg.trainer
     hardware = Hardware.of_training(asked.accelerator, asked.precision, asked.threads, asked.devices, asked.num_nodes)
@@ -99,6 +97,7 @@ def train(cfg: Train, overrides: Sequence[str] = (), run_dir: Path | None = None
     check_trainer(cfg, hardware)
     hardware.prepare_process()
     experiment = assemble(cfg, resumed, hardware)
+    cfg = experiment.config
     run = resumed or RunFolder.create(cfg, overrides, run_dir)
     if is_child():
         with suppress(Interrupted, Pruned, NonFinite):  # the first process reports it
@@ -158,6 +157,8 @@ class Experiment:
 
     data: L.LightningDataModule
     module: L.LightningModule
+    config: Train
+    """The config, with what was found by trial in place of `auto`."""
     prepared: Prepared | None = None
     metadata: Metadata | None = None
     benchmark: Manifest | None = None
@@ -182,12 +183,13 @@ def assemble(cfg: Train, resumed: RunFolder | None, hardware: Hardware) -> Exper
         own = build_datamodule(cfg)
         parts = own_parts(cfg, own, hardware.precision, is_new)
         module = build_module(cfg, parts)
-        return Experiment(own, module, metadata=parts.metadata if parts else None)
+        return Experiment(own, module, cfg, metadata=parts.metadata if parts else None)
     prepared = prepare_data(cfg, resumed)
     if cfg.test and not prepared.split.test:
         raise SegkitError("test=true, but the split has no test cases;   add  split.test_fraction=0.2")
     benchmark = find_benchmark(cfg, prepared.manifest, prepared.statistics)
     seen = intensity_statistics(cfg, prepared)
+    cfg = found_batch_size(cfg, prepared, seen, hardware)
     parts = build_parts(cfg, make_metadata(cfg, prepared, seen, hardware.precision), is_new)
     module = build_module(cfg, parts)
     data_class = find(cfg.data.target, cfg.allow_targets) if cfg.data.target else SegmentationData
@@ -195,7 +197,7 @@ def assemble(cfg: Train, resumed: RunFolder | None, hardware: Hardware) -> Exper
     if isinstance(module, SegmentationModule):
         check_monitor(cfg, parts.metrics)
         check_smallest_batch(module.model, cfg, data, parts.metadata.channels, hardware.world)
-    return Experiment(data, module, prepared, parts.metadata, benchmark)
+    return Experiment(data, module, cfg, prepared, parts.metadata, benchmark)
 
 
 def announce(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardware) -> None:
@@ -216,16 +218,6 @@ def announce(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardw
         console.print(f"note       {note.where}: {note.what}")
     for line in mirrored(cfg, prepared.manifest.labels):
         console.print(line, style="yellow", markup=False)
-
-
-def mirrored(cfg: Train, labels: LabelMap) -> list[str]:
-    """A warning if augmentation mirrors structures that have a side."""
-    name = sided(labels.classes)
-    mirrors = [key for key, node in cfg.augment.transforms.items() if node and str(node["_target_"]).rpartition(".")[2] in MIRRORS]
-    if not name or not mirrors:
-        return []
-    off = "  ".join(f"augment.transforms.{key}=null" for key in mirrors)
-    return [f"warning    class {name} has a side, but augmentation mirrors the images;   add  {off}"]
 
 
 def record_start(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardware) -> None:

@@ -123,7 +123,7 @@ def precision_of(asked: str, hardware: Hardware, plugins: Sequence[Any]) -> Any:
 def batches_of_epoch(cfg: Train, n_train: int, world: int) -> int:
     """Of each process, so that the loggers get one point an epoch at least. `n_train`: 0, not known."""
     limit = cfg.trainer.limit_train_batches
-    n_batches = max(1, n_train // (cfg.data.batch_size * world)) if n_train else sys.maxsize
+    n_batches = max(1, n_train // (cfg.data.images_per_step * world)) if n_train else sys.maxsize
     return min(limit, n_batches) if limit and isinstance(limit, int) else n_batches
 
 
@@ -222,6 +222,9 @@ def check_devices(cfg: Train, hardware: Hardware) -> None:
     if cfg.trainer.strategy == "fsdp" and (cfg.callbacks.get("weight_averaging") or {}).get("decay"):
         fix = "add  callbacks.weight_averaging.decay=null"
         raise SegkitError(f"trainer.strategy=fsdp cannot average weights that no device holds whole;   {fix}")
+    if cfg.data.batch_size == "auto" and hardware.world > 1 and job() is not None:
+        what = "data.batch_size=auto: processes that torchrun or srun starts would each find a number of their own"
+        raise SegkitError(f"{what};   find it on one GPU first, and type  data.batch_size=N")
     if cfg.trainer.compile is True and (missing := missing_for_compilation(hardware.device)):
         raise SegkitError(f"trainer.compile=true needs {missing}, which this machine lacks;   install it, or use  trainer.compile=false")
     if cfg.trainer.sync_batchnorm is True and hardware.device != "cuda":
@@ -274,7 +277,7 @@ def wants_sync(cfg: Train, hardware: Hardware, model: nn.Module) -> bool:
     wanted = cfg.trainer.sync_batchnorm
     if wanted == "auto":
         normed = any(isinstance(module, _BatchNorm) for module in model.modules())
-        wanted = hardware.device == "cuda" and normed and cfg.data.batch_size < SMALL_BATCH
+        wanted = hardware.device == "cuda" and normed and cfg.data.images_per_step < SMALL_BATCH
     return wanted and hardware.world > 1
 
 

@@ -116,7 +116,7 @@ def test_a_run_folder_of_an_older_version_is_the_same_training() -> None:
     [
         (["callbacks=[lr_monitor]", "logger=none"], "add  logger=csv  or  ~callbacks.lr_monitor"),
         (["+callbacks.f={_target_: lightning.pytorch.callbacks.LearningRateFinder}"], "which no resume could repeat"),
-        (["+callbacks.f={_target_: lightning.pytorch.callbacks.BatchSizeFinder}"], "data.batch_size=N"),
+        (["+callbacks.f={_target_: lightning.pytorch.callbacks.BatchSizeFinder}"], "data.batch_size=auto"),
         (["callbacks.early_stopping.monitor=val/loss"], "add  callbacks.early_stopping.mode=min  or"),
         (["callbacks.early_stopping.patience=0"], "callbacks.early_stopping.patience"),
         (["+callbacks.early_stopping.patiense=3"], "did you mean callbacks.early_stopping.patience?"),

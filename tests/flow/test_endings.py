@@ -24,7 +24,8 @@ import torch
 
 
 class Net(torch.nn.Module):
-    """Gives NaN in the fourth batch that it is trained on, where there is a file `nan`; needs too much memory, where one `large`."""
+    """Gives NaN in the fourth batch that it is trained on, where there is a file `nan`; needs too much memory, where one `large`,
+    and in every validation, where one `large_val`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -36,6 +37,8 @@ class Net(torch.nn.Module):
             self.n += 1
             x = x * float("nan") if self.n == 4 and Path("nan").exists() else x
             x = x + torch.empty(10**16).sum() if self.n == 4 and Path("large").exists() else x
+        elif not self.training and Path("large_val").exists():
+            x = x + torch.empty(10**16).sum()
         return self.head(self.norm(self.conv(x)).relu())
 '''
 OWN = (*(key for key in SMALL if not key.startswith("model.")), "model=own", "allow_targets=[ownnet]", "trainer.max_epochs=3")
@@ -77,13 +80,14 @@ def typed(line: str) -> list[str]:
     return shlex.split(line.partition("segkit ")[2])
 
 
-def test_out_of_memory_is_one_line_that_names_what_to_make_smaller(segkit_in: Cli, fourth_batch: Path) -> None:
-    (fourth_batch / "nan").rename(fourth_batch / "large")
+@pytest.mark.parametrize(("where", "fix"), [("large", "data.batch_size=2"), ("large_val", "inference.window='[24,32]'")])
+def test_out_of_memory_is_one_line_that_names_what_to_make_smaller(where: str, fix: str, segkit_in: Cli, fourth_batch: Path) -> None:
+    (fourth_batch / "nan").rename(fourth_batch / where)
     done = segkit_in("train", *OWN, "run=r")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "out of memory" in line
-    assert "data.batch_size" in line
+    assert fix in line
     assert status(fourth_batch / "outputs/small/r")["state"] == "failed"
 
 

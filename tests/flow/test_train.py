@@ -16,7 +16,7 @@ import yaml
 import segkit
 from segkit.config.schema import Train
 from segkit.data.labels import LabelMap
-from segkit.training.train import mirrored
+from segkit.training.checks import mirrored
 from tests.conftest import PLAIN, SMALL, Cli, run_segkit, run_segkit_process
 
 

@@ -19,6 +19,7 @@ from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.callbacks.logging import COST_NAMES, Costs, EpochTable
 from segkit.training.callbacks.pruning import Pruning, RunningTrial
 from segkit.training.callbacks.validation import BestSoFar
+from segkit.training.memory import MemoryAdvice
 from segkit.training.run_folder import RunFolder
 
 EVERY_MINUTES = 5.0
@@ -47,6 +48,7 @@ def build_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
         *saving,
         checkpoints,
         Interruption(checkpoints),
+        MemoryAdvice(cfg),
         *others,
         *of_trial(cfg, run),
         LastValidation(),
