@@ -6,8 +6,8 @@ Each check is a process of its own with a time limit: one that fails, hangs or r
 where one failed. `--tiny` runs every check on the processor, at sizes that end in seconds: it proves this script, and measures nothing.
 
 A machine that has torch and lightning needs these wheels besides, and what they depend on: hydra-core omegaconf albumentations
-opencv-python-headless torchmetrics tensorboard scipy pydantic pillow tifffile imagecodecs matplotlib rich lazy-loader psutil packaging
-safetensors. Put the checkout itself on PYTHONPATH.
+opencv-python-headless torchmetrics tensorboard scipy pydantic pillow tifffile imagecodecs nibabel matplotlib rich lazy-loader psutil
+packaging safetensors. Put the checkout itself on PYTHONPATH.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts/gpu_check.py"
-ABSENT = ("SimpleITK", "highdicom", "pycocotools", "nibabel", "pydicom", "segmentation_models_pytorch", "timm", "skimage", "optuna")
-"""Packages that its list of wheels leaves out: a training on PNGs by a network of segkit's own loads none of them."""
+ABSENT = ("SimpleITK", "highdicom", "pycocotools", "pydicom", "segmentation_models_pytorch", "timm", "skimage", "optuna")
+"""Packages that its list of wheels leaves out: a network of segkit's own needs none of them on PNGs and NIfTI."""
 
 
 @pytest.fixture
