@@ -293,7 +293,7 @@ class Trainer(Strict):
 
 
 class Inference(Strict):
-    batch_size: Positive = 1
+    batch_size: Literal["auto"] | Positive = 1
     window: Literal["auto"] | Size | None = "auto"
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     threshold: Probability | dict[str, Probability] = 0.5

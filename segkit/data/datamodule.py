@@ -119,8 +119,14 @@ class SegmentationData(L.LightningDataModule):
         # As many on each process, since they synchronize in every step: some repeat one of the first cases, which then counts once.
         mine = [i % n for i in range(rank, n + -n % world, world)]
         has_one_size = self.config.preprocess.size is not None and self.config.preprocess.pad_to is None
-        size = self.config.inference.batch_size if has_one_size else 1
+        size = self._validation_batch if has_one_size else 1
         return DataLoader(dataset, batch_size=size, sampler=mine, **self._workers(dataset))
+
+    @property
+    def _validation_batch(self) -> int:
+        """Images of a validation step; auto: on a GPU as many as a training step has, which needs more memory."""
+        wanted, of_training = self.config.inference.batch_size, self.config.data.images_per_step
+        return wanted if wanted != "auto" else of_training if self.device == "cuda" else 1
 
     def _weights(self) -> Array:
         """How often each training sample is drawn, by its foreground s: (s + 0.1 mean s) / (1.1 sum s) (Buda et al., 2019)."""
@@ -155,7 +161,7 @@ class SegmentationData(L.LightningDataModule):
         size = (dataset.patches and config.sampling.patch) or config.preprocess.size
         pixels = math.prod(size) if size else max((math.prod(one.shape) for one in stats), default=0)
         bytes_a_pixel = 4 * max((one.channels for one in stats), default=1) + (len(labels.classes) if labels.overlap else 1)
-        return pixels * bytes_a_pixel * max(config.data.images_per_step, config.inference.batch_size)
+        return pixels * bytes_a_pixel * max(config.data.images_per_step, self._validation_batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the epoch. Lightning restores a loader's own state only if the loader does not exist yet, but asking for the

@@ -25,11 +25,12 @@ from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
+from segkit.inference.batching import Batched, images_at_once
 from segkit.inference.export import runtime
 from segkit.inference.export.runtime import ExportedModel
 from segkit.inference.pipeline import FAILURES, Workers, attempt, batches
 from segkit.inference.postprocess import Decision, check_finite, restore
-from segkit.inference.sliding_window import sliding
+from segkit.inference.sliding_window import AT_ONCE, sliding
 from segkit.inference.tta import averaged, views
 from segkit.models.checkpoint import find, load_model
 from segkit.models.metadata import Metadata
@@ -151,6 +152,11 @@ class CheckpointPredictor(Predictor):
         self.decide = Decision.of(self.config.inference, self.labels, allow)
         self.views = views(self.config.inference.tta, metadata.dims)
         self.model = memory_order(model.eval(), self.config.trainer.channels_last, metadata.dims).to(hardware.device)
+        batch_size = self.config.inference.batch_size
+        self.at_once = images_at_once(batch_size, hardware.device)
+        fills = batch_size == "auto" and self.at_once > 1
+        self.windows = self.at_once if fills else AT_ONCE
+        self.network = averaged(Batched(self.model, self.at_once) if fills else self.model, self.views, together=fills)
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Reads ahead; images of equal size on the network's grid share a batch."""
@@ -168,7 +174,7 @@ class CheckpointPredictor(Predictor):
                 max(streams, READERS) if n > 1 else 0, partial(torch.set_num_threads, self.hardware.threads // streams)
             ) as workers:
                 ready = workers.map(self.prepare, images)  # type: ignore[arg-type]
-                groups = batches(ready, self.config.inference.batch_size, lambda one: (one.pixels.shape, one.pixels.dtype))
+                groups = batches(ready, self.at_once, lambda one: (one.pixels.shape, one.pixels.dtype))
                 computed = workers.map(self.compute, groups) if streams > 1 else map(self.compute, groups)
                 results = (one for group in computed for one in ([group] if isinstance(group, Exception) else group))
                 yield from workers.map(self.finish, results)
@@ -180,7 +186,7 @@ class CheckpointPredictor(Predictor):
 
         Threads that share the layers of one small image spend most of their time waiting for each other.
         """
-        size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel)
+        size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel) and keeps_nothing(self.model)
         is_small = size is not None and len(size) == 2 and math.prod(size) <= STREAM_PIXELS and window_of(self.config) is None
         return max(1, min(n, self.hardware.threads, STREAMS)) if is_torch and is_small and self.hardware.device == "cpu" else 1
 
@@ -271,8 +277,7 @@ class CheckpointPredictor(Predictor):
         device, dtype = self.hardware.device, self.hardware.autocast_dtype
         images = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
         with torch.autocast(device, dtype=dtype or torch.float32, enabled=dtype is not None):
-            model = averaged(self.model, self.views)
-            probs: Array = sliding(model, images, window_of(self.config), self.config.inference.overlap).cpu().numpy()
+            probs: Array = sliding(self.network, images, window_of(self.config), self.config.inference.overlap, self.windows).cpu().numpy()
         return probs
 
 
@@ -287,6 +292,11 @@ def as_case(image: object) -> Case:
         raise SegkitError(f"predict takes the name of a file, a NumPy array or a Case, not {kind};   convert it with  numpy.asarray(IMAGE)")
     path = Path(image)
     return Case(path.stem, ImageFile(path))
+
+
+def keeps_nothing(model: SegmentationModel) -> bool:
+    """Whether calls of the network may overlap: those of segkit and segmentation-models-pytorch hold nothing between calls."""
+    return type(model.network).__module__.partition(".")[0] in ("segkit", "segmentation_models_pytorch")
 
 
 def window_of(config: Train) -> tuple[int, ...] | None:

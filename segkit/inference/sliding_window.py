@@ -18,12 +18,12 @@ Shape = tuple[int, ...]
 SIGMA = 1 / 8
 """Standard deviation of the Gaussian, as a fraction of the window (Isensee et al., nnU-Net, 2021)."""
 AT_ONCE = 4
-"""Windows per batch."""
+"""Windows per batch, where nothing else is asked for."""
 LARGE = 2**28
 """Number of probabilities from which on they are stored in half precision (three digits)."""
 
 
-def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | None, overlap: float) -> Tensor:
+def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | None, overlap: float, at_once: int = AT_ONCE) -> Tensor:
     """`network` (B, C, *w) -> (B, K, *w) over an image (B, C, *S): (B, K, *S) float32; float16 where that is very large.
 
     An image no larger than the window is predicted whole. Sums are kept for one row of windows at a time (one slab of a volume),
@@ -40,7 +40,7 @@ def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | 
     for row, following in zip(rows, [*rows[1:], shape[0]], strict=True):
         part = image[:, :, row : row + window[0]]
         left = product(*others)
-        while corners := list(islice(left, AT_ONCE)):
+        while corners := list(islice(left, at_once)):
             places = [box(corner, window[1:]) for corner in corners]
             out = network(torch.cat([part[place] for place in places])).float()
             if result is None:

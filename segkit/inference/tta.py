@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 Kind = Literal["none", "horizontal", "flips", "turns"]
@@ -43,15 +44,24 @@ def views(kind: Kind, dims: int) -> list[View]:
     return flips if kind == "flips" else [*flips, *(View(1, flip.axes) for flip in flips)]
 
 
-def averaged(model: Callable[[Tensor], Tensor], over: Sequence[View]) -> Callable[[Tensor], Tensor]:
-    """`model`, images (B, C, *S) -> probabilities (B, K, *S), as the mean over views of the images."""
+def averaged(model: Callable[[Tensor], Tensor], over: Sequence[View], together: bool = False) -> Callable[[Tensor], Tensor]:
+    """`model`, images (B, C, *S) -> probabilities (B, K, *S), as the mean over views of the images.
+
+    `together`: views of equal shape share a batch.
+    """
     if len(over) == 1:
         return model
+    groups = [list(alike) for _, alike in groupby(over, lambda view: view.quarters % 2)] if together else [[view] for view in over]
 
     def mean(image: Tensor) -> Tensor:
-        total = over[0].undo(model(over[0](image)))
-        for view in over[1:]:
-            total = total + view.undo(model(view(image)))
+        found = (
+            view.undo(out)
+            for group in groups
+            for view, out in zip(group, model(torch.cat([view(image) for view in group])).split(len(image)), strict=True)
+        )
+        total = next(found)
+        for out in found:
+            total = total + out
         return total / len(over)
 
     return mean

@@ -1,0 +1,63 @@
+"""Batches that fit: what does not is halved, and results do not depend on the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from segkit.inference.batching import Batched, images_at_once
+from segkit.inference.sliding_window import sliding
+from segkit.inference.tta import averaged, views
+from segkit.models import UNet
+
+
+class Limited:
+    """A network for which more than `room` images are out of memory."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.sizes = room, []  # type: ignore[var-annotated]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return images * 2
+
+
+def test_a_batch_is_halved_until_it_fits_and_the_next_ones_as_well() -> None:
+    network = Limited(3)
+    batched, images = Batched(network, 16), torch.rand(10, 1, 4, 4)
+    assert torch.equal(batched(images), images * 2)
+    assert network.sizes == [10, 5, 2, 2, 2, 2, 2]
+    assert torch.equal(batched(images[:3]), images[:3] * 2)
+    assert network.sizes[7:] == [2, 1]
+
+
+def test_one_image_that_does_not_fit_is_an_error_and_so_is_all_else() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Batched(Limited(0), 8)(torch.rand(4, 1, 2, 2))
+
+    def broken(images: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Batched(broken, 8)(torch.rand(4, 1, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["horizontal", "flips", "turns"])
+@pytest.mark.parametrize("window", [None, (16, 16)])
+def test_the_result_does_not_depend_on_the_batch(kind: str, window: tuple[int, int] | None) -> None:
+    torch.manual_seed(0)
+    network, images = UNet(1, 2, widths=[4, 8]).eval(), torch.rand(3, 1, 24, 32)
+    over = views(kind, 2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        alone = torch.cat([sliding(averaged(network, over), image[None], window, 0.5, at_once=1) for image in images])
+        filled = sliding(averaged(Batched(network, 5), over, together=True), images, window, 0.5, at_once=32)
+    torch.testing.assert_close(filled, alone, rtol=0, atol=1e-5)
+
+
+def test_auto_is_one_image_on_a_processor_and_many_on_a_gpu() -> None:
+    assert images_at_once("auto", "cpu") == 1
+    assert images_at_once("auto", "cuda") == 32
+    assert images_at_once(4, "cpu") == images_at_once(4, "cuda") == 4
