@@ -57,7 +57,7 @@ def averaged(model: Callable[[Tensor], Tensor], over: Sequence[View], together: 
         found = (
             view.undo(out)
             for group in groups
-            for view, out in zip(group, model(torch.cat([view(image) for view in group])).split(len(image)), strict=True)
+            for view, out in zip(group, torch.split(model(torch.cat([view(image) for view in group])), len(image)), strict=True)
         )
         total = next(found)
         for out in found:
