@@ -44,7 +44,7 @@ def test_an_optimizer_and_a_scheduler_of_the_users_own(tmp_path: Path) -> None:
         "optimizer: {_target_: mine.Plain, lr: 0.08}\n"
         "scheduler: {_target_: mine.Half, share: 0.5, interval: epoch}\n"
     )
-    keys = ("experiment=own", *PLAIN, "report=false", "logger=none", "callbacks=none", "run=r", "output_dir=outputs", "trainer.max_epochs=3")
+    keys = ("experiment=own", *PLAIN, "report=false", "logger=none", "callbacks=none", "run=r", "trainer.max_epochs=3")
     done = run_segkit(tmp_path, "train", *keys)
     assert done.returncode == 0, done.stderr
     assert rates(tmp_path / "outputs" / "small" / "r") == pytest.approx([0.04, 0.02, 0.01])
