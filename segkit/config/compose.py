@@ -291,7 +291,7 @@ def about_intervals(problems: Iterable[Problem], overrides: Sequence[str]) -> li
     typed = {key: value for key, _, value in (text.partition("=") for text in overrides) if "interval(" in value}
     return [
         replace(problem, what="needs whole numbers", fix=f"write  {problem.where}=int({typed[problem.where]})")
-        if problem.where in typed and problem.what.startswith("needs a whole number")
+        if problem.where in typed and problem.what.startswith(("needs a whole number", "needs auto or a whole number"))
         else problem
         for problem in problems
     ]
