@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.system.errors import is_out_of_memory
 
@@ -19,6 +19,11 @@ def images_at_once(batch_size: int | Literal["auto"], device: str) -> int:
     if batch_size != "auto":
         return batch_size
     return ON_GPU if device == "cuda" else 1
+
+
+def keeps_nothing(network: nn.Module) -> bool:
+    """Whether calls of the network may overlap: those of segkit and segmentation-models-pytorch hold nothing between calls."""
+    return type(network).__module__.partition(".")[0] in ("segkit", "segmentation_models_pytorch")
 
 
 class Batched:

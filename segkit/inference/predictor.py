@@ -25,7 +25,7 @@ from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
-from segkit.inference.batching import Batched, images_at_once
+from segkit.inference.batching import Batched, images_at_once, keeps_nothing
 from segkit.inference.export import runtime
 from segkit.inference.export.runtime import ExportedModel
 from segkit.inference.pipeline import FAILURES, Workers, attempt, batches
@@ -186,7 +186,7 @@ class CheckpointPredictor(Predictor):
 
         Threads that share the layers of one small image spend most of their time waiting for each other.
         """
-        size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel) and keeps_nothing(self.model)
+        size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel) and keeps_nothing(self.model.network)
         is_small = size is not None and len(size) == 2 and math.prod(size) <= STREAM_PIXELS and window_of(self.config) is None
         return max(1, min(n, self.hardware.threads, STREAMS)) if is_torch and is_small and self.hardware.device == "cpu" else 1
 
@@ -292,11 +292,6 @@ def as_case(image: object) -> Case:
         raise SegkitError(f"predict takes the name of a file, a NumPy array or a Case, not {kind};   convert it with  numpy.asarray(IMAGE)")
     path = Path(image)
     return Case(path.stem, ImageFile(path))
-
-
-def keeps_nothing(model: SegmentationModel) -> bool:
-    """Whether calls of the network may overlap: those of segkit and segmentation-models-pytorch hold nothing between calls."""
-    return type(model.network).__module__.partition(".")[0] in ("segkit", "segmentation_models_pytorch")
 
 
 def window_of(config: Train) -> tuple[int, ...] | None:

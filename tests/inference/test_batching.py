@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.inference.batching import Batched, images_at_once
+from segkit.inference.batching import Batched, images_at_once, keeps_nothing
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
 from segkit.models import UNet
@@ -61,3 +61,10 @@ def test_auto_is_one_image_on_a_processor_and_many_on_a_gpu() -> None:
     assert images_at_once("auto", "cpu") == 1
     assert images_at_once("auto", "cuda") == 32
     assert images_at_once(4, "cpu") == images_at_once(4, "cuda") == 4
+
+
+def test_a_network_of_the_users_own_predicts_one_image_at_a_time() -> None:
+    """It may keep something between calls, which overlapping calls would mix up."""
+    assert keeps_nothing(UNet(1, 2, widths=[4, 8]))
+    assert not keeps_nothing(torch.nn.Conv2d(1, 2, 1))
+    assert not keeps_nothing(type("Own", (UNet,), {"__module__": "mine"})(1, 2, widths=[4, 8]))
