@@ -191,9 +191,9 @@ def test_a_sweep_stops_at_a_full_disk_and_continues(tmp_path: Path) -> None:
 def test_a_prediction_outlives_an_image_that_is_deleted_meanwhile(
     trained: Path, heads: Path, segkit_in: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(4):  # more images than are read ahead when the first mask is written
+    for i in range(8):  # more images than are read ahead when the first mask is written, on a machine of many cores too
         shutil.copytree(heads / "images", tmp_path / "images" / str(i))
-    last = sorted((tmp_path / "images" / "3").iterdir())[-1]
+    last = sorted((tmp_path / "images" / "7").iterdir())[-1]
     write = batch.write_mask
 
     def then_delete(*args: Any, **keys: Any) -> Any:
