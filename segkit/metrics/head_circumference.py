@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from segkit.data.case import Case
-from segkit.data.transforms.geometry import bounding_box
+from segkit.data.transforms.geometry import bounding_box, positions
 from segkit.metrics.base import NAN, Array, Statistic
 from segkit.metrics.surface import Surface
 
@@ -34,8 +34,12 @@ class Ellipse:
         box = tuple(within(n, mm, middle, far) for n, mm, middle, far in zip(shape, spacing, (y0, x0), reach, strict=True))
         y, x = (np.arange(side.start, side.stop).reshape(way) * mm for side, way, mm in zip(box, ((-1, 1), (1, -1)), spacing, strict=True))
         along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
+        for coordinate, axis in ((along, a), (across, b)):  # in place: fresh memory costs more than the arithmetic
+            coordinate /= axis
+            coordinate *= coordinate
+        along += across
         filled = np.zeros(shape, bool)
-        filled[box] = (along / a) ** 2 + (across / b) ** 2 <= 1
+        np.less_equal(along, 1, out=filled[box])
         return filled
 
 
@@ -82,10 +86,8 @@ def border_points(mask: Array) -> Array:
     """
     box = tuple(slice(max(0, start - 1), stop + 1) for start, stop in bounding_box(mask) or ((0, 0), (0, 0)))
     corner, mask = (box[1].start, box[0].start), mask[box]
-    y, x = np.nonzero(mask[:, 1:] != mask[:, :-1])
-    beside = np.stack([x + 0.5, y], axis=1)
-    y, x = np.nonzero(mask[1:] != mask[:-1])
-    return np.concatenate([beside, np.stack([x, y + 0.5], axis=1)]) + corner
+    beside, below = positions(mask[:, 1:] != mask[:, :-1]), positions(mask[1:] != mask[:-1])
+    return np.concatenate([np.add(beside, (0, 0.5)), np.add(below, (0.5, 0))])[:, ::-1] + corner
 
 
 def head_circumference_mm(semi_axes: tuple[float, float], pixel_mm: float = 1.0) -> float:

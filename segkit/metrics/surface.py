@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from segkit.data.case import Case
-from segkit.data.transforms.geometry import bounding_box
+from segkit.data.transforms.geometry import bounding_box, positions
 from segkit.metrics.base import NAN, Array, Statistic
 from segkit.system.errors import SegkitError
 
@@ -122,7 +122,7 @@ def surface_elements(mask: Array, spacing: tuple[float, ...]) -> tuple[Array, Ar
     )
     on_surface = (codes > 0) & (codes < powers.sum())
     corner = np.array([side.start for side in box])
-    return (np.argwhere(on_surface) + corner) * spacing, areas.numpy()[codes[on_surface]].astype(float)
+    return (positions(on_surface) + corner) * spacing, areas.numpy()[codes[on_surface]].astype(float)
 
 
 def weighted_percentile(distances: Array, areas: Array) -> float:
@@ -138,7 +138,7 @@ def surface_distances(pred: Array, target: Array, spacing: tuple[float, ...]) ->
     A tree of the border pixels: its cost grows with the surface, that of a distance map with the volume.
     """
     box = tuple(slice(*side) for side in bounding_box(pred | target) or ())
-    a, b = (np.argwhere(border(mask[box])) * spacing for mask in (pred, target))
+    a, b = (positions(border(mask[box])) * spacing for mask in (pred, target))
     return nearest_distance(a, b), nearest_distance(b, a)
 
 

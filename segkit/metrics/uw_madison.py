@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segkit.data.case import Case
+from segkit.data.transforms.geometry import positions
 from segkit.metrics.base import NAN, Array, Slices, Statistic, as_number, rule_text
 from segkit.metrics.surface import border, nearest_distance, surface_distances
 from segkit.metrics.volumes import ALL
@@ -122,5 +123,5 @@ def hausdorff_unit_cube(pred: Array, target: Array) -> float:
 
 def farthest(mask: Array, other: Array) -> float:
     """Largest distance from a voxel of `mask` to the nearest of `other`, whose nearest voxel always lies on its border."""
-    outside = np.argwhere(mask & ~other) / mask.shape
-    return float(nearest_distance(outside, np.argwhere(border(other)) / mask.shape).max()) if len(outside) else 0.0
+    outside = positions(mask & ~other) / mask.shape
+    return float(nearest_distance(outside, positions(border(other)) / mask.shape).max()) if len(outside) else 0.0

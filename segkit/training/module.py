@@ -47,6 +47,10 @@ NOWHERE = InMemory(np.zeros((1, 1), np.uint8))
 """The image of a case of which nothing but a batch is known."""
 
 
+CLIPPING_EPSILON = 1e-6
+"""`torch.nn.utils.clip_grad_norm_` adds it to the norm."""
+
+
 @dataclass(frozen=True)
 class EvaluatedCase:
     """A validation case: its losses by name, and its rows of the case table."""
@@ -161,9 +165,11 @@ class SegmentationModule(L.LightningModule):
             return norm
         if most and isinstance(self.trainer.strategy, FSDPStrategy):
             return self.trainer.model.clip_grad_norm_(most)  # type: ignore[union-attr, operator, no-any-return]  # of all shards together
-        if most:
-            return torch.nn.utils.clip_grad_norm_(self.parameters(), most)
-        return torch.nn.utils.get_total_norm(weight.grad for weight in self.parameters() if weight.grad is not None)
+        norm = torch.nn.utils.get_total_norm(weight.grad for weight in self.parameters() if weight.grad is not None)
+        # where it is free to look, gradients that are short enough are not multiplied by 1
+        if most and not (norm.device.type == "cpu" and norm + CLIPPING_EPSILON <= most):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), most, norm)
+        return norm
 
     # --- validation, test, prediction -------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from segkit.training.callbacks.averaging import ema_with_warmup
+from segkit.training.callbacks.averaging import WeightAveraging, ema_with_warmup
 
 
 def test_the_mean_follows_the_closed_form() -> None:
@@ -28,3 +28,18 @@ def test_random_first_weights_are_soon_forgotten() -> None:
         model.weight.data.fill_(value)
         averaged.update_parameters(model)
     assert averaged.module.weight.item() == pytest.approx(1, abs=0.1)
+
+
+def test_an_update_every_few_steps_keeps_what_so_many_updates_would() -> None:
+    """Of weights that stand still in between; in the end the share is decay to the power of the steps."""
+    every, model = 4, torch.nn.Linear(1, 1, bias=False)
+    averaged, mean = AveragedModel(model, multi_avg_fn=ema_with_warmup(0.9, every)), 0.0
+    for n in range(40):
+        model.weight.data.fill_(n)
+        averaged.update_parameters(model)
+        kept = min(0.9, (1 + every * n) / (10 + every * n)) ** every if n else 0
+        mean = kept * mean + (1 - kept) * n
+    assert averaged.module.weight.item() == pytest.approx(mean, rel=1e-5)
+    callback = WeightAveraging(0.9, every)
+    assert [step for step in range(9) if callback.should_update(step)] == [0, 4, 8]
+    assert not callback.should_update(epoch_idx=3)

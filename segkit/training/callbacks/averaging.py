@@ -18,13 +18,20 @@ class WeightAveraging(callbacks.WeightAveraging):
 
     Args:
         decay: see `ema_with_warmup`.
+        update_every_n_steps: optimizer steps between two updates, of which the first comes after the first step.
     """
 
-    def __init__(self, decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99) -> None:
-        super().__init__(multi_avg_fn=ema_with_warmup(decay or 0.0))
+    def __init__(
+        self, decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99, update_every_n_steps: Annotated[int, Field(gt=0)] = 1
+    ) -> None:
+        super().__init__(multi_avg_fn=ema_with_warmup(decay or 0.0, update_every_n_steps))
+        self.update_every_n_steps = update_every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and step_idx % self.update_every_n_steps == 0
 
 
-def ema_with_warmup(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
+def ema_with_warmup(decay: float, n_steps: int = 1) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """Exponential moving average for `AveragedModel(multi_avg_fn=...)`, which follows the weights closely at first.
 
     The n-th update keeps the share min(decay, (1 + n) / (10 + n)) of the mean, as TensorFlow's ExponentialMovingAverage does. With a
@@ -32,10 +39,14 @@ def ema_with_warmup(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | 
     part of the averaged model's state.
 
     Args:
-        decay: share that is kept in the end, 0 < decay < 1. The mean is then over the last 1 / (1 - decay) steps or so.
+        decay: share that is kept in the end by a step, 0 < decay < 1. The mean is then over the last 1 / (1 - decay) steps or so.
+        n_steps: steps from one update to the next, which then keeps the share of so many: n counts steps, and the share is raised to
+            the power of n_steps.
     """
 
     def update(mean: Tensors, weights: Tensors, n: torch.Tensor | int) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(mean, weights, n)  # type: ignore[no-untyped-call]
+        steps = int(n) * n_steps
+        share = min(decay, (1 + steps) / (10 + steps)) ** n_steps
+        get_ema_multi_avg_fn(share)(mean, weights, n)  # type: ignore[no-untyped-call]
 
     return update

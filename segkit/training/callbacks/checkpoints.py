@@ -27,12 +27,15 @@ from segkit.models import checkpoint
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
+from segkit.training.callbacks.ending import ends_here
 from segkit.training.callbacks.finite import NonFiniteGuard
 from segkit.training.module import SegmentationModule
 from segkit.training.resuming import check_optimizers
 from segkit.training.run_folder import RunFolder
 from segkit.training.status import Interrupted, NonFinite
 
+SHARE = 0.02
+"""Of the time, at most, for last.ckpt at the ends of short epochs."""
 HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 """What `save_hyperparameters` of an own LightningModule or DataModule puts into a checkpoint."""
 
@@ -68,7 +71,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """last.ckpt at the end of every epoch and every few minutes inside one; best.ckpt where the monitored metric improves.
+    """last.ckpt at the end of an epoch and every few minutes inside one; best.ckpt where the monitored metric improves.
+
+    Epochs of a second or two are not all worth a file: last.ckpt waits until its writing takes less than `SHARE` of the time.
 
     best.ckpt is written before last.ckpt: killed between the two, the epoch is repeated and finds the same best again.
     """
@@ -78,10 +83,15 @@ class Checkpoints(Checkpoint):
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.monitor, self.mode = f"val/{monitor}", mode
         self.every_seconds = 60 * every_minutes
+        self.is_asked = False
+        """Whether the next checkpoint is to come as soon as it can."""
+        self.saved_step: int | None = None
+        """Of the latest checkpoint."""
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._improved, self._n_missing = False, 0
-        self._saved_at = time.monotonic()
+        self._saved_at, self._seconds = time.monotonic(), 0.0
+        """When a file was last complete, and how long its writing took."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         io = trainer.strategy.checkpoint_io
@@ -108,14 +118,17 @@ class Checkpoints(Checkpoint):
                 self.save_best(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._improved:
+        if self._improved:
+            self.save_best(trainer)
+            if trainer.is_global_zero:
+                with atomic_path(self.last) as temporary:
+                    link_or_copy(self.best, temporary)
+        elif ends_here(trainer) or on_any_process(trainer, self.is_asked or self.is_due):
             self.save_last(trainer)
-            return
-        self.save_best(trainer)
-        if trainer.is_global_zero:
-            with atomic_path(self.last) as temporary:
-                link_or_copy(self.best, temporary)
-        self._saved_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._seconds / SHARE
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
@@ -123,13 +136,17 @@ class Checkpoints(Checkpoint):
 
     def save_best(self, trainer: L.Trainer) -> None:
         self._improved = False
-        self.guard.check_weights(trainer, trainer.lightning_module)
-        trainer.save_checkpoint(self.best)
+        self._save(trainer, self.best)
 
     def save_last(self, trainer: L.Trainer) -> None:
+        self._save(trainer, self.last)
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        start = time.monotonic()
         self.guard.check_weights(trainer, trainer.lightning_module)
-        trainer.save_checkpoint(self.last)
+        trainer.save_checkpoint(path)
         self._saved_at = time.monotonic()
+        self._seconds, self.saved_step = self._saved_at - start, trainer.global_step
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._n_missing and self.best_score is None:
@@ -151,7 +168,7 @@ class Interruption(L.Callback):
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self.asked = self.is_saved = False
+        self.is_saved = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -161,12 +178,12 @@ class Interruption(L.Callback):
             self._previous[sign] = signal.signal(sign, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.checkpoints.is_asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         console.print("stopping after this batch, to write a checkpoint; Ctrl-C once more to stop at once")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if can_save(trainer) and on_any_process(trainer, self.asked):
+        if can_save(trainer) and on_any_process(trainer, self.checkpoints.is_asked):
             self.checkpoints.save_last(trainer)
             self.is_saved = True
 
@@ -176,8 +193,8 @@ class Interruption(L.Callback):
             raise Interrupted
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop between epochs: `Checkpoints` has saved the one that has ended."""
-        if trainer.global_step and on_any_process(trainer, self.asked):
+        """Stop between epochs, if the one that has ended was saved: else after the next batch."""
+        if self.checkpoints.saved_step == trainer.global_step and on_any_process(trainer, self.checkpoints.is_asked):
             raise Interrupted
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -43,6 +43,15 @@ class LastValidation(L.Callback):
     def _prepare(self, trainer: L.Trainer) -> None:
         if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
-        is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
-        if is_last or trainer.should_stop:
+        if ends_here(trainer):
             trainer.check_val_every_n_epoch = 1
+
+
+def ends_here(trainer: L.Trainer) -> bool:
+    """Whether this epoch is the last."""
+    return trainer.should_stop or is_last_epoch(trainer)
+
+
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether it is the last of `trainer.max_epochs`."""
+    return trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1

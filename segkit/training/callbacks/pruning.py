@@ -19,6 +19,7 @@ from segkit.metrics.base import known_as
 from segkit.system.environment import TRIAL
 from segkit.system.progress import console
 from segkit.training.callbacks.checkpoints import on_any_process
+from segkit.training.callbacks.ending import is_last_epoch
 from segkit.training.status import Pruned
 
 
@@ -84,8 +85,7 @@ class Pruning(L.Callback):
         if score is None:
             return
         pruned = trainer.is_global_zero and self._report(trainer.current_epoch + 1, score)
-        is_last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
-        if on_any_process(trainer, pruned) and not is_last:
+        if on_any_process(trainer, pruned) and not is_last_epoch(trainer):
             raise Pruned(f"pruned after epoch {trainer.current_epoch}: {self.monitor} {score:.4f}")
 
     def _report(self, epochs: int, score: float) -> bool:
