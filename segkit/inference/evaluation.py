@@ -109,6 +109,14 @@ def select_cases(manifest: Manifest, metadata: Metadata, subset: str) -> tuple[l
     return [manifest.by_id[i] for i in ids], subsets
 
 
+def first_of(cases: Sequence[Case], limit: float | None) -> Sequence[Case]:
+    """The cases that `trainer.limit_test_batches` leaves, one at least: a number or a fraction; None leaves all."""
+    n = len(cases) if limit is None else min(len(cases), limit if isinstance(limit, int) else max(1, int(limit * len(cases))))
+    if n < len(cases):
+        console.print(f"note       {n} of {len(cases)} cases are evaluated, as trainer.limit_test_batches={limit} says")
+    return cases[:n]
+
+
 def validation_cases(metadata: Metadata, config: Train, data: DataOverride, allow: Sequence[str]) -> tuple[list[Case], LabelMap]:
     """The labelled validation cases of a checkpoint, in its own data."""
     section = checkpoint_data(metadata, config.data, data.model_dump(exclude_unset=True))
@@ -253,8 +261,8 @@ def find_benchmark(cfg: Train, trained: Manifest, statistics: Statistics) -> Man
         raise ProblemsFound([Problem("benchmark.labels", what, fix)]) from None
 
 
-def evaluate_benchmark(best: Predictor, manifest: Manifest, run: Path) -> None:
+def evaluate_benchmark(best: Predictor, manifest: Manifest, run: Path, limit: float | None = None) -> None:
     """Tables and figures of the finished checkpoint, in a folder of their own in the run."""
-    found = evaluate_cases(best, list(manifest), manifest.labels, {case.id: BENCHMARK for case in manifest})
+    found = evaluate_cases(best, first_of(list(manifest), limit), manifest.labels, {case.id: BENCHMARK for case in manifest})
     found = found.without_absent("the benchmark", best.config.seed)
     write_results(run / BENCHMARK, found, f"{best.metadata.config['name']} on {manifest.root}", manifest)

@@ -63,14 +63,14 @@ def check_finite(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) ->
 @contextmanager
 def at_most(path: Path, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Refuse a network while it is built, as soon as it has more parts than these weights can fill."""
-    n, most = 0, 8 * len(weights) + ROOM // 1024
+    n, most, largest = 0, 8 * len(weights) + ROOM // 1024, SHARED * _numel(weights) + ROOM
 
     def count(_: nn.Module, name: str, part: Any) -> None:
         nonlocal n
         n += 1
         if n > most:
             raise SegkitError(f"{path}: config.model describes a network of {n:,} parts or more, but it holds {len(weights)} tensors")
-        if isinstance(part, nn.Parameter) and part.numel() > SHARED * _numel(weights) + ROOM:
+        if isinstance(part, nn.Parameter) and part.numel() > largest:
             raise SegkitError(f"{path}: {_misfit(part.numel(), weights)}")
 
     hooks = [module.register_module_parameter_registration_hook(count), module.register_module_module_registration_hook(count)]

@@ -27,6 +27,7 @@ from segkit.inference.evaluation import (
     evaluate_benchmark,
     evaluate_cases,
     find_benchmark,
+    first_of,
     select_cases,
     write_results,
 )
@@ -315,26 +316,27 @@ def finish(run: RunFolder, cfg: Train, hardware: Hardware, experiment: Experimen
         console.print("note       the training ended without a validation, so its last checkpoint is the best")
         link_or_copy(run.last, run.best)
     draw_curves(run, cfg)
-    if experiment.prepared is None or not experiment.is_ours:
+    limit = cfg.trainer.limit_test_batches
+    if experiment.prepared is None or not experiment.is_ours or limit == 0:
         record_result(run, cfg)
         return Result(run.path, Summary(()), run.best)
     best = predictor.load(run.best, cfg.trainer.accelerator, hardware.precision, cfg.trainer.threads, cfg.allow_targets)
     manifest, name = experiment.prepared.manifest, best.metadata.config["name"]
-    evaluation = evaluate_subset(best, manifest, "val")
+    evaluation = evaluate_subset(best, manifest, "val", limit)
     write_results(run.path, evaluation, name, manifest)
     if cfg.test:
-        write_results(run.path / "test", evaluate_subset(best, manifest, "test"), f"{name}, test cases", manifest)
+        write_results(run.path / "test", evaluate_subset(best, manifest, "test", limit), f"{name}, test cases", manifest)
     if experiment.benchmark:
-        evaluate_benchmark(best, experiment.benchmark, run.path)
+        evaluate_benchmark(best, experiment.benchmark, run.path, limit)
     for line in unmoved(run, cfg, evaluation.table):
         console.print(line, style="yellow", markup=False)
     record_result(run, cfg, evaluation.summary)
     return Result(run.path, evaluation.summary, run.best)
 
 
-def evaluate_subset(best: CheckpointPredictor, manifest: Manifest, subset: str) -> Evaluation:
+def evaluate_subset(best: CheckpointPredictor, manifest: Manifest, subset: str, limit: float | None) -> Evaluation:
     cases, subsets = select_cases(manifest, best.metadata, subset)
-    return evaluate_cases(best, cases, manifest.labels, subsets)
+    return evaluate_cases(best, first_of(cases, limit), manifest.labels, subsets)
 
 
 def draw_curves(run: RunFolder, cfg: Train) -> None:

@@ -19,7 +19,7 @@ def written(path: Path) -> dict[tuple[str, str], str]:
 def test_the_benchmark_is_evaluated_apart_with_the_finished_checkpoint(segkit_in: Cli, tmp_path: Path) -> None:
     assert segkit_in("phantom", "output=a", "n=12").returncode == 0
     assert segkit_in("phantom", "output=b", "n=6", "seed=5").returncode == 0
-    options = ("train", *SMALL, "data.root=a", "debug=fast", "run=r")
+    options = ("train", *SMALL, "data.root=a", "debug=fast", "trainer.limit_test_batches=null", "run=r")
     done = segkit_in(*options, "+benchmark.root=b")
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "outputs/small/r"
