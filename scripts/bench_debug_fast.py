@@ -24,10 +24,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", metavar="PRESET", default=presets)
     options, overrides = parser.parse_known_args()
+    more = [word for word in overrides if word != "--"]
     print("| preset | wall, s | processor, s |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.presets:
-            wall, spent = seconds([f"experiment={preset}", "debug=fast", f"output_dir={folder}", *(word for word in overrides if word != "--")])
+            wall, spent = seconds([f"experiment={preset}", "debug=fast", f"output_dir={folder}", *more])
             print(f"| `{preset}` | {wall:.1f} | {spent:.1f} |", flush=True)
 
 
