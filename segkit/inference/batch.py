@@ -26,6 +26,7 @@ from segkit.inference.writers.tables import Row, Table
 from segkit.system.environment import Shard
 from segkit.system.errors import DiskFull, Problem, SegkitError, first_line, nearest
 from segkit.system.files import is_full
+from segkit.system.hardware import keep_freed_memory
 from segkit.system.progress import track
 from segkit.system.shell import override
 
@@ -90,6 +91,7 @@ def predict_items(
     table = Table(output, SIZES, SIZE_HEADER, part)
     known = table.known  # an error now, too
     begin()
+    keep_freed_memory(of_images=True)
     tables.begin(output, part, options.overwrite)
     todo = [item for item in items if options.overwrite or item.name not in known or not is_done(item, output, predictor.labels, writers)]
     problems: list[Problem] = []

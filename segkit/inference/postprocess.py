@@ -50,7 +50,7 @@ def decide(probs: Array, labels: LabelMap, threshold: Threshold) -> Array:
     if labels.mode == "multiclass":
         return likeliest(probs)
     limits = np.array([threshold_of(name, threshold) for name in labels.classes], probs.dtype)
-    above: Array = (probs >= limits.reshape(-1, *[1] * (probs.ndim - 1))).astype(np.uint8)
+    above: Array = (probs >= limits.reshape(-1, *[1] * (probs.ndim - 1))).view(np.uint8)
     return above if labels.overlap else above[0]
 
 
@@ -201,10 +201,13 @@ def _with_class(mask: Array, labels: LabelMap, k: int, step: Step, pixel_mm: tup
     here = labels.plane(mask, k)
     if not here.any():
         return mask
-    after, out = step(here, pixel_mm), mask.copy()
+    after = step(here, pixel_mm)
+    if labels.mode == "binary":
+        return np.asarray(after, np.uint8)
+    out = mask.copy()
     if labels.overlap:
         out[k] = after
     else:
-        np.copyto(out, 0, where=here & ~after)
-        np.copyto(out, k + 1, where=after & (mask == 0))
+        np.copyto(out, 0, where=here > after)
+        np.copyto(out, k + 1, where=(mask == 0) & after)
     return out

@@ -173,6 +173,9 @@ class CheckpointPredictor(Predictor):
             with Workers(
                 max(streams, READERS) if n > 1 else 0, partial(torch.set_num_threads, self.hardware.threads // streams)
             ) as workers:
+                if streams > 1 and self.at_once == 1:  # each image stays in one thread, and so in the cache of its core
+                    yield from workers.map(self.attempt_one, images)  # type: ignore[arg-type]
+                    return
                 ready = workers.map(self.prepare, images)  # type: ignore[arg-type]
                 groups = batches(ready, self.at_once, lambda one: (one.pixels.shape, one.pixels.dtype))
                 computed = workers.map(self.compute, groups) if streams > 1 else map(self.compute, groups)
@@ -180,6 +183,10 @@ class CheckpointPredictor(Predictor):
                 yield from workers.map(self.finish, results)
         finally:
             torch.set_num_threads(self.hardware.threads)  # also of threads that others start later
+
+    def attempt_one(self, image: Image) -> Prediction | Exception:
+        (computed,) = self.compute([self.prepare(image)])
+        return computed if isinstance(computed, Exception) else self.finish(computed)
 
     def streams(self, n: int) -> int:
         """Networks that run side by side, each on its share of the threads.

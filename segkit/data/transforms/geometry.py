@@ -72,7 +72,8 @@ class Resize(Step):
         return out.reshape(*mask.shape[: -len(self.source)], *self.target)
 
     def inverse(self, probs: Array, outside: Array) -> Array:
-        return np.stack([resize(plane, self.source, "linear") for plane in probs])
+        planes = [resize(plane, self.source, "linear") for plane in probs]
+        return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -303,6 +304,16 @@ def png_claiming(rows: int, columns: int) -> bytes:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_a_png_is_decompressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, decode = [], imagecodecs.png_decode
+    monkeypatch.setattr(zlib, "decompressobj", None)  # counts the rows of a damaged file alone
+    monkeypatch.setattr(imagecodecs, "png_decode", lambda data: decoded.append(data) or decode(data))
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png")[..., 0], GREY)
+    (given,) = decoded
+    assert len(given) > GREY.size  # its rows are not packed again
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
