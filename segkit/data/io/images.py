@@ -16,6 +16,7 @@ freely, so the gray values of a gray GIF count as what is stored.
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from contextlib import suppress
@@ -56,6 +57,9 @@ _PNG_PALETTE, _PNG_GRAY = 3, (0, 4)
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel by color type."""
 _BMP_BITS = slice(28, 30)
+_JPEG_END, _JPEG_SEVERAL_ENDS = b"\xff\xd9", (b"\xff\xc2", b"\xff\xdd")
+_JPEG_NOISE = b"\0" + bytes(random.Random(0).choices(range(1, 255), k=64))
+"""First what makes data of a byte 255, where it has lost this; no marker."""
 _PNG_AT_ONCE = 1 << 26
 """Bytes of a larger image are not kept twice."""
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -267,25 +271,33 @@ def _decode_jpeg(path: Path, data: bytes) -> Array:
     """Gray (H, W) or RGB (H, W, 3), not rotated by EXIF."""
     with Image.open(io.BytesIO(data)) as image:
         refuse_bomb(path, image.height, image.width)
-        if data.rstrip(b"\0\r\n ")[-2:] != b"\xff\xd9":
+        if data.rstrip(b"\0\r\n ")[-2:] != _JPEG_END:
             image.load()  # bytes follow the end, or the end is missing: Pillow is strict and finds out which
         if image.mode not in ("L", "RGB"):
             return _decode_opencv(path, data)
     pixels = np.asarray(imagecodecs.jpeg8_decode(data))
     if np.ptp(pixels[-8:, -8:].reshape(-1, pixels.size // pixels.shape[0] // pixels.shape[1]), axis=0).max() == 0:
-        _check_jpeg_end(path, data)
+        _check_jpeg_end(path, data, pixels)
     return pixels
 
 
-def _check_jpeg_end(path: Path, data: bytes) -> None:
-    """Raise `ReadError` where blocks are missing in front of the end: libjpeg repeats the last gray value in their place.
+def _check_jpeg_end(path: Path, data: bytes, pixels: Array) -> None:
+    """Raise `ReadError` where blocks are missing in front of the end: libjpeg repeats the last gray value in their place, as in pictures
+    whose last block is flat, which alone are tried.
 
-    JPEG XL takes apart a JPEG strictly. That costs as much as two decodings, so only pictures whose last block is flat are tried.
+    Whatever is put in front of the end becomes the missing blocks, and is never looked at where none are missing. JPEG XL, which takes
+    ten times as long, takes apart strictly what has several ends: scans (progressive), or intervals between restarts.
     """
+    missing = ReadError(path, "truncated or damaged (its last blocks are missing)")
+    end = data.rfind(_JPEG_END)
+    if not any(marker in data for marker in _JPEG_SEVERAL_ENDS):
+        if not np.array_equal(pixels, imagecodecs.jpeg8_decode(data[:end] + _JPEG_NOISE + data[end:])):
+            raise missing
+        return
     try:
         imagecodecs.jpegxl_encode_jpeg(data)
     except imagecodecs.JpegxlError:
-        raise ReadError(path, "truncated or damaged (its last blocks are missing)") from None
+        raise missing from None
 
 
 def _decode_opencv(path: Path, data: bytes) -> Array:
