@@ -1,6 +1,6 @@
 """How long `segkit train experiment=PRESET debug=fast` takes, as a Markdown table.
 
-    python scripts/bench_debug_fast.py [PRESET …] [-- trainer.threads=1 …]
+    python scripts/bench_debug_fast.py [--presets quickstart …] [-- trainer.threads=1 …]
 
 Each preset is a process of its own, from its imports to its report, on a phantom that it draws unless a preset before it has. Wall
 seconds want a quiet machine; seconds of the processor say more on a busy one, but with one thread only, as waiting threads spin.
@@ -20,15 +20,14 @@ from segkit.config.compose import groups
 
 
 def main() -> None:
-    presets = groups("train")["experiment"][1]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="*", metavar="PRESET", default=presets)
-    options, overrides = parser.parse_known_args()
-    more = [word for word in overrides if word != "--"]
+    parser.add_argument("--presets", nargs="*", default=groups("train")["experiment"][1])
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
     print("| preset | wall, s | processor, s |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for preset in options.presets:
-            wall, spent = seconds([f"experiment={preset}", "debug=fast", f"output_dir={folder}", *more])
+            wall, spent = seconds([f"experiment={preset}", "debug=fast", f"output_dir={folder}", *options.overrides])
             print(f"| `{preset}` | {wall:.1f} | {spent:.1f} |", flush=True)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,10 @@ def commands(text: str) -> list[str]:
     return [line for line in lines if line.startswith("segkit ")]
 
 
-COMMAND_LINES = sorted({line for text in PAGES.values() for line in commands(text)})
+def front_page_first(found: Callable[[str], Iterable[str]]) -> list[Any]:
+    """What is found in README, and as slow cases what is found in guides alone."""
+    first = set(found(PAGES["README"]))
+    return [*sorted(first), *(pytest.param(one, marks=pytest.mark.slow) for one in sorted(set(found(TEXT)) - first))]
 
 
 def test_the_front_page_is_short() -> None:
@@ -40,7 +45,7 @@ def test_the_front_page_is_short() -> None:
     assert len(PAGES["README"].splitlines()) <= 200
 
 
-@pytest.mark.parametrize("line", COMMAND_LINES)
+@pytest.mark.parametrize("line", front_page_first(commands))
 def test_a_documented_command_composes(line: str, tmp_path: Path) -> None:
     """`mine` and `heads` are presets that the pages have the reader write with `segkit plan`."""
     for name in ("mine", "heads"):
@@ -58,10 +63,11 @@ def test_a_documented_command_composes(line: str, tmp_path: Path) -> None:
     compose.check(command, [word for word in words if word != "-m"], [tmp_path], multirun=multirun)
 
 
-INLINE = sorted(set(re.findall(r"`'?((?:\w+=\w+ )?\+?[a-z]\w*(?:\.\w+)+=[^`]*?)'?`", TEXT)))
+def inline(text: str) -> list[str]:
+    return re.findall(r"`'?((?:\w+=\w+ )?\+?[a-z]\w*(?:\.\w+)+=[^`]*?)'?`", text)
 
 
-@pytest.mark.parametrize("override", INLINE)
+@pytest.mark.parametrize("override", front_page_first(inline))
 def test_a_key_in_a_sentence_exists(override: str) -> None:
     """`split.path=FILE` and the like, which stand outside of the shell blocks."""
     words = shlex.split(override.replace("…", ""))

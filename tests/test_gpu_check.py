@@ -37,6 +37,7 @@ def test_every_check_runs_on_a_processor(tmp_path: Path, bare: dict[str, str], a
         assert line.startswith(tuple(rows)), line
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path, bare: dict[str, str]) -> None:
     hidden = {**bare, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True, env=hidden)

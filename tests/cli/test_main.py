@@ -56,6 +56,7 @@ def test_mistakes_end_in_one_plain_message_without_torch(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_typo_in_a_sweep_is_found_before_the_first_job(tmp_path: Path) -> None:
     done = segkit("train", "-m", "model=unet,unett", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 2

@@ -28,8 +28,11 @@ from segkit.training.run_folder import RunFolder
 from segkit.training.trainer import build_trainer
 
 GROUPS = sorted(compose.groups("train").items())
-OPTIONS = [f"{group}={name}" for group, (_, names) in GROUPS if group != "hparams_search" for name in names]
-SEARCHES = [pytest.param(f"hparams_search={name}", marks=pytest.mark.slow) for name in dict(GROUPS)["hparams_search"][1]]
+ELSEWHERE = ("data", "experiment", "hparams_search", "model")
+"""Groups whose options have tests of their own."""
+OPTIONS = [
+    pytest.param(f"{group}={name}", marks=[pytest.mark.slow] * (group in ELSEWHERE)) for group, (_, names) in GROUPS for name in names
+]
 
 
 def metadata_of(cfg: Train) -> Metadata:
@@ -41,7 +44,7 @@ def metadata_of(cfg: Train) -> Metadata:
     return Metadata(cfg.model_dump(mode="json"), labels, 1, 255, [0.5], [0.2], split, "", "", False, "32", {}, dims=dims)
 
 
-@pytest.mark.parametrize("option", [*OPTIONS, *SEARCHES])
+@pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_builds_what_it_names(option: str, tmp_path: Path) -> None:
     small = [] if option.startswith(("model", "experiment", "hparams_search")) else ["model.widths=[8,16]"]
     if option == "logger=comet":

@@ -25,7 +25,7 @@ from tests.conftest import QUICK
 SOURCES = sorted(file.stem for file in (compose.CONF / "data").glob("*.yaml") if not file.name.startswith("_"))
 N = {"decathlon": 4, "nnunet": 4, "brats": 4}
 """Volumes; of all others twelve images."""
-TRAINED = ("coco", "decathlon", "dicom", "folder")
+TRAINED = ("decathlon", "dicom")
 """By the fast tests."""
 SMALL = (
     *QUICK,

@@ -25,6 +25,7 @@ def run(segkit_in: Cli, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_of_the_guide_makes_the_same_mask_without_segkit(trained: Path, segkit_in: Cli, tmp_path: Path) -> None:
     """Noise stands in for the validation images of a checkpoint that has been shared."""
     run(segkit_in, "share", f"ckpt={trained}", "output=shared")

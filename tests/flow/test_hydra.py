@@ -92,6 +92,7 @@ def test_own_folders_keys_and_callbacks(tmp_path: Path) -> None:
     assert "holds a run already;   choose another  hydra.run.dir=FOLDER,  or continue it with  resume=" in again.stderr
 
 
+@pytest.mark.slow
 def test_what_is_in_a_folder_is_not_deleted(tmp_path: Path) -> None:
     there = [tmp_path / name for name in ("logs/x/.hydra/config.yaml", "logs/x/checkpoints/epoch_3.ckpt", "logs/x/checkpoints/sub/a.ckpt",
              "sweeps/a/0/config.yaml", "sweeps/a/0/checkpoints/best.ckpt", "sweeps/a/1/config.yaml", "sweeps/a/1/metrics.csv")]  # fmt: skip

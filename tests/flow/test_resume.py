@@ -83,8 +83,9 @@ def _written(run: Path) -> int:
 
 @pytest.mark.parametrize(
     ("sign", "loading"),
-    [(signal.SIGINT, ("data.num_workers=1", "data.cache_gb=0.0")), pytest.param(signal.SIGTERM, (), marks=pytest.mark.slow)],
+    [(signal.SIGINT, ("data.num_workers=1", "data.cache_gb=0.0")), (signal.SIGTERM, ())],
 )
+@pytest.mark.slow
 def test_ctrl_c_writes_a_checkpoint_names_the_command_and_resumes(
     sign: signal.Signals, loading: tuple[str, ...], uninterrupted: Path, tmp_path: Path
 ) -> None:

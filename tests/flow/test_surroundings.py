@@ -99,7 +99,7 @@ def test_output_in_a_read_only_folder_is_refused_at_once(command: tuple[str, ...
 def test_the_config_of_a_command_is_never_replaced(segkit_in: Cli, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text("defaults: [_self_]\nlr: 0.1\n")
-    done = segkit_in("train", *QUICK)
+    done = segkit_in("train", *QUICK, "--cfg", "job")
     assert done.returncode == 0, done.stderr
     note = f"segkit train: note: {tmp_path / 'conf'} holds train.yaml of another program, which segkit leaves out"
     assert only_line(done.stderr) == note
@@ -129,6 +129,7 @@ def test_workers_hand_over_no_more_than_half_of_the_shared_memory(
     assert n * ahead * batch_bytes <= free / 2
 
 
+@pytest.mark.slow
 def test_without_shared_memory_the_training_loads_by_itself(segkit_in: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "SHARED_MEMORY", tmp_path / "missing")
     done = segkit_in("train", *QUICK, "data.num_workers=2", "data.cache_gb=0")
@@ -297,6 +298,7 @@ def test_a_run_is_alive_whatever_happens_to_the_clock(tmp_path: Path, monkeypatc
     assert not run.is_alive()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_host_says_how_to_resume_it(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "outputs/small/first"
     shutil.copytree(trained, run)

@@ -49,8 +49,9 @@ def test_tensorboard_has_scalars_pictures_and_hparams(trained: Path) -> None:
     assert any("_hparams_/session_start_info" in e.summary_metadata for e in events)
 
 
-def test_the_same_command_gives_the_same_result(trained: Path, tmp_path: Path) -> None:
-    done = run_segkit_process(tmp_path, "train", *SMALL, "run=again")
+@pytest.mark.parametrize("start", [run_segkit, pytest.param(run_segkit_process, marks=pytest.mark.slow)])
+def test_the_same_command_gives_the_same_result(start: Cli, trained: Path, tmp_path: Path) -> None:
+    done = start(tmp_path, "train", *SMALL, "run=again")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs/small/again/cases.csv").read_bytes() == (trained / "cases.csv").read_bytes()
 

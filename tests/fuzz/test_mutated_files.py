@@ -31,6 +31,7 @@ def bad(outcomes: list[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.verdict not in GOOD]
 
 
+@pytest.mark.slow
 def test_forty_damaged_files() -> None:
     outcomes = list(run(range(0, ALL, 26)))
     assert len(outcomes) == 39

@@ -45,7 +45,7 @@ def test_parameter_counts_are_the_published_ones(preset: str, channels: int) -> 
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[preset, channels]
 
 
-@pytest.mark.parametrize(("classes", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
+@pytest.mark.parametrize(("classes", "dtype"), [pytest.param(1, torch.float32, marks=pytest.mark.slow), (2, torch.bfloat16)])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_forward_and_backward_at_an_odd_size(preset: str, classes: int, dtype: torch.dtype) -> None:
     dims = 3 if preset == "unet_3d" else 2

@@ -167,6 +167,7 @@ def sweep_until_killed(folder: Path, space: Space) -> None:
     run_trials(study, job)
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, space: Space) -> None:
     context, kills = get_context("fork"), 0
     for i in range(8):
