@@ -119,7 +119,7 @@ def best_threshold_dice(case: Case, manifest: Manifest) -> float | None:
 
 
 VIEWS = [
-    ("uw_madison", "data.dims=3"),
+    pytest.param("uw_madison", "data.dims=3", marks=pytest.mark.slow),
     pytest.param("dicom", "data.dims=3", marks=pytest.mark.slow),
     pytest.param("lgg", "data.dims=3", marks=pytest.mark.slow),
     pytest.param("brats", "data.dims=2", marks=pytest.mark.slow),  # as decathlon, with regions

@@ -30,7 +30,7 @@ from tests.conftest import QUICK, run_segkit
 
 KEYS = (
     *("data=csv", "data.root=set", "data.batch_size=4", "preprocess.size=[32,48]", "model.widths=[4,8]", "name=small"),
-    *("optimizer.lr=2e-2", "trainer.max_epochs=10", "trainer.compile=false", "trainer.accelerator=cpu", "trainer.threads=1"),
+    *("optimizer.lr=4e-2", "trainer.max_epochs=5", "trainer.compile=false", "trainer.accelerator=cpu", "trainer.threads=1"),
     *QUICK,
     *("logger.tensorboard=false", "split=kfold", "split.n_folds=3"),
 )

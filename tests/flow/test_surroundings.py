@@ -273,6 +273,7 @@ def test_a_working_folder_that_is_deleted(tmp_path: Path) -> None:
 # a second process, and what a kill leaves
 
 
+@pytest.mark.slow
 def test_a_run_belongs_to_one_process(segkit_in: Cli, tmp_path: Path) -> None:
     """From its first moment on, when no status says yet that it is running."""
     run = tmp_path / "outputs/small/r"
