@@ -263,8 +263,6 @@ class TrainLoader(DataLoader[Sample]):
     def __init__(self, dataset: CaseDataset, sampler: EpochSampler, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=sampler, **options)
         self.position = sampler
-        self.in_thread = dataset.augmentation is None or dataset.augmentation.is_seeded
-        """Whether a batch may be made in a thread while the one before is trained; only where there are no workers."""
         self._done = 0
         self._resume: dict[str, int] = {}
 
@@ -273,8 +271,7 @@ class TrainLoader(DataLoader[Sample]):
         resumes_here = self._resume.get("epoch") == self.position.epoch
         self.position.skip = self._done = self._resume["batches"] if resumes_here else 0
         self._resume = {}
-        batches = super().__iter__()
-        for batch in batches if self.num_workers or not self.in_thread else fetched_ahead(batches):
+        for batch in super().__iter__():
             self._done += 1
             yield batch
 
@@ -283,15 +280,6 @@ class TrainLoader(DataLoader[Sample]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._resume = dict(state)
-
-
-def fetched_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each made in a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
 
 
 @contextmanager

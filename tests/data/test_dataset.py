@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -13,14 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.case import Case
-from segkit.data.dataset import CaseDataset, EpochSampler, Sample, TrainLoader, collate
+from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.io.images import ImageFile, MaskFile
 from segkit.data.labels import IGNORE, LabelMap
 from segkit.data.statistics import statistics_of
 from segkit.data.transforms.augment import Augmentation
 from segkit.data.transforms.intensity import Intensity, intensity_max, unit_scale
 from segkit.data.transforms.patches import Patches
-from segkit.system.errors import SegkitError
 from tests.data.transforms.test_geometry import Grid
 
 LABELS = LabelMap.of({0: "background", 255: "head"})
@@ -155,32 +153,3 @@ def test_patches_are_a_function_of_seed_epoch_and_index_too(cases: list[Case]) -
     assert first[0].image.shape == (1, 16, 24)
     assert [sample.index for sample in first[:10]] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
     assert not torch.equal(first[0].image, first[8].image)
-
-
-class Shifted(A.ImageOnlyTransform):
-    """A transform from elsewhere."""
-
-
-def test_batches_made_ahead_are_the_same(cases: list[Case]) -> None:
-    data = dataset(cases)
-
-    def batches(*, ahead: bool) -> list[Sample]:
-        loader = TrainLoader(data, EpochSampler(len(data), 2, seed=0), collate_fn=collate)
-        assert loader.in_thread
-        loader.in_thread = ahead
-        return list(loader)  # type: ignore[arg-type]
-
-    assert same(batches(ahead=True), batches(ahead=False))
-
-
-def test_a_transform_from_elsewhere_may_share_its_random_stream() -> None:
-    assert Augmentation(TRANSFORMS).is_seeded
-    assert not Augmentation({"own": {"_target_": f"{__name__}.Shifted"}}, allow=["tests"]).is_seeded
-
-
-def test_a_batch_that_cannot_be_made_ends_the_training(cases: list[Case]) -> None:
-    data = dataset(cases)
-    Path(str(cases[3].image.paths[0])).unlink()
-    loader = TrainLoader(data, EpochSampler(len(data), 2, seed=0, shuffle=False), collate_fn=collate)
-    with pytest.raises(SegkitError, match=r"3\.png"):
-        list(loader)

@@ -27,10 +27,7 @@ class Augmentation:
     """Random changes of a training image and its mask."""
 
     def __init__(self, transforms: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str] = ()) -> None:
-        built = [instantiate(node, allow=allow, training=True) for node in transforms.values() if node is not None]
-        self._compose = A.Compose(built)
-        self.is_seeded = all(type(one).__module__.startswith((A.__name__, "segkit.")) for one in built)
-        """Whether nothing draws from a random stream that others use as well; of transforms from elsewhere nobody knows."""
+        self._compose = A.Compose([instantiate(node, allow=allow, training=True) for node in transforms.values() if node is not None])
 
     def __call__(self, image: Array, mask: Array, key: tuple[int, ...]) -> tuple[Array, Array]:
         """Image (*S, C) uint8 or float32, mask (*S) or planes (K, *S); `key` is (seed, epoch, index).

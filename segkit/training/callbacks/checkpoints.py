@@ -34,7 +34,7 @@ from segkit.training.resuming import check_optimizers
 from segkit.training.run_folder import RunFolder
 from segkit.training.status import Interrupted, NonFinite
 
-SHARE = 0.02
+SHARE = 0.01
 """Of the time, at most, for last.ckpt at the ends of short epochs."""
 HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 """What `save_hyperparameters` of an own LightningModule or DataModule puts into a checkpoint."""
