@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._seconds / SHARE
+        return time.monotonic() - self._saved_at >= min(self._seconds / SHARE, self.every_seconds)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
