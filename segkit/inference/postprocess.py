@@ -201,9 +201,9 @@ def _with_class(mask: Array, labels: LabelMap, k: int, step: Step, pixel_mm: tup
     here = labels.plane(mask, k)
     if not here.any():
         return mask
-    after = step(here, pixel_mm)
+    after = np.asarray(step(here, pixel_mm), bool)
     if labels.mode == "binary":
-        return np.asarray(after, np.uint8)
+        return after.view(np.uint8)
     out = mask.copy()
     if labels.overlap:
         out[k] = after

@@ -30,7 +30,7 @@ from segkit.inference.export import runtime
 from segkit.inference.export.runtime import ExportedModel
 from segkit.inference.pipeline import FAILURES, Workers, attempt, batches
 from segkit.inference.postprocess import Decision, check_finite, restore
-from segkit.inference.sliding_window import AT_ONCE, sliding
+from segkit.inference.sliding_window import AT_ONCE, sliding, window_of
 from segkit.inference.tta import averaged, views
 from segkit.models.checkpoint import find, load_model
 from segkit.models.metadata import Metadata
@@ -299,11 +299,6 @@ def as_case(image: object) -> Case:
         raise SegkitError(f"predict takes the name of a file, a NumPy array or a Case, not {kind};   convert it with  numpy.asarray(IMAGE)")
     path = Path(image)
     return Case(path.stem, ImageFile(path))
-
-
-def window_of(config: Train) -> tuple[int, ...] | None:
-    """Size of the sliding window; None: whole images."""
-    return config.sampling.patch if config.inference.window == "auto" else config.inference.window
 
 
 def memory_order(model: M, channels_last: bool, dims: int) -> M:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segkit.config.schema import Train
 from segkit.data.labels import Array
 from segkit.models.sizes import box
 
@@ -21,6 +22,11 @@ AT_ONCE = 4
 """Windows per batch, where nothing else is asked for."""
 LARGE = 2**28
 """Number of probabilities from which on they are stored in half precision (three digits)."""
+
+
+def window_of(config: Train) -> Shape | None:
+    """Size of the sliding window; None: whole images."""
+    return config.sampling.patch if config.inference.window == "auto" else config.inference.window
 
 
 def sliding(network: Callable[[Tensor], Tensor], image: Tensor, window: Shape | None, overlap: float, at_once: int = AT_ONCE) -> Tensor:

@@ -26,8 +26,8 @@ from segkit.data.dataset import Batch, CaseDataset, as_batch
 from segkit.data.labels import Array
 from segkit.inference.evaluation import build_metrics
 from segkit.inference.postprocess import Decision, restore
-from segkit.inference.predictor import InMemory, window_of
-from segkit.inference.sliding_window import sliding
+from segkit.inference.predictor import InMemory
+from segkit.inference.sliding_window import sliding, window_of
 from segkit.losses import WeightedLoss
 from segkit.metrics import CaseMetric
 from segkit.metrics.base import known_as

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.data.labels import LabelMap
+from segkit.data.labels import Array, LabelMap
 from segkit.inference.postprocess import (
     FillHoles,
     FitEllipse,
@@ -111,3 +111,19 @@ def test_a_class_that_is_not_there_is_refused() -> None:
         check_classes([], PLANES, {"c": 0.3})
     with pytest.raises(SegkitError, match="the likeliest of exclusive classes is taken"):
         check_classes([], TWO, 0.3)
+
+
+class Numbers:
+    """A step that returns numbers where it should return bool."""
+
+    classes = None
+
+    def __call__(self, mask: Array, pixel_mm: tuple[float, ...]) -> Array:
+        return np.where(mask, 255, 0)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_a_step_of_numbers_makes_class_indices_all_the_same(names: list[str]) -> None:
+    labels = LabelMap.of(dict(enumerate(["background", *names])))
+    mask = np.eye(6, dtype=np.uint8) * len(names)
+    assert np.array_equal(postprocess(mask, labels, [Numbers()]), mask)

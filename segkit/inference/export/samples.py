@@ -15,7 +15,8 @@ from segkit.data.labels import Array, LabelMap
 from segkit.inference.evaluation import validation_cases
 from segkit.inference.examples import evenly
 from segkit.inference.inputs import cases_of, of_files
-from segkit.inference.predictor import CheckpointPredictor, window_of
+from segkit.inference.predictor import CheckpointPredictor
+from segkit.inference.sliding_window import window_of
 from segkit.models.sizes import box
 from segkit.system.errors import SegkitError, first_line
 

@@ -68,7 +68,7 @@ class RunningTrial:
 
 
 class Pruning(L.Callback):
-    """Raises `Pruned` at the end of an epoch, once its checkpoint and its row are written; must come after those callbacks.
+    """Raises `Pruned` at the end of an epoch, once its row is written, and before its checkpoint is: Lightning runs `Checkpoint`s last.
 
     The first process asks the pruner, and all stop together. The last epoch is not pruned: there is nothing left to save.
     """
