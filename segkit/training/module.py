@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -24,6 +24,7 @@ from segkit.data.case import Case
 from segkit.data.datamodule import SegmentationData
 from segkit.data.dataset import Batch, CaseDataset, as_batch
 from segkit.data.labels import Array
+from segkit.data.transforms.geometry import Step
 from segkit.inference.evaluation import build_metrics
 from segkit.inference.postprocess import Decision, restore
 from segkit.inference.predictor import InMemory
@@ -40,8 +41,9 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import Precision
 from segkit.training import torchmetrics
 from segkit.training.building import build_loss, build_parts, check_monitor, make_metadata
-from segkit.training.distributed import all_gather, is_distributed
+from segkit.training.distributed import is_distributed
 from segkit.training.optim import build_scheduler, fused, keep_frozen, parameter_groups, planned_steps
+from segkit.training.scoring import Beside, EvaluatedCase, gather, leaves_cores_idle, not_finite
 
 NOWHERE = InMemory(np.zeros((1, 1), np.uint8))
 """The image of a case of which nothing but a batch is known."""
@@ -49,16 +51,6 @@ NOWHERE = InMemory(np.zeros((1, 1), np.uint8))
 
 CLIPPING_EPSILON = 1e-6
 """`torch.nn.utils.clip_grad_norm_` adds it to the norm."""
-
-
-@dataclass(frozen=True)
-class EvaluatedCase:
-    """A validation case: its losses by name, and its rows of the case table."""
-
-    losses: dict[str, float]
-    rows: list[Row]
-    is_finite: bool = True
-    """Whether its probabilities are finite."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -85,6 +77,9 @@ class SegmentationModule(L.LightningModule):
         self.torchmetrics = torchmetrics.build(config.metric.torchmetrics, self.labels, config.allow_targets)
         self.evaluated: dict[int, EvaluatedCase] = {}
         """By index. Two processes may have evaluated the same case."""
+        self.scoring = Beside(has_thread=False)
+        self.watchers: list[Callable[[int, list[Row], Array], None]] = []
+        """Get index, rows and mask (on the original grid) of each case of the next validation, one after the other, maybe in a thread."""
         self.seen = 0
         """Samples of an own DataModule that this process has evaluated."""
         self.gradient_norm: Tensor | None = None
@@ -176,30 +171,30 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Use the buffers of the first process, which are the ones that are saved: batch norm differs between processes."""
         self.evaluated, self.seen = {}, 0
+        self.scoring = Beside(leaves_cores_idle(self.device.type, self.trainer.num_devices))
         if is_distributed():
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
-        """Evaluate a batch; returns index -> mask on the original grid."""
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Predict a batch; its cases are scored while the device computes the next one."""
         batch = self.numbered(as_batch(batch))
         logits, probs = self.predicted(batch.image)
-        masks = {}
         is_finite = np.isfinite(probs.reshape(len(probs), -1).sum(axis=1))  # of numbers in 0..1
         for i, index in enumerate(batch.indices):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
-            with self.trainer.profiler.profile("metrics"):  # type: ignore[attr-defined]
-                masks[index], rows = self.evaluate_case(index, probs[i], batch, i)
             values = {name: float(value) for name, value in losses.items()}
-            self.evaluated[index] = EvaluatedCase(values, rows, bool(is_finite[i]))
+            mask = batch.mask[i].cpu().numpy() if self.dataset is None else None
+            steps = batch.steps[i] if batch.steps else ()
+            with self.trainer.profiler.profile("metrics"):  # type: ignore[attr-defined]
+                self.scoring.do(partial(self.score, index, values, bool(is_finite[i]), probs[i], steps, mask))
         if len(self.torchmetrics):
             torchmetrics.log(self, self.torchmetrics, activate(logits, self.model.mode), batch.mask, self.labels)
-        return masks
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[int, Array]:  # type: ignore[override]
-        return self.validation_step(batch, batch_idx)
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Array]:
         """Masks by case id, on the original grid: class indices (*S), or planes (K, *S) where classes overlap."""
@@ -237,15 +232,19 @@ class SegmentationModule(L.LightningModule):
         dataset = self.dataset
         return Case(str(index), NOWHERE) if dataset is None else dataset.cases[index]
 
-    def evaluate_case(self, index: int, probs: Array, batch: Batch, i: int) -> tuple[Array, list[Row]]:
-        """The mask of sample `i` of a batch, from probabilities (C, *s) on the network's grid, and its rows of the table."""
+    def score(
+        self, index: int, losses: dict[str, float], is_finite: bool, probs: Array, steps: Sequence[Step], reference: Array | None
+    ) -> None:
+        """Score a case from its probabilities (C, *s) on the network's grid; `reference`: its mask, where no data set has it."""
         dataset, case = self.dataset, self.case(index)
-        target = batch.mask[i].cpu().numpy() if dataset is None else dataset.reference(index)
-        steps = batch.steps[i] if batch.steps else ()
+        target = dataset.reference(index) if reference is None and dataset is not None else np.asarray(reference)
         on_grid = restore(probs, steps, self.labels)
         self.calibration.add(on_grid, target, self.labels)
         mask = self.decide(on_grid, case.pixel_mm)
-        return mask, evaluate_case(mask, target, self.labels, case, self.metrics, "val")
+        rows = evaluate_case(mask, target, self.labels, case, self.metrics, "val")
+        self.evaluated[index] = EvaluatedCase(losses, rows, is_finite)
+        for watch in self.watchers:
+            watch(index, rows, mask)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all cases, the same on every process."""
@@ -269,6 +268,8 @@ class SegmentationModule(L.LightningModule):
 
     def log_means(self, subset: str) -> None:
         """Log losses and statistics of the evaluated cases under `subset/`."""
+        self.scoring.wait()
+        self.scoring, self.watchers = Beside(has_thread=False), []
         cases = gather(self.evaluated)
         self.not_finite = tuple(not_finite(cases))
         for name in cases[0].losses:
@@ -331,18 +332,3 @@ class SegmentationModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.plateau_state = checkpoint.get("plateau")
-
-
-def not_finite(cases: Iterable[EvaluatedCase]) -> Iterator[str]:
-    """The probabilities and losses of validation cases that are NaN or infinite, in words."""
-    for case in cases:
-        name = case.rows[0].case
-        if not case.is_finite:
-            yield f"probabilities of case {name}"
-        yield from (f"{part} of case {name}" for part, value in case.losses.items() if not math.isfinite(value))
-
-
-def gather(mine: dict[int, EvaluatedCase]) -> list[EvaluatedCase]:
-    """The cases of all processes in the order of the validation set, each once."""
-    cases = {index: case for share in all_gather(mine) for index, case in share.items()}
-    return [cases[index] for index in sorted(cases)]

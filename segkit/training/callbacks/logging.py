@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from segkit.data.dataset import CaseDataset
+from segkit.data.labels import Array
 from segkit.data.overlays import Panel, panel, sample_grid
+from segkit.metrics.table import Row
 from segkit.system.files import write_text_atomic
 from segkit.system.progress import console
 from segkit.training.callbacks.finite import learning_rate
@@ -119,19 +122,19 @@ class Pictures(L.Callback):
         self.every_n_epochs, self.n_images = every_n_epochs, n_images
         self._panels: dict[int, Panel] = {}
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
-        """`outputs` comes from the validation step: index -> mask on the original grid."""
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._panels = {}
         dataset = getattr(getattr(trainer, "datamodule", None), "val", None)
         if not isinstance(pl_module, SegmentationModule) or not isinstance(dataset, CaseDataset):
             return
-        if not self._due(trainer) or trainer.sanity_checking:
-            return
-        labels = dataset.labels
-        for index, mask in outputs.items():
-            if index < self.n_images * trainer.world_size:  # the cases are dealt out in turn: the first process draws n_images
-                case = dataset.cases[index]
-                target = labels.planes(dataset.reference(index))
-                self._panels[index] = panel(case.image.read(), labels.planes(mask), target, case.id)
+        if self._due(trainer) and not trainer.sanity_checking:
+            n = self.n_images * trainer.world_size  # the cases are dealt out in turn: the first process draws n_images
+            pl_module.watchers.append(partial(self._watch, dataset, n))
+
+    def _watch(self, dataset: CaseDataset, n: int, index: int, rows: list[Row], mask: Array) -> None:
+        if index < n:
+            case, labels = dataset.cases[index], dataset.labels
+            self._panels[index] = panel(case.image.read(), labels.planes(mask), labels.planes(dataset.reference(index)), case.id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         panels = [self._panels[i] for i in sorted(self._panels)]

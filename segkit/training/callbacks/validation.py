@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import lightning as L
 import numpy as np
@@ -19,8 +19,9 @@ from segkit.training.callbacks.logging import EpochTable
 from segkit.training.distributed import all_gather
 from segkit.training.hparams import best_so_far
 from segkit.training.media import log_histogram, log_image, log_precision_recall
-from segkit.training.module import SegmentationModule, gather
+from segkit.training.module import SegmentationModule
 from segkit.training.report import charts
+from segkit.training.scoring import gather
 
 ByCase = dict[int, tuple[float, Array]]
 """Index -> score and mask."""
@@ -44,13 +45,12 @@ class ValidationCurves(L.Callback):
         self._worst = {}
         if isinstance(pl_module, SegmentationModule) and trainer.loggers and self._is_due(trainer):
             pl_module.calibration = Calibration.of(pl_module.labels.classes)
+            pl_module.watchers.append(self._watch)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        """`outputs` comes from the validation step: index -> mask on the original grid."""
-        if isinstance(pl_module, SegmentationModule) and pl_module.calibration.counts:
-            scored = {index: (score_of(pl_module.evaluated[index].rows), mask) for index, mask in outputs.items()}
-            known = {index: one for index, one in {**self._worst, **scored}.items() if not math.isnan(one[0])}
-            self._worst = dict(sorted(known.items(), key=lambda item: (item[1][0], item[0]))[: self.n_worst])
+    def _watch(self, index: int, rows: list[Row], mask: Array) -> None:
+        if not math.isnan(score := score_of(rows)):
+            self._worst[index] = score, mask
+            self._worst = dict(sorted(self._worst.items(), key=lambda item: (item[1][0], item[0]))[: self.n_worst])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, SegmentationModule) or not pl_module.calibration.counts:
