@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := set(options.presets) - set(PRESETS):
+        parser.error(f"no preset {', '.join(unknown)}; there are {', '.join(PRESETS)}")
     if options.measure:
         print(json.dumps(measure(options.presets[0], options.checkpointing)))
         return

@@ -216,7 +216,9 @@ def _unknown_key(command: str, override: Override, cfg: DictConfig, groups: dict
             return None  # Hydra knows better
         if not isinstance(plain, dict):
             holds = "null" if plain is None else repr(plain)
-            return Problem(".".join(parts), f"{'.'.join(parts[:depth])} has no keys: it is {holds}")
+            section, inner = ".".join(parts[:depth]), ".".join(parts[depth:])
+            fix = f"  '{section}={{{inner}: {override.get_value_element_as_str()}}}'" if plain is None and depth == len(parts) - 1 else ""
+            return Problem(".".join(parts), f"{section} has no keys: it is {holds}", f"set them together:{fix}" if fix else "")
         keys = {str(key): key for key in plain}
         if part not in keys:
             return _missing(command, str(override.input_line), parts, depth, plain, tree, groups)  # type: ignore[arg-type]

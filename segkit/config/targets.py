@@ -174,7 +174,7 @@ def descends(target: Any, base: str, allow: Sequence[str] = ()) -> bool:
     return any(f"{cls.__module__}.{cls.__qualname__}" == base for cls in getattr(found, "__mro__", ()))
 
 
-def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), training: bool = False, **supplied: Any) -> Any:
+def instantiate(node: Mapping[str, Any], section: str = "", *, allow: Sequence[str] = (), training: bool = False, **supplied: Any) -> Any:
     """Build what a node names: `target(*_args_, **keywords of the node, **supplied)`, nested nodes first.
 
     With `_partial_: true` the result is a `functools.partial`, unless there are `supplied` keywords: these complete it, so it is called.
@@ -182,6 +182,7 @@ def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), training:
 
     Args:
         node: `_target_` and its keywords.
+        section: Where the config has it, for messages.
         allow: The user's own packages that may be named.
         training: Whether only training needs it: functions, and more packages, may be named.
         **supplied: Further keywords.
@@ -204,7 +205,7 @@ def instantiate(node: Mapping[str, Any], *, allow: Sequence[str] = (), training:
     except Exception as error:
         if is_own(target, allow) and not isinstance(error, TypeError | ValueError):
             raise  # the traceback shows the user where
-        raise SegkitError(f"{target}: {refusal(error, keywords)}") from error
+        raise SegkitError(f"{section and section + ': '}{target}: {refusal(error, keywords)}") from error
 
 
 def refusal(error: Exception, keywords: Mapping[str, Any]) -> str:

@@ -59,12 +59,13 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path, ne
     A prediction needs no masks; sources that pair files by name then list images that have none.
     """
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
-    source = instantiate(data.source, allow=allow, root=root)
-    exclude = Exclude(tuple(data.exclude))
+    source = instantiate(data.source, "data.source", allow=allow, root=root)
+    exclude, is_there = Exclude(tuple(data.exclude)), True
     if isinstance(source, Source):
         source.is_excluded, source.needs_masks = exclude, needs_masks
+        is_there = source.root_exists()
     try:
-        listed = [_as_stored(case) if data.exif == "stored" else case for case in source.cases()]
+        listed = [_as_stored(case) if data.exif == "stored" else case for case in source.cases()] if is_there else []
     except OSError as error:
         raise SegkitError(f"{root} cannot be listed: {error}") from error
     problems: list[Problem] = list(source.problems)

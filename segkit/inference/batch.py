@@ -93,7 +93,7 @@ def predict_items(
     begin()
     keep_freed_memory(of_images=True)
     tables.begin(output, part, options.overwrite)
-    todo = [item for item in items if options.overwrite or item.name not in known or not is_done(item, output, predictor.labels, writers)]
+    todo = [item for item in items if options.overwrite or item.name not in known or not is_done(item, predictor, output, options, writers)]
     problems: list[Problem] = []
     with (
         closing_tables(table, writers),  # also when interrupted: the masks that exist are skipped next time
@@ -137,8 +137,16 @@ def _refusal(writer: Writer, items: Sequence[InputItem]) -> str:
     return next((reason for item in items if (reason := writer.refuses(item))), "")
 
 
-def is_done(item: InputItem, output: Path, labels: LabelMap, writers: Sequence[Writer]) -> bool:
-    return all(is_written(part, labels) for part in item.files(output)) and all(writer.is_done(item) for writer in writers)
+def is_done(item: InputItem, predictor: Predictor, output: Path, options: OutputOptions, writers: Sequence[Writer]) -> bool:
+    """Whether an earlier prediction wrote all that is asked for."""
+    has_extras = all(path.is_file() for path, wanted in extras_of(item, output, options) if wanted)
+    has_masks = all(is_written(part, predictor.labels) for part in item.files(output))
+    return has_extras and has_masks and all(writer.is_done(item) for writer in writers)
+
+
+def extras_of(item: InputItem, output: Path, options: OutputOptions) -> tuple[tuple[Path, bool], tuple[Path, bool]]:
+    """The files of probabilities and of the overlay, and whether each is wanted."""
+    return (output / f"{item.name}_probabilities.npz", options.probabilities), (output / f"{item.name}_overlay.png", options.overlays)
 
 
 def problem_of(item: InputItem, error: Exception, output: Path) -> Problem:
@@ -244,12 +252,16 @@ def whole(found: Iterable[tuple[Piece, Prediction | Exception]], options: Output
 def write_whole(predictor: Predictor, one: Whole, output: Path, options: OutputOptions, writers: Sequence[Writer]) -> list[Row]:
     """Write the files of an item; return its rows in the table of sizes. The mask comes last: where it exists, all else does."""
     labels, item, mask, orient = predictor.labels, one.item, one.mask, predictor.config.data.source.get("orient", "LPS")
+    (probabilities, _), (overlay, _) = extras = extras_of(item, output, options)
+    for path, wanted in extras:
+        if not wanted and options.overwrite:
+            path.unlink(missing_ok=True)  # of the mask that was there
     if one.probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
-        write_probabilities(output / f"{item.name}_probabilities.npz", one.probs, names)
+        write_probabilities(probabilities, one.probs, names)
     if one.image is not None:
         shown = panel(one.image, labels.planes(mask))
-        write_png(output / f"{item.name}_overlay.png", outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
+        write_png(overlay, outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))
     for writer in writers:
         writer.write(item, mask)
     for part, of_part in zip(item.files(output), item.split(mask, labels.overlap), strict=True):

@@ -146,7 +146,7 @@ def match_labels(data: LabelMap, trained: LabelMap) -> LabelMap:
 
 
 def build_metrics(nodes: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str]) -> dict[str, Any]:
-    return {name: instantiate(node, allow=allow) for name, node in nodes.items() if node is not None}
+    return {name: instantiate(node, f"metric.cases.{name}", allow=allow) for name, node in nodes.items() if node is not None}
 
 
 def evaluate_cases(

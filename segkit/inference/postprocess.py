@@ -76,7 +76,8 @@ class Decision:
 
     @classmethod
     def of(cls, config: Inference, labels: LabelMap, allow: Sequence[str]) -> Decision:
-        steps = tuple(instantiate(node, allow=allow) for node in config.postprocess.values() if node is not None)
+        nodes = {name: node for name, node in config.postprocess.items() if node is not None}
+        steps = tuple(instantiate(node, f"inference.postprocess.{name}", allow=allow) for name, node in nodes.items())
         check_classes(steps, labels, config.threshold)
         return cls(labels, config.threshold, steps)
 

@@ -92,7 +92,7 @@ class Calibration:
 
         Args:
             probs: (C, *S) in [0, 1], the background first where classes exclude each other and there are several.
-            target: (*S) class indices, or (K, *S) planes where classes overlap; 255 is not counted.
+            target: (*S) class indices, or (K, *S) planes where classes overlap; 255 is not counted, nor is a probability of NaN.
             labels: Classes of both. Probabilities of another number of classes, or of another grid, are left out.
                 Nothing is counted of no class.
         """
@@ -102,9 +102,10 @@ class Calibration:
         for k, (name, of_class) in enumerate(zip(labels.classes, probs[-len(labels.classes) :], strict=True)):
             plane = target[k] if labels.overlap else target
             step = slice(None, None, max(1, plane.size // MOST_PIXELS))
-            known = plane.reshape(-1)[step] != IGNORE
+            sample = of_class.reshape(-1)[step]
+            known = (plane.reshape(-1)[step] != IGNORE) & np.isfinite(sample)
             truth = labels.plane(target, k).reshape(-1)[step][known]
-            self.counts[name].add(of_class.reshape(-1)[step][known].astype(np.float64), truth)
+            self.counts[name].add(sample[known].astype(np.float64), truth)
 
     def to_csv(self, path: Path) -> None:
         """One row a class and bin that holds pixels."""

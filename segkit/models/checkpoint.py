@@ -60,7 +60,7 @@ def build_network(node: Mapping[str, Any], allow: Sequence[str], in_channels: in
         supplied["dims"] = dims
     elif dims == 3:
         raise SegkitError(f"model._target_ = {target} has no dims: it is for images;   use  model=unet  or  data.dims=2")
-    network = instantiate({key: value for key, value in node.items() if key != "weights"}, allow=allow, **supplied)
+    network = instantiate({key: value for key, value in node.items() if key != "weights"}, "model", allow=allow, **supplied)
     if not isinstance(network, nn.Module):
         raise SegkitError(f"model._target_ = {target} does not build a torch.nn.Module")
     return network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,6 +29,9 @@ from segkit.system.errors import SegkitError, nearest
 from segkit.system.progress import console
 from segkit.training.checks import check_size, check_weights
 from segkit.training.optim import freeze
+
+UNCHECKED = ("epoch", "step", "lr-")
+"""What Lightning itself offers a checkpoint to monitor, or a monitor of the rate logs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,23 @@ def check_monitor(cfg: Train, metrics: Mapping[str, CaseMetric]) -> None:
     if known_as(cfg.metric.monitor.split("/")[0], measured) not in measured:
         hint = nearest(cfg.metric.monitor, measured) or f"available: {', '.join(measured)}"
         raise SegkitError(f"metric.monitor={cfg.metric.monitor} is not measured;   {hint}")
+    check_other_monitors(cfg, measured)
+
+
+def check_other_monitors(cfg: Train, measured: Sequence[str]) -> None:
+    """Raise SegkitError if the scheduler or a callback waits for a number that is not logged; a callback of the user's may log more."""
+    callbacks = {f"callbacks.{name}": node for name, node in cfg.callbacks.items() if node}
+    if cfg.trainer.callbacks or not all(str(node["_target_"]).startswith(("segkit.", "lightning.")) for node in callbacks.values()):
+        return
+    parts = [f"loss_{name}" for name, node in cfg.loss.parts.items() if node is not None]
+    logged = [*(f"val/{name}" for name in (*measured, *parts)), *(f"train/{name}" for name in ("loss", *parts, "lr"))]
+    monitors = {f"{key}.monitor": str(node["monitor"]) for key, node in callbacks.items() if node.get("monitor")}
+    if cfg.scheduler.monitor:
+        monitors["scheduler.monitor"] = f"val/{cfg.scheduler.monitor.removeprefix('val/')}"
+    for key, monitor in monitors.items():
+        if known_as("/".join(monitor.split("/")[:2]), logged) not in logged and not monitor.startswith(UNCHECKED):
+            hint = nearest(monitor, logged) or f"logged are {', '.join(logged)}"
+            raise SegkitError(f"{key}={monitor} is not logged;   {hint}")
 
 
 def build_loss(cfg: Train, labels: LabelMap, training: bool = True) -> WeightedLoss:
@@ -98,7 +118,8 @@ def build_loss(cfg: Train, labels: LabelMap, training: bool = True) -> WeightedL
     for name, node in cfg.loss.parts.items():
         if node is not None:
             taken = keywords_of(str(node["_target_"]), cfg.allow_targets, training)
-            part = instantiate(node, allow=cfg.allow_targets, training=training, **{key: known[key] for key in known if key in taken})
+            more = {key: known[key] for key in known if key in taken}
+            part = instantiate(node, f"loss.parts.{name}", allow=cfg.allow_targets, training=training, **more)
             parts[name] = part if "mode" in taken else IgnoreGuard(part, name)
     for name in cfg.loss.weights:
         if name not in cfg.loss.parts:

@@ -76,7 +76,7 @@ def build_logger(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder,
     more: dict[str, Any] = {CONTINUES[kind]: identity} if identity and kind in CONTINUES else {}
     purges = kind == "TensorBoardLogger" or "purge_step" in keywords_of(str(node["_target_"]), cfg.allow_targets, training=True)
     more |= {"purge_step": global_step + 1} if global_step and purges else {}
-    built = instantiate({**usual(kind, given, cfg, run), **given, **more}, allow=cfg.allow_targets, training=True)
+    built = instantiate({**usual(kind, given, cfg, run), **given, **more}, f"logger.{name}", allow=cfg.allow_targets, training=True)
     if not isinstance(built, Logger):
         raise SegkitError(f"logger.{name}: {node['_target_']} is no lightning.pytorch.loggers.Logger")
     if isinstance(built, loggers.WandbLogger):

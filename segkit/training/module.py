@@ -114,6 +114,7 @@ class SegmentationModule(L.LightningModule):
         groups = parameter_groups(self.model.network, float(cfg.optimizer.get("lr", 0)), cfg.lr_scales or {}, cfg.lr_layer_decay)
         built: Optimizer = instantiate(
             cfg.optimizer,
+            "optimizer",
             allow=cfg.allow_targets,
             training=True,
             params=groups,

@@ -118,7 +118,7 @@ def build_scheduler(
 def named_scheduler(optimizer: Optimizer, cfg: Scheduler, metric: Metric, allow: Sequence[str]) -> LRScheduler | ReduceLROnPlateau:
     """A scheduler by its class."""
     node = scheduler_node(cfg, metric, allow)
-    built = instantiate(node, allow=allow, training=True, optimizer=optimizer)
+    built = instantiate(node, "scheduler", allow=allow, training=True, optimizer=optimizer)
     if not isinstance(built, LRScheduler | ReduceLROnPlateau):
         raise SegkitError(f"scheduler: {node['_target_']} is no scheduler of torch.optim.lr_scheduler")
     return built

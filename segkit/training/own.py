@@ -41,7 +41,7 @@ def is_own_module(cfg: Train) -> bool:
 def build_datamodule(cfg: Train) -> L.LightningDataModule:
     """Build the DataModule that `data` names. Raises SegkitError where it is none, or has no loader that a training needs."""
     node = {**cfg.data.options, "_target_": cfg.data.target}
-    data = instantiate(node, allow=cfg.allow_targets, training=True)
+    data = instantiate(node, "data", allow=cfg.allow_targets, training=True)
     if not isinstance(data, L.LightningDataModule):
         raise SegkitError(f"data._target_ = {cfg.data.target} builds no LightningDataModule")
     for loader in ("train_dataloader", "val_dataloader", *(["test_dataloader"] if cfg.test else [])):
@@ -145,7 +145,7 @@ def build_module(cfg: Train, parts: Parts | None) -> L.LightningModule:
     target, planned = str(cfg.module["_target_"]), PlannedSchedule(cfg)
     offered = {**offered_parts(parts), "optimizer": optimizer_of(cfg), "scheduler": planned, "config": cfg}
     taken = [name for name in keywords_of(target, cfg.allow_targets, training=True) if name in offered and name not in cfg.module]
-    module = instantiate(cfg.module, allow=cfg.allow_targets, training=True, **{name: offered[name] for name in taken})
+    module = instantiate(cfg.module, "module", allow=cfg.allow_targets, training=True, **{name: offered[name] for name in taken})
     if not isinstance(module, L.LightningModule):
         raise SegkitError(f"module._target_ = {target} builds no LightningModule")
     if cfg.test and type(module).test_step is L.LightningModule.test_step:
@@ -176,7 +176,7 @@ def optimizer_of(cfg: Train) -> Callable[..., Optimizer]:
     """`optimizer(params)`: the one that the config names, as Hydra's `_partial_` would have it."""
 
     def build(params: Any) -> Optimizer:
-        built: Optimizer = instantiate(cfg.optimizer, allow=cfg.allow_targets, training=True, params=params)
+        built: Optimizer = instantiate(cfg.optimizer, "optimizer", allow=cfg.allow_targets, training=True, params=params)
         return built
 
     return build

@@ -90,6 +90,7 @@ class EpochProfiler(Profiler):
             console.print(table, crop=False, no_wrap=True, overflow="ignore")
             if self.folder is not None:
                 write_csv_atomic(self.folder / TABLE, rows(self.epochs))
+                console.print(f"each epoch {self.folder / TABLE}", markup=False)
         self.epochs = []
 
 

@@ -27,7 +27,8 @@ def build_one(name: str, node: Mapping[str, Any], labels: LabelMap, allow: Seque
     known: dict[str, Any] = {"task": labels.mode, "num_classes": n if labels.overlap else n + 1, "num_labels": n}
     known |= {"ignore_index": IGNORE, "input_format": "index"}
     taken = keywords_of(str(node["_target_"]), allow, training=True)
-    metric = instantiate(node, allow=allow, training=True, **{key: known[key] for key in known if key in taken and key not in node})
+    more = {key: known[key] for key in known if key in taken and key not in node}
+    metric = instantiate(node, f"metric.torchmetrics.{name}", allow=allow, training=True, **more)
     if not isinstance(metric, Metric):
         raise SegkitError(f"metric.torchmetrics.{name}: {node['_target_']} builds no torchmetrics.Metric")
     return metric

@@ -215,6 +215,9 @@ def announce(run: RunFolder, cfg: Train, experiment: Experiment, hardware: Hardw
     console.print(f"hardware   {hardware}")
     if prepared is None:
         return
+    asked, n = cfg.data.images_per_step, len(prepared.split.train) // hardware.world
+    if asked > n > 0 and not cfg.sampling.patch:
+        console.print(f"note       data.batch_size={cfg.data.batch_size} is more than there are cases to train: {n} a step")
     for note in prepared.notes:
         console.print(f"note       {note.where}: {note.what}")
     for line in mirrored(cfg, prepared.manifest.labels):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from segkit.models import checkpoint
-from tests.conftest import SMALL, Cli
+from tests.conftest import PLAIN, SMALL, Cli
 
 NET = '''
 from pathlib import Path
@@ -101,6 +101,18 @@ def test_a_rate_that_is_far_too_high_stops_at_the_first_loss_that_is_nan(segkit_
     assert "optimizer.lr=1e+14" in again
     assert "trainer.gradient_clip_val=1" in again
     assert status(tmp_path / "outputs/small/r")["state"] == "failed"
+
+
+def test_a_validation_that_is_nan_names_the_case_where_its_curves_are_drawn_as_well(segkit_in: Cli, tmp_path: Path) -> None:
+    """debug=fast, with curves: one step that spoils the weights, and no further one that would find it out."""
+    keys = ("optimizer.lr=1e15", "trainer.gradient_clip_val=null", "trainer.precision=32", "debug=fast")
+    done = segkit_in("train", *PLAIN, *keys, "report=false", "callbacks.pictures=null", "run=r")
+    assert done.returncode == 1
+    assert "not finite in the validation of epoch 0" in done.stderr
+    assert "Traceback" not in done.stderr
+    skipped = segkit_in("train", *PLAIN, *keys, "report=false", "trainer.on_nonfinite=skip", "run=s")
+    assert "Traceback" not in skipped.stderr
+    assert "warning    probabilities of case" in skipped.stdout
 
 
 @pytest.mark.slow

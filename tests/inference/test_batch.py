@@ -103,6 +103,25 @@ def test_every_image_has_a_line_in_the_table_of_sizes_and_a_picture_where_it_is_
     assert all((scans / "masks" / f"{i}_overlay.png").is_file() for i in range(3))
 
 
+def test_overlays_of_masks_that_are_there_are_made_and_those_of_overwritten_masks_go(trained: Path, scans: Path) -> None:
+    predictor, items = segkit.load(trained, "cpu"), of_files(str(scans / "scans"), scans / "masks")
+    extras = [scans / "masks" / f"{i}_{kind}" for i in range(3) for kind in ("overlay.png", "probabilities.npz")]
+
+    def done(**options: bool) -> tuple[int, int]:
+        result = predict_items(predictor, items, scans / "masks", OutputOptions(**options))
+        return result.written, result.skipped
+
+    assert done() == (3, 0)
+    assert done() == (0, 3)
+    assert done(overlays=True, probabilities=True) == (3, 0)
+    assert all(path.is_file() for path in extras)
+    assert done(overlays=True, probabilities=True) == (0, 3)
+    assert done() == (0, 3)
+    assert all(path.is_file() for path in extras)
+    assert done(overwrite=True) == (3, 0)
+    assert not any(path.exists() for path in extras)
+
+
 def test_what_a_killed_prediction_did_not_come_to_write_into_the_table_is_done_again(trained: Path, scans: Path) -> None:
     predictor = segkit.load(trained, "cpu")
     predicted(predictor, scans)

@@ -33,6 +33,19 @@ def test_probabilities_that_tell_the_truth_lie_on_the_diagonal_and_others_do_not
     assert boasting.counts["a"].expected_error > 0.15
 
 
+def test_probabilities_that_are_nan_are_not_counted() -> None:
+    probs, target = drawn()
+    probs[:, 10:20] = np.nan
+    found, expected = Calibration.of(TWO.classes), Calibration.of(TWO.classes)
+    found.add(probs, target, TWO)
+    target[10:20] = 255
+    expected.add(np.nan_to_num(probs), target, TWO)
+    for name, counts in expected.counts.items():
+        assert np.array_equal(found.counts[name].n, counts.n)
+        assert np.array_equal(found.counts[name].positive, counts.positive)
+        assert np.array_equal(found.counts[name].total, counts.total)
+
+
 def test_precision_and_recall_are_those_of_the_pixels() -> None:
     probs, target = drawn(1)
     found = Calibration.of(TWO.classes)

@@ -7,6 +7,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from segkit.training.callbacks.averaging import WeightAveraging, ema_with_warmup
+from tests.conftest import SMALL, Cli
 
 
 def test_the_mean_follows_the_closed_form() -> None:
@@ -43,3 +44,12 @@ def test_an_update_every_few_steps_keeps_what_so_many_updates_would() -> None:
     callback = WeightAveraging(0.9, every)
     assert [step for step in range(9) if callback.should_update(step)] == [0, 4, 8]
     assert not callback.should_update(epoch_idx=3)
+
+
+def test_a_mean_that_is_never_updated_is_a_warning(segkit_in: Cli) -> None:
+    """Three steps an epoch, two epochs."""
+    keys = ("callbacks.weight_averaging.decay=0.9", "callbacks.weight_averaging.update_every_n_steps")
+    rare, often = (segkit_in("train", *SMALL, keys[0], f"{keys[1]}={n}", f"run=r{n}") for n in (6, 5))
+    assert "averaging  the running mean of the weights is validated and kept: decay 0.9, updated every 6 steps" in rare.stdout
+    assert f"{keys[1]}=6, of 6 steps in all" in rare.stdout
+    assert "steps in all" not in often.stdout

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from segkit.config.compose import compose
 from segkit.config.schema import Train
+from segkit.inference.evaluation import build_metrics
 from segkit.system.errors import SegkitError
+from segkit.training.building import check_monitor
 from segkit.training.checks import check_sense
-from tests.conftest import QUICK, Cli
+from segkit.training.train import train
+from tests.conftest import QUICK, SMALL, Cli
 
 PLATEAU = "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
 
@@ -36,6 +40,64 @@ def test_a_combination_without_sense_names_the_key(overrides: list[str], words: 
     sound = compose("train")
     assert isinstance(sound, Train)
     check_sense(sound)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            ("callbacks.early_stopping.monitor=val/dcie", "callbacks.early_stopping.mode=max", "callbacks.early_stopping.patience=3"),
+            "callbacks.early_stopping.monitor=val/dcie is not logged;   did you mean val/dice?",
+        ),
+        (
+            (
+                "callbacks.model_checkpoint.monitor=train/los",
+                "callbacks.model_checkpoint.mode=min",
+                "callbacks.model_checkpoint.save_top_k=2",
+            ),
+            "callbacks.model_checkpoint.monitor=train/los is not logged;   did you mean train/loss?",
+        ),
+        (("scheduler=plateau", "+scheduler.monitor=val/dcie"), "scheduler.monitor=val/dcie is not logged;   did you mean val/dice?"),
+        (("metric.monitor=dcie",), "metric.monitor=dcie is not measured;   did you mean dice?"),
+    ],
+)
+def test_a_monitor_that_is_not_logged_is_named_before_the_run_folder_is_made(keys: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    cfg = compose("train", [*SMALL, f"output_dir={tmp_path}", *keys])
+    assert isinstance(cfg, Train)
+    with pytest.raises(SegkitError, match=re.escape(words)):
+        train(cfg)
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("callbacks.early_stopping.monitor=val/dice_present", "callbacks.early_stopping.mode=max"),
+        ("callbacks.early_stopping.monitor=val/loss_ce", "callbacks.early_stopping.mode=min"),
+        ("callbacks.model_checkpoint.monitor=train/loss", "callbacks.model_checkpoint.save_top_k=1", "callbacks.model_checkpoint.mode=min"),
+        ("callbacks.model_checkpoint.monitor=epoch", "callbacks.model_checkpoint.save_top_k=1", "callbacks.model_checkpoint.mode=max"),
+    ],
+)
+def test_a_monitor_that_is_logged_is_taken(keys: tuple[str, ...]) -> None:
+    cfg = compose("train", [*SMALL, *keys])
+    assert isinstance(cfg, Train)
+    check_monitor(cfg, build_metrics(cfg.metric.cases, ()))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (("optimizer.lr=-1",), "optimizer: torch.optim.AdamW: Invalid learning rate"),
+        (("model.widths=[]",), "model: segkit.models.UNet: widths needs"),
+        (("model.dropout=3",), "model: segkit.models.UNet: dropout"),
+    ],
+)
+def test_a_value_that_a_class_refuses_names_its_section(keys: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    cfg = compose("train", [*SMALL, f"output_dir={tmp_path}", *keys])
+    assert isinstance(cfg, Train)
+    with pytest.raises(SegkitError, match=words):
+        train(cfg)
+    assert not (tmp_path / "small").exists()
 
 
 FEW = (

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
@@ -86,6 +87,15 @@ class Source(ABC):
             plain = self.problems[first].what.removesuffix(f" (the same in {more} more)")
             self.problems[first] = replace(self.problems[first], what=f"{plain} (the same in {more + 1} more)")
         self._warned[kind] = (first, more + 1)
+
+    def root_exists(self) -> bool:
+        """Whether root exists; reported, with a folder of nearly that name, where it does not."""
+        if self.root.exists():
+            return True
+        beside = [child.name for child in self.root.parent.iterdir() if child.is_dir()] if self.root.parent.is_dir() else []
+        near = get_close_matches(self.root.name, beside, n=1)
+        self.report(self.root, "no such folder", override("data.root", str(self.root.parent / near[0]) if near else "FOLDER"))
+        return False
 
     def report_root(self, what: str, pattern: str, holds: str, where: Path | None = None) -> None:
         """Report that root is not the folder it should be, naming a folder in it that is, by what lies in that one."""

@@ -28,7 +28,7 @@ from segkit.data.phantoms import dicom as phantom
 from segkit.data.sources.base import Source, Unusable
 from segkit.data.sources.files import all_files
 from segkit.system.files import natural
-from segkit.system.shell import argument
+from segkit.system.shell import argument, override
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps (2023)
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -82,7 +82,7 @@ class Dicom(Source):
     def _scanned(self) -> tuple[list[tuple[Path, Dataset]], list[Annotation]]:
         """Read the headers of images, and the annotations."""
         if not self.root.is_dir():
-            self.report(self.root, "no such folder", "name the folder as data.root=...")
+            self.report(self.root, "is a file; a folder of DICOM files is needed", override("data.root", str(self.root.parent)))
             return [], []
         files = [path for path in all_files(self.root) if dicom.claims_to_be_dicom(path)]
         with ThreadPoolExecutor(THREADS) as pool:

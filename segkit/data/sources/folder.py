@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -83,7 +82,8 @@ class Folder(Source):
         self.check_choice("missing_masks", missing_masks, ("error", "skip"))
 
     def cases(self) -> Iterator[Case]:
-        if not self._root_exists():
+        if not self.root.is_dir():
+            self.report(self.root, "is a file; a folder of images is needed", override("data.root", str(self.root.parent)))
             return
         rules = self._rules()
         if rules is None:
@@ -246,14 +246,6 @@ class Folder(Source):
             what = f"{len(unread)} files of a kind that is not read are left out, e.g. {self.shown(unread[0])}"
             fix = f"save them as PNG or NIfTI (DICOM: data=dicom), or  {override('data.source.ignore', '*' + unread[0].suffix)}"
             self.report(self.root, what, fix, "warning")
-
-    def _root_exists(self) -> bool:
-        if self.root.is_dir():
-            return True
-        beside = [child.name for child in self.root.parent.iterdir() if child.is_dir()] if self.root.parent.is_dir() else []
-        near = get_close_matches(self.root.name, beside, n=1)
-        self.report(self.root, "no such folder", override("data.root", str(self.root.parent / near[0]) if near else "FOLDER"))
-        return False
 
     def _subfolders(self) -> list[Path]:
         return [path for pattern in ("*", "*/*") for path in sorted(self.root.glob(pattern)) if path.is_dir()]

@@ -27,7 +27,8 @@ class Augmentation:
     """Random changes of a training image and its mask."""
 
     def __init__(self, transforms: Mapping[str, Mapping[str, Any] | None], allow: Sequence[str] = ()) -> None:
-        self._compose = A.Compose([instantiate(node, allow=allow, training=True) for node in transforms.values() if node is not None])
+        nodes = {f"augment.transforms.{name}": node for name, node in transforms.items() if node is not None}
+        self._compose = A.Compose([instantiate(node, key, allow=allow, training=True) for key, node in nodes.items()])
 
     def __call__(self, image: Array, mask: Array, key: tuple[int, ...]) -> tuple[Array, Array]:
         """Image (*S, C) uint8 or float32, mask (*S) or planes (K, *S); `key` is (seed, epoch, index).

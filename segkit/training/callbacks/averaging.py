@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
+import lightning as L
 import torch
 from lightning.pytorch import callbacks
 from pydantic import Field
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from segkit.system.progress import console
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
@@ -25,7 +28,16 @@ class WeightAveraging(callbacks.WeightAveraging):
         self, decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99, update_every_n_steps: Annotated[int, Field(gt=0)] = 1
     ) -> None:
         super().__init__(multi_avg_fn=ema_with_warmup(decay or 0.0, update_every_n_steps))
-        self.update_every_n_steps = update_every_n_steps
+        self.decay, self.update_every_n_steps = decay or 0.0, update_every_n_steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps, every = trainer.estimated_stepping_batches, self.update_every_n_steps
+        updates = "" if every == 1 else f", updated every {every} steps"
+        console.print(f"averaging  the running mean of the weights is validated and kept: decay {self.decay:g}{updates}")
+        if every >= steps > 1:
+            key = "callbacks.weight_averaging.update_every_n_steps"
+            what = f"{key}={every}, of {steps} steps in all: the mean stays at the weights of the first one;   use a smaller number"
+            console.print(f"warning    {what}", style="yellow", markup=False)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None and step_idx % self.update_every_n_steps == 0

@@ -68,7 +68,7 @@ def named_callbacks(cfg: Train, run: RunFolder) -> list[L.Callback]:
 
 def named_callback(name: str, node: Mapping[str, Any], cfg: Train, run: RunFolder) -> L.Callback:
     node = with_folder(("callbacks", name), in_folder(monitoring(node, cfg), run.path), cfg.allow_targets, str(run.best.parent))
-    built = instantiate(node, allow=cfg.allow_targets, training=True)
+    built = instantiate(node, f"callbacks.{name}", allow=cfg.allow_targets, training=True)
     if not isinstance(built, L.Callback):
         raise SegkitError(f"callbacks.{name}: {node['_target_']} is no lightning.Callback")
     return built

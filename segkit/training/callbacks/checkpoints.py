@@ -239,6 +239,8 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
     def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = super()._monitor_candidates(trainer)
         known = known_as(str(self.monitor), found)
+        if self.monitor is not None and known not in found and trainer.fit_loop.epoch_loop.val_loop._has_run:
+            raise SegkitError(not_logged(self.monitor, trainer.lightning_module, found, "callbacks.model_checkpoint.monitor"))
         return {**found, str(self.monitor): found[known]} if known in found else found
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
@@ -276,21 +278,24 @@ class EarlyStopping(callbacks.EarlyStopping):
     def state_key(self) -> str:
         return f"StopEarly{ {'monitor': self.named, 'mode': self.mode} }"  # as earlier checkpoints have it
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
         self.monitor = known_as(self.named, trainer.callback_metrics)
-        super().on_validation_end(trainer, pl_module)
+        if self.monitor not in trainer.callback_metrics and self.strict and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            key = "callbacks.early_stopping.monitor"
+            raise SegkitError(not_logged(self.named, trainer.lightning_module, trainer.callback_metrics, key))
+        super()._run_early_stopping_check(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
-def not_logged(monitor: str, module: L.LightningModule, logged: Mapping[str, Any]) -> str:
+def not_logged(monitor: str, module: L.LightningModule, logged: Mapping[str, Any], key: str = "metric.monitor") -> str:
     """Why a score is missing, and what to type."""
     name, names = monitor.removeprefix("val/"), [key.removeprefix("val/") for key in logged]
-    others = nearest(name, names, "metric.monitor=") or f"it logs {', '.join(logged) or 'nothing'}"
-    fix = f";   add  metric.monitor={names[-1]}" if names else ""
-    return f"metric.monitor={name} is not logged by the validation of {type(module).__name__}: {others}{fix}"
+    others = nearest(name, names, f"{key}=") or f"it logs {', '.join(logged) or 'nothing'}"
+    fix = f";   add  {key}={names[-1]}" if names else ""
+    return f"{key}={name} is not logged by the validation of {type(module).__name__}: {others}{fix}"
 
 
 def can_save(trainer: L.Trainer) -> bool:

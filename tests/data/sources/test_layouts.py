@@ -14,6 +14,8 @@ import pytest
 import tifffile
 
 from segkit.config import schema
+from segkit.config.compose import compose
+from segkit.config.groups import CONF
 from segkit.data.case import Case
 from segkit.data.io.base import ReadError
 from segkit.data.manifest import find
@@ -158,10 +160,17 @@ def test_a_root_one_folder_too_high_is_reported(tmp_path: Path) -> None:
     assert [p.fix for p in problems] == [f"data.root={tmp_path / 'data'}"]
 
 
-def test_a_missing_root_and_an_empty_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", sorted(path.stem for path in (CONF / "data").glob("[!_]*.yaml")))
+def test_a_missing_root_is_one_problem_of_every_layout(layout: str, tmp_path: Path) -> None:
     (tmp_path / "heads").mkdir()
-    _, problems = listed(Folder(tmp_path / "haeds"))
-    assert (problems[0].what, problems[0].fix) == ("no such folder", f"data.root={tmp_path / 'heads'}")
+    cfg = compose("train", [f"data={layout}", f"data.root={tmp_path / 'haeds'}"])
+    assert isinstance(cfg, schema.Train)
+    (problem,) = find(cfg.data, 0, (), tmp_path).problems
+    assert (problem.where, problem.what, problem.fix) == (str(tmp_path / "haeds"), "no such folder", f"data.root={tmp_path / 'heads'}")
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
     (tmp_path / "heads" / "images").mkdir()
     (tmp_path / "heads" / "masks").mkdir()
     _, problems = listed(Folder(tmp_path / "heads"))
