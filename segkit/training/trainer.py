@@ -35,7 +35,8 @@ from segkit.system.errors import SegkitError, first_line, nearest
 from segkit.system.hardware import Hardware, missing_for_compilation, numbered
 from segkit.system.progress import console
 from segkit.training.callbacks.build import build_callbacks, named_callback
-from segkit.training.callbacks.checkpoints import AtomicCheckpointIO, Interruption
+from segkit.training.callbacks.checkpoints import Interruption
+from segkit.training.checkpoint_io import AtomicCheckpointIO
 from segkit.training.loggers import build_logger, build_loggers
 from segkit.training.profiler import EpochProfiler
 from segkit.training.run_folder import RunFolder

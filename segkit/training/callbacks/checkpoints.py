@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -17,65 +18,30 @@ from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from pydantic import Field
 
 from segkit.metrics.base import known_as
-from segkit.models import checkpoint
 from segkit.system.errors import SegkitError, nearest
 from segkit.system.files import atomic_path
 from segkit.system.progress import console
 from segkit.training.callbacks.ending import ends_here
 from segkit.training.callbacks.finite import NonFiniteGuard
+from segkit.training.checkpoint_io import AtomicCheckpointIO
 from segkit.training.module import SegmentationModule
 from segkit.training.resuming import check_optimizers
-from segkit.training.run_folder import RunFolder
 from segkit.training.status import Interrupted, NonFinite
 
 SHARE = 0.01
-"""Of the time, at most, for last.ckpt at the ends of short epochs."""
-HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
-"""What `save_hyperparameters` of an own LightningModule or DataModule puts into a checkpoint."""
-
-
-def plain_part(node: Any) -> Any:
-    """A mapping without the objects in it, such as a network or an optimizer: a file with code in it would never be opened again."""
-    return {key: value for key, value in node.items() if is_plain(value)} if isinstance(node, dict) else node
-
-
-def is_plain(value: Any) -> bool:
-    if isinstance(value, dict | list | tuple):
-        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Read and write Lightning's checkpoints: atomically, and with `weights_only=True`."""
-
-    restoring: Path | None = None
-    """The file, from the reading of a checkpoint to the first step after it."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
-
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        self.run.check_exists()
-        plain = {key: plain_part(checkpoint_[key]) for key in HYPER_PARAMETERS if key in checkpoint_}
-        checkpoint.save({**checkpoint_, **plain}, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        self.restoring = Path(path)
-        return checkpoint.read(self.restoring)
+"""Of the time, at most, for checkpoints at the ends of short epochs."""
 
 
 class Checkpoints(Checkpoint):
     """last.ckpt at the end of an epoch and every few minutes inside one; best.ckpt where the monitored metric improves.
 
-    Epochs of a second or two are not all worth a file: last.ckpt waits until its writing takes less than `SHARE` of the time.
-
-    best.ckpt is written before last.ckpt: killed between the two, the epoch is repeated and finds the same best again.
+    Short epochs are not all worth a file: both wait until writing takes less than `SHARE` of the time, the best one in memory. best.ckpt is
+    written before last.ckpt: killed between the two, or before both, the epochs are repeated and find the same best again.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, every_minutes: float, guard: NonFiniteGuard) -> None:
@@ -118,7 +84,9 @@ class Checkpoints(Checkpoint):
                 self.save_best(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._improved:
+        if self._improved and self._can_wait(trainer):
+            self._hold_best(trainer)
+        elif self._improved:
             self.save_best(trainer)
             if trainer.is_global_zero:
                 with atomic_path(self.last) as temporary:
@@ -130,6 +98,11 @@ class Checkpoints(Checkpoint):
     def is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= min(self._seconds / SHARE, self.every_seconds)
 
+    def _can_wait(self, trainer: L.Trainer) -> bool:
+        """Of the first process, which alone writes."""
+        is_ours = isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        return is_ours and not (ends_here(trainer) or self.is_asked or self.is_due)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if can_save(trainer) and on_any_process(trainer, time.monotonic() - self._saved_at > self.every_seconds):
             self.save_last(trainer)
@@ -138,7 +111,22 @@ class Checkpoints(Checkpoint):
         self._improved = False
         self._save(trainer, self.best)
 
+    def _hold_best(self, trainer: L.Trainer) -> None:
+        self._improved = False
+        self.guard.check_weights(trainer, trainer.lightning_module)
+        io = trainer.strategy.checkpoint_io
+        io.is_holding = True  # type: ignore[attr-defined]
+        try:
+            trainer.save_checkpoint(self.best)
+        finally:
+            io.is_holding = False  # type: ignore[attr-defined]
+
+    def write_held(self, trainer: L.Trainer) -> None:
+        if isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            trainer.strategy.checkpoint_io.write_held()
+
     def save_last(self, trainer: L.Trainer) -> None:
+        self.write_held(trainer)
         self._save(trainer, self.last)
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
@@ -148,7 +136,12 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         self._seconds, self.saved_step = self._saved_at - start, trainer.global_step
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        with suppress(SegkitError, OSError):  # the exception is what counts
+            self.write_held(trainer)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.write_held(trainer)
         if self._n_missing and self.best_score is None:
             what = f"metric.monitor={self.monitor.removeprefix('val/')} had no value in any validation ({self._n_missing})"
             raise NonFinite(f"{what}, so no checkpoint is the best;   monitor another metric, such as  metric.monitor=loss metric.mode=min")

@@ -85,7 +85,7 @@ class NonFiniteGuard(L.Callback):
         finite = torch.stack([step.is_finite for step in steps]).tolist() if steps else []
         bad = [step for step, is_finite in zip(steps, finite, strict=True) if not is_finite]
         self._n_steps, self._n_skipped = self._n_steps + len(steps), self._n_skipped + len(bad)
-        self.report([str(step) for step in bad[:1]], "skipped    ")
+        self.report([str(step) for step in bad[:1]], "skipped    ", of_step=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.check_steps()
@@ -111,18 +111,18 @@ class NonFiniteGuard(L.Callback):
 
     # --- what is said -------------------------------------------------------------------------------------------------
 
-    def report(self, mine: Sequence[str], word: str) -> None:
-        """Stop all processes together, or with `skip` print a line."""
+    def report(self, mine: Sequence[str], word: str, of_step: bool = False) -> None:
+        """Stop all processes together, or with `skip` print a line. `of_step`: it can be left out."""
         problems = [problem for of_process in all_gather(list(mine)) for problem in of_process]
         if not problems:
             return
         if not self.skips:
-            raise NonFinite(self.message(problems[0]))
+            raise NonFinite(self.message(problems[0], of_step))
         console.print(f"{word}{problems[0]}", markup=False)
 
-    def message(self, problem: str) -> str:
+    def message(self, problem: str, of_step: bool = False) -> str:
         resume = self.run.how_to_resume(self.cfg.allow_targets)
-        skip = "" if self.skips else f"\n  or leave such steps out:  {resume} trainer.on_nonfinite=skip"
+        skip = "" if self.skips or not of_step else f"\n  or leave such steps out:  {resume} trainer.on_nonfinite=skip"
         if not self.run.last.exists():
             return f"{problem};   no checkpoint yet, so start again with\n  {self.gentler()}{skip}"
         saved = checkpoint.read(self.run.last)
