@@ -70,7 +70,7 @@ def test_all_mistakes_are_reported_together() -> None:
         ("+optimizer.params=3", "optimizer.params", "leave it out"),
         ("augment.transforms.flip.p=often", "augment.transforms.flip.p", "needs a number, got 'often'"),
         ("augment.transforms.new={_target_: x}", "augment.transforms.new", "add it with  +augment.transforms.new="),
-        ("data.labels.x=3", "data.labels.x", "data.labels has no keys: it is null; set them together:  'data.labels={x: 3}'"),
+        ("data.labels.x=3", "data.labels.x", "data.labels has no keys: it is null;   set them together:  'data.labels={x: 3}'"),
         ("preprocess.size=[0,256]", "preprocess.size.0", "needs more than 0, got 0"),
         ("preprocess.size=[256]", "preprocess.size", "needs a list of at least 2, got [256]"),
         ("data.num_workers=-1", "data.num_workers", "needs auto or at least 0, got -1"),
