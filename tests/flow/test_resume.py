@@ -16,8 +16,9 @@ import torch
 
 from tests.conftest import SMALL, Cli, run_segkit
 
-LONG = (*SMALL, "data.phantom_n=40", "trainer.max_epochs=6", "callbacks.checkpoint.every_minutes=0.003", "model.dropout=0.2")
-"""Checkpoints about every second step, so that kills meet them being written; dropout, so that random streams matter."""
+LONG = (*SMALL, "data.phantom_n=40", "trainer.max_epochs=40", "callbacks.checkpoint.every_minutes=0.003", "model.dropout=0.2")
+"""Checkpoints about every second step, so that kills meet them being written; dropout, so that random streams matter. Epochs enough for
+five kills, of which each comes after a few on a fast machine."""
 
 
 def start(cwd: Path, *args: str) -> subprocess.Popen[str]:
@@ -138,7 +139,7 @@ ODD_WAYS = {
 def test_a_killed_training_resumes_in_odd_ways_of_training_too(keys: tuple[str, ...], tmp_path: Path) -> None:
     """Checkpoints are written between optimizer steps' gatherings, never inside one, and the plateau's memory is in them;
     patches and their weights are a function of seed, epoch and index."""
-    options = (*LONG, *keys)
+    options = (*LONG, "trainer.max_epochs=8", *keys)
     done = run_segkit(tmp_path, "train", *options, "run=whole")
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "outputs/small/r"
