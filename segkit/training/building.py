@@ -93,9 +93,10 @@ def check_monitor(cfg: Train, metrics: Mapping[str, CaseMetric]) -> None:
 
 
 def check_other_monitors(cfg: Train, measured: Sequence[str]) -> None:
-    """Raise SegkitError if the scheduler or a callback waits for a number that is not logged; a callback of the user's may log more."""
+    """Raise SegkitError if the scheduler or a callback waits for a number that is not logged; an own module or callback may log more."""
     callbacks = {f"callbacks.{name}": node for name, node in cfg.callbacks.items() if node}
-    if cfg.trainer.callbacks or not all(str(node["_target_"]).startswith(("segkit.", "lightning.")) for node in callbacks.values()):
+    are_known = all(str(node["_target_"]).startswith(("segkit.", "lightning.")) for node in callbacks.values())
+    if cfg.module or cfg.trainer.callbacks or not are_known:
         return
     parts = [f"loss_{name}" for name, node in cfg.loss.parts.items() if node is not None]
     logged = [*(f"val/{name}" for name in (*measured, *parts)), *(f"train/{name}" for name in ("loss", *parts, "lr"))]

@@ -84,6 +84,15 @@ def test_a_monitor_that_is_logged_is_taken(keys: tuple[str, ...]) -> None:
     check_monitor(cfg, build_metrics(cfg.metric.cases, ()))
 
 
+def test_what_an_own_module_logs_beside_is_not_known() -> None:
+    cfg = compose("train", [*SMALL, "callbacks.early_stopping.monitor=val/mine", "callbacks.early_stopping.mode=max"])
+    assert isinstance(cfg, Train)
+    metrics = build_metrics(cfg.metric.cases, ())
+    with pytest.raises(SegkitError, match="val/mine is not logged"):
+        check_monitor(cfg, metrics)
+    check_monitor(cfg.model_copy(update={"module": {"_target_": "mine.Descends"}}), metrics)
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

@@ -109,6 +109,17 @@ def test_a_monitor_that_is_not_logged_is_found_before_the_training(project: Path
     assert not list(project.glob("outputs/digits/*/metrics.csv"))
 
 
+@pytest.mark.parametrize(
+    "callback", ["callbacks.early_stopping", "callbacks.model_checkpoint"], ids=lambda name: str(name).removeprefix("callbacks.")
+)
+def test_a_callback_that_waits_for_a_number_that_is_not_logged_is_one_line(callback: str, project: Path) -> None:
+    on = {"callbacks.early_stopping": "patience=3", "callbacks.model_checkpoint": "save_top_k=2"}[callback]
+    result = run_segkit(project, "train", *OWN, f"{callback}.monitor=val/ac", f"{callback}.mode=max", f"{callback}.{on}", "run=r")
+    assert result.returncode == 2
+    assert f"{callback}.monitor=ac is not logged by the validation of DigitsLitModule" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.slow
 def test_a_monitor_under_any_name(project: Path) -> None:
     result = run_segkit(project, "train", *OWN, "module.log_as=val_acc", "+module.log_as=val_acc", "metric.monitor=val_acc", "run=r")
