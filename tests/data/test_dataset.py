@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ def test_unit_scale() -> None:
     stretched = unit_scale(np.array([[[-1000.0], [3000.0]]], np.float32))
     assert (stretched.min(), stretched.max()) == (0.0, 1.0)
     assert not np.isnan(unit_scale(np.array([[[np.nan], [3.0]]], np.float32))).any()
+
+
+def test_transforms_are_drawn_independently_of_each_other() -> None:
+    """With random streams of the same seed, an image would be mirrored along all axes or along none."""
+    vertical = {"_target_": "albumentations.VerticalFlip", "p": 0.5}
+    nested = {"_target_": "albumentations.Sequential", "transforms": [{"_target_": "albumentations.Transpose", "p": 0.5}], "p": 1.0}
+    augmentation = Augmentation({"flip": TRANSFORMS["flip"], "vertical": vertical, "nested": nested})
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)  # of which each of the eight combinations is another one
+    n = 800
+    seen = Counter(augmentation(image, image[..., 0], (0, 0, i))[0].tobytes() for i in range(n))
+    assert len(seen) == 8
+    expected = n / 8
+    assert all(abs(count - expected) < 4 * expected**0.5 for count in seen.values())
 
 
 def test_the_slices_of_a_volume_are_augmented_alike() -> None:

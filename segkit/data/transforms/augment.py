@@ -1,8 +1,9 @@
 """Augmentation as a function of (seed, epoch, index). The only file that touches albumentations.
 
 Left alone, albumentations' workers all draw the same random stream and repeat it every epoch, whatever Lightning seeds.
-Setting the seed from (seed, epoch, index) before each sample (about 80 us) makes the result independent of workers,
-processes, order and crashes.
+New generators from (seed, epoch, index) for each sample make the result independent of workers, processes, order and crashes.
+All transforms draw from the same two, one after the other: `Compose.set_random_seed` gives each a copy of its own, so that they
+all draw the same numbers, and one of p=0.2 is applied only where those of p=0.5 are as well.
 
 Volumes go through the same transforms: a 2-D one does the same to every slice, so that slices stay in place.
 """
@@ -10,6 +11,7 @@ Volumes go through the same transforms: a 2-D one does the same to every slice, 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +37,8 @@ class Augmentation:
 
         What was in 0..1 stays there.
         """
-        self._compose.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        seeds = np.random.SeedSequence(key)
+        self._compose.set_random_state(np.random.default_rng(seeds), random.Random(int(seeds.generate_state(1)[0])))
         has_planes = mask.ndim == image.ndim
         planes = np.ascontiguousarray(np.moveaxis(mask, 0, -1) if has_planes else mask)
         in_unit = image.dtype != np.uint8 and float(image.min()) >= 0 and float(image.max()) <= 1
