@@ -33,7 +33,7 @@ from segkit.training.module import SegmentationModule
 from segkit.training.resuming import check_optimizers
 from segkit.training.status import Interrupted, NonFinite
 
-SHARE = 0.01
+SHARE = 0.005
 """Of the time, at most, for checkpoints at the ends of short epochs."""
 
 
