@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from segkit.system.errors import Problem, ProblemsFound
 
 KEY, FOLD = "folds", "split.fold"
 LEVEL_AND_WIDTH = "level L and width W are [L-W/2, L+W/2]"
+NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
+"""Keys of an optimizer."""
 BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
 """Keys with a number for each axis."""
 
@@ -17,7 +20,15 @@ BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
 def check_ranges(container: Mapping[str, Any]) -> list[Problem]:
     """What is wrong between the keys of a training's config, each of which may be right by itself."""
     preprocess = _section(container, "preprocess")
-    return [*_window(preprocess), *_percentiles(preprocess), *_axes(container), *_tags(container)]
+    return [*_window(preprocess), *_percentiles(preprocess), *_axes(container), *_tags(container), *_rates(container)]
+
+
+def _rates(container: Mapping[str, Any]) -> list[Problem]:
+    """No optimizer takes less than 0, but each says so only when it is built: in a sweep after the trials before it."""
+    optimizer = _section(container, "optimizer")
+    given = {f"optimizer.{name}": optimizer.get(name) for name in NOT_NEGATIVE}
+    negative = {key: value for key, value in given.items() if isinstance(value, int | float) and value < 0 and math.isfinite(value)}
+    return [Problem(key, f"needs at least 0, got {value:g}", f"add  {key}={-value:g}") for key, value in negative.items()]
 
 
 def _tags(container: Mapping[str, Any]) -> list[Problem]:

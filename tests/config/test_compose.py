@@ -129,6 +129,10 @@ def test_own_presets_are_of_the_kind_that_they_set(user: Path) -> None:
 def test_swept_values_are_tried_before_the_first_job() -> None:
     found = complaints("train", "model=unet,unet_light,smp,unett", "seed=1,abc", "data.batch_size=range(0,5)", multirun=True)
     assert set(found) == {"model", "seed", "data.batch_size"}
+    assert set(complaints("train", "optimizer.lr=1e-3,-1e-3", "optimizer.weight_decay=interval(-1,0)", multirun=True)) == {
+        "optimizer.lr",
+        "optimizer.weight_decay",
+    }
     assert set(complaints("train", "optimizer.lr=0.1,abc", "augment.transforms.flip.p=0.5,y", multirun=True)) == {
         "optimizer.lr",
         "augment.transforms.flip.p",

@@ -26,6 +26,8 @@ REFUSED = {
     ("data.dims=3", "preprocess.size=[64,64]"): "has 2 numbers, but data.dims=3 has slices, rows and columns",
     ("data.dims=3", "preprocess.spacing_mm=[1,1]"): "has 2 numbers, but data.dims=3",
     ("inference.window=[8,64,64]",): "has 3 numbers, but data.dims=2",
+    ("optimizer.lr=-1e-3",): "needs at least 0, got -0.001",
+    ("optimizer=sgd", "optimizer.momentum=-0.9"): "needs at least 0, got -0.9",
 }
 WITHOUT_ADVICE = {
     ("preprocess.scale=percentiles", "preprocess.percentiles=[-1,99]"): "needs at least 0, got -1",

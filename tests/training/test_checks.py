@@ -96,7 +96,7 @@ def test_what_an_own_module_logs_beside_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        (("optimizer.lr=-1",), "optimizer: torch.optim.AdamW: Invalid learning rate"),
+        (("+optimizer.betas=[0.9,2]",), "optimizer: torch.optim.AdamW: Invalid beta"),
         (("model.widths=[]",), "model: segkit.models.UNet: widths needs"),
         (("model.dropout=3",), "model: segkit.models.UNet: dropout"),
     ],
