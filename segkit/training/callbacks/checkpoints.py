@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
 
     def save_best(self, trainer: L.Trainer) -> None:
         self._improved = False
-        self._save(trainer, self.best)
+        self._save(trainer, self.best, time.monotonic())
 
     def _hold_best(self, trainer: L.Trainer) -> None:
         self._improved = False
@@ -126,11 +126,12 @@ class Checkpoints(Checkpoint):
             trainer.strategy.checkpoint_io.write_held()
 
     def save_last(self, trainer: L.Trainer) -> None:
-        self.write_held(trainer)
-        self._save(trainer, self.last)
-
-    def _save(self, trainer: L.Trainer, path: Path) -> None:
         start = time.monotonic()
+        self.write_held(trainer)
+        self._save(trainer, self.last, start)
+
+    def _save(self, trainer: L.Trainer, path: Path, start: float) -> None:
+        """`start`: when the writing began."""
         self.guard.check_weights(trainer, trainer.lightning_module)
         trainer.save_checkpoint(path)
         self._saved_at = time.monotonic()
