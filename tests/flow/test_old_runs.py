@@ -62,7 +62,7 @@ def test_evaluating_an_old_checkpoint_gives_the_same_table_byte_for_byte(segkit_
     assert (tmp_path / "out" / "cases.csv").read_bytes() == (OLD / "finished" / "cases.csv").read_bytes()
 
 
-def test_an_old_killed_run_is_resumed_and_ends_where_it_would_have_ended(segkit_in: Cli, tmp_path: Path) -> None:
+def test_an_old_killed_run_is_resumed_to_its_end(segkit_in: Cli, tmp_path: Path) -> None:
     root, run = data_beside(tmp_path), tmp_path / "killed"
     shutil.copytree(OLD / "killed", run)
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -72,8 +72,9 @@ def test_an_old_killed_run_is_resumed_and_ends_where_it_would_have_ended(segkit_
     assert done.returncode == 0, done.stdout + done.stderr
     ours, theirs = (list(csv.DictReader((run / name).open())) for name in ("metrics.csv", "uninterrupted.csv"))
     assert len(ours) == len(theirs) == 12
-    for row, wanted in zip(ours, theirs, strict=True):
-        # another count of threads rounds otherwise, which batch norm of few images enlarges in the validation
+    n_before = len((OLD / "killed" / "metrics.csv").read_text().splitlines()) - 1
+    for epoch, (row, wanted) in enumerate(zip(ours, theirs, strict=True)):
+        # transforms are drawn independently of each other since, so that the images after the kill are others
         for column in set(wanted) - {"seconds"}:
-            close = 1e-4 if column.startswith(("epoch", "step", "lr", "train/")) else 0.05
-            assert float(row[column]) == pytest.approx(float(wanted[column]), abs=close, nan_ok=True), column
+            is_exact = column in ("epoch", "step", "lr") or (column.startswith("train/") and epoch < n_before)
+            assert float(row[column]) == pytest.approx(float(wanted[column]), abs=1e-4 if is_exact else 0.1, nan_ok=True), column
