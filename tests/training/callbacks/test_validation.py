@@ -16,10 +16,15 @@ from tensorboard.util.tensor_util import make_ndarray
 from tests.conftest import PLAIN, Cli
 
 
+def events_of(run: Path) -> list[EventAccumulator]:
+    """Of the training itself, and of its result. Files of one second differ by a number, of which 100 comes after 99."""
+    paths = sorted(run.glob("events*"), key=lambda path: (path.name.split(".")[3], int(path.suffix[1:])))
+    return [EventAccumulator(str(path), {"tensors": 0}).Reload() for path in paths]
+
+
 @pytest.fixture(scope="module")
 def events(trained: Path) -> list[EventAccumulator]:
-    """Of the training itself, and of its result."""
-    return [EventAccumulator(str(path), {"tensors": 0}).Reload() for path in sorted(trained.glob("events*"))]
+    return events_of(trained)
 
 
 def test_scalars_stand_at_their_step_and_the_epoch_is_no_curve(events: list[EventAccumulator], trained: Path) -> None:
@@ -74,7 +79,7 @@ def test_the_graph_and_the_choice_of_epochs_are_keys(segkit_in: Cli, tmp_path: P
     done = segkit_in("train", *PLAIN, "run=graph", *keys)
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "outputs/small/graph"
-    training = EventAccumulator(str(min(run.glob("events*"))), {"tensors": 0}).Reload()
+    training = events_of(run)[0]
     assert training.Tags()["graph"]
     assert len(training.Tensors("val/precision_recall/head")) == 2
     assert "train/images_per_second" not in training.Tags()["scalars"]
