@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from segkit.data.labels import BACKGROUND, IGNORE, Mode
+from segkit.losses.logistic import sigmoid
 from segkit.system.errors import SegkitError, nearest
 
 
@@ -51,7 +51,7 @@ class WeightedLoss(nn.Module):
         target = prepare(mask, self.mode)
         # Sums over 512 x 512 pixels overflow in float16 and lose digits in bfloat16.
         with torch.autocast(logits.device.type, enabled=False):
-            full = logits if logits.dtype == torch.float64 else logits.float()
+            full = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()  # in the memory order of the mask
             return {name: part(full, target) for name, part in self.parts.items()}
 
     def _shares(self, n: int) -> list[float]:
@@ -95,8 +95,8 @@ def prepare(mask: Tensor, mode: Mode) -> Tensor:
 
 
 def probabilities(logits: Tensor, mode: Mode) -> Tensor:  # (B, C, *S)
-    """Compute them through logarithms, whose gradients do not vanish before those of the probabilities do."""
-    return (logits.log_softmax(dim=1) if mode == "multiclass" else logsigmoid(logits)).exp()
+    """Compute them so that their gradients do not vanish before they do themselves."""
+    return logits.log_softmax(dim=1).exp() if mode == "multiclass" else sigmoid(logits)
 
 
 def planes(target: Tensor, logits: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:

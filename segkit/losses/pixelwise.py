@@ -8,10 +8,11 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from segkit.data.labels import IGNORE, Mode
 from segkit.losses.base import class_weights_of, planes, probabilities
+from segkit.losses.logistic import binary_cross_entropy
 from segkit.system.errors import SegkitError
 
 
@@ -89,7 +90,7 @@ class CrossEntropyLoss(PixelLoss):
         if self.mode == "multiclass":
             return cross_entropy(logits, clean, reduction="none", label_smoothing=self.label_smoothing)
         smoothed = clean * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return binary_cross_entropy_with_logits(logits, smoothed.to(logits.dtype), reduction="none")
+        return binary_cross_entropy(logits, smoothed.to(logits.dtype))
 
 
 @dataclass(eq=False, repr=False)

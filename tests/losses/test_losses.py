@@ -27,6 +27,7 @@ from segkit.losses import (
     WeightedLoss,
     prepare,
 )
+from segkit.losses.logistic import binary_cross_entropy, sigmoid
 from segkit.system.errors import SegkitError
 from segkit.training.building import build_loss
 
@@ -94,6 +95,24 @@ def test_cross_entropy_is_its_definition() -> None:
             p, y = logits.sigmoid(), mask.float().view_as(logits)
             wanted = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
         assert make(mode)(logits, mask)["loss_ce"].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_sigmoid_and_binary_cross_entropy_are_torchs_in_double_precision() -> None:
+    """Also where a pixel is sure, rightly or wrongly: the value stays finite, and the gradient as large as it is."""
+    logits = torch.cat([torch.linspace(-100, 100, 4001), torch.tensor([-1e4, -0.0, 1e4])])
+    target = torch.linspace(0, 1, 7)[torch.arange(len(logits)) % 7]
+    exact, ours = logits.double().requires_grad_(), logits.clone().requires_grad_()
+    pairs = (
+        (sigmoid(ours), nn.functional.logsigmoid(exact).exp()),
+        (binary_cross_entropy(ours, target), nn.functional.binary_cross_entropy_with_logits(exact, target.double(), reduction="none")),
+    )
+    for mine, wanted in pairs:
+        torch.testing.assert_close(mine.double(), wanted, rtol=1e-6, atol=1e-7)
+        slopes = [torch.autograd.grad(value.sum(), start)[0] for value, start in ((mine, ours), (wanted, exact))]
+        torch.testing.assert_close(slopes[0].double(), slopes[1], rtol=1e-5, atol=1e-7)
+    wrong = torch.tensor([30.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(sigmoid(wrong), wrong)
+    assert slope.item() == pytest.approx(math.exp(-30), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
