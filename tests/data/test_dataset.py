@@ -151,6 +151,22 @@ def test_the_slices_of_a_volume_are_augmented_alike() -> None:
     assert augmentation(volume, planes, (0, 1, 2))[1].shape == planes.shape
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_plane_is_augmented_as_if_it_were_the_only_mask(n: int) -> None:
+    """However many structures overlap; ignored pixels move along."""
+    rng = np.random.default_rng(0)
+    image, planes = rng.integers(0, 255, (40, 50, 1), np.uint8), rng.integers(0, 2, (n, 40, 50), np.uint8)
+    planes[:, 12:20, 9:31] = IGNORE
+    elastic = {"_target_": "albumentations.ElasticTransform", "alpha": 30, "sigma": 6, "p": 0.5}
+    augmentation = Augmentation({**TRANSFORMS, "elastic": elastic})
+    for index in range(20):
+        key = (0, 0, index)
+        out, together = augmentation(image, planes, key)
+        alone = [augmentation(image, plane, key) for plane in planes]
+        assert all((out == other).all() for other, _ in alone)
+        assert (together == np.stack([mask for _, mask in alone])).all()
+
+
 def test_images_that_are_no_unit_scale_are_not_clipped_by_augmentation(cases: list[Case]) -> None:
     image = np.linspace(-3, 5, 40 * 50, dtype=np.float32).reshape(40, 50, 1)
     out, _ = Augmentation({"flip": TRANSFORMS["flip"]})(image, np.zeros((40, 50), np.uint8), (0, 0, 0))

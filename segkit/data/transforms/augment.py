@@ -39,12 +39,14 @@ class Augmentation:
         """
         seeds = np.random.SeedSequence(key)
         self._compose.set_random_state(np.random.default_rng(seeds), random.Random(int(seeds.generate_state(1)[0])))
-        has_planes = mask.ndim == image.ndim
-        planes = np.ascontiguousarray(np.moveaxis(mask, 0, -1) if has_planes else mask)
         in_unit = image.dtype != np.uint8 and float(image.min()) >= 0 and float(image.max()) <= 1
-        names = ("images", "masks") if image.ndim == 4 else ("image", "mask")
-        out = self._compose(**dict(zip(names, (image, planes), strict=True)))
-        image, mask = (out[name] for name in names)
+        is_volume, has_planes = image.ndim == 4, mask.ndim == image.ndim
+        # of a volume albumentations takes slices (D, H, W, K)
+        mask = np.ascontiguousarray(np.moveaxis(mask, 0, -1) if is_volume and has_planes else mask)
+        # planes one by one: OpenCV warps two channels less exactly than one, and of more than four albumentations makes chunks
+        names = ("images" if is_volume else "image", "masks" if is_volume or has_planes else "mask")
+        out = self._compose(**dict(zip(names, (image, mask), strict=True)))
+        image, mask = (np.asarray(out[name]) for name in names)
         if in_unit:
             image = np.clip(image, 0.0, 1.0)
-        return image, np.moveaxis(mask, -1, 0) if has_planes else mask
+        return image, np.moveaxis(mask, -1, 0) if is_volume and has_planes else mask
