@@ -2,7 +2,8 @@
 
     python scripts/bench_loop.py [--presets fetal_head chest_organs quickstart] [--pairs 3] [-- data.root=FOLDER …]
 
-Of each preset: the table of `trainer.profiler=epoch`, and the share of the time that is neither forward nor backward of the training.
+Of each preset: the table of `trainer.profiler=epoch`, and the share of the time that is neither forward nor backward of the training,
+with what of it is the network on validation cases.
 It trains as many epochs as lie between two validations of the preset, so that one of them validates, one more to warm up and one to end
 with; these two do not count. fetal_head and chest_organs train on the public samples in SEGKIT_DATA where that is set, else on phantoms;
 what follows `--` are overrides for all presets. Then the start-up: `segkit train experiment=quickstart debug=fast` against a bare
@@ -31,7 +32,7 @@ SAMPLES = {
     "em_membrane_fast": (f"data.root={DATA / 'em_membrane'}",),
 }
 BARE = "import torch, lightning, albumentations, segmentation_models_pytorch"
-NETWORK = ("forward", "backward")
+NETWORK, VALIDATION = ("forward", "backward"), ("validation",)
 
 
 def segkit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -41,8 +42,9 @@ def segkit(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def profile(preset: str, overrides: list[str], folder: Path) -> float:
-    """Print the table; return the share of the epochs between the first and the last that is neither forward nor backward."""
+def profile(preset: str, overrides: list[str], folder: Path) -> tuple[float, float]:
+    """Print the table. Of the epochs between the first and the last, return the share that is neither forward nor backward, and that of
+    the network on validation cases."""
     sample = SAMPLES.get(preset, ()) if DATA.is_dir() else ()
     keys = (f"experiment={preset}", *sample, *overrides)
     cfg: Any = compose("train", list(keys))
@@ -55,7 +57,8 @@ def profile(preset: str, overrides: list[str], folder: Path) -> float:
     with (folder / preset / preset / "profile.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if 0 < int(row["epoch"]) < epochs - 1]
     whole = sum(float(row["seconds"]) for row in rows)
-    return 1 - sum(float(row["seconds"]) for row in rows if row["part"] in NETWORK) / whole
+    training, validation = (sum(float(row["seconds"]) for row in rows if row["part"] in parts) / whole for parts in (NETWORK, VALIDATION))
+    return 1 - training, validation
 
 
 def seconds(command: list[str]) -> float:
@@ -83,8 +86,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shares = {preset: profile(preset, options.overrides, Path(folder)) for preset in options.presets}
-        for preset, share in shares.items():
-            print(f"{preset:<18} neither forward nor backward: {share:.1%} of the training")
+        for preset, (share, validation) in shares.items():
+            beside = f"{validation:.1%} the network on validation cases, {share - validation:.1%} all else"
+            print(f"{preset:<18} neither forward nor backward: {share:.1%} of the training; {beside}")
         if options.pairs:
             startup(options.pairs, Path(folder))
 

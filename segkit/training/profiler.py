@@ -6,6 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -94,6 +95,7 @@ class EpochProfiler(Profiler):
         self.epochs = []
 
 
+@cache
 def part_of(action: str) -> str | None:
     """The part of the epoch that an action of Lightning belongs to; None: that of the action around it."""
     return next((part for part, pattern in PARTS.items() if re.search(pattern, action)), None)
