@@ -38,7 +38,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
 
 def sigmoid(logits: Tensor) -> Tensor:
     """Probabilities, whose gradient does not vanish before itself does: `torch.sigmoid`'s is 0 as soon as the probability rounds to 1."""
-    return _Sigmoid.apply(logits)  # type: ignore[no-any-return, no-untyped-call]
+    return _Sigmoid.apply(logits)  # type: ignore[no-any-return]
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -50,4 +50,4 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         logits: of any shape.
         target: t in 0..1, of the same shape and dtype; it gets no gradient.
     """
-    return _BinaryCrossEntropy.apply(logits, target)  # type: ignore[no-any-return, no-untyped-call]
+    return _BinaryCrossEntropy.apply(logits, target)  # type: ignore[no-any-return]
