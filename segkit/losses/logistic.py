@@ -19,7 +19,8 @@ class _Sigmoid(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         logits, probs = ctx.saved_tensors
-        return (-logits).sigmoid_().mul_(probs).mul_(gradient)
+        slope: Tensor = (-logits).sigmoid_().mul_(probs)
+        return slope.mul_(gradient)
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
