@@ -102,29 +102,30 @@ class SegmentationData(L.LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        return self._evaluated(self.val)
+        """Whole images come in batches as large as those of the training, which needs more memory; larger ones one by one, in windows."""
+        is_whole = self.train.patches is None and self.config.inference.window in (None, "auto")
+        return self._evaluated(self.val, self.config.data.images_per_step if is_whole else self._prediction_batch)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         if not len(self.test):
             raise SegkitError("the split has no test cases;   add  split.test_fraction=0.2")
-        return self._evaluated(self.test)
+        return self._evaluated(self.test, self._prediction_batch)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The test cases, or the validation cases where the split has no test cases."""
-        return self._evaluated(self.test if len(self.test) else self.val)
+        return self._evaluated(self.test if len(self.test) else self.val, self._prediction_batch)
 
-    def _evaluated(self, dataset: CaseDataset) -> DataLoader[Sample]:
+    def _evaluated(self, dataset: CaseDataset, batch_size: int) -> DataLoader[Sample]:
         rank, world = self._rank_and_world
         n = len(dataset)
         # As many on each process, since they synchronize in every step: some repeat one of the first cases, which then counts once.
         mine = [i % n for i in range(rank, n + -n % world, world)]
         has_one_size = self.config.preprocess.size is not None and self.config.preprocess.pad_to is None
-        size = self._validation_batch if has_one_size else 1
-        return DataLoader(dataset, batch_size=size, sampler=mine, **self._workers(dataset))
+        return DataLoader(dataset, batch_size=batch_size if has_one_size else 1, sampler=mine, **self._workers(dataset))
 
     @property
-    def _validation_batch(self) -> int:
-        """Images of a validation step; auto: on a GPU as many as a training step has, which needs more memory."""
+    def _prediction_batch(self) -> int:
+        """Images of a step of a test or a prediction; auto: on a GPU as many as a training step has, which needs more memory."""
         wanted, of_training = self.config.inference.batch_size, self.config.data.images_per_step
         return wanted if wanted != "auto" else of_training if self.device == "cuda" else 1
 
@@ -161,7 +162,7 @@ class SegmentationData(L.LightningDataModule):
         size = (dataset.patches and config.sampling.patch) or config.preprocess.size
         pixels = math.prod(size) if size else max((math.prod(one.shape) for one in stats), default=0)
         bytes_a_pixel = 4 * max((one.channels for one in stats), default=1) + (len(labels.classes) if labels.overlap else 1)
-        return pixels * bytes_a_pixel * max(config.data.images_per_step, self._validation_batch)
+        return pixels * bytes_a_pixel * max(config.data.images_per_step, self._prediction_batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the epoch. Lightning restores a loader's own state only if the loader does not exist yet, but asking for the

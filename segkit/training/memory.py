@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +12,7 @@ from segkit.config.schema import BATCH_SIZE, Train
 from segkit.data.audit.audit import Prepared
 from segkit.data.transforms.intensity import IntensityStatistics
 from segkit.inference.predictor import memory_order
+from segkit.inference.sliding_window import window_of
 from segkit.models.recompute import KEY
 from segkit.system.errors import CHOOSE, SegkitError, is_out_of_memory
 from segkit.system.hardware import Hardware
@@ -150,6 +150,6 @@ def training_advice(cfg: Train) -> str:
 
 def validation_advice(cfg: Train) -> str:
     size: Sequence[int] = cfg.sampling.patch or cfg.preprocess.size or (256, 256)
-    n: Any = cfg.inference.batch_size
-    fix = override("inference.batch_size", 1) if n != 1 else override("inference.window", [max(16, side // 2) for side in size])
-    return f"{CHOOSE}  {fix}: it was a validation, whose images the group inference takes at once or in windows"
+    are_fewer_at_once = window_of(cfg) is not None and cfg.inference.batch_size != 1
+    fix = override("inference.batch_size", 1) if are_fewer_at_once else override("inference.window", [max(16, side // 2) for side in size])
+    return f"{CHOOSE}  {fix}: it was a validation, which takes whole images as many at once as a training step, or one by one in windows"

@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import segkit
 from segkit.config.targets import Refused, find
@@ -54,6 +55,19 @@ def test_its_checkpoint_opens_everywhere(
     prediction = segkit.load(path, accelerator="cpu", precision="32").predict(case)
     masks = {name: mask for batch in trainer.predict(loaded, data.val_dataloader()) for name, mask in batch.items()}
     assert np.array_equal(prediction.mask, masks[case.id])
+
+
+def test_whole_images_are_validated_in_batches_with_the_result_of_one_by_one(
+    trained: tuple[L.Trainer, segkit.SegmentationModule, segkit.SegmentationData, Path], tmp_path: Path
+) -> None:
+    trainer, module, data, _ = trained
+    together, alone = data.val_dataloader(), DataLoader(data.val, batch_size=1, collate_fn=collate)
+    assert len(together) < len(alone)
+    (of_batches,), (one_by_one,) = (trainer.validate(module, loader, verbose=False) for loader in (together, alone))
+    assert of_batches == pytest.approx(one_by_one, abs=1e-5)
+    config = segkit.compose("train", [*SMALL, f"output_dir={tmp_path}", "sampling.patch=[16,16]"])
+    windows = segkit.SegmentationData.from_config(config)
+    assert len(windows.val_dataloader()) == len(windows.val)
 
 
 def test_without_test_cases_it_says_what_to_type(tmp_path: Path) -> None:
