@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import segkit
 from segkit.inference.batching import Batched, images_at_once, keeps_nothing
+from segkit.inference.predictor import STREAM_FLOP, CheckpointPredictor
 from segkit.inference.sliding_window import sliding
 from segkit.inference.tta import averaged, views
 from segkit.models import UNet
@@ -68,3 +73,16 @@ def test_a_network_of_the_users_own_predicts_one_image_at_a_time() -> None:
     assert keeps_nothing(UNet(1, 2, widths=[4, 8]))
     assert not keeps_nothing(torch.nn.Conv2d(1, 2, 1))
     assert not keeps_nothing(type("Own", (UNet,), {"__module__": "mine"})(1, 2, widths=[4, 8]))
+
+
+def test_images_run_side_by_side_where_the_network_is_small_with_the_same_masks(trained: Path) -> None:
+    """A large one has work enough for all threads, and its images would push each other out of the caches."""
+    predictor = segkit.load(trained, "cpu", threads=2)
+    assert isinstance(predictor, CheckpointPredictor)
+    assert 0 < predictor.flop < STREAM_FLOP
+    assert [predictor.streams(n) for n in (1, 2, 50)] == [1, 2, 2]
+    images = list(np.random.default_rng(0).integers(0, 255, (5, 48, 64), np.uint8))
+    side_by_side = [one.mask for one in predictor.predict_all(images)]
+    predictor.__dict__["flop"] = 2 * STREAM_FLOP
+    assert predictor.streams(50) == 1
+    assert all((one.mask == other).all() for one, other in zip(predictor.predict_all(images), side_by_side, strict=True))
