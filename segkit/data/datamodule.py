@@ -102,9 +102,10 @@ class SegmentationData(L.LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Whole images come in batches as large as those of the training, which needs more memory; larger ones one by one, in windows."""
+        """Whole images of one size come in batches as large as those of the training, which needs more memory, or larger ones of
+        `inference.batch_size`; where windows are cut, it is that key alone."""
         is_whole = self.train.patches is None and self.config.inference.window in (None, "auto")
-        return self._evaluated(self.val, self.config.data.images_per_step if is_whole else self._prediction_batch)
+        return self._evaluated(self.val, max(self._prediction_batch, self.config.data.images_per_step if is_whole else 1))
 
     def test_dataloader(self) -> DataLoader[Sample]:
         if not len(self.test):

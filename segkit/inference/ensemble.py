@@ -39,6 +39,8 @@ class JointPredictor(Predictor, ABC):
         dims = {p.metadata.dims for p in predictors}
         if len(channels) > 1 or len(dims) > 1:
             raise SegkitError(f"members take {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
+        for predictor in predictors:
+            predictor.streams(2)  # counts its operations, by hooks on all modules, before another member is at work
         self.config = first.config
         self.metadata = replace(first.metadata, labels=labels.as_dict(), split=common_split([p.metadata for p in predictors]))
 

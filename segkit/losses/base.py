@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.data.labels import BACKGROUND, IGNORE, Mode
-from segkit.losses.logistic import sigmoid
+from segkit.losses.logistic import at_least_float32, sigmoid
 from segkit.system.errors import SegkitError, nearest
 
 
@@ -51,7 +51,7 @@ class WeightedLoss(nn.Module):
         target = prepare(mask, self.mode)
         # Sums over 512 x 512 pixels overflow in float16 and lose digits in bfloat16.
         with torch.autocast(logits.device.type, enabled=False):
-            full = (logits if logits.dtype == torch.float64 else logits.float()).contiguous()  # in the memory order of the mask
+            full = at_least_float32(logits).contiguous()  # in the memory order of the mask
             return {name: part(full, target) for name, part in self.parts.items()}
 
     def _shares(self, n: int) -> list[float]:

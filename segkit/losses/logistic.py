@@ -38,17 +38,30 @@ class _BinaryCrossEntropy(torch.autograd.Function):
 
 
 def sigmoid(logits: Tensor) -> Tensor:
-    """Probabilities, whose gradient does not vanish before itself does: `torch.sigmoid`'s is 0 as soon as the probability rounds to 1."""
-    return _Sigmoid.apply(logits)  # type: ignore[no-any-return]
+    """Probabilities, in float32 at least, that can be differentiated once.
+
+    Their gradient does not vanish before itself does: `torch.sigmoid`'s is 0 as soon as the probability rounds to 1.
+    """
+    return _Sigmoid.apply(at_least_float32(logits))  # type: ignore[no-any-return]
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-t log p - (1 - t) log(1 - p) of each element, p = sigmoid(logits): max(x, 0) - x t + log(1 + exp(-|x|)), exact to 1e-7.
 
-    The gradient, p - t, is that of torch's to the last digit.
+    In float32 at least; it can be differentiated once. The gradient, p - t, is that of torch's to the last digit.
 
     Args:
         logits: of any shape.
-        target: t in 0..1, of the same shape and dtype; it gets no gradient.
+        target: t in 0..1, of the same shape; it gets no gradient.
+
+    Raises:
+        ValueError: the shapes differ.
     """
-    return _BinaryCrossEntropy.apply(logits, target)  # type: ignore[no-any-return]
+    if logits.shape != target.shape:
+        raise ValueError(f"logits are {tuple(logits.shape)}, but the target is {tuple(target.shape)}")
+    logits = at_least_float32(logits)
+    return _BinaryCrossEntropy.apply(logits, target.to(logits.dtype))  # type: ignore[no-any-return]
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -90,7 +90,7 @@ class CrossEntropyLoss(PixelLoss):
         if self.mode == "multiclass":
             return cross_entropy(logits, clean, reduction="none", label_smoothing=self.label_smoothing)
         smoothed = clean * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return binary_cross_entropy(logits, smoothed.to(logits.dtype))
+        return binary_cross_entropy(logits, smoothed)
 
 
 @dataclass(eq=False, repr=False)

@@ -138,7 +138,7 @@ class MemoryAdvice(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Exception) and is_out_of_memory(exception):
             in_training = not (trainer.validating or trainer.sanity_checking or trainer.testing)
-            exception.add_note(training_advice(self.cfg) if in_training else validation_advice(self.cfg))
+            exception.add_note(training_advice(self.cfg) if in_training else validation_advice(self.cfg, trainer.testing))
 
 
 def training_advice(cfg: Train) -> str:
@@ -148,8 +148,11 @@ def training_advice(cfg: Train) -> str:
     return f"{CHOOSE}  {',  or  '.join(ways)}: it was a training step of {n} image{'s' * (n > 1)}"
 
 
-def validation_advice(cfg: Train) -> str:
+def validation_advice(cfg: Train, is_test: bool = False) -> str:
+    """`is_test`: of test cases, whose number at once is `inference.batch_size`; a validation takes as many whole images as a step."""
     size: Sequence[int] = cfg.sampling.patch or cfg.preprocess.size or (256, 256)
-    are_fewer_at_once = window_of(cfg) is not None and cfg.inference.batch_size != 1
-    fix = override("inference.batch_size", 1) if are_fewer_at_once else override("inference.window", [max(16, side // 2) for side in size])
-    return f"{CHOOSE}  {fix}: it was a validation, which takes whole images as many at once as a training step, or one by one in windows"
+    window = override("inference.window", [max(16, side // 2) for side in size])
+    one = [override("inference.batch_size", 1)] if cfg.inference.batch_size != 1 else []
+    is_enough = is_test or cfg.sampling.patch is not None or window_of(cfg) is not None
+    ways = one if one and is_enough else [window, *one]
+    return f"{CHOOSE}  {' '.join(ways)}: it was a validation, which takes windows, or whole images as many at once as a training step"

@@ -33,6 +33,9 @@ class Toy(CheckpointPredictor):
         self.decide = Decision(self.labels, 0.5)
         self.probs = np.asarray(probs, np.float32)
 
+    def streams(self, n: int) -> int:
+        return 1
+
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         for _ in images:
             yield Prediction(self.decide(self.probs), self.probs, np.zeros((*self.probs.shape[1:], 1)))

@@ -110,9 +110,20 @@ def test_sigmoid_and_binary_cross_entropy_are_torchs_in_double_precision() -> No
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-6, atol=1e-7)
         slopes = [torch.autograd.grad(value.sum(), start)[0] for value, start in ((mine, ours), (wanted, exact))]
         torch.testing.assert_close(slopes[0].double(), slopes[1], rtol=1e-5, atol=1e-7)
+    half = torch.linspace(-8, 8, 33, dtype=torch.bfloat16)
+    assert torch.equal(binary_cross_entropy(half, torch.ones(33)), binary_cross_entropy(half.float(), torch.ones(33)))
+    assert torch.equal(sigmoid(half), sigmoid(half.float()))
     wrong = torch.tensor([30.0], requires_grad=True)
     (slope,) = torch.autograd.grad(sigmoid(wrong), wrong)
     assert slope.item() == pytest.approx(math.exp(-30), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "outputs", "mask"), [("binary", 2, (2, 8, 8)), ("multilabel", 3, (2, 1, 8, 8)), ("multilabel", 3, (1, 3, 8, 8))]
+)
+def test_logits_of_another_shape_than_the_mask_are_an_error(mode: Mode, outputs: int, mask: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="but the target is"):
+        make(mode)(torch.zeros(2, outputs, 8, 8), torch.zeros(mask, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("mode", MODES)

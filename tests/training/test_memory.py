@@ -19,7 +19,7 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training.building import build_parts, make_metadata
 from segkit.training.checks import check_weights
-from segkit.training.memory import Trials, largest_batch
+from segkit.training.memory import Trials, largest_batch, validation_advice
 from tests.conftest import SMALL, Cli
 
 
@@ -87,3 +87,18 @@ def test_a_network_without_float_weights_is_refused_before_the_training(tmp_path
         build_parts(cfg, make_metadata(cfg, prepared, intensity_statistics(cfg, prepared), "32"))
     with pytest.raises(SegkitError, match=r"add  '~callbacks\.weight_averaging'"):
         check_weights(Counts(1, 1), cfg, trains_itself=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_test", "ways"),
+    [
+        ((), False, "inference.window='[24,32]':"),
+        (("inference.batch_size=8",), False, "inference.window='[24,32]' inference.batch_size=1:"),
+        (("inference.batch_size=8",), True, "inference.batch_size=1:"),
+        (("inference.batch_size=8", "sampling.patch=[32,32]"), False, "inference.batch_size=1:"),
+        (("inference.batch_size=8", "sampling.patch=[32,32]", "inference.window=null"), False, "inference.batch_size=1:"),
+        (("sampling.patch=[32,32]",), False, "inference.window='[16,16]':"),
+    ],
+)
+def test_a_validation_without_memory_is_told_what_makes_it_smaller(keys: tuple[str, ...], is_test: bool, ways: str) -> None:
+    assert f"  {ways}" in validation_advice(segkit.compose("train", [*SMALL, *keys]), is_test)

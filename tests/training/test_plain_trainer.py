@@ -65,9 +65,13 @@ def test_whole_images_are_validated_in_batches_with_the_result_of_one_by_one(
     assert len(together) < len(alone)
     (of_batches,), (one_by_one,) = (trainer.validate(module, loader, verbose=False) for loader in (together, alone))
     assert of_batches == pytest.approx(one_by_one, abs=1e-5)
-    config = segkit.compose("train", [*SMALL, f"output_dir={tmp_path}", "sampling.patch=[16,16]"])
-    windows = segkit.SegmentationData.from_config(config)
-    assert len(windows.val_dataloader()) == len(windows.val)
+    for keys, size in (
+        (("sampling.patch=[16,16]",), 1),
+        (("inference.window=[16,16]",), 1),
+        (("inference.batch_size=3", "data.batch_size=1"), 3),
+    ):
+        config = segkit.compose("train", [*SMALL, f"output_dir={tmp_path}", *keys])
+        assert segkit.SegmentationData.from_config(config).val_dataloader().batch_size == size
 
 
 def test_without_test_cases_it_says_what_to_type(tmp_path: Path) -> None:
