@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import tee
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from segkit.inference.predictor import CheckpointPredictor, Image, Prediction, P
 from segkit.models.metadata import Metadata
 from segkit.system.errors import SegkitError, nearest
 
+T = TypeVar("T")
 Merge = Literal["max_prob", "priority", "multilabel"]
 """max_prob: the likeliest of all owned classes, against the background as the product of the members' backgrounds; where a
 member has a threshold, its probabilities are moved so that the threshold is 0.5. priority: the first member that claims a
@@ -39,23 +40,27 @@ class JointPredictor(Predictor, ABC):
         dims = {p.metadata.dims for p in predictors}
         if len(channels) > 1 or len(dims) > 1:
             raise SegkitError(f"members take {sorted(channels)} channels and {sorted(dims)} dimensions; they must agree")
-        for predictor in predictors:
-            predictor.streams(2)  # counts its operations, by hooks on all modules, before another member is at work
         self.config = first.config
         self.metadata = replace(first.metadata, labels=labels.as_dict(), split=common_split([p.metadata for p in predictors]))
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        copies = tee(images, len(self.predictors))
+        copies = self.copies(images)
         streams = [predictor.predict_all(copy) for predictor, copy in zip(self.predictors, copies, strict=True)]
         for parts in zip(*streams, strict=True):
             yield self.merged(parts)
 
     def attempts(self, images: Iterable[Image | Exception], n: int | None = None) -> Iterator[Prediction | Exception]:
-        copies = tee(images, len(self.predictors))
+        copies = self.copies(images)
         streams = [predictor.attempts(copy, n) for predictor, copy in zip(self.predictors, copies, strict=True)]
         for parts in zip(*streams, strict=True):
             failed = next((part for part in parts if isinstance(part, Exception)), None)
             yield attempt(self.merged, failed or [part for part in parts if isinstance(part, Prediction)])
+
+    def copies(self, images: Iterable[T]) -> tuple[Iterator[T], ...]:
+        """The images for each member."""
+        for predictor in self.predictors:
+            predictor.streams(2)  # counts its operations, by hooks on all modules, before another member is at work
+        return tee(images, len(self.predictors))
 
     @abstractmethod
     def merged(self, parts: Sequence[Prediction]) -> Prediction:
