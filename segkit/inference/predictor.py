@@ -196,8 +196,8 @@ class CheckpointPredictor(Predictor):
         Threads that share the layers of one small image spend most of their time waiting for each other.
         """
         size, is_torch = self.config.preprocess.size, not isinstance(self.model, ExportedModel) and keeps_nothing(self.model.network)
-        few = size is not None and len(size) == 2 and math.prod(size) <= STREAM_PIXELS and window_of(self.config) is None
-        most = min(n, self.hardware.threads, STREAMS) if is_torch and few and self.hardware.device == "cpu" else 1
+        is_small = size is not None and len(size) == 2 and math.prod(size) <= STREAM_PIXELS and window_of(self.config) is None
+        most = min(n, self.hardware.threads, STREAMS) if is_torch and is_small and self.hardware.device == "cpu" else 1
         return most if most > 1 and self.flop * self.at_once <= STREAM_FLOP else 1
 
     @cached_property
