@@ -46,7 +46,9 @@ class SegmentationData(L.LightningDataModule):
         if config.data.batch_size == "auto":
             raise SegkitError("data.batch_size=auto is found by  segkit train;   give this class a number")
         self.prepared, self.config, self.device, self.seen = prepared, config, device, seen
-        self.train = self._dataset(prepared.split.train, Augmentation(config.augment.transforms, config.allow_targets))
+        manifest = prepared.manifest
+        moves = Augmentation(config.augment.transforms, config.allow_targets, manifest.dims == 3, manifest.labels.overlap)
+        self.train = self._dataset(prepared.split.train, moves)
         self.val = self._dataset(prepared.split.val)
         self.test = self._dataset(prepared.split.test)
         self._loader: TrainLoader | None = None

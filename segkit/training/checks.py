@@ -25,12 +25,13 @@ def check_sense(cfg: Train) -> None:
     monitor, own = cfg.metric.monitor, cfg.trainer
     if own.max_time and own.max_minutes:
         raise SegkitError("trainer.max_time and trainer.max_minutes are one limit;   leave one out")
+    if cfg.sampling.progressive_resizing and (own.max_steps != -1 or (own.max_epochs or -1) < 0):
+        key = f"trainer.max_steps={own.max_steps}" if own.max_steps != -1 else f"trainer.max_epochs={own.max_epochs}"
+        what = "sampling.progressive_resizing has to know in which epoch the training ends"
+        raise SegkitError(f"{key}: {what};   give  trainer.max_epochs=N  alone,  or add  sampling.progressive_resizing=null")
     if own.max_epochs == -1 and own.max_steps == -1 and cfg.scheduler.name not in ("constant", "plateau"):
         what = f"scheduler={cfg.scheduler.name} has to know where a training without limit ends"
         raise SegkitError(f"trainer.max_epochs=-1: {what};   add  trainer.max_steps=N,  or  scheduler=constant")
-    if cfg.sampling.progressive_resizing and (cfg.trainer.max_epochs or -1) < 0:
-        what = "sampling.progressive_resizing has to know where the training ends"
-        raise SegkitError(f"trainer.max_epochs={cfg.trainer.max_epochs}: {what};   add  trainer.max_epochs=N")
     if cfg.scheduler.target:
         scheduler_node(cfg.scheduler, cfg.metric, cfg.allow_targets)
     if not any(cfg.loss.parts.values()) or not any(cfg.metric.cases.values()):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from torch.utils.data import DataLoader
 from segkit.data.case import Case
 from segkit.data.dataset import CaseDataset, Sample, collate
 from segkit.data.io.images import ImageFile, MaskFile
-from segkit.data.labels import IGNORE, LabelMap
+from segkit.data.labels import IGNORE, Array, LabelMap
 from segkit.data.statistics import statistics_of
 from segkit.data.transforms.augment import Augmentation
 from segkit.data.transforms.intensity import Intensity, intensity_max, unit_scale
 from segkit.data.transforms.patches import Patches
+from segkit.system.errors import SegkitError
 from tests.data.transforms.test_geometry import Grid
 
 LABELS = LabelMap.of({0: "background", 255: "head"})
@@ -165,6 +167,38 @@ def test_a_plane_is_augmented_as_if_it_were_the_only_mask(n: int) -> None:
         alone = [augmentation(image, plane, key) for plane in planes]
         assert all((out == other).all() for other, _ in alone)
         assert (together == np.stack([mask for _, mask in alone])).all()
+
+
+class MaskOnly(A.DualTransform):
+    """Of a user, who has thought of one mask only."""
+
+    targets = property(lambda self: {"image": self.apply, "mask": self.apply})
+
+    def apply(self, img: Array, **_: object) -> Array:
+        return img[::-1].copy()
+
+
+@pytest.mark.parametrize(
+    ("target", "is_volume", "has_planes", "words"),
+    [
+        (f"{__name__}.MaskOnly", False, True, "flip: MaskOnly does not change `masks`, and .* `image` and `masks` here"),
+        (f"{__name__}.MaskOnly", True, False, "flip: MaskOnly does not change `images`"),
+        ("albumentations.CubicSymmetry", True, False, "flip: CubicSymmetry does not change `images`"),
+        ("albumentations.MaskDropout", False, True, "flip: MaskDropout needs `mask`, .*augment.transforms.flip=null"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_transform_that_would_leave_image_or_mask_as_it_is_is_an_error(
+    target: str, is_volume: bool, has_planes: bool, words: str, nested: bool
+) -> None:
+    """albumentations says nothing where a transform does not know a target."""
+    node: dict[str, object] = {"_target_": target, "p": 1.0}
+    if nested:
+        node = {"_target_": "albumentations.OneOf", "transforms": [node], "p": 1.0}
+    with pytest.raises(SegkitError, match=words):
+        Augmentation({"flip": node}, [__name__.partition(".")[0]], is_volume, has_planes)
+    if not target.endswith("CubicSymmetry"):
+        Augmentation({"flip": node}, [__name__.partition(".")[0]])
 
 
 def test_images_that_are_no_unit_scale_are_not_clipped_by_augmentation(cases: list[Case]) -> None:

@@ -29,7 +29,8 @@ PLATEAU = "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
         (["preprocess=native", "preprocess.normalize=image"], r"data\.batch_size=1"),
         ([PLATEAU, "+scheduler.monitor=val/loss"], r"\+scheduler\.mode=min"),
         ([PLATEAU, "+scheduler.interval=step"], r"scheduler\.interval=epoch"),
-        (["+sampling.progressive_resizing={}", "trainer.max_epochs=-1", "trainer.max_steps=9"], "trainer.max_epochs=N"),
+        (["+sampling.progressive_resizing={}", "trainer.max_epochs=-1"], "trainer.max_epochs=N"),
+        (["+sampling.progressive_resizing={}", "trainer.max_steps=9"], r"trainer\.max_steps=9: .*trainer\.max_epochs=N  alone"),
     ],
 )
 def test_a_combination_without_sense_names_the_key(overrides: list[str], words: str) -> None:
