@@ -1,13 +1,14 @@
 """What segkit does on a GPU, measured by one command: a table, and the same as JSON. Never run on one so far.
 
-    python scripts/gpu_check.py [--data HC18_FOLDER] [--output gpu_check.json] [--only step resume …] [--tiny]
+    python scripts/gpu_check.py [--data HC18_FOLDER] [--output gpu_check.json] [--only step resume …] [--minutes 8] [--tiny]
 
-Each check is a process of its own with a time limit: one that fails, hangs or runs out of memory costs no other. The exit code is 1
-where one failed. `--tiny` runs every check on the processor, at sizes that end in seconds: it proves this script, and measures nothing.
+Each check is a process of its own with a time limit: one that fails, hangs or runs out of memory costs no other. After `--minutes`
+no time is left for those that remain. The exit code is 1 where one failed. `--tiny` runs every check on the processor, at sizes that end
+in seconds: it proves this script, and measures nothing.
 
 A machine that has torch and lightning needs these wheels besides, and what they depend on: hydra-core omegaconf albumentations
 opencv-python-headless torchmetrics tensorboard scipy pydantic pillow tifffile imagecodecs nibabel matplotlib rich lazy-loader psutil
-packaging safetensors. Put the checkout itself on PYTHONPATH.
+packaging safetensors. Put the checkout itself on PYTHONPATH, by its absolute path.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
+import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +37,7 @@ from step_timing import product_rate, synchronize, timed_steps
 import segkit
 from segkit.config.compose import compose
 from segkit.data.datamodule import SegmentationData
+from segkit.inference.predictor import memory_order
 from segkit.inference.sliding_window import sliding
 from segkit.models.probe import flop_per_image
 from segkit.system.hardware import Hardware
@@ -91,13 +96,15 @@ def product(machine: Machine) -> Iterator[Row]:
 
 STEPS: dict[str, tuple[str, ...]] = {
     "bf16": (),
-    "bf16, compiled": ("trainer.compile=true",),
     "bf16, channels first": ("trainer.channels_last=false",),
     "bf16, not deterministic": ("trainer.deterministic=false",),
-    "fp32": ("trainer.precision=32",),
+    "bilinear up-sampling": ("model.up=resize",),
+    "bilinear up-sampling, not deterministic": ("model.up=resize", "trainer.deterministic=false"),
+    "fp32, convolutions in TF32": ("trainer.precision=32",),
     "fp16, gradients clipped": ("trainer.precision=16", "trainer.gradient_clip_val=1"),
     "instance norm": ("model.norm=instance",),
     "instance norm, channels first": ("model.norm=instance", "trainer.channels_last=false"),
+    "bf16, compiled": ("trainer.compile=true",),  # last: it takes minutes, and more can fail
 }
 
 
@@ -192,18 +199,19 @@ def resume(machine: Machine) -> Iterator[Row]:
     """A training that is killed and resumed against one that is not: largest difference of weights, with and without `deterministic`."""
     for deterministic in ("true",) if machine.tiny else ("true", "false"):
         keys = (*machine.images, "data.phantom_n=16", *machine.keys, f"trainer.deterministic={deterministic}", "logger.tensorboard=false")
-        keys = (*keys, f"name=resume_{deterministic}", "trainer.max_epochs=4", "callbacks.checkpoint.every_minutes=0.001")
+        name = f"resume_{deterministic}"
+        keys = (*keys, f"name={name}", "trainer.max_epochs=4", "callbacks.checkpoint.every_minutes=0.001")
         must(command(machine, "train", *keys, "run=whole"))
-        kill_after_checkpoint(machine, *keys, "run=killed")
+        kill_after_checkpoint(machine, name, *keys, "run=killed")
         must(command(machine, "train", *keys, "run=killed", "resume=auto"))
-        runs = machine.folder / "outputs" / f"resume_{deterministic}"
+        runs = machine.folder / "outputs" / name
         yield f"killed and resumed, deterministic={deterministic}: largest difference of weights", difference(runs), ""
 
 
-def kill_after_checkpoint(machine: Machine, *keys: str) -> None:
-    """kill -9 as soon as there is a last.ckpt."""
+def kill_after_checkpoint(machine: Machine, name: str, *keys: str) -> None:
+    """kill -9 as soon as the run `killed` has a last.ckpt."""
     process = subprocess.Popen([sys.executable, "-m", "segkit", "train", *keys], cwd=machine.folder, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(machine.folder.glob(f"outputs/*/{keys[-1].removeprefix('run=')}/checkpoints/last.ckpt")):
+    while process.poll() is None and not list(machine.folder.glob(f"outputs/{name}/killed/checkpoints/last.ckpt")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -234,7 +242,15 @@ def memory(machine: Machine) -> Iterator[Row]:
     if machine.tiny:
         yield "out of memory", "needs a GPU", ""
         return
-    large = ("data=phantom", "data.phantom_n=600", "model=unet", "data.batch_size=512", "preprocess.size=[768,768]", "data.cache_gb=0")
+    large = (
+        "data=phantom",
+        "data.phantom_n=600",
+        "model=unet",
+        "data.batch_size=512",
+        "preprocess.size=[768,768]",
+        "data.cache_gb=0",
+        "trainer.compile=false",
+    )
     done = command(machine, "train", *large, *machine.keys, "run=large")
     said = [line for line in done.stderr.splitlines() if "out of memory" in line]
     yield "out of memory", said[-1] if said else f"exit code {done.returncode}: {done.stderr[-300:]}", ""
@@ -246,8 +262,11 @@ def window(machine: Machine) -> Iterator[Row]:
     cfg: Any = compose("train", [*machine.volumes, *machine.keys])
     hardware = Hardware.choose(cfg.trainer.accelerator, cfg.trainer.precision, cfg.trainer.threads)
     module = SegmentationModule.from_config(cfg, SegmentationData.from_config(cfg), hardware.precision).to(machine.device).eval()
+    memory_order(module.model, cfg.trainer.channels_last, module.metadata.dims)
     image = torch.rand((1, module.metadata.channels, *shape), device=machine.device)
     with torch.inference_mode(), torch.autocast(machine.device, hardware.autocast_dtype, hardware.autocast_dtype is not None):
+        sliding(module.model.logits, image[..., :side, :side, :side], (side,) * 3, 0.5)  # starts cuDNN
+        synchronize(machine.device)
         start = time.perf_counter()
         sliding(module.model.logits, image, (side,) * 3, 0.5)
         synchronize(machine.device)
@@ -259,20 +278,24 @@ CHECKS: dict[str, Callable[[Machine], Iterator[Row]]] = {
 }
 
 
-def run_check(name: str, options: argparse.Namespace) -> list[Row]:
-    """Rows of one check in a fresh process; a check that fails is a row that says why."""
+def run_check(name: str, options: argparse.Namespace, seconds_left: float) -> list[Row]:
+    """Rows of one check in a fresh process; a check that fails is a row that says why, after those that it has measured."""
+    limit = min(TRAINING_LIMIT_S if name == "dice" else LIMIT_S, seconds_left)
+    if limit <= 0:
+        return [(name, f"FAILED: not begun within {options.minutes:g} minutes", "")]
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, __file__, "--check", name, "--folder", folder, *(["--tiny"] if options.tiny else [])]
         argv += ["--data", options.data] if options.data else []
-        try:
-            limit = TRAINING_LIMIT_S if name == "dice" else LIMIT_S
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=limit)
-        except subprocess.TimeoutExpired:
-            return [(name, f"FAILED: not over after {limit} s", "")]
-    rows: list[Row] = [tuple(json.loads(line[2:])) for line in done.stdout.splitlines() if line.startswith("> ")]
-    if done.returncode:
-        raised = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-        rows.append((name, f"FAILED: {raised[-1] if raised else f'exit code {done.returncode}'}", ""))
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))  # the trainings that it has started, too
+        timer.start()
+        printed, errors = process.communicate()
+        is_late, _ = not timer.is_alive(), timer.cancel()
+    rows: list[Row] = [tuple(json.loads(line[2:])) for line in printed.splitlines() if line.startswith("> ")]
+    if process.returncode:
+        raised = [line for line in errors.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+        why = f"not over after {limit:.0f} s" if is_late else raised[-1] if raised else f"exit code {process.returncode}"
+        rows.append((name, f"FAILED: {why}", ""))
     return rows
 
 
@@ -286,6 +309,7 @@ def main() -> int:
     parser.add_argument("--data", help="folder of HC18, for the time to a Dice; else its phantom")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for all checks together")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--check", choices=CHECKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -300,9 +324,10 @@ def main() -> int:
     card = "processor, tiny" if options.tiny else torch.cuda.get_device_name()
     print(f"{card}, torch {torch.__version__}" + ("   the figures show that the script runs, and nothing else" if options.tiny else ""))
     results: dict[str, Any] = {"card": card, "torch": torch.__version__, "checks": {}}
+    end = time.monotonic() + 60 * options.minutes
     for name in options.only:
         start = time.monotonic()
-        rows = run_check(name, options)
+        rows = run_check(name, options, end - start)
         print(*map(shown, rows), sep="\n", flush=True)
         results["checks"][name] = {"rows": rows, "seconds": round(time.monotonic() - start, 1)}
         options.output.write_text(json.dumps(results, indent=1))

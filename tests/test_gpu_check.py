@@ -15,11 +15,27 @@ SCRIPT = REPOSITORY / "scripts/gpu_check.py"
 ABSENT = ("SimpleITK", "highdicom", "pycocotools", "pydicom", "segmentation_models_pytorch", "timm", "skimage", "optuna")
 """Packages that its list of wheels leaves out: a network of segkit's own needs none of them on PNGs and NIfTI."""
 
+BARE = f"""
+import importlib.metadata as metadata
+import sys
+
+sys.modules.update(dict.fromkeys({ABSENT}))
+found = metadata.Distribution.from_name
+
+def from_name(name):
+    if name.replace("-", "_") in {(*ABSENT, "segkit")}:
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+
+metadata.Distribution.from_name = from_name
+"""
+"""`sitecustomize` of a machine that has none of them, nor segkit itself but as a folder on PYTHONPATH."""
+
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine without them, in which every Python process fails to import them."""
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n")
+    """The environment of a machine without them."""
+    (tmp_path / "sitecustomize.py").write_text(BARE)
     plugin = REPOSITORY / "segkit/training/sweeps/plugin"
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, REPOSITORY, plugin)))}
 
@@ -35,6 +51,16 @@ def test_every_check_runs_on_a_processor(tmp_path: Path, bare: dict[str, str], a
     assert rows["step, DDP of one process"] > 0
     for line in done.stdout.splitlines()[1:]:
         assert line.startswith(tuple(rows)), line
+
+
+@pytest.mark.slow
+def test_a_check_that_is_not_over_in_time_keeps_what_it_measured(tmp_path: Path, bare: dict[str, str]) -> None:
+    """And the training that it has started ends with it."""
+    argv = [sys.executable, str(SCRIPT), "--tiny", "--only", "resume", "product", "--minutes", "0.15"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=bare)
+    assert done.returncode == 1
+    assert "FAILED: not over after 9 s" in done.stdout
+    assert "FAILED: not begun within 0.15 minutes" in done.stdout
 
 
 @pytest.mark.slow

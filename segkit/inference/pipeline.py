@@ -23,7 +23,7 @@ R = TypeVar("R")
 FAILURES = (SegkitError, OSError, ValueError, MemoryError, RuntimeError)
 """What one image may raise while others go on. RuntimeError is torch's, also where a GPU has no memory left."""
 AHEAD = 4
-"""Items that wait behind a stage, at most."""
+"""Items that wait behind a stage."""
 ROOM = 2**29
 """Bytes that wait behind a stage, at most; an item of more has nothing beside it, as without threads."""
 
@@ -34,11 +34,12 @@ class Workers:
     Args:
         n: Number of threads; 0 does everything when its turn comes, without any.
         initializer: What each thread does first.
+        ahead: Items that may wait behind a stage, where that is more than `AHEAD`: a batch of the next one.
     """
 
-    def __init__(self, n: int, initializer: Callable[[], object] | None = None) -> None:
+    def __init__(self, n: int, initializer: Callable[[], object] | None = None, ahead: int = 0) -> None:
         self._pool = ThreadPoolExecutor(n, "segkit", initializer) if n else None
-        self._ahead = max(AHEAD, n)
+        self._ahead = max(AHEAD, n, ahead)
 
     def __enter__(self) -> Workers:
         return self

@@ -124,7 +124,7 @@ class SegmentationModel(nn.Module):
             covers = [self.shape.to_cover(n, axis) for axis, n in enumerate(size)]
             before = [(m - n) // 2 for n, (m, _) in zip(size, covers, strict=True)]
             for axis, (n, (m, _), left) in enumerate(zip(size, covers, before, strict=True)):
-                x = x.index_select(axis + 2, mirrored(n, left, m - n - left).to(x.device))
+                x = x.index_select(axis + 2, mirrored(n, left, m - n - left, x.device))
             out = self._inner(x)
             starts = [left - (m - out_n) // 2 for left, (m, out_n) in zip(before, covers, strict=True)]
             return [(out[box(starts, size)], ones)]
@@ -161,9 +161,9 @@ def as_list(outputs: object, ndim: int) -> list[Tensor]:
     return tensors
 
 
-def mirrored(n: int, before: int, after: int) -> Tensor:
+def mirrored(n: int, before: int, after: int, device: torch.device) -> Tensor:
     """Indices of a line of n pixels, continued by reflection on both sides (the border itself is not repeated)."""
-    i = torch.arange(-before, n + after) % max(1, 2 * n - 2)
+    i = torch.arange(-before, n + after, device=device) % max(1, 2 * n - 2)
     return torch.minimum(i, (2 * n - 2 - i).clamp_min(0)) if n > 1 else torch.zeros_like(i)
 
 

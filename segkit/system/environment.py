@@ -220,7 +220,15 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {name: version_of(name) for name in PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """Of what is installed. A checkout that is merely on PYTHONPATH is not, and segmentation-models-pytorch only where it is used."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def session() -> dict[str, Any]:

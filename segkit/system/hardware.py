@@ -107,6 +107,12 @@ def numbered(devices: str | Sequence[int]) -> Sequence[int]:
     return [int(part) for part in parts]
 
 
+def numbers_of(devices: Devices) -> list[int]:
+    """The numbers of the devices where `trainer.devices` lists them; none where it counts them."""
+    lists = isinstance(devices, list | tuple) or (isinstance(devices, str) and "," in devices)
+    return list(numbered(devices)) if lists else []  # type: ignore[arg-type]
+
+
 def choose_device(accelerator: Accelerator) -> str:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     accelerator = "gpu" if accelerator == "cuda" else accelerator

@@ -15,7 +15,7 @@ from segkit.inference.predictor import memory_order
 from segkit.inference.sliding_window import window_of
 from segkit.models.recompute import KEY
 from segkit.system.errors import CHOOSE, SegkitError, is_out_of_memory
-from segkit.system.hardware import Hardware
+from segkit.system.hardware import Hardware, numbers_of
 from segkit.system.progress import console
 from segkit.system.shell import override
 from segkit.training.building import build_parts, make_metadata
@@ -46,6 +46,8 @@ def found_batch_size(cfg: Train, prepared: Prepared, seen: IntensityStatistics, 
         console.print(f"note       {AUTO} needs a GPU, whose memory it fills: {BATCH_SIZE} images a step, as by default", markup=False)
         return with_batch_size(cfg, BATCH_SIZE)
     most = len(prepared.split.train) * cfg.sampling.patches_per_image // hardware.world
+    if numbers := numbers_of(cfg.trainer.devices):
+        torch.cuda.set_device(numbers[0])  # the one that will train, as Lightning does later
     with memory_limit(MARGIN) as gb:
         n = largest_batch(Trials(with_batch_size(cfg, 1), prepared, seen, hardware).fits, max(1, most))
     if not n:

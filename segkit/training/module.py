@@ -107,7 +107,8 @@ class SegmentationModule(L.LightningModule):
         batch = as_batch(batch)
         parts = self.loss(*self.model.supervised(batch.image, batch.mask))
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.indices))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        # on the processor: Lightning would make a tensor on the GPU of a number, and wait for that
+        self.log("train/lr", torch.tensor(self.optimizers().param_groups[0]["lr"]))  # type: ignore[union-attr]
         return parts  # type: ignore[no-any-return]
 
     def build_optimizer(self) -> Optimizer:
@@ -188,7 +189,7 @@ class SegmentationModule(L.LightningModule):
         is_finite = np.isfinite(probs.reshape(len(probs), -1).sum(axis=1))  # of numbers in 0..1
         for i, index in enumerate(batch.indices):
             losses = self.loss(logits[i : i + 1], batch.mask[i : i + 1])  # of one case: no matter which others are in the batch
-            values = {name: float(value) for name, value in losses.items()}
+            values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))  # waits once for a GPU
             mask = batch.mask[i].cpu().numpy() if self.dataset is None else None
             steps = batch.steps[i] if batch.steps else ()
             with self.trainer.profiler.profile("metrics"):  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy, StrategyRegistry
 from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.config.schema import Train, Trainer
@@ -32,7 +33,7 @@ from segkit.models.probe import flop_per_image
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.environment import is_child, job
 from segkit.system.errors import SegkitError, first_line, nearest
-from segkit.system.hardware import Hardware, missing_for_compilation, numbered
+from segkit.system.hardware import Hardware, missing_for_compilation, numbers_of
 from segkit.system.progress import console
 from segkit.training.callbacks.build import build_callbacks, named_callback
 from segkit.training.callbacks.checkpoints import Interruption
@@ -55,9 +56,10 @@ PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-m
 SMALL_BATCH = 8
 """Batch norm's statistics of fewer images are noisy (Wu and He, Group Normalization, 2018, fig. 1. arXiv:1803.08494)."""
 
-# From so much training on, the compiled network has paid back its compilation of a minute or so on a GPU. On processors it never
-# does: once bf16, memory order and allocation are right, compiled and plain steps of the U-Nets take the same time to 3 %.
-COMPILE_PAYS_FLOP = 1e16
+# From so much training on, the compiled network has paid back its compilation on a GPU: minutes, as batches of training, validation and
+# the last of both are compiled each. A guess from an H100's rate, not measured. On processors it never does: once bf16, memory order and
+# allocation are right, compiled and plain steps of the U-Nets take the same time to 3 %.
+COMPILE_PAYS_FLOP = 1e17
 
 NOISE = (
     ".*does not have many workers.*",  # chosen on purpose: see hardware.loader_workers
@@ -151,7 +153,7 @@ def keywords_of_trainer(
         "strategy": strategy,
         "sync_batchnorm": sync_batchnorm,
         "precision": precision_of(own.precision, hardware, plugins),
-        # "warn": some CUDA kernels (bilinear up-sampling, backward) have no deterministic twin, which is no reason to stop
+        # "warn": some CUDA kernels have no deterministic twin, which is no reason to stop. Bilinear up-sampling has a slow one.
         "deterministic": "warn" if own.deterministic else False,
         "plugins": plugins,
         "profiler": profiler_of(cfg),
@@ -172,12 +174,6 @@ def profiler_of(cfg: Train) -> Profiler | str | None:
     if isinstance(named, dict):
         return instantiate(named, allow=cfg.allow_targets, training=True)  # type: ignore[no-any-return]
     return EpochProfiler() if named == "epoch" else named
-
-
-def numbers_of(devices: Any) -> list[int]:
-    """The numbers of the devices where `trainer.devices` lists them; none where it counts them."""
-    lists = isinstance(devices, list | tuple) or (isinstance(devices, str) and "," in devices)
-    return list(numbered(devices)) if lists else []
 
 
 def check_trainer(cfg: Train, hardware: Hardware) -> None:
@@ -247,7 +243,10 @@ def build_strategy(cfg: Train, hardware: Hardware, model: nn.Module, metadata: M
     if own := named_strategy(cfg):
         return own
     if cfg.trainer.strategy == "fsdp":
-        return FSDPStrategy(state_dict_type="full")  # a checkpoint is one file, whatever wrote it
+        # A checkpoint is one file, whatever wrote it. Autocast computes in half precision, as without FSDP; Lightning's own default would
+        # round statistics of batch norm and constants of the normalizer as well.
+        full = MixedPrecision(reduce_dtype=torch.float32, buffer_dtype=torch.float32)
+        return FSDPStrategy(state_dict_type="full", mixed_precision=full)
     if hardware.world == 1:
         return "auto"
     if metadata is None or not isinstance(model, SegmentationModel):
@@ -291,7 +290,8 @@ def prepare_network(model: nn.Module, cfg: Train, hardware: Hardware, n_train: i
     memory_order(model, cfg.trainer.channels_last, metadata.dims)
     wanted = cfg.trainer.compile
     if wanted == "auto":
-        size = cfg.sampling.patch or cfg.preprocess.size  # images of many sizes would be compiled again and again
+        # images of many sizes would be compiled again and again
+        size = None if cfg.sampling.progressive_resizing else cfg.sampling.patch or cfg.preprocess.size
         flop = flop_per_image(model, metadata.channels, size) if size and hardware.device == "cuda" else 0
         wanted = 3 * flop * cfg.trainer.epochs * n_train > COMPILE_PAYS_FLOP  # the backward pass costs two forward passes
         if wanted and (missing := missing_for_compilation(hardware.device)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,23 @@ def test_images_run_side_by_side_where_the_network_is_small_with_the_same_masks(
     predictor.__dict__["flop"] = 2 * STREAM_FLOP
     assert predictor.streams(50) == 1
     assert all((one.mask == other).all() for one, other in zip(predictor.predict_all(images), side_by_side, strict=True))
+
+
+def test_a_batch_that_fails_is_free_again_before_its_images_are_tried_one_by_one(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = segkit.load(trained, "cpu", threads=1, inference={"batch_size": 4})
+    assert isinstance(predictor, CheckpointPredictor)
+    probabilities, held, still_there = predictor._probabilities, [], []
+
+    def limited(stack: np.ndarray) -> np.ndarray:
+        activations = torch.zeros(len(stack), 8)
+        still_there.extend(one() is not None for one in held)
+        if len(stack) > 1:
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return probabilities(stack)
+
+    monkeypatch.setattr(predictor, "_probabilities", limited)
+    images = list(np.random.default_rng(0).integers(0, 255, (4, 48, 64), np.uint8))
+    done = predictor.compute([predictor.prepare(image) for image in images])
+    assert still_there == [False] * 4
+    assert not any(isinstance(one, Exception) for one in done)

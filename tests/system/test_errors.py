@@ -15,7 +15,13 @@ def on_a_gpu() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.00 GiB.")
 
 
-@pytest.mark.parametrize("allocate", [lambda: np.empty(10**16), lambda: torch.empty(10**16), lambda: bytearray(10**18), on_a_gpu])
+def without_workspace() -> None:
+    raise RuntimeError("GET was unable to find an engine to execute this computation")  # of cuDNN
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: np.empty(10**16), lambda: torch.empty(10**16), lambda: bytearray(10**18), on_a_gpu, without_workspace]
+)
 def test_memory_that_does_not_suffice_names_what_to_make_smaller(allocate: Callable[[], object]) -> None:
     with pytest.raises((MemoryError, RuntimeError)) as raised:
         allocate()

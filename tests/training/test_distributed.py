@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from segkit.config.compose import compose
 from segkit.config.schema import Train
@@ -22,7 +26,7 @@ from segkit.system.errors import SegkitError
 from segkit.system.hardware import Hardware
 from segkit.training import distributed
 from segkit.training.callbacks.pruning import RunningTrial
-from segkit.training.trainer import check_devices, leaves_some_unused, wants_sync
+from segkit.training.trainer import build_strategy, check_devices, leaves_some_unused, wants_sync
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "5", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "exp7", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -140,6 +144,24 @@ def test_what_the_devices_cannot_do_is_reported_before_training(keys: list[str],
     with pytest.raises(SegkitError, match=re.escape(words)):
         check_devices(config(*keys), Hardware(device, device, "32", 1, 2))
     check_devices(config(), Hardware(device, device, "32", 1, 2))
+
+
+def test_fsdp_rounds_neither_constants_nor_statistics(tmp_path: Path) -> None:
+    """A checkpoint whose normalization is not that of its metadata to the last digits is refused; here one process over gloo."""
+    strategy = build_strategy(config("trainer.strategy=fsdp"), Hardware("cuda", "GPU", "bf16", 1), nn.Identity(), None)
+    assert isinstance(strategy, FSDPStrategy)
+    strategy.precision_plugin = FSDPPrecision("bf16-mixed")  # as the Trainer does; by itself it rounds all three
+    model = SegmentationModel(UNet(1, 1, (4, 8)), Normalizer("dataset", [0.1873], [0.1411]), "binary")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        keys = {"mixed_precision": strategy.mixed_precision_config, "use_orig_params": True}
+        sharded = FullyShardedDataParallel(model, device_id=torch.device("cpu"), **keys)
+        sharded(torch.randint(0, 255, (2, 1, 32, 32), dtype=torch.uint8)).sum().backward()
+        buffers = dict(model.named_buffers())
+        assert buffers["normalizer.mean"].item() == torch.tensor(0.1873).item()
+        assert {buffer.dtype for name, buffer in buffers.items() if "running" in name} == {torch.float32}
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_batch_norm_counts_the_images_of_all_gpus_where_each_has_few() -> None:

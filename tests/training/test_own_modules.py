@@ -294,10 +294,20 @@ def test_an_own_module_may_keep_what_segkit_offers_it(below: Path) -> None:
     assert "_hparams_/session_end_info" in events.summary_metadata
 
 
-def test_the_costs_of_an_own_module(project: Path) -> None:
+def test_the_costs_of_an_own_module(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = import_module("digits")
     module = digits.DigitsLitModule(digits.SimpleDenseNet(hidden=1), torch.optim.Adam)
     costs = Costs(project / "costs.json")
     keys = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[costs], **keys).fit(module, digits.DigitsDataModule())
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[costs], **keys)
+    torn_down = trainer.strategy.teardown
+    were_measured: list[bool] = []
+
+    def teardown() -> None:  # moves the weights off a GPU
+        were_measured.append((project / "costs.json").exists())
+        torn_down()
+
+    monkeypatch.setattr(trainer.strategy, "teardown", teardown)
+    trainer.fit(module, digits.DigitsDataModule())
+    assert were_measured == [True]
     assert json.loads((project / "costs.json").read_text()) == {"parameters": 64 + 1 + 4 + 4}

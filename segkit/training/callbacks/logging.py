@@ -162,7 +162,8 @@ class Costs(L.Callback):
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *args: Any) -> None:
         self._image = getattr(batch, "image", None) if self._image is None else self._image  # (B, C, *S)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Not `on_fit_end`: by then Lightning has moved the weights from the GPU to the processor, and the image is still there."""
         if not trainer.is_global_zero:
             return
         is_ours = isinstance(pl_module, SegmentationModule)
