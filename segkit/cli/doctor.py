@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import segkit
+from segkit.system.errors import SegkitError
 
 SECONDS = 60
 """A check that takes longer has failed. The first import of torch on a cold network disk may take most of it."""
@@ -60,6 +61,8 @@ class Finding:
 
 def main(argv: Sequence[str] = ()) -> int:
     """Exit code 1 if anything failed; warnings are no failure."""
+    if argv and "=" in argv[0] and not Path(argv[0]).exists():
+        raise SegkitError(f"{argv[0]}: segkit doctor takes no keys;   segkit doctor FOLDER  checks whether runs can be written there")
     findings = examine(Path(argv[0] if argv else "outputs"))
     table = Table(title="segkit doctor", title_justify="left", show_lines=False)
     for heading in ("", "check", "found", "remedy"):

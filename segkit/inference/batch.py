@@ -258,7 +258,7 @@ def write_whole(predictor: Predictor, one: Whole, output: Path, options: OutputO
             path.unlink(missing_ok=True)  # of the mask that was there
     if one.probs is not None:
         names = ("background", *labels.classes) if labels.mode == "multiclass" else labels.classes
-        write_probabilities(probabilities, one.probs, names)
+        write_probabilities(probabilities, one.probs, names, item.like, orient)
     if one.image is not None:
         shown = panel(one.image, labels.planes(mask))
         write_png(overlay, outline(shown.image, [(shown.pred, PREDICTION)], labels.colors))

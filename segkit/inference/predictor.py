@@ -18,10 +18,11 @@ from torch import nn
 from segkit.config.schema import Train
 from segkit.data.case import Case
 from segkit.data.channels import COLOR, GRAY, IS_COLOR, is_picture, with_channels
-from segkit.data.io.base import ReadError, as_image
+from segkit.data.io.base import ReadError, as_image, stem
 from segkit.data.io.exif import as_stored
 from segkit.data.io.images import ImageFile
-from segkit.data.labels import Array, LabelMap
+from segkit.data.io.volumes import VolumeFile
+from segkit.data.labels import Array, LabelMap, sided
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
@@ -102,7 +103,8 @@ class Predictor(ABC):
 
     Images are files, arrays (H, W) or (H, W, C) (volumes (D, H, W) or (D, H, W, C)) in the dtype that the training images had
     on disk, or cases of a manifest. Arrays have no pixel size and belong to no volume: where the training used these, pass a
-    `Case`.
+    `Case`. Volumes are (slices, rows, columns) in LPS, as the training read them (`data.source.orient`): an array must come so, a file
+    is turned, and the mask is in that order. `segkit predict` writes masks on the grid of the file.
 
     Attributes:
         metadata: What the checkpoint knows besides its weights: labels, channels, split, provenance.
@@ -233,7 +235,8 @@ class CheckpointPredictor(Predictor):
 
     def prepare(self, image: Image) -> Ready:
         """Read an image and bring it to the network's grid."""
-        case, dims = as_case(image), self.metadata.dims
+        dims = self.metadata.dims
+        case = as_case(image, dims, self.config.data.source.get("orient", "LPS"))
         if self.config.data.exif == "stored":
             case = replace(case, image=as_stored(case.image), whole=as_stored(case.whole))
         raw = case.image.read()
@@ -305,8 +308,8 @@ class CheckpointPredictor(Predictor):
         return probs
 
 
-def as_case(image: object) -> Case:
-    """The case of an `Image`. SegkitError for all else."""
+def as_case(image: object, dims: int = 2, orient: str | None = "LPS") -> Case:
+    """The case of an `Image`; the file of a network for volumes is a volume, turned to `orient`. SegkitError for all else."""
     if isinstance(image, Case):
         return image
     if isinstance(image, np.ndarray):
@@ -315,6 +318,9 @@ def as_case(image: object) -> Case:
         kind = type(image).__name__
         raise SegkitError(f"predict takes the name of a file, a NumPy array or a Case, not {kind};   convert it with  numpy.asarray(IMAGE)")
     path = Path(image)
+    if dims == 3:
+        volume = VolumeFile(path, orient)
+        return Case(stem(path), volume, spacing_mm=volume.spacing_mm, dims=3)
     return Case(path.stem, ImageFile(path))
 
 
@@ -361,6 +367,15 @@ def load(
         hardware = replace(hardware, precision="32")
     torch.set_num_threads(hardware.threads)
     try:
-        return CheckpointPredictor(model, metadata, config, hardware, allow, inference)
+        predictor = CheckpointPredictor(model, metadata, config, hardware, allow, inference)
+        warn_of_mirrors(predictor.config, predictor.labels)
+        return predictor
     except SegkitError as error:
         raise of_file(path, "cannot be used", error) from error
+
+
+def warn_of_mirrors(config: Train, labels: LabelMap) -> None:
+    """Print where mirrored copies would name a structure after its other side."""
+    if (name := sided(labels.classes)) and config.inference.tta != "none":
+        what = f"class {name} has a side, but inference.tta={config.inference.tta} mirrors the images"
+        console.print(f"warning    {what};   use  inference.tta=none", style="yellow", markup=False)

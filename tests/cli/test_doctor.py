@@ -8,6 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from segkit.cli import doctor
+from segkit.system.errors import SegkitError
 
 
 @pytest.mark.slow
@@ -22,6 +23,11 @@ def test_a_working_installation_is_found_healthy(tmp_path: Path, capsys: pytest.
 
 def test_a_folder_that_cannot_be_written_fails() -> None:
     assert doctor.writable(Path("/proc/nowhere")).state == "failed"
+
+
+def test_a_key_is_no_folder() -> None:
+    with pytest.raises(SegkitError, match="foo=1: segkit doctor takes no keys"):
+        doctor.main(["foo=1"])
 
 
 def test_a_crashing_or_broken_import_is_an_answer() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from segkit.config.compose import compose
+from segkit.data.labels import LabelMap
+from segkit.inference.predictor import warn_of_mirrors
 from segkit.inference.tta import averaged, views
 
 COUNTS = [("none", 2, 1), ("horizontal", 2, 2), ("flips", 2, 4), ("turns", 2, 8), ("flips", 3, 8), ("turns", 3, 16)]
@@ -39,3 +44,13 @@ def test_it_is_the_mean_over_the_views() -> None:
 def test_an_unknown_kind_names_the_others() -> None:
     with pytest.raises(ValueError, match="none, horizontal, flips, turns"):
         views("mirror", 2)  # type: ignore[arg-type]
+
+
+def test_mirrored_copies_of_structures_with_a_side_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(tta: str, *classes: str) -> str:
+        config: Any = compose("train", [f"inference.tta={tta}"])
+        warn_of_mirrors(config, LabelMap.of({0: "background"} | dict(enumerate(classes, 1))))
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "warning class left_lung has a side, but inference.tta=flips mirrors the images" in said("flips", "left_lung", "right_lung")
+    assert said("none", "left_lung", "right_lung") == said("flips", "lung", "heart") == ""

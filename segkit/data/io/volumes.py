@@ -167,17 +167,26 @@ def write_like(path: Path, mask: Array, like: Path, orient: str | None = "LPS") 
         ReadError: `like` cannot be read.
     """
     stored = open_stored(like)
-    transform = _transform(stored, orient)
     volume = mask[None] if mask.ndim == 2 else mask
-    shape = _header(stored, transform).shape
+    shape = _header(stored, _transform(stored, orient)).shape
     if volume.shape != shape:
         raise SegkitError(f"{path}: a mask of {_times(volume.shape)} does not fit {like.name} of {_times(shape)}")
+    with as_read_error(like):
+        data = stored.encode(_as_stored(_smallest(volume), stored, orient), path.name.lower().endswith(".gz"))
+    write_bytes_atomic(path, data)
+
+
+def on_grid_of(like: Path, volume: Array, orient: str | None = "LPS") -> Array:
+    """A volume (D, H, W), oriented to `orient`, on the axes of the file `like`: (slices, rows, columns), as SimpleITK reads them."""
+    return _as_stored(volume, open_stored(like), orient).transpose(2, 1, 0)
+
+
+def _as_stored(volume: Array, stored: Stored, orient: str | None) -> Array:
+    """(D, H, W), oriented to `orient` -> (x, y, z) as the file stores it."""
+    transform = _transform(stored, orient)
     inverse = np.empty_like(transform)
     inverse[transform[:, 0].astype(int)] = np.stack([np.arange(3), transform[:, 1]], axis=1)
-    xyz = np.asarray(_nib.orientations.apply_orientation(_smallest(volume).transpose(2, 1, 0), inverse))
-    with as_read_error(like):
-        data = stored.encode(xyz, path.name.lower().endswith(".gz"))
-    write_bytes_atomic(path, data)
+    return np.asarray(_nib.orientations.apply_orientation(volume.transpose(2, 1, 0), inverse))
 
 
 def is_volume_file(path: Path) -> bool:

@@ -10,6 +10,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -156,7 +157,8 @@ class Source(ABC):
         with self.reporting():
             found = pair(first, masks, orient, self.mask_rules)
             for other in others:
-                pair(first, {"": other}, orient)
+                with as_channel(other):
+                    pair(first, {"": other}, orient)
             parts = [found.image, *(pair(other, {}, orient).image for other in others)]
             return replace(found, image=Channels(tuple(parts))) if others else found
         return None
@@ -298,6 +300,16 @@ def pair(image: Path, masks: Mapping[str, Path], orient: str | None, rules: Mask
         return Pair(VolumeFile(image, orient), {**volumes, **segments}, grid.spacing_mm, 3)
     planes = {name: MaskFile(mask, orient, None, rules.threshold, image if rules.resize else None) for name, mask in masks.items()}
     return Pair(ImageFile(image, orient), {**planes, **segments}, grid.spacing_mm[1:] if grid else ())
+
+
+@contextmanager
+def as_channel(path: Path) -> Iterator[None]:
+    """Say of a file that does not lie on the grid of another that it is a channel, not a mask."""
+    try:
+        yield
+    except Unusable as error:
+        fix = "save it on the grid of the first channel, or leave the case out with  data.exclude"
+        raise Unusable(path, error.reason.replace("the image", "its first channel"), fix) from error
 
 
 def unreadable(error: ReadError, where: str) -> Problem:

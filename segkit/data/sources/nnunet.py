@@ -53,6 +53,7 @@ class NnUNet(Source):
         self.orient = orient
         self._regions: dict[str, tuple[int, ...]] = {}
         self._channels, self._ending = 0, ""
+        self._claimed: int | None = None
 
     def cases(self) -> Iterator[Case]:
         if not (self.root / CARD).is_file():
@@ -74,6 +75,9 @@ class NnUNet(Source):
         images = self._images(IMAGES)
         first = {name: images[name][min(images[name])] for name in sorted(images, key=natural)}
         keyed = Keyed(first, {}, self.root / IMAGES, f"_0000{self._ending}")
+        if self._claimed not in (None, len(first)):
+            what = f"claims {self._claimed} training cases (numTraining), and {IMAGES} has {len(first)}"
+            self.report(self.root / CARD, what, "fetch the missing files, or correct the number", "warning")
         for name, _, label in self.pairs(keyed, Keyed(self._files(LABELS), {}, self.root / LABELS, self._ending)):
             if self._is_complete(name, images[name]):
                 yield from self._case(name, [images[name][i] for i in sorted(images[name])], label)
@@ -105,6 +109,7 @@ class NnUNet(Source):
         if "dataset" in card:
             raise Unusable(path, "lists its files under 'dataset', which is not read here", f"copy them to {IMAGES}/ and {LABELS}/")
         channels, ending = card["channel_names"], card["file_ending"]
+        self._claimed = card.get("numTraining")
         if not isinstance(channels, dict) or not channels or not isinstance(ending, str) or not ending.startswith("."):
             what = "'channel_names' is not a table of names, or 'file_ending' not an ending"
             raise Unusable(path, what, 'write them as  "channel_names": {"0": "T2"}, "file_ending": ".nii.gz"')

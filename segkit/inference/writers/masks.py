@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.data.io.base import Array, stem, suffix_of
-from segkit.data.io.volumes import write_like
+from segkit.data.io.volumes import on_grid_of, write_like
 from segkit.data.labels import IGNORE_NAME, LabelMap
 from segkit.inference.writers.tables import Row
 from segkit.system.errors import SegkitError
@@ -125,10 +125,15 @@ def write_png(path: Path, image: Array) -> None:
     write_bytes_atomic(path, encoded.tobytes())
 
 
-def write_probabilities(path: Path, probs: Array, classes: Sequence[str]) -> None:
-    """Write an NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels."""
+def write_probabilities(path: Path, probs: Array, classes: Sequence[str], like: Path | None = None, orient: str | None = "LPS") -> None:
+    """Write an NPZ with `probs` (C, *S), float16, and `classes`, the names of its C channels.
+
+    With `like`, the volume file that was read as `orient`, they lie on the grid of that file, as its mask does: (C, slices, rows, columns).
+    """
     if len(classes) != len(probs):
         raise ValueError(f"{len(probs)} channels, {len(classes)} names")
+    if like is not None:
+        probs = np.stack([on_grid_of(like, of_class[None] if of_class.ndim == 2 else of_class, orient) for of_class in probs])
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, probs=probs.astype(np.float16), classes=np.array(classes))
 

@@ -155,7 +155,9 @@ def _trouble(value: Any) -> str:
 def _refusal(path: Path, why: str) -> str:
     """torch names the class or function that the pickle asked for."""
     name = re.search(r"GLOBAL ([\w.]+)", why)
-    if "Unsupported operand" in why:
+    with path.open("rb") as file:
+        is_pickled = file.read(1) in (b"P", b"\x80")  # of a ZIP, or as pickles of today begin; else it is any other file
+    if "Unsupported operand" in why and is_pickled:
         return f"{path} is pickled with another protocol than torch.save has by itself, and cannot be read safely.\n  {PLAIN_STATE}"
     if name is None:
         return f"{path} is cut short, damaged or no file of weights"

@@ -198,7 +198,16 @@ def test_an_image_without_channel_number_is_reported(flat: Path) -> None:
 def test_a_channel_on_another_grid_is_reported(root: Path) -> None:
     write_nifti(root / "imagesTr" / "brain_001_0001.nii.gz", tomography.brain(5, 0).images["t1ce"], (5.0, 3.0, 2.0))
     (said,) = problems(root)
-    assert said.startswith("imagesTr/brain_001_0001.nii.gz: spacing 5 x 3 x 2 mm, the image 5 x 3 x 3 mm")
+    assert said.startswith("imagesTr/brain_001_0001.nii.gz: spacing 5 x 3 x 2 mm, its first channel 5 x 3 x 3 mm; save it on the grid")
+
+
+def test_another_number_of_cases_than_the_card_claims_is_a_warning(root: Path) -> None:
+    change(root, numTraining=99)
+    (said,) = problems(root)
+    assert said.startswith("dataset.json: claims 99 training cases (numTraining), and imagesTr has ")
+    source = NnUNet(root)
+    assert len(list(source.cases())) > 1
+    assert [problem.severity for problem in source.problems] == ["warning"]
 
 
 def test_files_of_another_ending_are_reported(flat: Path) -> None:

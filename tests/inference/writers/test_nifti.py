@@ -38,7 +38,8 @@ class Grades(Predictor):
     def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
         for image in images:
             pixels = as_case(image).image.read()
-            yield Prediction(pixels[..., 0].astype(np.uint8), np.empty(0, np.float32), pixels)
+            mask = pixels[..., 0].astype(np.uint8)
+            yield Prediction(mask, np.stack([mask == k for k in range(3)]).astype(np.float32), pixels)
 
 
 @pytest.mark.parametrize(("axes", "dims"), [("RAS", 2), ("LPI", 3), ("PIR", 2), ("PIR", 3), ("ASL", 2)])
@@ -50,13 +51,14 @@ def test_a_mask_lies_where_its_image_lies(axes: str, dims: int, trained: Path, t
     image.set_qform(affine, 1)
     (tmp_path / "scans").mkdir()
     nib.save(image, tmp_path / "scans/a.nii.gz")
-    done = predict_items(
-        Grades(segkit.load(trained, "cpu"), dims), of_files(str(tmp_path / "scans"), tmp_path / "out"), tmp_path / "out", OutputOptions()
-    )
+    items, options = of_files(str(tmp_path / "scans"), tmp_path / "out"), OutputOptions(probabilities=True)
+    done = predict_items(Grades(segkit.load(trained, "cpu"), dims), items, tmp_path / "out", options)
     assert (done.written, done.problems) == (1, ())
     mask: Any = nib.load(tmp_path / "out/a.nii.gz")
     np.testing.assert_array_equal(np.asarray(mask.dataobj), np.choose(grades, [0, 7, 3]))
     np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    probs = np.load(tmp_path / "out/a_probabilities.npz")["probs"]  # as SimpleITK and nnU-Net: slices, rows, columns of the file
+    np.testing.assert_array_equal(probs.argmax(axis=0).transpose(2, 1, 0), grades)
     assert (int(mask.header["qform_code"]), mask.header.get_xyzt_units()[0]) == (1, image.header.get_xyzt_units()[0])
     assert mask.get_data_dtype() == np.uint8
     voxel = abs(np.linalg.det(affine[:3, :3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 from collections.abc import Callable
@@ -131,6 +132,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 31
         (POINTER, "git lfs pull"),
         (b"PK\x03\x04 and then nothing", "cut short, damaged or no file of weights"),
         (b'\x10\0\0\0\0\0\0\0{"a": 1', "cut short, damaged or no file of weights"),
+        (gzip.compress(bytes(4000)), "cut short, damaged or no file of weights"),
         (b"some notes about weights", "cut short, damaged or no file of weights"),
         ([1, 2], "holds a list, not a state dict"),
         ({"epoch": 3, "args": {"lr": 0.1}}, "it has epoch, args;   name the place with  key="),
