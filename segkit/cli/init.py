@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.system.errors import SegkitError
+from segkit.system.files import check_writable
 from segkit.system.progress import console
 
 FOLDER = Path(__file__).with_name("project")
@@ -29,6 +30,7 @@ def main(words: Sequence[str]) -> None:
         raise SegkitError(f"{words[0]}: {package} cannot be the name of a Python package;   segkit init my_project")
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise SegkitError(f"{home} exists and is not empty;   choose another name")
+    check_writable(home, "choose another place")
     for file in sorted(path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         write(file, home, package)
     console.print(f"{home} is written. Next:", markup=False)

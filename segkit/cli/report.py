@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segkit.config.commands import Report
 from segkit.system.errors import SegkitError
-from segkit.system.files import write_text_atomic
+from segkit.system.files import check_writable, write_text_atomic
 from segkit.system.page import Picture, Section, Text
 from segkit.system.progress import console
 from segkit.training.report import report
@@ -26,6 +26,8 @@ def command(cfg: Report) -> None:
     output = Path(cfg.output) if cfg.output else None
     if output and output.suffix.lower() not in (".html", ".htm"):
         raise SegkitError(f"output={output} is the file of the page;   output={output.with_suffix('.html')}")
+    if output:
+        check_writable(output.parent, "choose another  output=FILE")
     sweeps = [Path(place) for place in places if (Path(place) / "sweep.json").is_file()]
     if sweeps and len(places) > 1:
         raise SegkitError(f"{sweeps[0]} is a sweep, which has a page of its own;   segkit report {sweeps[0]}")

@@ -173,7 +173,9 @@ def leftovers(command: str, overrides: Sequence[str], cfg: DictConfig, loader: C
     """Keys that a preset sets for its own network or optimizer, where another one is typed that has no such keys."""
     chosen, typed = hydra_overrides.choices(cfg), {key_of(text) for text in overrides}
     problems: list[Problem] = []
-    for group in (key for key in typed if chosen.get(GROUP) and key not in (GROUP, "scheduler") and options(key, loader) and key in cfg):
+    # (of a list, such as logger=[csv,tensorboard], Hydra notes no choice)
+    groups = [key for key in typed if key not in (GROUP, "scheduler") and key in cfg and isinstance(chosen.get(key), str)]
+    for group in (key for key in groups if chosen.get(GROUP) and options(key, loader)):
         what = f"is set by experiment={chosen[GROUP]} for another {group}: {group}={chosen[group]} has no such key"
         with suppress(*REFUSALS):  # without the typed option nothing may compose
             problems += [Problem(key, what, f"add  ~{key}") for key in foreign_keys(command, overrides, cfg, group) if key not in typed]

@@ -29,6 +29,7 @@ from segkit.config.commands import COMMANDS
 from segkit.config.groups import CONF
 from segkit.config.messages import section
 from segkit.config.presets import GROUP, fits
+from segkit.config.ranges import CKPT_PATH, RESUME
 from segkit.config.search_path import primary_of
 from segkit.config.targets import keywords_of
 from segkit.config.validate import only_training
@@ -238,6 +239,8 @@ def _missing(
     """The key is not in `node`. Is it misspelt, elsewhere in the tree, or does it only need a `+`?"""
     key, part, parents = ".".join(parts), parts[depth], parts[:depth]
     names = [str(name) for name in node if name != "hydra"]
+    if command == "train" and key == CKPT_PATH:
+        return Problem(key, *RESUME)
     target = node.get("_target_")
     if target is not None and depth == len(parts) - 1:
         keywords = keywords_of(str(target), tree.get("allow_targets") or (), only_training(tuple(parents)))

@@ -11,6 +11,8 @@ from segkit.system.errors import Problem, ProblemsFound
 
 KEY, FOLD = "folds", "split.fold"
 LEVEL_AND_WIDTH = "level L and width W are [L-W/2, L+W/2]"
+CKPT_PATH = "ckpt_path"
+RESUME = ("has other names here", "resume=RUN  continues a run,  init_from=RUN  starts a new one from its weights")
 NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
 """Keys of an optimizer."""
 BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
@@ -20,7 +22,19 @@ BY_AXIS = ("preprocess.size", "preprocess.spacing_mm", "inference.window")
 def check_ranges(container: Mapping[str, Any]) -> list[Problem]:
     """What is wrong between the keys of a training's config, each of which may be right by itself."""
     preprocess = _section(container, "preprocess")
-    return [*_window(preprocess), *_percentiles(preprocess), *_axes(container), *_tags(container), *_rates(container)]
+    return [
+        *_window(preprocess),
+        *_percentiles(preprocess),
+        *_axes(container),
+        *_tags(container),
+        *_rates(container),
+        *_elsewhere(container),
+    ]
+
+
+def _elsewhere(container: Mapping[str, Any]) -> list[Problem]:
+    """A key of Lightning's command lines that a `+` would add as one of the user's own, and nothing would read."""
+    return [Problem(CKPT_PATH, *RESUME)] if _section(container, "own").get(CKPT_PATH) is not None else []
 
 
 def _rates(container: Mapping[str, Any]) -> list[Problem]:
@@ -28,7 +42,10 @@ def _rates(container: Mapping[str, Any]) -> list[Problem]:
     optimizer = _section(container, "optimizer")
     given = {f"optimizer.{name}": optimizer.get(name) for name in NOT_NEGATIVE}
     negative = {key: value for key, value in given.items() if isinstance(value, int | float) and value < 0 and math.isfinite(value)}
-    return [Problem(key, f"needs at least 0, got {value:g}", f"add  {key}={-value:g}") for key, value in negative.items()]
+    return [
+        Problem(key, f"needs at least 0, got {value:g}", f"add  {key}={-value:g}" if value > -1 else "")  # a minus before what was meant
+        for key, value in negative.items()
+    ]
 
 
 def _tags(container: Mapping[str, Any]) -> list[Problem]:

@@ -98,7 +98,8 @@ class SegmentationData(L.LightningDataModule):
             raise SegkitError(f"{len(self.train)} training cases for {world} processes;   use fewer  trainer.devices")
         data = self.config.data
         weights = self._weights() if self.config.sampling.weights == "foreground" else None
-        sampler = EpochSampler(len(self.train), data.images_per_step, self.config.seed, rank, world, data.shuffle, weights)
+        shuffle = data.shuffle and not getattr(self.trainer, "overfit_batches", 0)  # which trains on the same images in every epoch
+        sampler = EpochSampler(len(self.train), data.images_per_step, self.config.seed, rank, world, shuffle, weights)
         self._loader = TrainLoader(self.train, sampler, pin_memory=self.device == "cuda", **self._workers(self.train))
         self._loader.load_state_dict(self._position)
         return self._loader

@@ -58,6 +58,8 @@ def find(data: schema.Data, seed: int, allow: Sequence[str], cache_dir: Path, ne
 
     A prediction needs no masks; sources that pair files by name then list images that have none.
     """
+    if not data.source:
+        raise SegkitError(f"data: {data.target} reads its files itself, which segkit does not know: they cannot be listed or audited")
     root = _phantom(data, seed, allow, cache_dir) if data.root is None else Path(data.root).expanduser().absolute()
     source = instantiate(data.source, "data.source", allow=allow, root=root)
     exclude, is_there = Exclude(tuple(data.exclude)), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from segkit.config.schema import Train
@@ -14,6 +15,7 @@ from segkit.models.metadata import Metadata
 from segkit.models.probe import layer_in_need, probe
 from segkit.models.segmentation import SegmentationModel
 from segkit.system.errors import SegkitError
+from segkit.training.callbacks.ending import Timer
 from segkit.training.optim import scheduler_node
 
 MIRRORS = frozenset({"HorizontalFlip", "VerticalFlip", "D4", "SquareSymmetry", "Transpose"})
@@ -25,6 +27,10 @@ def check_sense(cfg: Train) -> None:
     monitor, own = cfg.metric.monitor, cfg.trainer
     if own.max_time and own.max_minutes:
         raise SegkitError("trainer.max_time and trainer.max_minutes are one limit;   leave one out")
+    if own.limit_train_batches == 0:
+        raise SegkitError("trainer.limit_train_batches=0 leaves nothing to train on;   give 1 or more, or null for all")
+    if own.max_time:
+        check_duration(own.max_time)
     if cfg.sampling.progressive_resizing and (own.max_steps != -1 or (own.max_epochs or -1) < 0):
         key = f"trainer.max_steps={own.max_steps}" if own.max_steps != -1 else f"trainer.max_epochs={own.max_epochs}"
         what = "sampling.progressive_resizing has to know in which epoch the training ends"
@@ -46,6 +52,15 @@ def check_sense(cfg: Train) -> None:
             f"preprocess.normalize={cfg.preprocess.normalize} with images of unequal size would count the padding of a batch;\n"
             "  use  data.batch_size=1,  or  preprocess.normalize=dataset,  or a common  preprocess.size"
         )
+
+
+def check_duration(limit: str | dict[str, float]) -> None:
+    """Raise SegkitError for what Lightning's Timer does not take."""
+    try:
+        Timer(limit)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        what = f"trainer.max_time={limit} is no time: days:hours:minutes:seconds, or keywords of timedelta"
+        raise SegkitError(f"{what};   write  trainer.max_time=00:12:00:00  or  'trainer.max_time={{hours: 12}}'") from error
 
 
 def check_weights(network: nn.Module, cfg: Train, trains_itself: bool = False) -> None:

@@ -18,6 +18,8 @@ def unmoved(run: RunFolder, cfg: Train, table: CaseTable) -> list[str]:
     """Lines that say so, with the likely cause, where two or more validations gave the same score, and not the best possible one."""
     columns = read_columns(run.path / "metrics.csv")
     name = known_as(f"val/{cfg.metric.monitor}", columns)
+    if name not in columns:
+        return []  # trainer.limit_val_batches=0
     values = columns[name][np.isfinite(columns[name])]
     is_perfect = len(values) > 0 and bool(values[0] > 1 - SHOWN if cfg.metric.mode == "max" else values[0] < SHOWN)
     if len(values) < 2 or np.ptp(values) >= SHOWN or is_perfect:

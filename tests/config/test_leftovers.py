@@ -34,6 +34,8 @@ def conf(tmp_path: Path) -> Path:
         (["model=deeplab"], ["model.widths", "model.norm"]),
         (["optimizer=adamw", "model=mdu_like"], ["optimizer.nesterov", "model.widths", "model.norm"]),
         (["model=unet_attention"], []),
+        (["logger=[csv,tensorboard]"], []),
+        (["callbacks=[default,lr_monitor]", "optimizer=adamw"], ["optimizer.nesterov"]),
         (["model=unet", "model.widths=[4,8]"], []),
         ([], []),
     ],

@@ -229,3 +229,11 @@ def test_the_best_epoch_is_chosen_by_the_cases_that_hold_the_structure(segkit_in
 def test_where_every_case_holds_the_structure_nothing_is_added(trained: Path) -> None:
     assert "val/dice_present" not in rows(trained)[0]
     assert "dice_present" not in (trained / "summary.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_training_without_validation_is_finished(segkit_in: Cli, tmp_path: Path) -> None:
+    done = segkit_in("train", *SMALL, "trainer.limit_val_batches=0", "run=unseen")
+    assert done.returncode == 0, done.stderr
+    assert "the training ended without a validation" in done.stdout
+    assert next(tmp_path.glob("outputs/small/unseen/cases.csv"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -72,6 +73,30 @@ def test_whole_images_are_validated_in_batches_with_the_result_of_one_by_one(
     ):
         config = segkit.compose("train", [*SMALL, f"output_dir={tmp_path}", *keys])
         assert segkit.SegmentationData.from_config(config).val_dataloader().batch_size == size
+
+
+class Seen(L.Callback):
+    """The images of each batch, by epoch."""
+
+    def __init__(self) -> None:
+        self.indices: list[tuple[int, ...]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.indices.append(batch.indices)
+
+
+def test_overfit_batches_trains_on_the_same_images_in_every_epoch(tmp_path: Path) -> None:
+    config = segkit.compose("train", [*SMALL, f"output_dir={tmp_path}"])
+    keys: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    seen = {}
+    for name, limit in {"same": {"overfit_batches": 1}, "others": {"limit_train_batches": 1}}.items():
+        data = segkit.SegmentationData.from_config(config)
+        callback = Seen()
+        L.Trainer(max_epochs=3, callbacks=[callback], **limit, **keys).fit(segkit.SegmentationModule.from_config(config, data), data)
+        seen[name] = callback.indices
+    assert len(seen["same"]) == 3
+    assert len(set(seen["same"])) == 1
+    assert len(set(seen["others"])) > 1
 
 
 def test_without_test_cases_it_says_what_to_type(tmp_path: Path) -> None:

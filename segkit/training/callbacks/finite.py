@@ -133,7 +133,7 @@ class NonFiniteGuard(L.Callback):
         """The command of this run with a tenth of its learning rate, and what else keeps numbers finite."""
         lr, cfg = self.cfg.optimizer.get("lr"), self.cfg.trainer
         fixes = [f"optimizer.lr={float(lr) / 10:g}"] if lr else []
-        fixes += ["trainer.gradient_clip_val=1"] if cfg.gradient_clip_val is None else []
+        fixes += ["trainer.gradient_clip_val=1"] if not cfg.gradient_clip_val else []
         fixes += ["trainer.precision=32"] if "16" in str(cfg.precision) else []
         return self.run.command(*more, *fixes, without=["init_from"])
 
