@@ -36,12 +36,6 @@ def _stays_below(name: str) -> str:
     return name
 
 
-def _is_one_folder(name: str) -> str:
-    if len(PurePath(name).parts) > 1:
-        raise ValueError(f"is one folder below that of the experiment, which  name=  names; got {name!r}")
-    return name
-
-
 def _is_a_word(name: str) -> str:
     if not re.fullmatch(r"(?![.-])[\w.-]+", name):
         raise ValueError(f"is a name of letters, digits, dot, minus and underscore that starts with none of . -, got {name!r}")
@@ -336,7 +330,7 @@ class Train(Strict):
     """`segkit train`, and what a run folder keeps as config.yaml."""
 
     name: FolderName | None = None
-    run: Annotated[FolderName, AfterValidator(_is_one_folder)] | None = None
+    run: FolderName | None = None
     seed: Seed = 0
     output_dir: PathText = "outputs"
     resume: PathText | None = None

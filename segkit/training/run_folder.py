@@ -328,11 +328,10 @@ class RunFolder:
 
 def reserve(parent: Path, name: str | None) -> Path:
     """Make a new folder below `parent`; a clash of date and time gets a number, a clash of a chosen name is an error."""
-    parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for candidate in [name] if name else [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]:
         try:
-            (parent / str(candidate)).mkdir()
+            (parent / str(candidate)).mkdir(parents=True)
         except FileExistsError:
             if not is_abandoned(parent / str(candidate)):
                 continue

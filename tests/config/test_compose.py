@@ -62,7 +62,6 @@ def test_all_mistakes_are_reported_together() -> None:
         ("max_epochs=3", "max_epochs", "no such key; did you mean trainer.max_epochs?"),
         ("ckpt_path=a.ckpt", "ckpt_path", "resume=RUN  continues a run,  init_from=RUN"),
         ("+ckpt_path=a.ckpt", "ckpt_path", "resume=RUN  continues a run,  init_from=RUN"),
-        ("run=a/b", "run", "is one folder below that of the experiment"),
         ("optimizer.amsgrad=true", "optimizer.amsgrad", "add it with  +optimizer.amsgrad=true"),
         ("optimizer._target_=torch.optim.AdamX", "optimizer", "did you mean torch.optim.Adam?"),
         ("model._target_=mynets.Net", "model", "add  allow_targets='[mynets]'"),
