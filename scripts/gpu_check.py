@@ -283,14 +283,19 @@ def run_check(name: str, options: argparse.Namespace, seconds_left: float) -> li
     limit = min(TRAINING_LIMIT_S if name == "dice" else LIMIT_S, seconds_left)
     if limit <= 0:
         return [(name, f"FAILED: not begun within {options.minutes:g} minutes", "")]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         argv = [sys.executable, __file__, "--check", name, "--folder", folder, *(["--tiny"] if options.tiny else [])]
         argv += ["--data", options.data] if options.data else []
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
         timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))  # the trainings that it has started, too
         timer.start()
-        printed, errors = process.communicate()
-        is_late, _ = not timer.is_alive(), timer.cancel()
+        try:
+            printed, errors = process.communicate()
+        except BaseException:  # Ctrl-C reaches this process alone
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            is_late, _ = not timer.is_alive(), timer.cancel()
     rows: list[Row] = [tuple(json.loads(line[2:])) for line in printed.splitlines() if line.startswith("> ")]
     if process.returncode:
         raised = [line for line in errors.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]

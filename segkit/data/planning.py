@@ -230,11 +230,9 @@ def _kept(seen: Fingerprint, shrink: float, there: RoundTrip | None) -> tuple[bo
 
 
 def _respaced(seen: Fingerprint) -> Iterator[Choice]:
-    """One pixel size for all; not for whole images, which are resized afterwards. Of volumes that have one, for those to come."""
-    if seen.spacing_mm and (seen.spacing_spread > 1.1 or seen.dims == 3):
-        alike = seen.spacing_spread <= 1.1
-        why = "the median voxel size, to which new scans are resampled" if alike else ""
-        why = why or f"pixel sizes differ up to {seen.spacing_spread:.2f} times; this is their median"
+    """One pixel size for all; not for whole images, which are resized afterwards."""
+    if seen.spacing_mm and seen.spacing_spread > 1.1:
+        why = f"pixel sizes differ up to {seen.spacing_spread:.2f} times; this is their median"
         yield Choice("preprocess.spacing_mm", list(seen.spacing_mm), why)
 
 

@@ -109,8 +109,7 @@ def of_machine(error: Exception) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory of the processor or of a GPU did not suffice, as Python, NumPy or torch says it."""
-    # cuDNN finds no engine where there is no room for its workspace
-    of_torch = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
+    of_torch = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in of_torch))
 
 

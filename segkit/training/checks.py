@@ -58,7 +58,7 @@ def check_duration(limit: str | dict[str, float]) -> None:
     """Raise SegkitError for what Lightning's Timer does not take."""
     try:
         Timer(limit)
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError, OverflowError) as error:
         what = f"trainer.max_time={limit} is no time: days:hours:minutes:seconds, or keywords of timedelta"
         raise SegkitError(f"{what};   write  trainer.max_time=00:12:00:00  or  'trainer.max_time={{hours: 12}}'") from error
 

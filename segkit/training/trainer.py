@@ -243,10 +243,10 @@ def build_strategy(cfg: Train, hardware: Hardware, model: nn.Module, metadata: M
     if own := named_strategy(cfg):
         return own
     if cfg.trainer.strategy == "fsdp":
-        # A checkpoint is one file, whatever wrote it. Autocast computes in half precision, as without FSDP; Lightning's own default would
-        # round statistics of batch norm and constants of the normalizer as well.
-        full = MixedPrecision(reduce_dtype=torch.float32, buffer_dtype=torch.float32)
-        return FSDPStrategy(state_dict_type="full", mixed_precision=full)
+        # Autocast computes in half precision, as without FSDP; Lightning's own default would round statistics of batch norm and constants
+        # of the normalizer as well. (bf16-true has no autocast, and wants all in one type.)
+        full = None if cfg.trainer.precision.endswith("-true") else MixedPrecision(reduce_dtype=torch.float32, buffer_dtype=torch.float32)
+        return FSDPStrategy(state_dict_type="full", mixed_precision=full)  # a checkpoint is one file, whatever wrote it
     if hardware.world == 1:
         return "auto"
     if metadata is None or not isinstance(model, SegmentationModel):

@@ -16,7 +16,7 @@ def on_a_gpu() -> None:
 
 
 def without_workspace() -> None:
-    raise RuntimeError("GET was unable to find an engine to execute this computation")  # of cuDNN
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
 
 
 @pytest.mark.parametrize(

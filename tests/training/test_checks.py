@@ -27,6 +27,7 @@ PLATEAU = "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
         (["trainer.limit_train_batches=0"], "leaves nothing to train on"),
         (["trainer.max_time=foo"], r"trainer\.max_time=foo is no time: .*00:12:00:00"),
         (["trainer.max_time={minuts: 1}"], r"is no time"),
+        (["trainer.max_time={days: 1e12}"], r"is no time"),
         (["loss.parts.ce=null", "loss.parts.dice=null"], "at least one entry"),
         (["metric.cases.overlap=null"], "at least one entry"),
         (["preprocess=native", "preprocess.normalize=image"], r"data\.batch_size=1"),

@@ -148,8 +148,12 @@ def test_what_the_devices_cannot_do_is_reported_before_training(keys: list[str],
 
 def test_fsdp_rounds_neither_constants_nor_statistics(tmp_path: Path) -> None:
     """A checkpoint whose normalization is not that of its metadata to the last digits is refused; here one process over gloo."""
-    strategy = build_strategy(config("trainer.strategy=fsdp"), Hardware("cuda", "GPU", "bf16", 1), nn.Identity(), None)
+    gpu = Hardware("cuda", "GPU", "bf16", 1)
+    without_autocast = build_strategy(config("trainer.strategy=fsdp", "trainer.precision=bf16-true"), gpu, nn.Identity(), None)
+    strategy = build_strategy(config("trainer.strategy=fsdp"), gpu, nn.Identity(), None)
     assert isinstance(strategy, FSDPStrategy)
+    assert isinstance(without_autocast, FSDPStrategy)
+    assert without_autocast.mixed_precision is None  # Lightning's own: all in one type
     strategy.precision_plugin = FSDPPrecision("bf16-mixed")  # as the Trainer does; by itself it rounds all three
     model = SegmentationModel(UNet(1, 1, (4, 8)), Normalizer("dataset", [0.1873], [0.1411]), "binary")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)

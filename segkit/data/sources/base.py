@@ -308,8 +308,11 @@ def as_channel(path: Path) -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        fix = "save it on the grid of the first channel, or leave the case out with  data.exclude"
-        raise Unusable(path, error.reason.replace("the image", "its first channel"), fix) from error
+        fix = "save it on the grid of the first channel"
+        if "affine" in error.reason or "spacing" in error.reason:
+            fix += "; if only the affines are wrong, data.source.orient=null trusts the arrays"
+        reason = error.reason.replace("the image", "its first channel").replace("its image", "the first channel")
+        raise Unusable(path, reason, fix) from error
 
 
 def unreadable(error: ReadError, where: str) -> Problem:

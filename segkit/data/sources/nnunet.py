@@ -101,6 +101,7 @@ class NnUNet(Source):
     def _read_card(self, path: Path) -> None:
         """Take the labels, the number of channels and the file ending from dataset.json. Raises `ReadError`."""
         card = read_card(path)
+        self._claimed = number if type(number := card.get("numTraining")) is int else None
         if "modality" in card and "channel_names" not in card:
             card = self._of_version_1(path, card)
         missing = [key for key in KEYS if key not in card]
@@ -109,7 +110,6 @@ class NnUNet(Source):
         if "dataset" in card:
             raise Unusable(path, "lists its files under 'dataset', which is not read here", f"copy them to {IMAGES}/ and {LABELS}/")
         channels, ending = card["channel_names"], card["file_ending"]
-        self._claimed = card.get("numTraining")
         if not isinstance(channels, dict) or not channels or not isinstance(ending, str) or not ending.startswith("."):
             what = "'channel_names' is not a table of names, or 'file_ending' not an ending"
             raise Unusable(path, what, 'write them as  "channel_names": {"0": "T2"}, "file_ending": ".nii.gz"')

@@ -122,7 +122,9 @@ class OutOfFold(Predictor):
         self.metadata = replace(first.metadata, split={"train": [], "val": list(self.of_case), "test": []})
 
     def predict_all(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        for ckpts, cases in groupby(map(as_case, images), key=lambda case: self.of_case[case.id]):
+        orient = self.config.data.source.get("orient", "LPS")
+        found = (as_case(image, self.metadata.dims, orient) for image in images)
+        for ckpts, cases in groupby(found, key=lambda case: self.of_case[case.id]):
             yield from self.load(ckpts).predict_all(cases)
 
 
