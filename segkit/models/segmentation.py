@@ -161,7 +161,7 @@ def as_list(outputs: object, ndim: int) -> list[Tensor]:
     return tensors
 
 
-def mirrored(n: int, before: int, after: int, device: torch.device) -> Tensor:
+def mirrored(n: int, before: int, after: int, device: torch.device | None = None) -> Tensor:
     """Indices of a line of n pixels, continued by reflection on both sides (the border itself is not repeated)."""
     i = torch.arange(-before, n + after, device=device) % max(1, 2 * n - 2)
     return torch.minimum(i, (2 * n - 2 - i).clamp_min(0)) if n > 1 else torch.zeros_like(i)

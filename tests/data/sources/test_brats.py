@@ -183,7 +183,7 @@ def test_a_modality_on_another_grid_is_reported(root: Path) -> None:
     path = patient(root, 1) / "BraTS20_Training_001_t1.nii.gz"
     write_nifti(path, VolumeFile(path).read()[:-1, ..., 0], tomography.BRAIN_MM)
     (found,) = problems(root)
-    assert found.startswith(f"{path.relative_to(root).as_posix()}: 23 x 64 x 64, the image 24 x 64 x 64")
+    assert found.startswith(f"{path.relative_to(root).as_posix()}: 23 x 64 x 64, its first channel 24 x 64 x 64")
 
 
 def test_a_damaged_file_is_reported_and_the_others_stay(root: Path) -> None:
