@@ -22,7 +22,7 @@ from segkit.data.io.base import ReadError, as_image, stem
 from segkit.data.io.exif import as_stored
 from segkit.data.io.images import ImageFile
 from segkit.data.io.volumes import VolumeFile
-from segkit.data.labels import Array, LabelMap, sided
+from segkit.data.labels import Array, LabelMap
 from segkit.data.transforms.geometry import Step
 from segkit.data.transforms.intensity import Intensity
 from segkit.data.transforms.preprocess import to_grid
@@ -32,7 +32,7 @@ from segkit.inference.export.runtime import ExportedModel
 from segkit.inference.pipeline import FAILURES, Workers, attempt, batches
 from segkit.inference.postprocess import Decision, check_finite, restore
 from segkit.inference.sliding_window import AT_ONCE, sliding, window_of
-from segkit.inference.tta import averaged, views
+from segkit.inference.tta import averaged, views, warn_of_mirrors
 from segkit.models.checkpoint import find, load_model
 from segkit.models.metadata import Metadata
 from segkit.models.probe import flop_per_image
@@ -368,14 +368,7 @@ def load(
     torch.set_num_threads(hardware.threads)
     try:
         predictor = CheckpointPredictor(model, metadata, config, hardware, allow, inference)
-        warn_of_mirrors(predictor.config, predictor.labels)
+        warn_of_mirrors(predictor.config.inference.tta, predictor.labels.classes)
         return predictor
     except SegkitError as error:
         raise of_file(path, "cannot be used", error) from error
-
-
-def warn_of_mirrors(config: Train, labels: LabelMap) -> None:
-    """Print where mirrored copies would name a structure after its other side."""
-    if (name := sided(labels.classes)) and config.inference.tta != "none":
-        what = f"class {name} has a side, but inference.tta={config.inference.tta} mirrors the images"
-        console.print(f"warning    {what};   use  inference.tta=none", style="yellow", markup=False)

@@ -10,6 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from segkit.data.labels import sided
+from segkit.system.progress import console
+
 Kind = Literal["none", "horizontal", "flips", "turns"]
 """none; left-right; flips along every axis and their combinations; those and their rotations by 90 degrees in the plane of rows and
 columns (8 views of an image, 16 of a volume)."""
@@ -65,3 +68,10 @@ def averaged(model: Callable[[Tensor], Tensor], over: Sequence[View], together: 
         return total / len(over)
 
     return mean
+
+
+def warn_of_mirrors(kind: Kind, classes: Sequence[str]) -> None:
+    """Print where mirrored copies would name a structure after its other side."""
+    if kind != "none" and (name := sided(classes)):
+        what = f"class {name} has a side, but inference.tta={kind} mirrors the images"
+        console.print(f"warning    {what};   use  inference.tta=none", style="yellow", markup=False)
